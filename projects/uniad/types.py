@@ -1,0 +1,149 @@
+"""What flows between the parts of the system.
+
+Axis letters: B batch, T time in a clip, N camera, L decoder or encoder layer, D feature, H W image, S BEV cell
+(row-major, row 0 behind the car at y_min, column 0 on its left at x_min), Q carried track slot, R detection row
+(the 901 fresh queries followed by the Q carried slots), G ground-truth object, M map element, K motion mode,
+F future step, P past step, C class.
+
+A set is a tensor of fixed capacity plus a validity mask, so every shape is static. Frames of reference: *lidar* is x right,
+y forward, z up, in metres; *image* is pixels of the network's input; poses follow the documented convention
+``p_global = p_lidar @ l2g_r + l2g_t`` (the rotation is stored transposed).
+
+A box is stored in one of two codes:
+* ``box9`` (x, y, z of the bottom centre, w, l, h, yaw, vx, vy): metres, radians, metres per second, lidar frame;
+* ``box10`` (cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy): what the network regresses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Frame(NamedTuple):
+    """All that the car knows at one instant. Every tensor has a leading batch axis; in a clip, batch and time axes."""
+
+    img: Tensor  # [B, N, 3, H, W] float32, normalised, padded to a multiple of 32
+    lidar2img: Tensor  # [B, N, 4, 4] float32, lidar frame -> pixels of img (homogeneous)
+    can_bus: Tensor  # [B, 18] float32: 0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate,
+    # 13:16 velocity, 16 heading (rad), 17 heading (degrees); absolute pose, the step forms the difference
+    l2g_r: Tensor  # [B, 3, 3] float32, transposed rotation lidar -> global
+    l2g_t: Tensor  # [B, 3] float32, metres
+    time_s: Tensor  # [B] float32, seconds since the scene's first frame
+    scene_start: Tensor  # [B] bool: drop tracks and previous BEV before this frame
+    command: Tensor  # [B] int32: 0 right, 1 left, 2 straight
+
+
+class Tracks(NamedTuple):
+    """Carried track slots. A slot is empty when obj_id is -1."""
+
+    query: Tensor  # [B, Q, 512] float32: position half, feature half
+    ref_pts: Tensor  # [B, Q, 3] float32, inverse-sigmoid of the position normalised by pc_range
+    boxes: Tensor  # [B, Q, 10] float32, box10 of the frame before
+    obj_id: Tensor  # [B, Q] int32, -1 empty
+    disappear_time: Tensor  # [B, Q] int32, frames below the filter threshold
+    mem_bank: Tensor  # [B, Q, 4, 256] float32, oldest first
+    mem_padding: Tensor  # [B, Q, 4] bool, True where the memory is empty
+    save_period: Tensor  # [B, Q] float32, frames until the next memory is saved
+
+
+class State(NamedTuple):
+    """Everything that one step hands to the next. Nothing else survives a call."""
+
+    prev_bev: Tensor  # [B, S, 256] float32, BEV of the frame before, in that frame's axes
+    has_prev_bev: Tensor  # [B] bool
+    tracks: Tracks
+    prev_pos: Tensor  # [B, 3] float32, can_bus[0:3] of the frame before
+    prev_angle: Tensor  # [B] float32, can_bus[17] of the frame before, degrees
+    prev_l2g_r: Tensor  # [B, 3, 3]
+    prev_l2g_t: Tensor  # [B, 3]
+    prev_time_s: Tensor  # [B]
+    next_id: Tensor  # [B] int32, the next unused track id
+
+
+class DetOutput(NamedTuple):
+    """Detection decoder, per layer (Carion et al. 2020; UniAD section 3.1)."""
+
+    cls: Tensor  # [L, B, R, C] logits
+    boxes: Tensor  # [L, B, R, 10] box10, centre in metres
+    past_traj: Tensor  # [L, B, R, P+F, 2] metres, offsets from the box centre, lidar axes
+    ref_pts: Tensor  # [B, R, 3] inverse-sigmoid, after the last refinement
+    query_feat: Tensor  # [L, B, R, 256]
+
+
+class TrackOutput(NamedTuple):
+    """One row per detection row, tracked or not; masks select. Score order is left to the caller."""
+
+    boxes: Tensor  # [B, R, 9] box9
+    cls_logits: Tensor  # [B, R, C]
+    score: Tensor  # [B, R] largest class probability
+    label: Tensor  # [B, R] int32
+    obj_id: Tensor  # [B, R] int32; -1 none, -2 the ego query
+    valid: Tensor  # [B, R] bool, False for an empty carried slot
+    active: Tensor  # [B, R] bool, a track to be reported (id >= 0 and score >= the filter threshold)
+    embedding: Tensor  # [B, R, 256] output embedding of the last decoder layer (before the memory bank)
+    dropped: Tensor  # [B] int32, tracks lost because all slots were taken
+
+
+class MapOutput(NamedTuple):
+    """Panoptic map head after selection of the M best (UniAD section 3.1, Panoptic SegFormer)."""
+
+    score: Tensor  # [B, M] float32
+    label: Tensor  # [B, M] int32: 0 divider, 1 crossing, 2 contour
+    box: Tensor  # [B, M, 4] normalised x0 y0 x1 y1 on the canvas
+    mask: Tensor  # [B, M, h, w] mask value in 0..1 (canvas = BEV grid)
+    kept: Tensor  # [B, M] bool, survives the quality thresholds
+    drivable: Tensor  # [B, h, w] float32
+    lanes: Tensor  # [B, 3, h, w] merged binary masks, one per class
+    query: Tensor  # [B, M, 256] features for the motion head
+    query_pos: Tensor  # [B, M, 256]
+
+
+class StepOutputs(NamedTuple):
+    """What one step tells the world. Later heads fill the fields that are None in stage 1."""
+
+    bev: Tensor  # [B, S, 256]
+    track: TrackOutput
+    map: MapOutput | None = None
+    motion: NamedTuple | None = None
+    occ: NamedTuple | None = None
+    plan: NamedTuple | None = None
+
+
+class Targets(NamedTuple):
+    """Ground truth of a clip; T frames, G object slots, M map slots. Stage-2 fields are None where a stage needs none."""
+
+    boxes: Tensor  # [B, T, G, 9] box9 in the lidar frame of that frame
+    labels: Tensor  # [B, T, G] int64
+    ids: Tensor  # [B, T, G] int64, instance id from 1; -1 in padding
+    valid: Tensor  # [B, T, G] bool
+    past_traj: Tensor  # [B, T, G, 8, 2] float32: 4 past offsets (nearest first) then 4 future
+    past_traj_mask: Tensor  # [B, T, G, 8, 2] float32
+    sdc_box: Tensor  # [B, T, 9] box9 of the ego car
+    sdc_label: Tensor  # [B, T] int64
+    lane_labels: Tensor  # [B, M] int64, things of the last frame (0, 1, 2)
+    lane_boxes: Tensor  # [B, M, 4] int64 pixels x0 y0 x1 y1 inclusive
+    lane_masks: Tensor  # [B, M, h, w] uint8
+    lane_valid: Tensor  # [B, M] bool
+    drivable: Tensor  # [B, h, w] uint8
+    # Stage 2, all of the last frame of the clip
+    fut_traj: Tensor | None = None  # [B, G, 12, 2] absolute lidar xy (or offsets; see data/labels)
+    fut_traj_mask: Tensor | None = None  # [B, G, 12, 2]
+    sdc_fut_traj: Tensor | None = None  # [B, 1, 12, 2]
+    sdc_fut_traj_mask: Tensor | None = None  # [B, 1, 12, 2]
+    segmentation: Tensor | None = None  # [B, 7, h, w] int64, 255 ignored
+    instance: Tensor | None = None  # [B, 7, h, w] int64
+    occ_img_is_valid: Tensor | None = None  # [B, 9] bool
+    future_boxes: Tensor | None = None  # [B, 7, G, 9] box9, now + 6 future, in the current lidar frame
+    future_boxes_valid: Tensor | None = None  # [B, 7, G] bool
+    sdc_planning: Tensor | None = None  # [B, 1, 6, 3] x y yaw, lidar frame
+    sdc_planning_mask: Tensor | None = None  # [B, 1, 6, 2]
+
+
+class Clip(NamedTuple):
+    """A training sample batch: T consecutive frames of a scene. Frame tensors carry [B, T, ...]."""
+
+    frames: Frame
+    targets: Targets
+    meta: list  # B lists of T dicts: token, scene_token, timestamp, cam paths; never read by the model
