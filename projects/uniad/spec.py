@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from uniad.errors import UserError
+
 Range6 = tuple[float, float, float, float, float, float]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config file asks for what native does not have. The message names file, key and what is supported."""
 
 
