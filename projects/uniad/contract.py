@@ -1,0 +1,198 @@
+"""The graph's interface: the one place that spells the name, shape, dtype and meaning of every input, output and state tensor.
+
+An engine is the pure step with its state laid open: it takes ``frame`` tensors and ``state_*`` tensors, and returns outputs and
+``next_*`` tensors. Feed each ``next_x`` back as ``state_x``; start from the ``initial`` values. Masks travel as int32 (0 or 1),
+because not every runtime takes boolean bindings. The batch is 1: a car has one world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniad.spec import Spec
+from uniad.types import Frame, State, StepOutputs, Tracks
+
+CONTRACT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """One tensor at the graph's border. ``path`` is where it lives in Frame, State or StepOutputs."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: str  # numpy name of the border's dtype
+    meaning: str
+    is_mask: bool = False  # bool inside, int32 at the border
+    initial: float = 0.0  # state ports only: value of every element before the first frame
+
+
+@dataclass(frozen=True)
+class Contract:
+    frame: tuple[Port, ...]
+    state: tuple[Port, ...]  # named state_x at the input and next_x at the output
+    outputs: tuple[Port, ...]
+
+    @property
+    def input_names(self) -> list[str]:
+        return [p.name for p in self.frame] + [f"state_{p.name}" for p in self.state]
+
+    @property
+    def output_names(self) -> list[str]:
+        return [p.name for p in self.outputs] + [f"next_{p.name}" for p in self.state]
+
+    def input_ports(self) -> dict[str, Port]:
+        return dict(zip(self.input_names, (*self.frame, *self.state)))
+
+    def output_ports(self) -> dict[str, Port]:
+        return dict(zip(self.output_names, (*self.outputs, *self.state)))
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        """State to feed at the first frame, by input name."""
+        return {f"state_{p.name}": np.full(p.shape, p.initial, p.dtype) for p in self.state}
+
+    def carry(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The next frame's state inputs, from this frame's outputs."""
+        return {f"state_{p.name}": outputs[f"next_{p.name}"] for p in self.state}
+
+    def check_inputs(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError naming every tensor that is missing, unknown or of another shape or dtype."""
+        ports = self.input_ports()
+        faults = [f"{name} is missing" for name in ports.keys() - feeds.keys()]
+        faults += [f"{name} is no input of this graph" for name in feeds.keys() - ports.keys()]
+        for name, port in ports.items():
+            if name in feeds:
+                got = feeds[name]
+                if tuple(got.shape) != port.shape or got.dtype != np.dtype(port.dtype):
+                    faults.append(f"{name} is {got.dtype}{list(got.shape)}, expected {port.dtype}{list(port.shape)}")
+        if faults:
+            raise ValueError("; ".join(sorted(faults)))
+
+    def to_json(self) -> dict:
+        """The card's ``inputs`` and ``outputs`` entries."""
+        def row(name: str, port: Port, initial: bool) -> dict:
+            entry = {"name": name, "shape": list(port.shape), "dtype": port.dtype, "meaning": port.meaning}
+            return entry | ({"initial": port.initial} if initial else {})
+
+        frame_names = {p.name for p in self.frame}
+        return {
+            "version": CONTRACT_VERSION,
+            "inputs": [row(n, p, n not in frame_names) for n, p in self.input_ports().items()],
+            "outputs": [row(n, p, False) for n, p in self.output_ports().items()],
+            "feedback": {f"next_{p.name}": f"state_{p.name}" for p in self.state},
+        }
+
+
+def contract_for(spec: Spec) -> Contract:
+    """The contract of a config: every size follows from the spec, so none is typed twice."""
+    m, img = spec.model, spec.data.image
+    cells, d, cams = m.bev.height * m.bev.width, m.bev.embed_dims, m.bev.num_cams
+    slots, mem, classes = m.track.capacity, m.track.mem_len, m.track.num_classes
+    rows = m.track.num_query + 1 + slots
+    h, w = m.map.canvas_hw
+    top = m.map.top_k
+    frame = (
+        Port("img", "img", (1, cams, 3, img.height, img.width), "float32",
+             "camera images in the documented order, normalised by the config's mean and std, padded on the right and below"),
+        Port("lidar2img", "lidar2img", (1, cams, 4, 4), "float32", "lidar frame (m) to pixels of img"),
+        Port("can_bus", "can_bus", (1, 18), "float32",
+             "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, "
+             "16 heading (rad), 17 heading (degrees); absolute pose"),
+        Port("l2g_r", "l2g_r", (1, 3, 3), "float32", "rotation lidar to global, transposed: p_global = p_lidar @ l2g_r + l2g_t"),
+        Port("l2g_t", "l2g_t", (1, 3), "float32", "translation lidar to global, m"),
+        Port("time_s", "time_s", (1,), "float32", "seconds since the scene began"),
+        Port("scene_start", "scene_start", (1,), "int32", "1 on the first frame of a scene: tracks and previous BEV are dropped",
+             is_mask=True),
+    )
+    state = (
+        Port("bev", "prev_bev", (1, cells, d), "float32", "BEV features of the frame before, row-major from behind left"),
+        Port("has_bev", "has_prev_bev", (1,), "int32", "1 once a BEV has been stored", is_mask=True),
+        Port("track_query", "tracks.query", (1, slots, 2 * d), "float32", "track queries: position half, feature half"),
+        Port("track_ref_pts", "tracks.ref_pts", (1, slots, 3), "float32", "reference points, inverse sigmoid of the range"),
+        Port("track_boxes", "tracks.boxes", (1, slots, 10), "float32",
+             "cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy of the frame before"),
+        Port("track_id", "tracks.obj_id", (1, slots), "int32", "track id, -1 for an empty slot", initial=-1),
+        Port("track_disappear_time", "tracks.disappear_time", (1, slots), "int32", "frames below the filter threshold"),
+        Port("track_mem_bank", "tracks.mem_bank", (1, slots, mem, d), "float32", "past embeddings, oldest first"),
+        Port("track_mem_padding", "tracks.mem_padding", (1, slots, mem), "int32", "1 where the memory is empty",
+             is_mask=True, initial=1),
+        Port("track_save_period", "tracks.save_period", (1, slots), "float32", "frames until the next memory is saved"),
+        Port("pos", "prev_pos", (1, 3), "float32", "can_bus[0:3] of the frame before"),
+        Port("angle", "prev_angle", (1,), "float32", "can_bus[17] of the frame before"),
+        Port("l2g_r", "prev_l2g_r", (1, 3, 3), "float32", "l2g_r of the frame before"),
+        Port("l2g_t", "prev_l2g_t", (1, 3), "float32", "l2g_t of the frame before"),
+        Port("time_s", "prev_time_s", (1,), "float32", "time_s of the frame before"),
+        Port("track_next_id", "next_id", (1,), "int32", "the next unused track id"),
+    )
+    outputs = (
+        Port("boxes", "track.boxes", (1, rows, 9), "float32",
+             "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)"),
+        Port("cls_logits", "track.cls_logits", (1, rows, classes), "float32", "class logits"),
+        Port("score", "track.score", (1, rows), "float32", "largest class probability"),
+        Port("label", "track.label", (1, rows), "int32", "class index"),
+        Port("obj_id", "track.obj_id", (1, rows), "int32", "track id; -1 none, -2 the ego query"),
+        Port("valid", "track.valid", (1, rows), "int32", "0 for an empty carried slot", is_mask=True),
+        Port("active", "track.active", (1, rows), "int32", "1 for a track to report", is_mask=True),
+        Port("dropped", "track.dropped", (1,), "int32", "tracks lost this frame because all slots were taken"),
+        Port("map_score", "map.score", (1, top), "float32", "score of a map element"),
+        Port("map_label", "map.label", (1, top), "int32", "0 divider, 1 crossing, 2 contour"),
+        Port("map_box", "map.box", (1, top, 4), "float32", "x0, y0, x1, y1 on the canvas, 0..1"),
+        Port("map_mask", "map.mask", (1, top, h, w), "float32", "mask value of a map element"),
+        Port("map_kept", "map.kept", (1, top), "int32", "1 where the element passes the quality thresholds", is_mask=True),
+        Port("map_lanes", "map.lanes", (1, 3, h, w), "float32", "merged masks: divider, crossing, contour"),
+        Port("map_drivable", "map.drivable", (1, h, w), "float32", "drivable area"),
+    )
+    return Contract(frame, state, outputs)
+
+
+def _lookup(owner: object, path: str) -> Tensor:
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+def _to_border(port: Port, value: Tensor) -> Tensor:
+    return value.to(torch.int32 if port.is_mask else getattr(torch, port.dtype))
+
+
+def _from_border(port: Port, value: Tensor) -> Tensor:
+    return value != 0 if port.is_mask else value
+
+
+def pack_frame(contract: Contract, frame: Frame) -> tuple[Tensor, ...]:
+    """Border tensors of a frame, in the contract's order."""
+    return tuple(_to_border(p, _lookup(frame, p.path)) for p in contract.frame)
+
+
+def pack_state(contract: Contract, state: State) -> tuple[Tensor, ...]:
+    return tuple(_to_border(p, _lookup(state, p.path)) for p in contract.state)
+
+
+def pack_outputs(contract: Contract, outputs: StepOutputs, state: State) -> tuple[Tensor, ...]:
+    return tuple(_to_border(p, _lookup(outputs, p.path)) for p in contract.outputs) + pack_state(contract, state)
+
+
+def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame, State]:
+    """Border tensors (frame ports, then state ports) back to what ``UniAD.step`` takes."""
+    tensors = list(tensors)
+    ports = (*contract.frame, *contract.state)
+    if len(tensors) != len(ports):
+        raise ValueError(f"{len(tensors)} tensors for {len(ports)} ports")
+    values = {p.path: _from_border(p, t) for p, t in zip(contract.frame, tensors)}
+    # Stage 1 has no use for the command; the frame still carries one.
+    values.setdefault("command", torch.full((1,), 2, dtype=torch.int32, device=tensors[0].device))
+    frame = Frame(**values)
+    held = {p.path: _from_border(p, t) for p, t in zip(contract.state, tensors[len(contract.frame):])}
+    tracks = Tracks(**{path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("tracks.")})
+    return frame, State(tracks=tracks, **held)
+
+
+def as_feeds(contract: Contract, tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
+    """Border tensors as named numpy arrays."""
+    return {name: t.detach().cpu().numpy() for name, t in zip(contract.input_names, tensors)}

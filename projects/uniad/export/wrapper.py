@@ -1,0 +1,21 @@
+"""The pure step behind the graph's border: named tensors in, named tensors out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from uniad.contract import Contract, pack_outputs, unpack_inputs
+
+
+class ExportStep(nn.Module):
+    """``model.step`` with the contract's tensors as positional arguments and results. Holds no state."""
+
+    def __init__(self, model: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.model = model
+        self.contract = contract
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        frame, state = unpack_inputs(self.contract, tensors)
+        outputs, state = self.model.step(frame, state)
+        return pack_outputs(self.contract, outputs, state)
