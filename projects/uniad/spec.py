@@ -256,6 +256,7 @@ class TrainSpec:
     checkpoint_interval: int
     load_from: str | None
     find_unused_parameters: bool
+    lr_by_epoch: bool = True  # cosine stepped by epoch (documented) or by iteration
 
 
 @dataclass(frozen=True)
