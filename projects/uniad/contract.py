@@ -76,6 +76,7 @@ class Contract:
 
     def to_json(self) -> dict:
         """The card's ``inputs`` and ``outputs`` entries."""
+
         def row(name: str, port: Port, initial: bool) -> dict:
             entry = {"name": name, "shape": list(port.shape), "dtype": port.dtype, "meaning": port.meaning}
             return entry | ({"initial": port.initial} if initial else {})
@@ -98,30 +99,58 @@ def contract_for(spec: Spec) -> Contract:
     h, w = m.map.canvas_hw
     top = m.map.top_k
     frame = (
-        Port("img", "img", (1, cams, 3, img.height, img.width), "float32",
-             "camera images in the documented order, normalised by the config's mean and std, padded on the right and below"),
+        Port(
+            "img",
+            "img",
+            (1, cams, 3, img.height, img.width),
+            "float32",
+            "camera images in the documented order, normalised by the config's mean and std, padded on the right and below",
+        ),
         Port("lidar2img", "lidar2img", (1, cams, 4, 4), "float32", "lidar frame (m) to pixels of img"),
-        Port("can_bus", "can_bus", (1, 18), "float32",
-             "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, "
-             "16 heading (rad), 17 heading (degrees); absolute pose"),
+        Port(
+            "can_bus",
+            "can_bus",
+            (1, 18),
+            "float32",
+            "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, "
+            "16 heading (rad), 17 heading (degrees); absolute pose",
+        ),
         Port("l2g_r", "l2g_r", (1, 3, 3), "float32", "rotation lidar to global, transposed: p_global = p_lidar @ l2g_r + l2g_t"),
         Port("l2g_t", "l2g_t", (1, 3), "float32", "translation lidar to global, m"),
         Port("time_s", "time_s", (1,), "float32", "seconds since the scene began"),
-        Port("scene_start", "scene_start", (1,), "int32", "1 on the first frame of a scene: tracks and previous BEV are dropped",
-             is_mask=True),
+        Port(
+            "scene_start",
+            "scene_start",
+            (1,),
+            "int32",
+            "1 on the first frame of a scene: tracks and previous BEV are dropped",
+            is_mask=True,
+        ),
     )
     state = (
         Port("bev", "prev_bev", (1, cells, d), "float32", "BEV features of the frame before, row-major from behind left"),
         Port("has_bev", "has_prev_bev", (1,), "int32", "1 once a BEV has been stored", is_mask=True),
         Port("track_query", "tracks.query", (1, slots, 2 * d), "float32", "track queries: position half, feature half"),
         Port("track_ref_pts", "tracks.ref_pts", (1, slots, 3), "float32", "reference points, inverse sigmoid of the range"),
-        Port("track_boxes", "tracks.boxes", (1, slots, 10), "float32",
-             "cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy of the frame before"),
+        Port(
+            "track_boxes",
+            "tracks.boxes",
+            (1, slots, 10),
+            "float32",
+            "cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy of the frame before",
+        ),
         Port("track_id", "tracks.obj_id", (1, slots), "int32", "track id, -1 for an empty slot", initial=-1),
         Port("track_disappear_time", "tracks.disappear_time", (1, slots), "int32", "frames below the filter threshold"),
         Port("track_mem_bank", "tracks.mem_bank", (1, slots, mem, d), "float32", "past embeddings, oldest first"),
-        Port("track_mem_padding", "tracks.mem_padding", (1, slots, mem), "int32", "1 where the memory is empty",
-             is_mask=True, initial=1),
+        Port(
+            "track_mem_padding",
+            "tracks.mem_padding",
+            (1, slots, mem),
+            "int32",
+            "1 where the memory is empty",
+            is_mask=True,
+            initial=1,
+        ),
         Port("track_save_period", "tracks.save_period", (1, slots), "float32", "frames until the next memory is saved"),
         Port("pos", "prev_pos", (1, 3), "float32", "can_bus[0:3] of the frame before"),
         Port("angle", "prev_angle", (1,), "float32", "can_bus[17] of the frame before"),
@@ -131,8 +160,13 @@ def contract_for(spec: Spec) -> Contract:
         Port("track_next_id", "next_id", (1,), "int32", "the next unused track id"),
     )
     outputs = (
-        Port("boxes", "track.boxes", (1, rows, 9), "float32",
-             "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)"),
+        Port(
+            "boxes",
+            "track.boxes",
+            (1, rows, 9),
+            "float32",
+            "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)",
+        ),
         Port("cls_logits", "track.cls_logits", (1, rows, classes), "float32", "class logits"),
         Port("score", "track.score", (1, rows), "float32", "largest class probability"),
         Port("label", "track.label", (1, rows), "int32", "class index"),
@@ -188,7 +222,7 @@ def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame,
     # Stage 1 has no use for the command; the frame still carries one.
     values.setdefault("command", torch.full((1,), 2, dtype=torch.int32, device=tensors[0].device))
     frame = Frame(**values)
-    held = {p.path: _from_border(p, t) for p, t in zip(contract.state, tensors[len(contract.frame):])}
+    held = {p.path: _from_border(p, t) for p, t in zip(contract.state, tensors[len(contract.frame) :])}
     tracks = Tracks(**{path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("tracks.")})
     return frame, State(tracks=tracks, **held)
 

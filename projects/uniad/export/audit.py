@@ -60,7 +60,8 @@ def audit(model: onnx.ModelProto, contract: Contract | None = None, allow_plugin
     faults += _border_faults(model, contract)
     faults += [
         f"tensor {v.name!r} is float64, which TensorRT does not compute"
-        for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.DOUBLE
+        for v in model.graph.value_info
+        if v.type.tensor_type.elem_type == TensorProto.DOUBLE
     ]
     return faults
 
@@ -68,8 +69,10 @@ def audit(model: onnx.ModelProto, contract: Contract | None = None, allow_plugin
 def _border_faults(model: onnx.ModelProto, contract: Contract | None) -> list[str]:
     faults = []
     onnx_dtype = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
-    sides = (("input", model.graph.input, contract.input_ports() if contract else {}),
-             ("output", model.graph.output, contract.output_ports() if contract else {}))
+    sides = (
+        ("input", model.graph.input, contract.input_ports() if contract else {}),
+        ("output", model.graph.output, contract.output_ports() if contract else {}),
+    )
     for side, values, ports in sides:
         found = {}
         for value in values:

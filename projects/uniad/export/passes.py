@@ -11,8 +11,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 # Operators whose ``axes`` moved from an attribute to an input in opset 18 (ReduceSum moved in 13 and stays an input).
-_REDUCE_AXES_18 = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
-                   "ReduceLogSumExp", "ReduceSumSquare"}
+_REDUCE_AXES_18 = {
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+}
 LOWEST_OPSET, HIGHEST_OPSET = 16, 19
 # From 20 on GridSample's mode "bilinear" is called "linear"; parsers that know the old name fall back to nearest silently.
 

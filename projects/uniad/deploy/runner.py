@@ -1,0 +1,176 @@
+"""One interface to run a step anywhere: PyTorch, onnxruntime, TensorRT and TensorRT-RTX.
+
+``with runner: runner.step(frame_feed)`` keeps the state inside and feeds it back; ``infer`` is the bare graph.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from uniad.contract import Contract, pack_outputs, unpack_inputs
+from uniad.errors import UserError
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Runner:
+    """A loaded step. Subclasses implement ``_open``, ``_infer`` and ``_close``."""
+
+    name = "runner"
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self._state = contract.initial_state()
+        self._is_open = False
+
+    def __enter__(self) -> Runner:
+        self._open()
+        self._is_open = True
+        self.reset()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_open = False
+        self._close()
+
+    def reset(self) -> None:
+        """Forget the scene: the next step starts from the initial state."""
+        self._state = self.contract.initial_state()
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """State that the next step will be fed, by input name."""
+        return self._state
+
+    def infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """All graph outputs for all graph inputs. Raises ValueError for a wrong input and RuntimeError when not entered."""
+        if not self._is_open:
+            raise RuntimeError(f"{self.name}: use it as a context manager")
+        self.contract.check_inputs(feeds)
+        return self._infer(feeds)
+
+    def step(self, frame: Feeds) -> dict[str, np.ndarray]:
+        """Outputs of one frame; the state is carried to the next call."""
+        outputs = self.infer({**frame, **self._state})
+        self._state = self.contract.carry(outputs)
+        return outputs
+
+    def _open(self) -> None: ...
+
+    def _close(self) -> None: ...
+
+    def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+class TorchRunner(Runner):
+    """The native model in eager PyTorch."""
+
+    name = "torch"
+
+    def __init__(self, contract: Contract, model: torch.nn.Module, device: str = "cpu") -> None:
+        super().__init__(contract)
+        self.model, self.device = model, device
+
+    def _open(self) -> None:
+        self.model.to(self.device).eval()
+
+    @torch.no_grad()
+    def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[n])).to(self.device) for n in self.contract.input_names]
+        outputs, state = self.model.step(*unpack_inputs(self.contract, tensors))
+        packed = pack_outputs(self.contract, outputs, state)
+        return {n: t.cpu().numpy() for n, t in zip(self.contract.output_names, packed)}
+
+
+class OrtRunner(Runner):
+    """onnxruntime on CPU, or on CUDA where its GPU build is installed."""
+
+    name = "onnxruntime"
+
+    def __init__(self, contract: Contract, path: str | Path, threads: int = 0) -> None:
+        super().__init__(contract)
+        self.path, self.threads = Path(path), threads
+        self.session: Any = None
+
+    def _open(self) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        available = onnxruntime.get_available_providers()
+        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        try:
+            self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+        except Exception as error:  # the package raises several private classes
+            raise UserError(
+                f"{self.path}: onnxruntime cannot load it ({str(error).splitlines()[0]}); run `make export`"
+            ) from error
+        found = {i.name for i in self.session.get_inputs()}
+        if found != set(self.contract.input_names):
+            odd = sorted(found ^ set(self.contract.input_names))
+            raise UserError(f"{self.path}: its inputs differ from this config's ({', '.join(odd[:4])}); run `make export`")
+
+    def _close(self) -> None:
+        self.session = None
+
+    def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        return dict(zip(self.contract.output_names, self.session.run(self.contract.output_names, dict(feeds))))
+
+
+class TensorRtRunner(Runner):
+    """An engine through the Python package ``tensorrt`` or ``tensorrt_rtx``; buffers are PyTorch CUDA tensors."""
+
+    def __init__(self, contract: Contract, path: str | Path, package: str = "tensorrt") -> None:
+        super().__init__(contract)
+        self.path, self.package, self.name = Path(path), package, package
+        self.engine: Any = None
+
+    def _open(self) -> None:
+        if not torch.cuda.is_available():
+            raise UserError(f"{self.path}: an engine runs on a GPU and this machine has none; verify it on its device")
+        import importlib
+
+        try:
+            trt = importlib.import_module(self.package)
+        except ImportError:
+            raise UserError(f"the Python package {self.package} is not installed; it runs {self.path}") from None
+        self.logger = trt.Logger(trt.Logger.ERROR)
+        trt.init_libnvinfer_plugins(self.logger, "")
+        self.engine = trt.Runtime(self.logger).deserialize_cuda_engine(self.path.read_bytes())
+        if self.engine is None:
+            raise UserError(
+                f"{self.path}: {self.package} {trt.__version__} cannot load this engine on "
+                f"{torch.cuda.get_device_name()}; build it again with `make engine` on this machine"
+            )
+        self.context = self.engine.create_execution_context()
+        self.buffers = {
+            name: torch.empty(port.shape, dtype=getattr(torch, port.dtype), device="cuda")
+            for name, port in {**self.contract.input_ports(), **self.contract.output_ports()}.items()
+        }
+        for name, buffer in self.buffers.items():
+            self.context.set_tensor_address(name, ctypes.c_void_p(buffer.data_ptr()).value)
+        self.stream = torch.cuda.Stream()
+
+    def _close(self) -> None:
+        self.context = self.engine = None
+        self.buffers = {}
+
+    def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        with torch.cuda.stream(self.stream):
+            for name, value in feeds.items():
+                self.buffers[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            if not self.context.execute_async_v3(self.stream.cuda_stream):
+                raise RuntimeError(f"{self.path}: execution failed")
+            outputs = {name: self.buffers[name].cpu().numpy() for name in self.contract.output_names}
+        return outputs
+
+
+BACKENDS = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx")

@@ -1,0 +1,109 @@
+"""A recorded sequence: real frames and what the model said, so that any backend can be asked the same questions.
+
+Images are kept as uint8 at network size (before normalisation) and the expected numbers come from exactly those images, so a
+file of ten frames stays small and is still exact. Layout of the ``.npz``: ``mean`` and ``std`` [3]; ``f{i}/img_u8`` [N, H, W, 3] and
+``f{i}/{port}`` for the other frame inputs; ``f{i}/out/{port}`` for the expected outputs; ``end/{port}`` for the last state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uniad.contract import Contract, pack_frame, pack_outputs, unpack_inputs
+from uniad.errors import UserError
+from uniad.files import atomic_path
+from uniad.spec import ImageSpec
+from uniad.types import Frame
+
+
+@dataclass
+class Sequence:
+    """Feeds (frame inputs only) and expected outputs, frame by frame, by border name."""
+
+    feeds: list[dict[str, np.ndarray]]
+    expected: list[dict[str, np.ndarray]]
+    end_state: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+
+def quantise_images(img: torch.Tensor, image: ImageSpec) -> np.ndarray:
+    """[1, N, 3, H, W] normalised float -> [N, H, W, 3] uint8 in the network's channel order."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
+    pixels = (img[0].cpu() * std + mean).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def normalise_images(img_u8: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """[N, H, W, 3] uint8 -> [1, N, 3, H, W] float32."""
+    pixels = (img_u8.astype(np.float32) - mean.astype(np.float32)) / std.astype(np.float32)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[None]
+
+
+@torch.no_grad()
+def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], image: ImageSpec, path: Path) -> int:
+    """Run ``model.step`` over frames (batch 1) in fp32 with fed-back state; write the sequence to ``path``; return its length."""
+    mean, std = np.asarray(image.mean, np.float32), np.asarray(image.std, np.float32)
+    arrays: dict[str, np.ndarray] = {"mean": mean, "std": std}
+    tensors = [torch.from_numpy(v) for v in contract.initial_state().values()]
+    count = 0
+    model.eval()
+    for i, raw in enumerate(frames):
+        img_u8 = quantise_images(raw.img, image)
+        frame = raw._replace(img=torch.from_numpy(normalise_images(img_u8, mean, std)))
+        arrays[f"f{i}/img_u8"] = img_u8
+        packed = pack_frame(contract, frame)
+        for port, value in zip(contract.frame, packed):
+            if port.name != "img":
+                arrays[f"f{i}/{port.name}"] = value.numpy()
+        outputs, state = model.step(*unpack_inputs(contract, [*packed, *tensors]))
+        border = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
+        for port in contract.outputs:
+            arrays[f"f{i}/out/{port.name}"] = border[port.name].numpy()
+        tensors = [border[f"next_{p.name}"] for p in contract.state]
+        count += 1
+    for port, value in zip(contract.state, tensors):
+        arrays[f"end/{port.name}"] = value.numpy()
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, **arrays)
+    return count
+
+
+def load(path: Path, contract: Contract) -> Sequence:
+    """Read a recorded sequence; a file of another contract is an error that names the first difference."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no recorded sequence; `make export` writes it beside the ONNX") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a recorded sequence ({error}); run `make export` again") from None
+    count = sum(k.endswith("/img_u8") for k in arrays)
+    feeds, expected = [], []
+    try:
+        for i in range(count):
+            feed = {p.name: arrays[f"f{i}/{p.name}"] for p in contract.frame if p.name != "img"}
+            feed["img"] = normalise_images(arrays[f"f{i}/img_u8"], arrays["mean"], arrays["std"])
+            feeds.append(feed)
+            expected.append({p.name: arrays[f"f{i}/out/{p.name}"] for p in contract.outputs})
+        end = {p.name: arrays[f"end/{p.name}"] for p in contract.state}
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]} is missing, the sequence belongs to another config; run `make export`"
+        ) from None
+    if feeds:
+        contract.check_inputs({**feeds[0], **contract.initial_state()})
+    return Sequence(feeds, expected, end)
+
+
+def frame_from_feed(contract: Contract, feed: dict[str, np.ndarray]) -> Frame:
+    """A batch-1 Frame of the recorded inputs (for drawing or a torch run)."""
+    tensors = [torch.from_numpy(feed[p.name]) for p in contract.frame]
+    state = [torch.from_numpy(v) for v in contract.initial_state().values()]
+    return unpack_inputs(contract, [*tensors, *state])[0]

@@ -1,0 +1,61 @@
+"""Replay the recorded sequence of an ONNX through a backend and judge it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from uniad.contract import CONTRACT_VERSION, Contract, contract_for
+from uniad.deploy import sequence as recorded
+from uniad.deploy.card import read_card, sequence_path
+from uniad.deploy.compare import Report, compare, replay
+from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
+from uniad.errors import UserError
+from uniad.files import atomic_path
+from uniad.spec import load_spec
+
+
+def contract_of(onnx_path: str | Path) -> tuple[dict, Contract]:
+    """Card and contract of an exported ONNX; an error when the config has changed its sizes since."""
+    card = read_card(onnx_path)
+    contract = contract_for(load_spec(card["config"], card.get("config_options", [])))
+    if card["contract"].get("version") != CONTRACT_VERSION or card["contract"] != json.loads(json.dumps(contract.to_json())):
+        raise UserError(f"{onnx_path}: was exported with another interface than {card['config']} has now; run `make export`")
+    return card, contract
+
+
+def verify_engine(
+    onnx_path: str | Path, engine: str | Path | None, backend: str, precision: str = "fp32", checkpoint: str | Path | None = None
+) -> Report:
+    """Report of one backend. ``engine`` is needed for the TensorRT backends, ``checkpoint`` overrides the card's for torch."""
+    card, contract = contract_of(onnx_path)
+    sequence = recorded.load(sequence_path(onnx_path), contract)
+    runner = _runner(card, contract, onnx_path, engine, backend, checkpoint)
+    return compare(replay(runner, sequence), sequence, backend, precision)
+
+
+def _runner(
+    card: dict, contract: Contract, onnx_path: str | Path, engine: str | Path | None, backend: str, checkpoint: str | Path | None
+) -> Runner:
+    if backend == "onnxruntime":
+        return OrtRunner(contract, onnx_path)
+    if backend == "torch":
+        from uniad.models.uniad import UniAD
+        from uniad.training.checkpoint import load_checkpoint
+
+        model = UniAD(load_spec(card["config"], card.get("config_options", [])).model).eval()
+        load_checkpoint(model, checkpoint or card["checkpoint"])
+        return TorchRunner(contract, model)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        if engine is None:
+            raise UserError(f"--backend {backend} needs --engine FILE; `make engine` builds one")
+        built = read_card(engine)
+        if built["onnx_sha256"] != card["sha256"]:
+            raise UserError(f"{engine}: was built from another ONNX than {onnx_path}; run `make engine` again")
+        return TensorRtRunner(contract, engine, backend)
+    raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt or tensorrt_rtx")
+
+
+def write_report(path: str | Path, reports: list[Report]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps([r.to_json() for r in reports], indent=2) + "\n")

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Build an engine from an exported ONNX and write its card. Verified on this machine's GPU when it has one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("onnx", type=Path)
+    p.add_argument("--out", required=True, type=Path, help="engine file to write")
+    p.add_argument("--backend", default="tensorrt_rtx", help="tensorrt_rtx (builds without a GPU) or tensorrt")
+    p.add_argument("--precision", default="fp32", help="fp32")
+    p.add_argument("--compute-capabilities", default="", help="comma list such as 8.6,8.9 (default: the builder's own choice)")
+    p.add_argument("--workspace-gib", type=float, default=4.0)
+    p.add_argument("--verbose", action="store_true", help="print the builder's own log")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    import torch
+    from uniad.deploy.builder import PRECISIONS, BuildOptions, build_engine
+    from uniad.deploy.card import write_card
+    from uniad.deploy.verify import verify_engine
+
+    if args.precision not in PRECISIONS:
+        raise UserError(f"--precision {args.precision}: choose one of {', '.join(PRECISIONS)}")
+    capabilities = tuple(c.strip() for c in args.compute_capabilities.split(",") if c.strip())
+    card = build_engine(args.onnx, args.out, BuildOptions(args.backend, capabilities, args.workspace_gib, args.verbose))
+    print(
+        f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "
+        f"{card['build_seconds']} s"
+    )
+    if not torch.cuda.is_available():
+        print(
+            "not verified: this machine has no GPU. On the device: "
+            f"python tools/verify.py {args.onnx} --backend {args.backend} --engine {args.out}"
+        )
+        return
+    report = verify_engine(args.onnx, args.out, args.backend, args.precision)
+    if not report.ok:
+        args.out.unlink()
+        Path(f"{args.out}.json").unlink(missing_ok=True)
+        raise UserError(f"{args.out}: built, but wrong on this GPU and therefore removed: {report.faults[0]}")
+    write_card(args.out, {**card, "verified": report.to_json()})
+    print(f"verified over {report.frames} frames: {report.worst}", file=sys.stdout)
+
+
+if __name__ == "__main__":
+    run_cli(main)

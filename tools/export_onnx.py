@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Export a trained step as one static ONNX, with its card and a recorded sequence. docs/export.md explains the choices."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import resource
+import time
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("config", help="config file, e.g. projects/configs/stage1_track_map/nano_track_map.py")
+    p.add_argument("checkpoint", help="trained checkpoint of that config")
+    p.add_argument("--out", required=True, type=Path, help="ONNX file to write; the card and the sequence go beside it")
+    p.add_argument(
+        "--trt",
+        default="",
+        help="TensorRT version that will read it (8.5, 8.6, 10.3, 10.13, 10.16, 11, rtx): sets opset and sampling",
+    )
+    p.add_argument("--opset", type=int, help="16 to 19 (default: from --trt, else 17)")
+    p.add_argument("--sampling", help="gridsample, gather or plugin (default: from --trt, else gridsample)")
+    p.add_argument("--frames", type=int, default=10, help="frames of the recorded sequence (default 10)")
+    p.add_argument("--split", default="val", choices=("train", "val"), help="split that the recorded frames come from")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="override config values")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    # Heavy imports come after the arguments were read, so that --help and typing errors answer at once.
+    from uniad.contract import contract_for
+    from uniad.data.dataset import SceneStream
+    from uniad.deploy.card import sequence_path, write_card
+    from uniad.deploy.sequence import record
+    from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
+    from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
+    from uniad.files import sha256
+    from uniad.models.uniad import UniAD
+    from uniad.spec import load_spec
+    from uniad.training.checkpoint import load_checkpoint
+
+    if args.trt and args.trt not in TARGETS:
+        raise UserError(f"--trt {args.trt}: choose one of {', '.join(TARGETS)}")
+    target = TARGETS.get(args.trt, Target(17, "gridsample", False, "no TensorRT version given"))
+    opset, sampling = args.opset or target.opset, args.sampling or target.sampling
+    if sampling not in SAMPLINGS:
+        raise UserError(f"--sampling {sampling}: choose one of {', '.join(SAMPLINGS)}")
+    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise UserError(
+            f"--opset {opset}: parsers on cars take {LOWEST_OPSET} to {HIGHEST_OPSET}; 20 renames GridSample's mode "
+            f"and older parsers then sample nearest without a word"
+        )
+
+    spec = load_spec(args.config, args.cfg_options)
+    model = UniAD(spec.model).eval()
+    load_checkpoint(model, args.checkpoint)
+    contract = contract_for(spec)
+
+    started = time.monotonic()
+    graph = export_onnx(model, contract, args.out, opset=opset, sampling=sampling, plain_layer_norm=target.plain_layer_norm)
+    exported = time.monotonic()
+    print(
+        f"{args.out}: opset {opset}, {len(graph.graph.node)} nodes, {args.out.stat().st_size / 2**20:.0f} MiB, "
+        f"{exported - started:.0f} s"
+    )
+
+    stream = SceneStream(spec, args.split)
+    frames = (sample.frame for sample in itertools.islice(iter(stream), args.frames))
+    count = record(model, contract, frames, spec.data.image, sequence_path(args.out))
+    if count == 0:
+        raise UserError(f"{spec.data.ann_file_val}: no frame to record; run `make data`")
+    write_card(
+        args.out,
+        {
+            "kind": "onnx",
+            "variant": spec.variant,
+            "stage": spec.stage,
+            "config": args.config,
+            "config_options": args.cfg_options,
+            "config_sha256": sha256(args.config),
+            "checkpoint": args.checkpoint,
+            "checkpoint_sha256": sha256(args.checkpoint),
+            "opset": opset,
+            "sampling": sampling,
+            "target": args.trt or None,
+            "image": {
+                "mean": list(spec.data.image.mean),
+                "std": list(spec.data.image.std),
+                "to_rgb": spec.data.image.to_rgb,
+                "scale": spec.data.image.scale,
+            },
+            "sequence": sequence_path(args.out).name,
+            "sequence_frames": count,
+            "contract": contract.to_json(),
+        },
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{sequence_path(args.out)}: {count} recorded frames, {time.monotonic() - exported:.0f} s; peak memory {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    run_cli(main)

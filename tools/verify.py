@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Replay a recorded sequence through one or more backends with fed-back state. Exit 1 when any of them is over tolerance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from uniad.errors import run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("onnx", type=Path)
+    p.add_argument("--backend", default="torch,onnxruntime", help="comma list of torch, onnxruntime, tensorrt, tensorrt_rtx")
+    p.add_argument("--engine", type=Path, help="engine file, for the TensorRT backends")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="row of the tolerance table")
+    p.add_argument("--checkpoint", type=Path, help="checkpoint for the torch backend (default: the card's)")
+    p.add_argument("--out", type=Path, help="JSON report (default: ONNX.verify.json)")
+    return p.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from uniad.deploy.compare import TOLERANCES
+    from uniad.deploy.verify import verify_engine, write_report
+
+    reports = []
+    for backend in args.backend.split(","):
+        report = verify_engine(args.onnx, args.engine, backend.strip(), args.precision, args.checkpoint)
+        reports.append(report)
+        limit = TOLERANCES[args.precision]
+        w = report.worst
+        print(
+            f"{backend:12s} {'ok  ' if report.ok else 'FAIL'} {report.frames} frames, {report.tracks} reported tracks: "
+            f"boxes {w['boxes_m']:.2e} (<= {limit.boxes_m:g} m), ids that differ {w['ids']:.0f}, "
+            f"scores {w['score']:.2e}, map cells flipped {w['map_cells']:.2e}, BEV {w['bev_rel']:.2e}"
+        )
+        for fault in report.faults[:5]:
+            print(f"  {fault}", file=sys.stderr)
+    write_report(args.out or Path(f"{args.onnx}.verify.json"), reports)
+    return 0 if all(r.ok for r in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
