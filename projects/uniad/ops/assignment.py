@@ -21,8 +21,8 @@ def linear_assignment(cost: Tensor, valid: Tensor) -> Tensor:
     """The column of each row in the assignment of least total cost, for every problem of a batch.
 
     cost: [N, G, R] float; entries that are not finite, or beyond 1e6, count as 1e6.
-    valid: [N, G] bool, rows that take part. Returns [N, G] int64, -1 where a row takes no part, or where there are fewer
-    columns than rows and the row was left over. No gradient flows through it.
+    valid: [N, G] bool, rows that take part. Returns [N, G] int64, -1 where a row takes no part, or where there are
+    fewer columns than rows and the row was left over. No gradient flows through it.
     """
     if cost.dim() != 3 or valid.shape != cost.shape[:2]:
         raise ValueError(f"cost is {tuple(cost.shape)} and valid {tuple(valid.shape)}; expected [N, G, R] and [N, G]")

@@ -1,9 +1,9 @@
 """Linear assignment on the GPU: shortest augmenting paths (Jonker and Volgenant 1987, Crouse 2016).
 
 One program solves one problem and adds the valid rows one after the other. For each it grows a shortest-path tree over
-reduced costs until it meets a free column, then flips the path. What a problem needs per column (dual, distance, parent,
-owner) is one vector in registers; a single entry is read or written by comparing against the vector of indices, which is
-deterministic and needs no shared memory. Duals are float64, as in scipy, so that near ties are decided the same way.
+reduced costs until it meets a free column, then flips the path. What a problem needs per column (dual, distance,
+parent, owner) is one vector in registers; a single entry is read or written by comparing against the vector of indices,
+which is deterministic and needs no shared memory. Duals are float64, as in scipy, so that near ties are decided alike.
 """
 
 from __future__ import annotations
