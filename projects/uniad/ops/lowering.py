@@ -1,0 +1,45 @@
+"""Which plain operators stand for bilinear sampling when a graph is exported.
+
+Three lowerings exist because no single one is right on every TensorRT: ``gridsample`` (one GridSample per level),
+``gather`` (pad and gather; some TensorRT 10.13 to 11.1 builds miscompile GridSample in deformable attention) and
+``plugin`` (deformable attention leaves as the MultiscaleDeformableAttnPlugin_TRT node that every stock TensorRT carries).
+All compute the same numbers. Outside an export the fastest one for the device is taken, unless a lowering was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+LOWERINGS = ("gridsample", "gather", "plugin")
+_chosen: str | None = None
+
+
+def set_sampling(lowering: str | None) -> None:
+    """Choose the lowering for this process; None lets each device take what suits it."""
+    global _chosen
+    if lowering is not None and lowering not in LOWERINGS:
+        raise ValueError(f"sampling lowering {lowering!r} is unknown; choose one of {', '.join(LOWERINGS)}")
+    _chosen = lowering
+
+
+def get_sampling() -> str | None:
+    return _chosen
+
+
+@contextlib.contextmanager
+def sampling_lowering(lowering: str | None) -> Iterator[None]:
+    """Choose a lowering for the length of a ``with`` block."""
+    before = _chosen
+    set_sampling(lowering)
+    try:
+        yield
+    finally:
+        set_sampling(before)
+
+
+def exporting() -> bool:
+    """True while a graph is being recorded for another runtime, where only plain operators may appear."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
