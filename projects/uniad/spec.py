@@ -1,27 +1,27 @@
 """Typed specs: what every part of the native model, data and training needs to know, and nothing else.
 
 A module takes its own spec, never the whole. ``load_config(path)`` reads a config file of the documented schema, and
-``from_config(cfg)`` turns it into a ``Spec``; a key or value that native does not support is a ``ConfigError`` that names
-the file, the key and what is supported.
+``from_config(cfg)`` turns it into a ``Spec``; a key or value that native does not support is a ``ConfigError`` that
+names the file, the key and what is supported. ``load_spec(path)`` does both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from uniad.errors import UserError
+from uniad.configfile import ConfigError, load_config
+
+__all__ = ["ConfigError", "from_config", "from_scratch", "load_config", "load_spec"]
 
 Range6 = tuple[float, float, float, float, float, float]
 
 
-class ConfigError(UserError, ValueError):
-    """A config file asks for what native does not have. The message names file, key and what is supported."""
-
-
 @dataclass(frozen=True)
 class CompatSpec:
-    """Known faults of the documented implementation: ``documented`` (what published weights saw) or ``fixed``, one by one."""
+    """Known faults of the documented implementation, one by one: ``documented`` (what published weights saw), ``fixed``."""
 
     can_bus_quaternion: Literal["documented", "fixed"] = "documented"  # first component written four times
     timestamps: Literal["documented", "fixed"] = "documented"  # float32 epoch seconds in training: 128 s apart
@@ -146,6 +146,80 @@ class MapSpec:
 
 
 @dataclass(frozen=True)
+class MotionSpec:
+    """Motion forecasting (UniAD section 3.2)."""
+
+    embed_dims: int
+    bev_hw: tuple[int, int]
+    pc_range: Range6
+    num_layers: int
+    num_classes: int
+    predict_steps: int
+    predict_modes: int
+    group_ids: tuple[tuple[int, ...], ...]  # classes that share anchors
+    vehicle_ids: tuple[int, ...]
+    anchor_path: str
+    use_nonlinear_optimizer: bool
+    ffn_dims: int
+    det_layers: int  # detection decoder layers whose features are fused
+    num_cls_fcs: int = 3
+    ffn_dropout: float = 0.1
+    num_heads: int = 8
+    num_points: int = 4
+    use_variance: bool = True
+    weight_cls: float = 0.5
+    weight_nll: float = 0.5
+    weight_minade: float = 0.0
+    weight_minfde: float = 0.25
+
+
+@dataclass(frozen=True)
+class OccSpec:
+    """Occupancy forecasting (UniAD section 3.3)."""
+
+    bev_hw: tuple[int, int]
+    bev_dims: int
+    proj_dims: int
+    proj_layers: int
+    slice_bev: bool  # cut the occupancy grid out of the BEV
+    xbound: tuple[float, float, float]  # metres: from, to, step
+    ybound: tuple[float, float, float]
+    num_layers: int
+    embed_dims: int
+    ffn_dims: int
+    query_dims: int
+    query_mlp_layers: int
+    num_heads: int = 8
+    n_future: int = 4
+    receptive_field: int = 3
+    attn_mask_thresh: float = 0.3
+    ignore_index: int = 255
+    weight_aux: float = 1.0
+    weight_mask: float = 5.0
+    top_k_ratio: float = 0.25
+    future_discount: float = 0.95
+    weight_dice: float = 1.0
+    dice_eps: float = 1.0
+    test_seg_thresh: float = 0.1
+    test_with_track_score: bool = True
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """Planning (UniAD section 3.4)."""
+
+    embed_dims: int
+    bev_hw: tuple[int, int]
+    steps: int
+    use_col_optim: bool
+    with_adapter: bool
+    collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
+    col_filter_range: float = 5.0  # metres
+    col_sigma: float = 1.0
+    col_alpha: float = 5.0
+
+
+@dataclass(frozen=True)
 class TrackLossSpec:
     num_classes: int
     code_weights: tuple[float, ...]
@@ -197,6 +271,9 @@ class ModelSpec:
     use_grid_mask: bool
     queue_length: int
     compat: CompatSpec = field(default_factory=CompatSpec)
+    motion: MotionSpec | None = None  # stage 2
+    occ: OccSpec | None = None
+    plan: PlanSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -268,3 +345,28 @@ class Spec:
     model: ModelSpec
     data: DataSpec
     train: TrainSpec
+
+
+def from_config(cfg: dict[str, Any], path: str | Path = "config") -> Spec:
+    """Turns a config dict of the documented schema into specs. path: where it came from, for messages and the name."""
+    from uniad.schema import read_spec  # here, because the reader needs the classes above
+
+    return read_spec(cfg, str(path))
+
+
+def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
+    """``load_config`` and ``from_config`` in one. overrides: ``key.sub=value`` texts."""
+    return from_config(load_config(path, overrides), path)
+
+
+def from_scratch(spec: Spec) -> Spec:
+    """The same spec with nothing loaded and nothing frozen, for training where no published weights are at hand.
+
+    Backbone, neck and batch norm learn, and the backbone learns as fast as the rest, since it starts from noise.
+    """
+    model = replace(
+        spec.model,
+        backbone=replace(spec.model.backbone, frozen_stages=-1, norm_eval=False, norm_requires_grad=True),
+        freeze=FreezeSpec(img_backbone=False, img_neck=False, bn=False, bev_encoder=False),
+    )
+    return replace(spec, model=model, train=replace(spec.train, load_from=None, backbone_lr_mult=1.0))

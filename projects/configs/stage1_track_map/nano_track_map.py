@@ -1,0 +1,156 @@
+# UniAD-nano, stage 1: the smallest model that still learns. Ours; for the demo, for tests, for two CPU cores.
+#
+# Nobody publishes weights for it, so it trains from nothing: no part is frozen and batch norm learns its statistics.
+_base_ = ["./base_track_map.py"]
+
+_dim_ = 128
+_ffn_dim_ = 256
+_num_levels_ = 1
+bev_h_ = 25
+bev_w_ = 25
+bev_size = (bev_h_, bev_w_)
+canvas_size = bev_size
+num_query = 300
+queue_length = 3
+point_cloud_range = {{_base_.point_cloud_range}}
+
+_mha_ = dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=8, dropout=0.1)
+
+model = dict(
+    queue_length=queue_length,
+    num_query=num_query,
+    embed_dims=_dim_,
+    img_backbone=dict(
+        _delete_=True,
+        type="ResNet",
+        depth=18,
+        num_stages=4,
+        out_indices=(3,),
+        frozen_stages=-1,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
+    img_neck=dict(in_channels=[512], out_channels=_dim_, num_outs=_num_levels_),
+    freeze_img_backbone=False,
+    pts_bbox_head=dict(
+        bev_h=bev_h_,
+        bev_w=bev_w_,
+        num_query=num_query,
+        in_channels=_dim_,
+        transformer=dict(
+            embed_dims=_dim_,
+            encoder=dict(
+                num_layers=1,
+                transformerlayers=dict(
+                    attn_cfgs=[
+                        dict(type="TemporalSelfAttention", embed_dims=_dim_, num_levels=1),
+                        dict(
+                            type="SpatialCrossAttention",
+                            pc_range=point_cloud_range,
+                            deformable_attention=dict(
+                                type="MSDeformableAttention3D",
+                                embed_dims=_dim_,
+                                num_points=8,
+                                num_levels=_num_levels_,
+                            ),
+                            embed_dims=_dim_,
+                        ),
+                    ],
+                    feedforward_channels=_ffn_dim_,
+                ),
+            ),
+            decoder=dict(
+                num_layers=3,
+                transformerlayers=dict(
+                    attn_cfgs=[_mha_, dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1)],
+                    feedforward_channels=_ffn_dim_,
+                ),
+            ),
+        ),
+        positional_encoding=dict(num_feats=_dim_ // 2, row_num_embed=bev_h_, col_num_embed=bev_w_),
+    ),
+    seg_head=dict(
+        bev_h=bev_h_,
+        bev_w=bev_w_,
+        canvas_size=canvas_size,
+        num_query=50,
+        test_cfg=dict(max_per_img=50),
+        transformer=dict(
+            encoder=dict(
+                num_layers=2,
+                transformerlayers=dict(
+                    attn_cfgs=dict(embed_dims=_dim_, num_levels=_num_levels_),
+                    feedforward_channels=_ffn_dim_,
+                ),
+            ),
+            decoder=dict(
+                num_layers=2,
+                transformerlayers=dict(
+                    attn_cfgs=[
+                        _mha_,
+                        dict(type="MultiScaleDeformableAttention", embed_dims=_dim_, num_levels=_num_levels_),
+                    ],
+                    feedforward_channels=_ffn_dim_,
+                ),
+            ),
+        ),
+        positional_encoding=dict(num_feats=_dim_ // 2),
+        thing_transformer_head=dict(d_model=_dim_, num_decoder_layers=2),
+        stuff_transformer_head=dict(d_model=_dim_, num_decoder_layers=2),
+    ),
+)
+
+occflow_grid_conf = dict(xbound=[-50.0, 50.0, 4], ybound=[-50.0, 50.0, 4], zbound=[-10.0, 10.0, 20.0])
+occ_labels = dict(
+    type="GenerateOccFlowLabels",
+    grid_conf=occflow_grid_conf,
+    ignore_index=255,
+    only_vehicle=True,
+    filter_invisible=False,
+)
+normalize = dict(
+    type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
+scale = dict(type="RandomScaleImageMultiViewImage", scales=[0.125])  # 200x112, padded to 224x128
+train_pipeline = [
+    {{_base_.load_images}},
+    {{_base_.photometric}},
+    {{_base_.load_annotations}},
+    occ_labels,
+    {{_base_.range_filter}},
+    {{_base_.name_filter}},
+    normalize,
+    scale,
+    {{_base_.pad}},
+    {{_base_.train_bundle}},
+    {{_base_.train_collect}},
+]
+test_pipeline = [
+    {{_base_.load_images}},
+    normalize,
+    {{_base_.load_future_annotations}},
+    occ_labels,
+    dict(
+        type="MultiScaleFlipAug3D",
+        img_scale=(1600, 900),
+        pts_scale_ratio=1,
+        flip=False,
+        transforms=[scale, {{_base_.pad}}, {{_base_.test_bundle}}, {{_base_.test_collect}}],
+    ),
+]
+data = dict(
+    samples_per_gpu=2,
+    workers_per_gpu=1,
+    train=dict(pipeline=train_pipeline, bev_size=bev_size, canvas_size=canvas_size, queue_length=queue_length),
+    val=dict(pipeline=test_pipeline, bev_size=bev_size, canvas_size=canvas_size),
+    test=dict(pipeline=test_pipeline, bev_size=bev_size, canvas_size=canvas_size),
+)
+evaluation = dict(pipeline=test_pipeline)
+
+# A short schedule: the backbone learns as fast as the rest, since it knows nothing yet.
+optimizer = dict(lr=4e-4, paramwise_cfg=dict(custom_keys=dict(img_backbone=dict(lr_mult=1.0))))
+lr_config = dict(warmup_iters=50)
+load_from = None
+
+native = dict(track_capacity=64)

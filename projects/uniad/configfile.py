@@ -1,0 +1,328 @@
+"""Reads config files of the documented schema without running them.
+
+A config is a Python file of assignments, inherited through ``_base_``. The documented stack imports it; here its syntax
+tree is evaluated instead, and only what configs use is understood: literals, arithmetic, names defined above,
+``dict()``, ``max()`` and their like, unpacking, ``{{_base_.key}}`` for a value of the base. So a config that somebody
+sends is data, not code. Merging follows mmcv 1.5: dicts merge key by key, anything else is replaced, ``_delete_=True``
+drops what the base had.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from uniad.errors import UserError
+
+DELETE = "_delete_"
+BASE = "_base_"
+MAX_SEQUENCE = 100_000  # a config that builds more by repetition is a mistake or an attack
+
+
+class ConfigError(UserError, ValueError):
+    """A config file asks for what native does not have. The message names file, key and what is supported."""
+
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_COMPARE: dict[type, Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (dict, list, tuple, set, int, float, str, bool, len, min, max, sum, abs, round, sorted)
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: "; did you mean 'x'?" or nothing."""
+    match = get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+class _Evaluator:
+    """Evaluates one file's statements. ``variables`` grows as assignments are read."""
+
+    def __init__(self, path: Path, base: dict[str, Any], pinned: dict[str, Any]):
+        self.path = path
+        self.base = base
+        self.pinned = pinned
+        self.variables: dict[str, Any] = {}
+
+    def fail(self, node: ast.AST, why: str) -> NoReturn:
+        raise ConfigError(f"{self.path}, line {getattr(node, 'lineno', '?')}: {why}")
+
+    def run(self, tree: ast.Module) -> dict[str, Any]:
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                value = self.value(statement.value)
+                for target in statement.targets:
+                    self.assign(target, value)
+            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                self.assign(statement.target, self.value(statement.value))
+            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                pass  # a docstring
+            else:
+                kind = type(statement).__name__.lower()
+                self.fail(statement, f"{kind} is not supported in a config; write assignments only")
+        return self.variables
+
+    def assign(self, target: ast.expr, value: Any) -> None:
+        if isinstance(target, ast.Name):
+            # A pinned value takes the place of the file's own, so all that the file derives from it follows.
+            self.variables[target.id] = self.pinned.get(target.id, value)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            if not isinstance(value, (tuple, list)) or len(target.elts) != len(value):
+                self.fail(target, f"cannot unpack {value!r} into {len(target.elts)} names")
+            for part, item in zip(target.elts, value):
+                self.assign(part, item)
+        else:
+            self.fail(target, "only plain names can be assigned in a config")
+
+    def value(self, node: ast.expr) -> Any:
+        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if method is None:
+            self.fail(node, f"{ast.unparse(node)!r} is not supported in a config; use literals, arithmetic and dict()")
+        return method(node)
+
+    def _constant(self, node: ast.Constant) -> Any:
+        return node.value
+
+    def _name(self, node: ast.Name) -> Any:
+        if node.id not in self.variables:
+            hint = nearest(node.id, self.variables)
+            if node.id in self.base:
+                hint = f"; it is the base's: write {{{{_base_.{node.id}}}}}"
+            self.fail(node, f"{node.id!r} is not defined above{hint}")
+        return self.variables[node.id]
+
+    def _items(self, nodes: Sequence[ast.expr]) -> list[Any]:
+        out: list[Any] = []
+        for node in nodes:
+            if isinstance(node, ast.Starred):
+                out.extend(self.value(node.value))
+            else:
+                out.append(self.value(node))
+        return out
+
+    def _list(self, node: ast.List) -> list[Any]:
+        return self._items(node.elts)
+
+    def _tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
+        return tuple(self._items(node.elts))
+
+    def _set(self, node: ast.Set) -> Any:
+        reference = self.base_reference(node)
+        return set(self._items(node.elts)) if reference is None else self.base_value(node, reference)
+
+    def base_reference(self, node: ast.Set) -> list[str] | None:
+        """``{{_base_.a.b}}`` parses as a set in a set; returns ["a", "b"], or None for anything else."""
+        if len(node.elts) != 1 or not isinstance(node.elts[0], ast.Set) or len(node.elts[0].elts) != 1:
+            return None
+        names: list[str] = []
+        inner = node.elts[0].elts[0]
+        while isinstance(inner, ast.Attribute):
+            names.append(inner.attr)
+            inner = inner.value
+        return names[::-1] if isinstance(inner, ast.Name) and inner.id == BASE else None
+
+    def base_value(self, node: ast.AST, names: list[str]) -> Any:
+        value: Any = self.base
+        for name in names:
+            if not isinstance(value, dict) or name not in value:
+                hint = nearest(name, value) if isinstance(value, dict) else ""
+                self.fail(node, f"the base has no {'.'.join(names)!r}{hint}")
+            value = value[name]
+        return copy.deepcopy(value)
+
+    def _dict(self, node: ast.Dict) -> dict[Any, Any]:
+        out: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values):
+            if key is None:
+                out.update(self.value(value))
+            else:
+                out[self.value(key)] = self.value(value)
+        return out
+
+    def _binop(self, node: ast.BinOp) -> Any:
+        function = _BINARY.get(type(node.op))
+        if function is None:
+            self.fail(node, f"the operator in {ast.unparse(node)!r} is not supported in a config")
+        left, right = self.value(node.left), self.value(node.right)
+        if isinstance(node.op, ast.Mult):
+            for sequence, times in ((left, right), (right, left)):
+                if isinstance(sequence, (str, list, tuple)) and len(sequence) * max(int(times), 0) > MAX_SEQUENCE:
+                    self.fail(node, f"{ast.unparse(node)!r} makes more than {MAX_SEQUENCE} items")
+        return self.attempt(node, lambda: function(left, right))
+
+    def _unaryop(self, node: ast.UnaryOp) -> Any:
+        function = _UNARY.get(type(node.op))
+        if function is None:
+            self.fail(node, f"the operator in {ast.unparse(node)!r} is not supported in a config")
+        operand = self.value(node.operand)
+        return self.attempt(node, lambda: function(operand))
+
+    def _compare(self, node: ast.Compare) -> bool:
+        left = self.value(node.left)
+        for op, comparator in zip(node.ops, node.comparators):
+            right = self.value(comparator)
+            if type(op) not in _COMPARE:
+                self.fail(node, f"{ast.unparse(node)!r} is not supported in a config")
+            if not self.attempt(node, lambda op=op, a=left, b=right: _COMPARE[type(op)](a, b)):
+                return False
+            left = right
+        return True
+
+    def _ifexp(self, node: ast.IfExp) -> Any:
+        return self.value(node.body if self.value(node.test) else node.orelse)
+
+    def _joinedstr(self, node: ast.JoinedStr) -> str:
+        return "".join(str(self.value(part)) for part in node.values)
+
+    def _formattedvalue(self, node: ast.FormattedValue) -> str:
+        if node.format_spec is not None or node.conversion != -1:
+            self.fail(node, "formats inside an f-string are not supported in a config")
+        return str(self.value(node.value))
+
+    def _subscript(self, node: ast.Subscript) -> Any:
+        container, index = self.value(node.value), self.value(node.slice)
+        return self.attempt(node, lambda: container[index])
+
+    def _call(self, node: ast.Call) -> Any:
+        if not isinstance(node.func, ast.Name) or node.func.id not in _CALLS:
+            self.fail(node, f"{ast.unparse(node.func)}() is not supported in a config; supported: {', '.join(_CALLS)}")
+        args = self._items(node.args)
+        kwargs: dict[str, Any] = {}
+        for keyword in node.keywords:
+            kwargs.update(self.value(keyword.value) if keyword.arg is None else {keyword.arg: self.value(keyword.value)})
+        return self.attempt(node, lambda: _CALLS[node.func.id](*args, **kwargs))
+
+    def attempt(self, node: ast.AST, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
+            self.fail(node, f"{ast.unparse(node)!r} fails: {error}")
+
+
+def merge(child: dict[str, Any], base: dict[str, Any], where: str) -> dict[str, Any]:
+    """The base with the child's values laid over it. Neither argument is changed."""
+    out = dict(base)
+    for key, value in child.items():
+        if isinstance(value, dict):
+            value = dict(value)
+            fresh = value.pop(DELETE, False) or key not in out
+            if fresh:
+                out[key] = merge(value, {}, where)
+            elif isinstance(out[key], dict):
+                out[key] = merge(value, out[key], where)
+            else:
+                raise ConfigError(
+                    f"{where}: {key!r} is a dict here but {type(out[key]).__name__} in the base; "
+                    f"add {DELETE}=True to replace it"
+                )
+        else:
+            out[key] = value
+    return out
+
+
+def _read(path: Path, pinned: dict[str, Any], seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: inherits from itself through {seen[-1].name}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        by = f" (named by {seen[-1]})" if seen else ""
+        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"no config file {path}{by}{nearest(path.name, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from None
+    try:
+        tree = ast.parse(text, filename=str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: not a config: {error.msg}") from None
+
+    # _base_ comes first because the rest of the file may refer to what it brings.
+    base: dict[str, Any] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == BASE for t in statement.targets):
+            names = _Evaluator(path, {}, {}).value(statement.value)
+            for name in [names] if isinstance(names, str) else names:
+                part = _read(path.parent / name, pinned, (*seen, path))
+                twice = sorted(base.keys() & part.keys())
+                if twice:
+                    raise ConfigError(f"{path}: more than one base sets {', '.join(twice)}; let one inherit the other")
+                base.update(part)
+    own = _Evaluator(path, base, pinned).run(tree)
+    own.pop(BASE, None)
+    return merge(own, base, str(path))
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """``model.track.capacity=64`` -> (["model", "track", "capacity"], 64). What is no literal is a string."""
+    key, sign, raw = text.partition("=")
+    names = key.strip().split(".")
+    if not sign or not all(names):
+        raise ConfigError(f"override {text!r} is not of the form key.sub=value")
+    raw = raw.strip()
+    try:
+        value = _Evaluator(Path(f"override {text!r}"), {}, {}).value(ast.parse(raw, mode="eval").body)
+    except (SyntaxError, ConfigError):
+        words = {"true": True, "false": False, "none": None}
+        parts = [words.get(part.strip().lower(), part.strip()) for part in raw.split(",")]
+        value = parts[0] if len(parts) == 1 else parts
+    return names, value
+
+
+def _set(cfg: dict[str, Any], names: list[str], value: Any, text: str) -> None:
+    node: Any = cfg
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        if isinstance(node, list):
+            if not name.isdigit() or int(name) >= len(node):
+                raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is a list of {len(node)}, no {name!r}")
+            key: Any = int(name)
+        elif isinstance(node, dict):
+            key = name
+            if not last and key not in node:
+                known = nearest(name, node) or f"; known: {', '.join(map(str, node))}"
+                raise ConfigError(f"override {text!r}: no {'.'.join(names[: depth + 1])!r} in the config{known}")
+        else:
+            raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is {node!r}, it has no parts")
+        if last:
+            node[key] = value
+        else:
+            node = node[key]
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Reads a config file with all that it inherits.
+
+    path: a file of the documented schema. overrides: ``key.sub=value`` texts, like the documented ``--cfg-options``.
+    An override of a plain variable (``queue_length=3``) also reaches every value that the files derive from it.
+    Returns the merged dict; raises ConfigError naming file and line for what it cannot read.
+    """
+    pairs = [(text, *parse_override(text)) for text in overrides]
+    pinned = {names[0]: value for _, names, value in pairs if len(names) == 1}
+    cfg = copy.deepcopy(_read(Path(path), pinned, ()))
+    for text, names, value in pairs:
+        if len(names) == 1 and names[0] not in cfg:
+            raise ConfigError(f"override {text!r}: {path} has no {names[0]!r}{nearest(names[0], cfg)}")
+        _set(cfg, names, value, text)
+    return cfg

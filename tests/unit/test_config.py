@@ -1,0 +1,203 @@
+"""Configs: read without being run, inherited as mmcv does, strict about what native does not support."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import specs
+from uniad.spec import ConfigError, from_config, from_scratch, load_config, load_spec
+
+ALL = sorted(specs.CONFIGS.glob("stage*/*.py"))
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_spec(path, overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_every_shipped_config_gives_a_spec(path: Path):
+    spec = load_spec(path)
+    assert spec.name == path.stem
+    assert spec.stage == (1 if "stage1" in str(path) else 2)
+    assert (spec.model.motion is None) == (spec.stage == 1)
+
+
+# Facts from the documented configs: (BEV cells, image, layers, levels, backbone, out_indices, frozen stages, load_from)
+DOCUMENTED = {
+    "tiny": ((50, 50), (256, 416), 3, 1, (50, "pytorch"), (3,), 1, "ckpts/bevformer_tiny_epoch_24_updated2.pth"),
+    "full": ((200, 200), (928, 1600), 6, 4, (101, "caffe"), (1, 2, 3), 4, "ckpts/bevformer_r101_dcn_24ep.pth"),
+}
+
+
+@pytest.mark.parametrize("variant", DOCUMENTED)
+def test_stage_1_has_the_documented_values(variant: str):
+    spec = load_spec(specs.config_path(variant))
+    m, d, t = spec.model, spec.data, spec.train
+    bev, image, layers, levels, backbone, out, frozen, load_from = DOCUMENTED[variant]
+    assert (m.bev.height, m.bev.width) == d.bev_hw == d.canvas_hw == m.map.bev_hw == bev
+    assert (d.image.height, d.image.width) == image
+    assert (m.bev.num_layers, m.bev.num_levels, m.neck.num_outs, m.map.attn_levels) == (layers, levels, levels, levels)
+    assert (m.backbone.depth, m.backbone.style, m.backbone.out_indices, m.backbone.frozen_stages) == (*backbone, out, frozen)
+    assert m.backbone.stage_with_dcn == ((False, False, True, True) if variant == "full" else (False,) * 4)
+    assert (m.queue_length, m.track.num_query, m.map.num_query, m.map.top_k) == (5, 900, 300, 100)
+    assert (m.freeze.img_backbone, m.freeze.img_neck, m.freeze.bn, m.freeze.bev_encoder) == (True, False, False, False)
+    assert (m.track.score_thresh, m.track.filter_score_thresh, m.track.gt_iou_threshold) == (0.4, 0.35, 0.3)
+    assert (m.track_loss.weight_past_traj, m.track_loss.weight_cls, m.track_loss.weight_box) == (0.0, 2.0, 0.25)
+    assert (m.map.things_mask_layers, m.map.stuff_mask_layers, m.map.encoder_layers, m.decoder.num_layers) == (4, 6, 6, 6)
+    assert (t.lr, t.weight_decay, t.backbone_lr_mult, t.clip_norm) == (2e-4, 0.01, 0.1, 35.0)
+    assert (t.warmup_iters, t.warmup_ratio, t.min_lr_ratio, t.total_epochs) == (500, 1 / 3, 1e-3, 6)
+    assert t.load_from == load_from
+    caffe = ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False)
+    torchvision = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True)
+    assert (d.image.mean, d.image.std, d.image.to_rgb) == (caffe if variant == "full" else torchvision)
+
+
+@pytest.mark.parametrize("variant", DOCUMENTED)
+def test_stage_2_has_the_documented_values(variant: str):
+    spec = load_spec(specs.config_path(variant, 2))
+    m = spec.model
+    assert (m.queue_length, spec.train.total_epochs, m.track_loss.weight_past_traj) == (3, 20, 1.0)
+    assert (m.freeze.img_backbone, m.freeze.img_neck, m.freeze.bn, m.freeze.bev_encoder) == (True,) * 4
+    assert (m.occ.slice_bev, m.occ.num_layers, m.occ.proj_dims, m.occ.ffn_dims) == (variant == "full", 5, 256, 2048)
+    assert m.occ.xbound == ((-50.0, 50.0, 0.5) if variant == "full" else (-12.5, 12.5, 0.5))
+    assert (m.motion.num_layers, m.motion.predict_steps, m.motion.predict_modes) == (3, 12, 6)
+    assert m.plan.collision == ((0.0, 2.5), (0.5, 1.0), (1.0, 0.25))
+    stage1 = {"tiny": "ckpts/tiny_imgx0.25_track_map.pth", "full": "ckpts/full_track_map.pth"}
+    assert spec.train.load_from == stage1[variant]
+
+
+def test_stage_2_is_stage_1_with_more_heads():
+    for variant in specs.STEM:
+        one, two = load_spec(specs.config_path(variant)), load_spec(specs.config_path(variant, 2))
+        assert (one.model.bev, one.model.decoder, one.model.map) == (two.model.bev, two.model.decoder, two.model.map)
+        assert (one.model.neck, one.data.image) == (two.model.neck, two.data.image)
+        assert one.model.track == two.model.track
+
+
+def test_nano_trains_everything_it_has():
+    spec = specs.nano_spec()
+    assert spec == from_scratch(spec)
+
+
+def test_training_from_scratch_loads_nothing_and_freezes_nothing():
+    spec = from_scratch(specs.full_spec())
+    assert spec.train.load_from is None and spec.train.backbone_lr_mult == 1.0
+    assert not any(vars(spec.model.freeze).values())
+    assert (spec.model.backbone.frozen_stages, spec.model.backbone.norm_eval) == (-1, False)
+    assert spec.model.backbone.stage_with_dcn == (False, False, True, True)
+    assert load_spec(specs.config_path("full"), ["native.from_scratch=True"]) == spec
+
+
+def test_a_config_is_not_run(tmp_path: Path):
+    marker = tmp_path / "marker"
+    for line in (f"import os; os.mkdir({str(marker)!r})", f"x = open({str(marker)!r}, 'w')", "x = ().__class__"):
+        with pytest.raises(ConfigError, match="line 1"):
+            load_config(write(tmp_path, "bad.py", line))
+    assert not marker.exists()
+
+
+def test_a_config_that_grows_without_bound_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="more than"):
+        load_config(write(tmp_path, "big.py", "x = 'a' * 10000000"))
+
+
+def test_inheritance_merges_dicts_and_replaces_the_rest(tmp_path: Path):
+    write(tmp_path, "base.py", "n = 2\nmodel = dict(a=1, list=[1, 2], inner=dict(x=n, y=3), gone=dict(z=1))")
+    child = write(
+        tmp_path,
+        "child.py",
+        "_base_ = 'base.py'\n"
+        "k = {{_base_.model.inner.x}} + 1\n"
+        "model = dict(list=[*(7,)], inner=dict(y=k), gone=dict(_delete_=True, w=f'{k}'))",
+    )
+    got = load_config(child)["model"]
+    assert got == {"a": 1, "list": [7], "inner": {"x": 2, "y": 3}, "gone": {"w": "3"}}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("_base_ = 'self.py'", "inherits from itself"),
+        ("_base_ = 'absent.py'", "no config file"),
+        ("a = b", "'b' is not defined above"),
+        ("a = (", "not a config"),
+        ("a = 1 / 0", "division by zero"),
+        ("for i in []:\n  pass", "assignments only"),
+    ],
+)
+def test_broken_files_are_named_with_their_line(tmp_path: Path, text: str, message: str):
+    path = write(tmp_path, "self.py", text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert "self.py" in str(error.value)
+
+
+def test_overrides_reach_what_the_files_derive_from_them():
+    overrides = ["queue_length=3", "total_epochs=2", "data_root=/w/nuscenes/", "info_root=/w/infos/", "optimizer.lr=1e-3"]
+    spec = load_spec(specs.config_path("tiny"), overrides)
+    assert (spec.model.queue_length, spec.data.queue_length) == (3, 3)
+    assert (spec.train.total_epochs, spec.train.lr) == (2, 1e-3)
+    assert spec.data.data_root == "/w/nuscenes/"
+    assert spec.data.ann_file_train == "/w/infos/nuscenes_infos_temporal_train.pkl"
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("queue_lenght=3", ["queue_lenght", "did you mean 'queue_length'?"]),
+        ("model.bogus=1", ["model.bogus", "supported"]),
+        ("model.img_backbone.dept=50", ["model.img_backbone.dept", "did you mean 'depth'?"]),
+        ("model.img_backbone.depth=34", ["model.img_backbone.depth", "18, 50, 101"]),
+        ("model.img_backbone.type=ResNeXt", ["img_backbone.type", "ResNet"]),
+        ("model.bbox.type=x", ["model.bbox"]),
+        ("model.pts_bbox_head.bev_h=60", ["model.pts_bbox_head", "60"]),
+        ("model.queue_length=4", ["queue_length", "4"]),
+        ("lr_config.policy=step", ["lr_config.policy", "CosineAnnealing"]),
+        ("optimizer.type=SGD", ["optimizer.type", "AdamW"]),
+        ("data.train.pipeline.0.type=LoadPoints", ["data.train.pipeline.0.type"]),
+        ("data.samples_per_gpu=0", ["data.samples_per_gpu", "at least 1"]),
+        ("native.compat=maybe", ["native.compat", "documented"]),
+        ("native.track_capasity=3", ["native.track_capasity", "did you mean 'track_capacity'?"]),
+        ("queue_length", ["key.sub=value"]),
+    ],
+)
+def test_what_native_does_not_support_is_named_with_what_it_does(override: str, words: list[str]):
+    message = refused(specs.config_path("tiny"), override)
+    for word in words:
+        assert word in message, message
+
+
+def test_the_file_is_named_in_the_message():
+    cfg = load_config(specs.config_path("tiny"))
+    cfg["model"]["img_neck"]["typo"] = 1
+    with pytest.raises(ConfigError, match=r"my\.py: native does not support the key model\.img_neck\.typo"):
+        from_config(cfg, "my.py")
+
+
+def test_compat_is_chosen_as_a_whole_or_one_by_one():
+    path = specs.config_path("tiny")
+    assert set(vars(load_spec(path).model.compat).values()) == {"documented"}
+    assert set(vars(load_spec(path, ["native.compat=fixed"]).data.compat).values()) == {"fixed"}
+    one = load_spec(path, ["native.compat=dict(rotate_center='fixed')"]).model.compat
+    assert (one.rotate_center, one.timestamps) == ("fixed", "documented")
+
+
+def test_export_module_names_are_read_as_the_modules_they_export():
+    cfg = load_config(specs.config_path("tiny", 2))
+    model = cfg["model"]
+    model["type"] = "UniADTRT"
+    model["pts_bbox_head"]["type"] = "BEVFormerTrackHeadTRTP"
+    model["pts_bbox_head"]["transformer"]["type"] = "PerceptionTransformerUniADTRTP"
+    model["seg_head"]["type"] = "PansegformerHeadTRTP"
+    assert from_config(cfg, "x.py").model == specs.tiny_spec(stage=2).model
