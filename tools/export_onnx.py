@@ -58,7 +58,7 @@ def main() -> None:
 
     spec = load_spec(args.config, args.cfg_options)
     model = UniAD(spec.model).eval()
-    load_checkpoint(model, args.checkpoint)
+    load_checkpoint(model, args.checkpoint, name=spec.name)
     contract = contract_for(spec)
 
     started = time.monotonic()

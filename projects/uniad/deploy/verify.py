@@ -44,7 +44,7 @@ def _runner(
         from uniad.training.checkpoint import load_checkpoint
 
         model = UniAD(load_spec(card["config"], card.get("config_options", [])).model).eval()
-        load_checkpoint(model, checkpoint or card["checkpoint"])
+        load_checkpoint(model, checkpoint or card["checkpoint"], say=None)
         return TorchRunner(contract, model)
     if backend in ("tensorrt", "tensorrt_rtx"):
         if engine is None:

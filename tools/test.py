@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("config")
+    p.add_argument("checkpoint")
+    p.add_argument("--out", type=Path, help="results as JSON (default: work_dirs/<stage>/<config>/results.json)")
+    p.add_argument("--launcher", default="none", choices=("none", "pytorch"))
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
+    # Options of the documented script that have one meaning only here.
+    p.add_argument("--eval", nargs="*", help=argparse.SUPPRESS)
+    p.add_argument("--show-dir", help=argparse.SUPPRESS)
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from tqdm import tqdm
+    from uniad.data.dataset import SceneStream
+    from uniad.evaluation.report import table
+    from uniad.evaluation.run import collect, gather, score
+    from uniad.files import atomic_path, sha256
+    from uniad.models.uniad import UniAD
+    from uniad.spec import load_spec
+    from uniad.training import distributed
+    from uniad.training.checkpoint import load_checkpoint
+
+    spec = load_spec(args.config, args.cfg_options)
+    world = distributed.start(args.launcher, args.device)
+    try:
+        stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size)
+        model = UniAD(spec.model)
+        load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
+        model.to(world.device)
+        with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar:
+            found = collect(model, spec, stream, world.device, lambda _: bar.update())
+        found = gather(world, found)
+        if world.rank > 0:
+            return
+        out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
+        metrics = score(found, spec, stream.version, out.parent / "eval")
+        record = {
+            "config": args.config,
+            "checkpoint": args.checkpoint,
+            "checkpoint_sha256": sha256(args.checkpoint),
+            "dataset": {"root": spec.data.data_root, "version": stream.version, "split": "val"},
+            **metrics,
+        }
+        with atomic_path(out) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+        print(table(metrics))
+        print(f"\n{out}")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename}: no such file; `make data` prepares the dataset, `make train` the checkpoint"
+        ) from None
+    finally:
+        distributed.stop(world)
+
+
+if __name__ == "__main__":
+    run_cli(main)
