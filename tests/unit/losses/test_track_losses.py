@@ -1,20 +1,16 @@
 """Matching and tracking losses: the tensor code says what the loops say, for any batch, and matches recorded numbers."""
 
-import sys
-from pathlib import Path
-
+import literal
 import numpy as np
 import pytest
 import torch
+import train_clip
 from uniad.geometry.boxes import encode_boxes
 from uniad.losses.common import dice_loss, focal_cost, giou_loss, masked_sum, sigmoid_focal_loss
 from uniad.losses.matcher import EGO, FREE, FrameTargets, match_frame
 from uniad.losses.track import frame_terms, track_losses
 from uniad.spec import TrackLossSpec
 from uniad.types import DetOutput
-
-sys.path.insert(0, str(Path(__file__).parent))
-import literal  # noqa: E402
 
 CODE_WEIGHTS = torch.tensor([1.0] * 8 + [0.2] * 2)
 SPEC = TrackLossSpec(10, tuple(CODE_WEIGHTS.tolist()), (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), weight_past_traj=0.7)
@@ -192,45 +188,48 @@ def test_the_whole_clip_asks_the_other_processes_once():
     assert calls == [(4, 2)]
 
 
-def recorded_frame(golden, t):
+def recorded_frame(record, t):
     """Predictions that make the recorded pairs the cheapest ones, and the ground truth of frame t."""
-    data, record = np.load(golden / "tiny_stage1_train_inputs.npz"), np.load(golden / "tiny_stage1_train_outputs.npz")
-    boxes = torch.from_numpy(record[f"match/f{t}_pred_boxes"])
-    labels = torch.from_numpy(data[f"f{t}/gt_labels"])
-    gt_boxes = encode_boxes(torch.from_numpy(data[f"f{t}/gt_boxes"]))
-    cls, layer_boxes = torch.zeros(6, 1, len(boxes), 10), boxes.repeat(6, 1, 1, 1)
-    pairs = [torch.from_numpy(record[f"match/f{t}_l{layer}_matched"]) for layer in range(6)]
+    rows, num_rows = torch.from_numpy(record[f"f{t}/rows"]), int(record[f"f{t}/num_rows"])
+    given = {k: torch.from_numpy(record[f"in/f{t}/{k}"]) for k in ("gt_boxes", "gt_labels", "gt_inds")}
+    labels, gt_boxes = given["gt_labels"], encode_boxes(given["gt_boxes"])
+    boxes = torch.full((num_rows, 10), 300.0).index_copy(0, rows, torch.from_numpy(record[f"f{t}/pred_boxes"]))
+    cls, layer_boxes = torch.zeros(6, 1, num_rows, 10), boxes.repeat(6, 1, 1, 1)
+    pairs = [torch.from_numpy(record[f"f{t}/matched_{layer}"]).long() for layer in range(6)]
     for layer in range(6):
         for row, g in pairs[layer].tolist():
             if g >= 0 and row < 901:
                 cls[layer, 0, row, labels[g]] = 1e3
                 if layer < 5:
                     layer_boxes[layer, 0, row] = gt_boxes[g]
-    det = DetOutput(cls, layer_boxes, torch.zeros(6, 1, len(boxes), 8, 2), None, None)
+    det = DetOutput(cls, layer_boxes, torch.zeros(6, 1, num_rows, 8, 2), None, None)
     n = len(labels)
     gt = FrameTargets(
-        gt_boxes[None], labels[None], torch.from_numpy(data[f"f{t}/gt_inds"])[None],
-        torch.ones(1, n, dtype=torch.bool), torch.zeros(1, n, 8, 2), torch.zeros(1, n, 8, 2),
-        encode_boxes(torch.from_numpy(data["sdc_box"])), torch.zeros(1, dtype=torch.int64),
+        gt_boxes[None], labels[None], given["gt_inds"][None], torch.ones(1, n, dtype=torch.bool), torch.zeros(1, n, 8, 2),
+        torch.zeros(1, n, 8, 2), encode_boxes(torch.from_numpy(record["in/sdc_box"])), torch.zeros(1, dtype=torch.int64),
     )  # fmt: skip
-    after = {k: torch.from_numpy(record[f"match/f{t}_{k}"])[None] for k in ("obj_idxes_after", "iou", "matched_gt")}
+    after = {
+        name: torch.full((1, num_rows), fill).index_copy(1, rows, torch.from_numpy(record[f"f{t}/{name}"])[None])
+        for name, fill in (("ids", FREE), ("iou", 0.0), ("matched_gt", -1))
+    }
     return det, gt, pairs, after
 
 
-def test_ids_and_overlaps_along_the_recorded_clip(golden):
+def test_ids_and_overlaps_along_the_recorded_clip():
     """Born, gone and back again: what each frame hands on is what was recorded, and so is what the next one makes of it."""
+    record = train_clip.record()
     obj_id, iou = torch.full((1, 901), FREE), torch.zeros(1, 901)
     for t in range(5):
-        det, gt, pairs, after = recorded_frame(golden, t)
+        det, gt, pairs, after = recorded_frame(record, t)
         obj_id[:, 900] = EGO
         match = match_frame(det, obj_id, iou, torch.ones_like(obj_id, dtype=torch.bool), gt, SPEC)
         for layer in range(6):
             expected = torch.full((obj_id.shape[1],), -1)
             expected[pairs[layer][:, 0]] = pairs[layer][:, 1]
             assert torch.equal(match.gt_of_row[layer, 0], expected), (t, layer)
-        assert torch.equal(match.obj_id, after["obj_idxes_after"])
+        assert torch.equal(match.obj_id, after["ids"])
         assert torch.equal(match.gt_of_row[-1], after["matched_gt"])
-        torch.testing.assert_close(match.iou, after["iou"], rtol=0, atol=2e-3)
+        torch.testing.assert_close(match.iou, after["iou"], rtol=0, atol=1e-5)
         kept = (match.obj_id >= 0) & (match.iou > 0.5)
         obj_id = torch.cat([torch.full((1, 901), FREE), match.obj_id[kept][None]], 1)
         iou = torch.cat([torch.zeros(1, 901), match.iou[kept][None]], 1)

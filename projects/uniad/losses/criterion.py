@@ -1,0 +1,53 @@
+"""All losses of a stage as one module: what a training clip calls, frame by frame and then once for the whole clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from uniad.losses.map import map_losses
+from uniad.losses.matcher import FrameTargets, Match, match_frame
+from uniad.losses.track import FrameTerms, frame_terms, track_losses
+from uniad.models.map import MapHead, MapQueries
+from uniad.spec import ModelSpec
+from uniad.types import DetOutput, Targets
+
+
+def alone(values: Tensor) -> Tensor:
+    """Mean over processes where there is only this one."""
+    return values
+
+
+class Criterion(nn.Module):
+    """Losses under their documented names, weighted, so that their sum is what is minimised.
+
+    reduce_mean averages a small tensor over all processes: what losses are divided by must be the same on each, or a process
+    with few objects would pull harder than one with many.
+    """
+
+    code_weights: Tensor
+
+    def __init__(self, spec: ModelSpec, reduce_mean: Callable[[Tensor], Tensor] = alone) -> None:
+        super().__init__()
+        self.spec = spec
+        self.reduce_mean = reduce_mean
+        self.ego_row = spec.track.num_query  # the ego query follows the others
+        self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights))
+
+    def frame(
+        self, det: DetOutput, obj_id: Tensor, iou: Tensor, row_valid: Tensor, gt: FrameTargets
+    ) -> tuple[Match, FrameTerms]:
+        """Matches one frame and sums up what it lost. obj_id, iou, row_valid: [B, R], as ``match_frame`` takes them."""
+        match = match_frame(det, obj_id, iou, row_valid, gt, self.spec.track_loss)
+        terms = frame_terms(det, match, row_valid, gt, self.code_weights, self.ego_row, self.spec.track_loss)
+        return match, terms
+
+    def tracking(self, terms: list[FrameTerms]) -> dict[str, Tensor]:
+        """Losses of a clip from the sums of its frames."""
+        return track_losses(terms, self.spec.track_loss, self.reduce_mean)
+
+    def mapping(self, head: MapHead, queries: MapQueries, targets: Targets) -> dict[str, Tensor]:
+        """Losses of the map head on the clip's last frame."""
+        return map_losses(head, queries, targets, self.spec.map_loss, self.reduce_mean)
