@@ -71,7 +71,9 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
                 raise UnsupportedGraph(f"{node.op_type} {node.name!r} reduces over axes that are computed at run time")
             axes = [int(a) for a in np.atleast_1d(constants[node.input[1]])]
             del node.input[1:]
-            node.attribute.append(helper.make_attribute("axes", axes))
+            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("axes", axes)])
         elif node.op_type == "Split" and any(a.name == "num_outputs" for a in node.attribute):
             kept = [a for a in node.attribute if a.name != "num_outputs"]
             del node.attribute[:]

@@ -1,0 +1,109 @@
+"""Going down from the exporter's opset must not change a number, and a graph that cannot go down must say why."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from uniad.export.audit import audit
+from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, lower_opset, opset_of
+
+
+class Block(torch.nn.Module):
+    """The operators whose form changed between opsets 16 and 18, in one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(6)
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.5, 1.5)
+            self.norm.bias.uniform_(-1, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.norm(x)
+        a, b = y.split(3, dim=-1)
+        return y.mean(dim=(0, 2), keepdim=True), a.amax(dim=-1), b.amin(dim=1)
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[onnx.ModelProto, np.ndarray, list[np.ndarray]]:
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+    block = Block().eval()
+    program = torch.onnx.export(block, (x,), input_names=["x"], opset_version=18, dynamo=True, verbose=False)
+    return program.model_proto, x.numpy(), [t.detach().numpy() for t in block(x)]
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    onnx.checker.check_model(model, full_check=True)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+
+
+@pytest.mark.parametrize("version", [16, 17])
+def test_a_lowered_graph_computes_the_same_numbers(exported, version):
+    graph, x, expected = exported
+    lowered = lower_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
+    assert opset_of(lowered) == version
+    assert ("LayerNormalization" in {n.op_type for n in lowered.graph.node}) == (version >= 17)
+    for got, want in zip(run(lowered, x), expected):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_norm_can_be_spelled_out_without_changing_the_opset(exported):
+    graph, x, expected = exported
+    plain = decompose_layer_norm(onnx.ModelProto.FromString(graph.SerializeToString()))
+    assert "LayerNormalization" not in {n.op_type for n in plain.graph.node}
+    for got, want in zip(run(plain, x), expected):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_opset_20_is_refused(exported):
+    with pytest.raises(UnsupportedGraph, match="16..19"):
+        lower_opset(exported[0], 20)
+
+
+def test_axes_computed_at_run_time_cannot_be_lowered():
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+            helper.make_tensor_value_info("axes", TensorProto.INT64, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+    )
+    with pytest.raises(UnsupportedGraph, match="ReduceMean 'mean'"):
+        lower_opset(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), 17)
+
+
+def _graph(nodes: list, opset: int = 17, domain: str = "") -> onnx.ModelProto:
+    k = numpy_helper.from_array(np.asarray([5000], np.int64), "k")
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5000])],
+        initializer=[k],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("mine", 1)])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "opset", "fault"),
+    [
+        ([helper.make_node("TopK", ["x", "k"], ["y", "i"])], 17, "less than 3840"),
+        ([helper.make_node("NonZero", ["x"], ["y"])], 17, "depends on the data"),
+        ([helper.make_node("Magic", ["x"], ["y"], domain="mine")], 17, "needs a plugin"),
+        ([helper.make_node("GridSample", ["x", "x"], ["y"], mode="linear")], 19, "opset-20 spelling"),
+        ([helper.make_node("Identity", ["x"], ["y"])], 20, "outside 16..19"),
+    ],
+)
+def test_the_audit_names_what_a_parser_would_not_take(nodes, opset, fault):
+    assert any(fault in f for f in audit(_graph(nodes, opset)))
+
+
+def test_the_audit_passes_a_plain_graph():
+    assert audit(_graph([helper.make_node("Identity", ["x"], ["y"])])) == []
