@@ -175,7 +175,7 @@ def sine_position(hw: tuple[int, int], dim: int, offset: float = -0.5, temperatu
     exponent = torch.div(torch.arange(half), 2, rounding_mode="floor").float() * 2.0 / half
 
     def code(n: int) -> Tensor:  # [n, half], sine and cosine alternating
-        position = (torch.arange(1, n + 1, dtype=torch.float32) + offset) / (n + offset + 1e-6) * (2.0 * math.pi)
+        position = (torch.arange(1, n + 1, dtype=torch.float32) + offset) / (n + 1e-6) * (2.0 * math.pi)
         angle = position[:, None] / temperature**exponent
         return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
 
