@@ -143,6 +143,7 @@ class MapSpec:
     quality_threshold_stuff: float = 0.25
     overlap_threshold_things: float = 0.4
     overlap_threshold_stuff: float = 0.2
+    merge_rounds: int = 8  # of the lane merge; more rounds settle longer chains of overlapping elements
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,13 @@ class MapOutput(NamedTuple):
     score: Tensor  # [B, M] float32
     label: Tensor  # [B, M] int32: 0 divider, 1 crossing, 2 contour
     box: Tensor  # [B, M, 4] normalised x0 y0 x1 y1 on the canvas
-    mask: Tensor  # [B, M, h, w] mask value in 0..1 (canvas = BEV grid)
+    mask: Tensor  # [B, M, h, w] mask value on the canvas, >= 0 (a ReLU, not bounded above); inside where > 0.5
     kept: Tensor  # [B, M] bool, survives the quality thresholds
-    drivable: Tensor  # [B, h, w] float32
-    lanes: Tensor  # [B, 3, h, w] merged binary masks, one per class
-    query: Tensor  # [B, M, 256] features for the motion head
-    query_pos: Tensor  # [B, M, 256]
+    drivable: Tensor  # [B, h, w] float32 mask value, inside where > 0.5
+    lanes: Tensor  # [B, 3, h, w] float32, merged binary masks, one per class
+    query: Tensor  # [B, num_query, 256] features of all map queries, selected or not, for the motion head
+    query_pos: Tensor  # [B, num_query, 256]
+    settled: Tensor | None = None  # [B] bool, lanes are exactly the sequential merge; else see map_select.merge_masks
 
 
 class StepOutputs(NamedTuple):

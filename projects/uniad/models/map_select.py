@@ -1,0 +1,120 @@
+"""From map queries to a map: the M best elements, their masks, and one merged mask per class.
+
+Merging is greedy: elements are painted in the order of their score, and one that lies more than ``overlap_threshold_things``
+inside what is already painted is dropped whole. That is sequential by nature. ``merge_lanes`` computes the same as a fixed
+point of a few parallel rounds, so that it fits into a static graph; ``merge_masks`` is the sequential rule itself, on the host.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A cell belongs to a mask above this value. Mask values come out of a ReLU, not of a sigmoid, but dice trains them to 0 and 1.
+MASK_THRESHOLD = 0.5
+
+
+class Selection(NamedTuple):
+    """The M best (query, class) pairs of an image by class score; a query may appear once per class."""
+
+    score: Tensor  # [B, M] descending
+    label: Tensor  # [B, M] int32
+    index: Tensor  # [B, M] int32, row of the query
+
+
+def best_pairs(cls_BRC: Tensor, top_k: int) -> Selection:
+    """The ``top_k`` best of all query-class pairs. cls: [B, R, C] logits."""
+    num_classes = cls_BRC.shape[-1]
+    score, pair = cls_BRC.sigmoid().flatten(1).topk(top_k, dim=1)
+    pair = pair.to(torch.int32)
+    return Selection(score, pair % num_classes, torch.div(pair, num_classes, rounding_mode="floor"))
+
+
+def mask_quality(mask_BMhw: Tensor) -> Tensor:
+    """Mean value over the cells of each mask, [B, M]. The area counts one cell too many, as documented."""
+    inside = (mask_BMhw > MASK_THRESHOLD).to(mask_BMhw.dtype)
+    return (mask_BMhw * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1)
+
+
+class Lanes(NamedTuple):
+    lanes: Tensor  # [B, C, h, w] float32, 0 or 1
+    accepted: Tensor  # [B, M] bool, painted
+    settled: Tensor  # [B] bool, the result is exactly that of the sequential rule
+
+
+def merge_lanes(
+    mask_BMhw: Tensor, label_BM: Tensor, kept_BM: Tensor, num_classes: int, overlap_threshold: float, rounds: int
+) -> Lanes:
+    """Merged binary mask per class of elements sorted by descending score.
+
+    Which elements are painted depends, for each, on those painted before it. Start from "all that are kept" and apply the
+    rule to all at once, again and again: after n rounds the first n elements are decided for good, and in practice a few
+    rounds decide all. The rule has exactly one fixed point, so a round that changes nothing proves the result (``settled``).
+
+    Cells painted by class 0 stay open to later elements (documented: its label, 0, is also the mark of an empty cell), hence
+    only higher classes block.
+    """
+    count = mask_BMhw.shape[1]
+    inside = (mask_BMhw > MASK_THRESHOLD).to(mask_BMhw.dtype).flatten(2)  # [B, M, S]
+    area = inside.sum(-1)
+    kept = kept_BM & (area > 0)
+    # Rank of an element, largest first; the largest rank at a cell tells who painted it first.
+    rank = torch.arange(count, 0, -1, device=mask_BMhw.device, dtype=mask_BMhw.dtype)
+    blocks = (label_BM > 0).to(mask_BMhw.dtype) * rank  # [B, M]
+    accepted = before = kept
+    for _ in range(rounds):
+        before = accepted
+        painter = (inside * (blocks * accepted)[..., None]).amax(1, keepdim=True)  # [B, 1, S] rank, 0 where nobody
+        covered = (inside * (painter > rank[:, None])).sum(-1)
+        accepted = kept & (covered <= overlap_threshold * area)
+    per_class = torch.stack(
+        [(inside * (rank * (accepted & (label_BM == c)))[..., None]).amax(1) for c in range(num_classes)], dim=1
+    )
+    painter = per_class[:, 1:].amax(1, keepdim=True)
+    lanes = (per_class > 0) & (per_class >= painter)
+    settled = (accepted == before).all(1)
+    return Lanes(lanes.to(torch.float32).unflatten(-1, tuple(mask_BMhw.shape[2:])), accepted, settled)
+
+
+class Panoptic(NamedTuple):
+    """Result of the sequential rule for one image."""
+
+    lanes: np.ndarray  # [C, h, w] uint8
+    lane_score: np.ndarray  # [C, h, w] float32, mask value of the element painted last
+    label: np.ndarray  # [h, w] int16, class of a cell; 0 also where nothing is
+    instance: np.ndarray  # [h, w] int16, from 1 in the order of painting; 0 where nothing is
+    accepted: np.ndarray  # [M] bool
+
+
+def merge_masks(
+    mask_Mhw: np.ndarray,
+    score_M: np.ndarray,
+    label_M: np.ndarray,
+    num_classes: int = 3,
+    quality_threshold: float = 0.1,
+    overlap_threshold: float = 0.4,
+) -> Panoptic:
+    """The sequential merge on the host, for one image.
+
+    mask: [M, h, w] values; score: [M] descending; label: [M]. Besides the lanes it gives what only a person or a panoptic
+    metric wants: instance ids and the score of every cell.
+    """
+    grid = mask_Mhw.shape[1:]
+    lanes, lane_score = np.zeros((num_classes, *grid), np.uint8), np.zeros((num_classes, *grid), np.float32)
+    label, instance = np.zeros(grid, np.int16), np.zeros(grid, np.int16)
+    accepted = np.zeros(len(mask_Mhw), bool)
+    for i, values in enumerate(mask_Mhw):
+        inside = values > MASK_THRESHOLD
+        area, covered = int(inside.sum()), int((inside & (label > 0)).sum())
+        if score_M[i] < quality_threshold or area == 0 or covered / area > overlap_threshold:
+            continue
+        accepted[i] = True
+        paint = inside & (label == 0)
+        label[paint] = label_M[i]
+        instance[paint] = accepted.sum()
+        lanes[label_M[i]][paint] = 1
+        lane_score[label_M[i]][paint] = values[paint]
+    return Panoptic(lanes, lane_score, label, instance, accepted)
