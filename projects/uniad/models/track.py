@@ -213,8 +213,8 @@ def move_reference_points(
         step = velocity.float() * dt_s[:, None, None]
         point = point + torch.nn.functional.pad(step, (0, 1))
         # The difference of the translations first: both are kilometres, and fp32 has 7 digits.
-        point = point @ prev_l2g_r + (prev_l2g_t - l2g_t)[:, None, :]
-        point = point @ invert_3x3(l2g_r)
+        point = point @ prev_l2g_r.float() + (prev_l2g_t - l2g_t).float()[:, None, :]
+        point = point @ invert_3x3(l2g_r.float())
         return inverse_sigmoid(to_unit(point, pc_range))
 
 
