@@ -1,0 +1,138 @@
+"""Processes that work together: one World value instead of global state.
+
+Shared by training and evaluation. Collectives on objects go over gloo, so they work the same on CPU and GPU; on one process
+every function here is a no-op that returns what a world of one would.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from uniad.errors import UserError
+
+# A rank may wait this long for another: rank 0 writes a checkpoint of a full model to a slow disk in less.
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among its peers."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def pick_device(name: str, local_rank: int = 0, processes_here: int = 1) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` -> the device of this process. ``cuda`` never falls back to the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if name != "cuda":
+        raise UserError(f"unknown device '{name}': choose auto, cuda or cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "device 'cuda' asked for, but this PyTorch sees no GPU: check the driver with nvidia-smi, or pass --device cpu"
+        )
+    if processes_here > torch.cuda.device_count():
+        raise UserError(
+            f"{processes_here} processes on this machine but {torch.cuda.device_count()} GPU(s) visible: "
+            "start as many processes as GPUs (see CUDA_VISIBLE_DEVICES), or pass --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def start(launcher: Literal["none", "pytorch"] = "none", device: str = "auto") -> World:
+    """Joins the process group that torchrun describes in the environment (``pytorch``), or stays alone (``none``)."""
+    if launcher == "none":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("started by torchrun with several processes, but --launcher is none: pass --launcher pytorch")
+        return World(0, 1, 0, pick_device(device))
+    missing = [k for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher pytorch needs {', '.join(missing)} from torchrun: start with tools/uniad_dist_train.sh CFG GPUS, "
+            "or pass --launcher none"
+        )
+    rank, size, local_rank = (int(os.environ[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    chosen = pick_device(device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise UserError(port_in_use_message(int(os.environ["MASTER_PORT"]))) from None
+        raise UserError(
+            f"rank {rank} of {size} cannot meet the others at {where}: check MASTER_ADDR, MASTER_PORT and the firewall "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    return World(rank, size, local_rank, chosen)
+
+
+def stop(world: World) -> None:
+    """Leaves the process group."""
+    if world.size > 1 or dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier(world: World) -> None:
+    """Returns once every process has come here."""
+    if world.size > 1:
+        gather_objects(world, None)
+
+
+def gather_objects(world: World, value: Any) -> list[Any]:
+    """Every process's value, in rank order, on every process."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(world: World, value: Any) -> Any:
+    """Rank 0's value, on every process."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def sum_over_ranks(world: World, values: Tensor) -> Tensor:
+    """Adds a small tensor over all processes, in place. On a GPU it is queued, the host does not wait."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Whether this machine can listen at the address. True as well where the address is another machine's."""
+    try:
+        with socket.create_server((address, port)):
+            return True
+    except PermissionError:
+        return False
+    except OSError as error:
+        return error.errno != 98  # EADDRINUSE; anything else (another machine's address) is not this check's concern
+
+
+def port_in_use_message(port: int) -> str:
+    return f"port {port} is in use on this machine: stop what listens there, or set MASTER_PORT to another, e.g. {port + 1}"

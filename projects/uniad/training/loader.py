@@ -1,0 +1,183 @@
+"""Clips for training: an endless stream over epochs that can start at any iteration.
+
+The stream is positional: which samples iteration k gets, and how they are augmented, follows from (seed, k) alone. Resuming is
+starting the stream at another k; nothing is drawn and thrown away. One stream spans all epochs, so workers never run dry.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from uniad.errors import UserError
+from uniad.training.seeding import sample_seed, seed_all
+
+
+class EpochSampler(Protocol):
+    """Indices of this process's samples, in the order of the epoch set last."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Position(NamedTuple):
+    """A sample in the stream."""
+
+    epoch: int
+    index: int
+
+
+class _Failure(NamedTuple):
+    """A user's mistake met in a worker, on its way to the main process as data: re-raised there it stays one line."""
+
+    message: str
+
+
+class _Positioned(Dataset):
+    """The dataset, addressed by position: seeds all generators for a sample before it is made."""
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, position: Position) -> Any:
+        seed_all(sample_seed(self.seed, position.epoch, position.index))
+        try:
+            return self.dataset[position.index]
+        except UserError as error:
+            return _Failure(str(error))
+
+
+class _Collate:
+    """Collates samples, or hands the first failure on."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]):
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        failure = next((s for s in samples if isinstance(s, _Failure)), None)
+        return failure or self.collate(samples)
+
+
+class _Batches:
+    """Batches of positions from iteration ``start`` on."""
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, epoch_len: int):
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.epoch_len = epoch_len
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        epoch, skip = divmod(self.start, self.epoch_len)
+        while True:
+            self.sampler.set_epoch(epoch)
+            indices = list(self.sampler)
+            for k in range(skip, self.epoch_len):
+                # the last batch of an epoch is filled up from its beginning: shapes stay static
+                chosen = [indices[(k * self.batch_size + j) % len(indices)] for j in range(self.batch_size)]
+                yield [Position(epoch, i) for i in chosen]
+            epoch, skip = epoch + 1, 0
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+class ClipLoader:
+    """Batches of clips for one process."""
+
+    def __init__(
+        self,
+        dataset: Sequence[Any],
+        sampler: EpochSampler,
+        *,
+        batch_size: int,
+        workers: int,
+        collate: Callable[[list[Any]], Any],
+        seed: int,
+        pin_memory: bool = False,
+    ):
+        if len(sampler) == 0:
+            raise UserError("the training set is empty: check the info file and data root")
+        self.batch_size = batch_size
+        self.epoch_len = -(-len(sampler) // batch_size)
+        self.batches = _Batches(sampler, batch_size, self.epoch_len)
+        self.loader = DataLoader(
+            _Positioned(dataset, seed),
+            batch_sampler=self.batches,
+            num_workers=workers,
+            collate_fn=_Collate(collate),
+            pin_memory=pin_memory,
+            prefetch_factor=2 if workers > 0 else None,
+            worker_init_fn=_start_worker if workers > 0 else None,
+        )
+
+    def stream(self, start: int = 0) -> Iterator[Any]:
+        """Clips of iteration ``start``, ``start`` + 1, ... without end; closing the generator ends the workers."""
+        self.batches.start = start
+        batches = iter(self.loader)
+        while True:
+            try:
+                clip = next(batches)
+            except RuntimeError as error:
+                if "DataLoader worker" in str(error):
+                    raise UserError(
+                        f"a data-loader worker died ({str(error).splitlines()[0][:120]}): most likely memory or shared memory "
+                        "ran out; lower --workers, or give the container a larger --shm-size"
+                    ) from None
+                raise
+            if isinstance(clip, _Failure):
+                raise UserError(clip.message)
+            yield clip
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Nested tuples, lists and dictionaries of tensors, on ``device``; other values as they are."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(v, device) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(v, device) for v in value)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    return value
+
+
+def record_stream(value: Any, stream: torch.cuda.Stream) -> None:
+    """Tells the allocator that ``stream`` uses these tensors, so their memory is not handed on too early."""
+    if isinstance(value, Tensor):
+        value.record_stream(stream)
+    elif isinstance(value, dict):
+        record_stream(list(value.values()), stream)
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            record_stream(v, stream)
+
+
+def prefetch(stream: Iterator[Any], device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """(host clip, device clip) pairs; on a GPU the copy does not wait for the iteration before."""
+    if device.type != "cuda":
+        for host in stream:
+            yield host, to_device(host, device)
+        return
+    side = torch.cuda.Stream(device)
+    for host in stream:
+        # the device still computes the iteration queued last, so this copy runs beside it
+        with torch.cuda.stream(side):
+            clip = to_device(host, device)
+        torch.cuda.current_stream(device).wait_stream(side)
+        record_stream(clip, torch.cuda.current_stream(device))
+        yield host, clip

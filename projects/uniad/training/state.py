@@ -1,0 +1,76 @@
+"""What a training checkpoint says beside weights: where the run stood and what it was run with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from uniad.spec import Spec
+
+FORMAT = 1
+
+# Keys of a spec that may change between a run and its continuation without changing a single number.
+_HARMLESS = ("path", "train.load_from", "train.log_interval", "train.checkpoint_interval", "data.workers_per_gpu",
+             "data.data_root", "data.ann_file_train", "data.ann_file_val", "train.find_unused_parameters")  # fmt: skip
+
+
+def flatten(spec: Spec) -> dict[str, Any]:
+    """``{"model.bev.height": 50, ...}``, JSON values only."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    walk("", json.loads(json.dumps(dataclasses.asdict(spec))))
+    return flat
+
+
+def digest(spec: Spec) -> str:
+    """Short digest of everything in the spec that shapes the numbers of a run."""
+    kept = {k: v for k, v in flatten(spec).items() if k not in _HARMLESS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(spec: Spec, saved_json: str) -> list[str]:
+    """What differs between ``spec`` and the one in a checkpoint, as ``key: saved -> now``."""
+    saved, now = json.loads(saved_json), flatten(spec)
+    keys = [k for k in sorted({*saved, *now}) if k not in _HARMLESS]
+    return [f"{k}: {saved.get(k)} -> {now.get(k)}" for k in keys if saved.get(k) != now.get(k)]
+
+
+def meta_of(spec: Spec, *, epoch: int, iteration: int, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint. The first keys are the documented stack's; ``uniad`` is ours.
+
+    Args:
+        epoch: whole epochs done.
+        iteration: iterations done.
+        run: seed, precision, world size and the like.
+    """
+    return {
+        "epoch": epoch,
+        "iter": iteration,
+        "time": time.asctime(),
+        "exp_name": f"{spec.name}.py",
+        "seed": run["seed"],
+        "CLASSES": list(spec.data.class_names),
+        "uniad": {
+            "format": FORMAT,
+            "variant": spec.variant,
+            "stage": spec.stage,
+            "config": spec.path,
+            "config_digest": digest(spec),
+            "spec": json.dumps(flatten(spec)),
+            "torch": str(torch.__version__),
+            **run,
+        },
+    }

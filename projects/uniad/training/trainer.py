@@ -1,0 +1,456 @@
+"""The training loop: one clip in, one update out, and a way back from every interruption.
+
+Nothing in an iteration waits for the device. Losses, gradient norm and health travel in one small vector that is averaged over
+all processes and read one iteration late; an update whose loss or gradient is not finite is suppressed on the device, and so is
+every later one, so the weights still are those of the failing iteration when the host learns of it.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from uniad.errors import UserError
+from uniad.spec import Spec
+from uniad.training import distributed, optim
+from uniad.training.checkpoint import load_state, state_dict_of, variant_of
+from uniad.training.distributed import World
+from uniad.training.loader import ClipLoader, prefetch, to_device
+from uniad.training.logging import RunLog, Window
+from uniad.training.nonfinite import locate
+from uniad.training.seeding import seed_iteration
+from uniad.training.state import differences, meta_of
+from uniad.training.store import INTERVAL, CheckpointStore
+from uniad.training.telemetry import Telemetry
+
+# model, clip on the device, generator for this iteration's draws -> unweighted-or-weighted loss terms by name; those whose name
+# contains "loss" are added up, the others are logged only.
+LossFunction = Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Below this an fp16 loss scale has halved thirty times in a row: the gradients are not finite at any scale.
+SMALLEST_LOSS_SCALE = 1e-4
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a command line may say about a run, beyond the config."""
+
+    work_dir: Path
+    seed: int = 0
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    max_epochs: int | None = None  # None: the config's
+    max_iters: int | None = None  # length of the run in iterations; the schedule is laid over it
+    stop_after: int | None = None  # stop here as if interrupted; the schedule is not changed
+    save_every_iters: int | None = None
+    save_every_s: float | None = 600.0
+    compile: bool = False
+    deterministic: bool = False
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    finished: bool  # False: stopped on request, can be resumed
+    iteration: int  # iterations done
+    checkpoint: Path | None
+
+
+class ClipLoss(nn.Module):
+    """The model with its loss, as one module that data-parallel wrappers and compilers can take hold of."""
+
+    def __init__(self, model: nn.Module, loss_function: LossFunction, precision: str):
+        super().__init__()
+        self.model = model
+        self.loss_function = loss_function
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.names: list[str] = []
+
+    def forward(self, clip: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate, and all terms as one vector [K] in the order of ``names``."""
+        losses = self.losses(clip, generator)
+        self.names = list(losses)
+        total = self.total(losses)
+        return total, torch.stack([v.detach().float().reshape(()) for v in losses.values()])
+
+    def losses(self, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.loss_function(self.model, clip, generator)
+
+    @staticmethod
+    def total(losses: dict[str, Tensor]) -> Tensor:
+        return torch.stack([v.float().reshape(()) for name, v in losses.items() if "loss" in name]).sum()
+
+
+class Trainer:
+    """One run of one stage."""
+
+    spec: Spec
+    options: TrainOptions
+    world: World
+    model: nn.Module  # bare, what checkpoints hold
+    step_module: nn.Module  # ClipLoss, data-parallel where there are several processes
+    optimizer: torch.optim.AdamW
+    loss_scale: optim.LossScale
+    schedule: optim.Schedule
+    iteration: int  # iterations done
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: nn.Module,
+        loss_function: LossFunction,
+        loader: ClipLoader,
+        world: World,
+        options: TrainOptions,
+    ):
+        self.spec, self.options, self.world, self.loader = spec, options, world, loader
+        check_precision(options.precision, world.device)
+        apply_backend_flags(options)
+        self.model = model.to(world.device).train()
+        self.clip_loss = ClipLoss(self.model, loss_function, options.precision)
+        self.optimizer = optim.build_optimizer(self.model, spec.train)
+        self.loss_scale = optim.LossScale(options.precision == "fp16", world.device)
+        self.epoch_len = loader.epoch_len
+        self.max_epochs, self.max_iters = run_length(spec, options, self.epoch_len)
+        self.schedule = optim.Schedule.from_spec(spec.train, self.epoch_len, self.max_epochs, self.max_iters)
+        self.store = CheckpointStore(options.work_dir)
+        self.window = Window()
+        self.telemetry = Telemetry(world.device)
+        self.generator = torch.Generator(world.device)
+        self.halted = torch.zeros((), device=world.device)  # sticky: 1 from the first non-finite iteration on
+        self.iteration = 0
+        self.bad_iteration: int | None = None
+        self.stop_requested = False  # here, by a signal
+        self.stop_seen = False  # anywhere, in numbers that have arrived
+        self.stopping = False  # agreed: set at the same iteration by every process
+
+    # --- resuming ----------------------------------------------------------------------------------------------------
+
+    def resume(self, path: Path, content: dict[str, Any], say: Callable[[str], None]) -> None:
+        """Continues from a checkpoint's content: exactly from one of ours, from the last whole epoch from a documented one."""
+        meta = content.get("meta") or {}
+        ours = meta.get("uniad", {})
+        state = state_dict_of(content, path)
+        saved_as = (variant_of(state, meta), ours.get("stage", self.spec.stage))
+        if saved_as[0] not in (None, self.spec.variant) or saved_as[1] != self.spec.stage:
+            raise UserError(
+                f"cannot resume {self.spec.name} ({self.spec.variant}, stage {self.spec.stage}) from {path}: it holds "
+                f"{saved_as[0]}, stage {saved_as[1]}; choose another --resume or --work-dir"
+            )
+        load_state(self.model, state, path=path, meta=meta, name=self.spec.name)
+        native = content.get("native")
+        if "optimizer" not in content:
+            raise UserError(f"{path} holds no optimizer state: load it as initial weights (load_from), not with --resume")
+        names = native["parameter_names"] if native else None
+        optim.load_documented_state(self.optimizer, self.model, content["optimizer"], names)
+        if native is None:
+            self.iteration = int(meta.get("epoch", 0)) * self.epoch_len
+            say(f"resuming from {path}, written by the documented stack: epoch {meta.get('epoch', 0)}, with our own random draws")
+            return
+        self.loss_scale.load_state_dict(native["loss_scale"])
+        self.window.load_state_dict(native["window"])
+        self.iteration = int(native["iteration"])
+        self._explain_changes(ours, native, say)
+        say(f"resuming from {path} at step {self.iteration} of {self.max_iters}")
+
+    def _explain_changes(self, ours: dict[str, Any], native: dict[str, Any], say: Callable[[str], None]) -> None:
+        """Says what makes the continuation differ from an uninterrupted run, if anything does."""
+        changes = differences(self.spec, ours["spec"])
+        now = self._run_facts()
+        changes += [f"{k}: {ours.get(k)} -> {v}" for k, v in now.items() if ours.get(k) != v]
+        if native["epoch_len"] != self.epoch_len:
+            epoch, inside = divmod(self.iteration, native["epoch_len"])
+            self.iteration = epoch * self.epoch_len + inside * self.epoch_len // native["epoch_len"]
+            self.window = Window()
+        if changes:
+            shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+            say(f"note: this run differs from the one that wrote the checkpoint, so its losses will too ({shown})")
+
+    def _run_facts(self) -> dict[str, Any]:
+        return {
+            "seed": self.options.seed,
+            "precision": self.options.precision,
+            "world_size": self.world.size,
+            "samples_per_gpu": self.loader.batch_size,
+            "max_iters": self.max_iters,
+        }
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def fit(self, log: RunLog) -> Outcome:
+        """Trains from ``iteration`` to the end, or until stopped by a signal."""
+        self.log = log
+        if self.iteration >= self.max_iters:
+            log.say(f"nothing to do: {self.store.last_good} has all {self.max_iters} iterations of this run")
+            return Outcome(True, self.iteration, self.store.last_good)
+        self.step_module = self._parallel()
+        self._restart_clock()
+        self.recent: deque[tuple[int, Any]] = deque(maxlen=2)
+        self.last_save = time.monotonic()
+        stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
+        clips = prefetch(self.loader.stream(self.iteration), self.world.device)
+        with _stop_on_signal(self):
+            try:
+                while self.iteration < stop_at and not self.stopping:
+                    self._iterate(clips)
+                    self._save_if_due()
+                self._flush()
+                self._raise_if_halted()
+            finally:
+                clips.close()
+            return self._finish()
+
+    def _iterate(self, clips: Iterator[tuple[Any, Any]]) -> None:
+        fetch_started = time.perf_counter()
+        host, clip = next(clips)
+        self.data_s += time.perf_counter() - fetch_started
+        self.recent.append((self.iteration, host))
+        optim.set_learning_rate(self.optimizer, self.schedule.factor(self.iteration))
+        seed_iteration(self.options.seed, self.iteration, self.world.rank, self.generator)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        total, terms = self.step_module(clip, self.generator)
+        (total * self.loss_scale.scale).backward()
+
+        stop = torch.full((1,), float(self.stop_requested), device=terms.device)
+        shared = torch.cat([terms, total.detach().float().reshape(1), stop]) / self.world.size
+        shared = distributed.sum_over_ranks(self.world, shared)
+
+        grads = optim.gradients(self.optimizer)
+        norm = optim.global_norm(grads) / self.loss_scale.scale
+        overflow = 1 - torch.isfinite(norm).float()
+        bad = 1 - torch.isfinite(shared).all().float()
+        if self.loss_scale.enabled:
+            # fp16 gradients may overflow, that is what the scale is for; a scale of nothing may not
+            bad = torch.maximum(bad, (self.loss_scale.scale < SMALLEST_LOSS_SCALE).float())
+        else:
+            bad = torch.maximum(bad, overflow)
+        self.halted = torch.maximum(self.halted, bad)
+        divisor = self.loss_scale.scale * optim.clip_divisor(norm, self.spec.train.clip_norm)
+        optim.step(self.optimizer, divisor, torch.maximum(self.halted, overflow))
+        self.loss_scale.update(overflow)
+
+        self.timed += 1
+        # The one place where processes act on what arrived. A process that saves reads its numbers earlier than the others do;
+        # if it acted on them at once, it would leave the others waiting in a collective.
+        self._account(self.telemetry.pop())
+        self._raise_if_halted()
+        self.stopping = self.stop_seen
+        self.telemetry.push(self.iteration, torch.cat([shared, torch.stack([norm, self.halted])]))
+        self.iteration += 1
+        self.log.tick()
+
+    def _account(self, arrived: tuple[int, list[float]] | None) -> None:
+        """Takes in the numbers of a finished iteration."""
+        if arrived is None:
+            return
+        iteration, values = arrived
+        *terms, total, stop, norm, halted = values
+        if halted:
+            if self.bad_iteration is None:
+                self.bad_iteration = iteration
+            return
+        self.stop_seen = self.stop_seen or stop > 0
+        self.window.add({**dict(zip(self.clip_loss.names, terms)), "loss": total, "grad_norm": norm})
+        done = iteration + 1
+        if done % self.spec.train.log_interval == 0 or done == self.max_iters:
+            self._log_step(done)
+
+    def _flush(self) -> None:
+        """Waits for the iteration queued last and takes in its numbers."""
+        self._account(self.telemetry.pop())
+
+    def _log_step(self, done: int) -> None:
+        means = self.window.take()
+        elapsed = time.perf_counter() - self.clock
+        per_iteration = elapsed / max(self.timed, 1)
+        epoch, inside = divmod(done - 1, self.epoch_len)
+        entry = {
+            "mode": "train",
+            "epoch": epoch + 1,
+            "iter": inside + 1,
+            "epoch_len": self.epoch_len,
+            "step": done,
+            "lr": self.spec.train.lr * self.schedule.factor(done - 1),
+            "memory": self._memory_mb(),
+            "data_time": self.data_s / max(self.timed, 1),
+            "time": per_iteration,
+            "eta_s": per_iteration * (self.max_iters - done),
+            **means,
+        }
+        self._restart_clock()
+        self.log.record(entry)
+
+    def _restart_clock(self) -> None:
+        self.clock, self.data_s, self.timed = time.perf_counter(), 0.0, 0
+
+    def _memory_mb(self) -> float:
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device) / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.024e-3 if sys.platform != "darwin" else 1e-6)
+
+    def _parallel(self) -> nn.Module:
+        if self.options.compile:
+            self.clip_loss.compile()
+        if self.world.size == 1:
+            return self.clip_loss
+        norms_learn = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats for m in self.model.modules()
+        )
+        return nn.parallel.DistributedDataParallel(
+            self.clip_loss,
+            find_unused_parameters=self.spec.train.find_unused_parameters,
+            # running statistics differ between processes; a checkpoint holds the main process's
+            broadcast_buffers=norms_learn,
+            gradient_as_bucket_view=True,
+        )
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def _save_if_due(self) -> None:
+        options, done = self.options, self.iteration
+        epoch, inside = divmod(done, self.epoch_len)
+        if inside == 0 and (epoch % self.spec.train.checkpoint_interval == 0 or epoch == self.max_epochs):
+            self._save(f"epoch_{epoch}.pth")
+        elif options.save_every_iters and done % options.save_every_iters == 0:
+            self._save(INTERVAL)
+        elif options.save_every_s and self.world.is_main and time.monotonic() - self.last_save > options.save_every_s:
+            self._save(INTERVAL)
+
+    def _save(self, name: str) -> Path | None:
+        """Writes a checkpoint from the main process, unless this very iteration turns out not to be finite."""
+        if not self.world.is_main:
+            return None
+        self._flush()
+        if self.bad_iteration is not None:
+            return None
+        path = self.store.save(name, self.payload())
+        self.last_save = time.monotonic()
+        return path
+
+    def payload(self) -> dict[str, Any]:
+        """Everything an identical continuation needs."""
+        done = self.iteration
+        return {
+            "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=self._run_facts()),
+            "state_dict": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            "optimizer": optim.documented_state(self.optimizer, self.model, self.spec.train),
+            "native": {
+                "iteration": done,
+                "epoch_len": self.epoch_len,
+                "parameter_names": [name for name, _ in self.model.named_parameters()],
+                "loss_scale": self.loss_scale.state_dict(),
+                "window": self.window.state_dict(),
+                "random": "every draw follows from (seed, iteration, rank) and (seed, epoch, sample); see training/seeding.py",
+            },
+        }
+
+    def _finish(self) -> Outcome:
+        finished = self.iteration >= self.max_iters
+        path = None
+        if not finished:
+            path = self._save(INTERVAL)
+        elif self.iteration % self.epoch_len:
+            path = self._save(f"iter_{self.iteration}.pth")
+        distributed.barrier(self.world)
+        path = path or self.store.last_good
+        if finished:
+            self.log.say(f"trained {self.iteration} iterations: {path}")
+        else:
+            self.log.say(
+                f"stopped at step {self.iteration} of {self.max_iters}, saved {path}; run the same command again to continue"
+            )
+        return Outcome(finished, self.iteration, path)
+
+    # --- what can go wrong -------------------------------------------------------------------------------------------
+
+    def _raise_if_halted(self) -> None:
+        """Stops every process together after a non-finite loss or gradient, naming where it came from."""
+        if self.bad_iteration is None:
+            return
+        iteration = self.bad_iteration
+        host = dict(self.recent).get(iteration)
+        found = None
+        if host is not None:
+            clip = to_device(host, self.world.device)
+
+            def losses_of() -> tuple[Tensor, dict[str, Tensor]]:
+                seed_iteration(self.options.seed, iteration, self.world.rank, self.generator)
+                self.optimizer.zero_grad(set_to_none=True)
+                losses = self.clip_loss.losses(clip, self.generator)
+                return ClipLoss.total(losses), losses
+
+            found = locate(self.model, clip, losses_of)
+        everyone = distributed.gather_objects(self.world, found)
+        where = next((f"{text} (rank {rank})" for rank, text in enumerate(everyone) if text), None)
+        kept = f"last good checkpoint: {self.store.last_good}" if self.store.last_good else "no checkpoint had been written yet"
+        origin = f"first in {where}" if where else "repeating the step gave finite values, so it depends on timing or on fp16"
+        raise UserError(
+            f"loss or gradient not finite at step {iteration + 1}: {origin}; {kept}; the weights of that step were not saved. "
+            "Try a lower learning rate or --precision fp32"
+        )
+
+
+class _stop_on_signal:
+    """While active, SIGINT and SIGTERM ask the trainer to stop after this iteration; a second SIGINT stops at once."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.interrupts = 0
+
+    def _handle(self, number: int, _: Any) -> None:
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts > 1:
+            raise KeyboardInterrupt
+        self.trainer.stop_requested = True
+
+    def __enter__(self) -> None:
+        self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def run_length(spec: Spec, options: TrainOptions, epoch_len: int) -> tuple[int, int]:
+    """(epochs, iterations) of a run."""
+    if options.max_iters is not None:
+        return max(1, -(-options.max_iters // epoch_len)), options.max_iters
+    epochs = options.max_epochs if options.max_epochs is not None else spec.train.total_epochs
+    return epochs, epochs * epoch_len
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuses a precision that this device does not have, naming one that it has."""
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision '{precision}': choose {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision in ("fp16", "tf32"):
+        raise UserError(f"precision {precision} needs a GPU: choose fp32 or bf16 on a CPU")
+    if device.type == "cuda" and precision in ("bf16", "tf32"):
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise UserError(
+                f"precision {precision} needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}: "
+                "choose fp32 or fp16"
+            )
+
+
+def apply_backend_flags(options: TrainOptions) -> None:
+    tf32 = options.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.deterministic = options.deterministic
+    # a few operators have no deterministic kernel; they warn rather than stop a documented training run
+    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
