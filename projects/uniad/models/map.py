@@ -84,7 +84,10 @@ class MapTransformer(nn.Module):
 
 
 class MapHead(nn.Module):
-    """``forward`` finds map queries, ``select`` makes a map of them; losses use ``thing_masks`` and ``stuff_masks``."""
+    """``forward`` makes a map of a BEV: ``queries`` finds elements, ``select`` masks, sorts and merges the best.
+
+    Losses take ``queries``, ``thing_masks`` and ``stuff_masks`` instead.
+    """
 
     def __init__(self, spec: MapSpec) -> None:
         super().__init__()
@@ -126,8 +129,12 @@ class MapHead(nn.Module):
             nn.init.zeros_(branch[-1].bias)
         nn.init.constant_(self.reg_branches[0][-1].bias[2:], -2.0)  # first boxes span an eighth of the canvas
 
-    def forward(self, bev_BSD: Tensor) -> MapQueries:
-        """bev: [B, S, D], cells row by row."""
+    def forward(self, bev_BSD: Tensor) -> MapOutput:
+        """The map of a frame. bev: [B, S, D], cells row by row."""
+        return self.select(self.queries(bev_BSD))
+
+    def queries(self, bev_BSD: Tensor) -> MapQueries:
+        """What the location decoder finds, with every layer's classes and boxes: what losses read. bev: [B, S, D]."""
         memory, memory_pos = self._encode(bev_BSD)
         batch = bev_BSD.shape[0]
         pos_RD, query_RD = self.query_embedding.weight.chunk(2, dim=1)
@@ -170,7 +177,7 @@ class MapHead(nn.Module):
         return self.stuff_mask_head(memory_BSD, query, pos, all_layers)
 
     def select(self, queries: MapQueries) -> MapOutput:
-        """The map of a frame: ``top_k`` elements in the order of their final score, and the merged lanes."""
+        """The ``top_k`` elements in the order of their final score, and the merged lanes."""
         spec = self.spec
         best = best_pairs(queries.cls[-1], spec.top_k)
         mask = self._on_canvas(self.thing_masks(queries.memory, take_rows(queries.query, best.index)).mask)
