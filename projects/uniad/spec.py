@@ -29,6 +29,8 @@ class CompatSpec:
     rotate_center: Literal["documented", "fixed"] = "documented"  # (100, 100) for every BEV size
     occ_grid: Literal["documented", "fixed"] = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
     planning_metric: Literal["documented", "fixed"] = "documented"  # masked frames count as zero error
+    # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
+    past_traj_future: Literal["documented", "fixed"] = "documented"
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,12 @@ class DataSpec:
     eval_mod: tuple[str, ...]
     max_objects: int = 192  # ground-truth slots per frame
     max_lanes: int = 64  # ground-truth map element slots
+    lane_thickness: int = 1  # pixels; upstream draws 2 on a canvas of 200
+    decode_threads: int = 1  # per loader process
+    # off: decode every time. exact: keep the pixels that scaling reads, same result. scaled: keep the scaled 8-bit image, a
+    # quarter of the room, off by at most one grey level (photometric distortion then sees the scaled image)
+    image_cache: Literal["off", "exact", "scaled"] = "off"
+    image_cache_dir: str = "data/cache"  # a folder in memory (/dev/shm) is faster still
     compat: CompatSpec = field(default_factory=CompatSpec)
 
 

@@ -1,0 +1,261 @@
+"""Clips to train on and scenes to evaluate on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from uniad.data.check import CAMERAS
+from uniad.data.collate import collate
+from uniad.data.images import ImageSource
+from uniad.data.labels import Labeller
+from uniad.data.maps import vector_map
+from uniad.data.sampler import scenes_of_rank
+from uniad.data.table import InfoTable, load_table
+from uniad.data.targets import TargetMaker
+from uniad.data.transforms import scaled_projection
+from uniad.errors import UserError
+from uniad.geometry import transforms as tf
+from uniad.spec import DataSpec, Spec
+from uniad.types import Clip, Frame, Targets
+
+Split = Literal["train", "val"]
+# A draw may meet a clip that a scene border or an empty frame forbids; so many in a row mean that there are no others.
+MAX_DRAWS = 1000
+
+
+class ClipDataset(Dataset):
+    """Clips of ``queue_length`` consecutive keyframes of a scene, each named by its last keyframe.
+
+    Where the clip would begin before its scene, or a frame of it has no object, another is drawn at random, as documented.
+    A sample follows from its key and ``seed`` alone: the key is ``(epoch, index)``, or an index; then numpy's global generator,
+    which a loader seeds, is asked for a seed.
+    """
+
+    def __init__(self, spec: DataSpec, split: Split = "train", stage: int = 1, training: bool = True, seed: int = 0) -> None:
+        self.spec, self.stage, self.training, self.seed = spec, stage, training, seed
+        self.table = open_table(spec, split)
+        self.labeller = Labeller(self.table, spec)
+        self.images = ImageSource(self.table, spec)
+        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2)
+        self.version = self.table.version
+        longest = int(np.diff(self.table.scene_frames).max())
+        if longest < spec.queue_length:
+            raise UserError(f"{self.table.path}: a clip takes {spec.queue_length} frames, the longest scene has {longest}")
+        load_maps(self.table, spec)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Clip:
+        if isinstance(key, tuple):
+            rng = np.random.default_rng((self.seed, *key))
+            index = key[1]
+        else:
+            rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))
+            index = key
+        return self.clip(self.last_frame(int(index), rng), rng)
+
+    def last_frame(self, index: int, rng: np.random.Generator) -> int:
+        """``index`` if a clip can end there, else another frame, drawn until one fits."""
+        for _ in range(MAX_DRAWS):
+            if self._fits(index):
+                return index
+            index = int(rng.integers(len(self.table)))
+        raise UserError(
+            f"{self.table.path}: of {MAX_DRAWS} clips drawn none has objects of the config's classes in all its "
+            f"{self.spec.queue_length} frames"
+        )
+
+    def _fits(self, last: int) -> bool:
+        frames = self.clip_frames(last)
+        if frames.start < self.table.frames_of(int(self.table.scene[last])).start:
+            return False
+        return not self.training or all(self.labeller.has_objects(frame) for frame in frames)
+
+    def clip_frames(self, last: int) -> range:
+        """The frames of the clip that ends at ``last``."""
+        return range(last - self.spec.queue_length + 1, last + 1)
+
+    def clip(self, last: int, rng: np.random.Generator) -> Clip:
+        """The clip that ends at frame ``last``, without a batch axis."""
+        frames = self.clip_frames(last)
+        distort = rng if self.training else None
+        rounded = self.training and self.spec.compat.timestamps == "documented"
+        return Clip(
+            frame_tensors(frames, self.labeller, self.images, distort, rounded),
+            self.targets.clip(frames),
+            [frame_meta(frame, self.table, self.images) for frame in frames],
+        )
+
+
+class SceneSample(NamedTuple):
+    """One keyframe for evaluation; tensors have a batch axis of 1, targets also a time axis of 1."""
+
+    frame: Frame
+    targets: Targets
+    info: dict[str, Any]  # token, scene_token, timestamp, poses, camera files and original projections
+    previous_can_bus: NDArray[np.float32] | None  # [18] of the frame before in the split, None for the very first
+
+
+class SceneStream:
+    """Whole scenes, frame by frame in time order: all of a split's, or one process's share.
+
+    ``spec`` may be a whole Spec, of which the data part is used. Frames are prepared ahead by ``workers`` processes.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec | Spec,
+        split: Split = "val",
+        rank: int = 0,
+        world_size: int = 1,
+        stage: int = 1,
+        workers: int | None = None,
+    ) -> None:
+        spec = spec.data if isinstance(spec, Spec) else spec
+        self.table = open_table(spec, split)
+        self.version = self.table.version
+        self.scenes = scenes_of_rank(self.table, rank, world_size)
+        self.frames = [frame for scene in self.scenes for frame in self.table.frames_of(scene)]
+        self.workers = min(spec.workers_per_gpu, os.cpu_count() or 1) if workers is None else workers
+        self._samples = _SceneSamples(self.table, spec, stage, self.frames)
+        load_maps(self.table, spec)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[SceneSample]:
+        loader = DataLoader(self._samples, batch_size=None, num_workers=self.workers, worker_init_fn=_one_thread)
+        for sample in loader:
+            if isinstance(sample, str):  # a user's mistake met in a worker
+                raise UserError(sample)
+            yield sample
+
+    def scene(self, number: int) -> Iterator[SceneSample]:
+        """The frames of one of this process's scenes, prepared here."""
+        for position, frame in enumerate(self.frames):
+            if self.table.scene[frame] == self.scenes[number]:
+                yield self._samples.make(position)
+
+
+class _SceneSamples(Dataset):
+    def __init__(self, table: InfoTable, spec: DataSpec, stage: int, frames: list[int]) -> None:
+        self.table, self.frames = table, frames
+        self.labeller = Labeller(table, spec)
+        self.images = ImageSource(table, spec)
+        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, position: int) -> SceneSample | str:
+        try:
+            return self.make(position)
+        except UserError as error:
+            return str(error)
+
+    def make(self, position: int) -> SceneSample:
+        frame = self.frames[position]
+        clip = collate(
+            [
+                Clip(
+                    frame_tensors(range(frame, frame + 1), self.labeller, self.images, None, False),
+                    self.targets.clip(range(frame, frame + 1)),
+                    [frame_meta(frame, self.table, self.images)],
+                )
+            ]
+        )
+        begins = frame == self.table.frames_of(int(self.table.scene[frame])).start
+        one = Frame(*(tensor[:, 0] for tensor in clip.frames))._replace(scene_start=torch.tensor([begins]))
+        before = can_bus(frame - 1, self.labeller) if frame else None
+        return SceneSample(one, clip.targets, clip.meta[0][0], before)
+
+
+def open_table(spec: DataSpec, split: Split) -> InfoTable:
+    """The info table of a split."""
+    return load_table(spec.ann_file_train if split == "train" else spec.ann_file_val, spec.data_root)
+
+
+def load_maps(table: InfoTable, spec: DataSpec) -> None:
+    """Read the maps that a table needs, before workers are forked that then share them."""
+    for location in np.unique(table.location):
+        vector_map(str(spec.data_root), str(location))
+
+
+def frame_tensors(
+    frames: range, labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool
+) -> Frame:
+    """Model input of consecutive frames [T, ...]; the first one starts afresh."""
+    table, spec = labeller.table, labeller.spec
+    span = slice(frames.start, frames.stop)
+    img = torch.empty(len(frames), len(CAMERAS), 3, spec.image.height, spec.image.width)
+    for number, frame in enumerate(frames):
+        images.load(frame, distort, img[number].numpy())
+    projection = scaled_projection(table.img_from_lidar[span], spec.image.scale)
+    global_from_lidar = table.global_from_lidar[span]
+    start = table.frames_of(int(table.scene[frames.start])).start
+    return Frame(
+        img=img,
+        lidar2img=torch.from_numpy(projection.astype(np.float32)),
+        can_bus=torch.from_numpy(np.stack([can_bus(frame, labeller) for frame in frames])),
+        # Points are row vectors here: the rotation is stored transposed.
+        l2g_r=torch.from_numpy(np.ascontiguousarray(np.swapaxes(global_from_lidar[:, :3, :3], 1, 2), dtype=np.float32)),
+        l2g_t=torch.from_numpy(global_from_lidar[:, :3, 3].astype(np.float32)),
+        time_s=torch.from_numpy(scene_time(table.timestamp_us[span], int(table.timestamp_us[start]), rounded_time)),
+        scene_start=torch.tensor([number == 0 for number in range(len(frames))]),
+        command=torch.tensor([labeller.command(frame) for frame in frames], dtype=torch.int32),
+    )
+
+
+def scene_time(timestamp_us: NDArray[np.int64], start_us: int, rounded: bool) -> NDArray[np.float32]:
+    """Seconds since the scene's first frame [T].
+
+    ``rounded``: as documented training sees it, where each time was stored as float32 seconds since 1970 first. Steps of
+    0.5 s then read as 0, or 128 now and again.
+    """
+    if rounded:
+        seconds = (timestamp_us / 1e6).astype(np.float32) - np.float32(start_us / 1e6)
+        return seconds.astype(np.float32)
+    return ((timestamp_us - start_us) / 1e6).astype(np.float32)
+
+
+def can_bus(frame: int, labeller: Labeller) -> NDArray[np.float32]:
+    """The 18 numbers [18] that the encoder gets: the ego pose in place of the CAN bus's own, the rest as recorded."""
+    table = labeller.table
+    vector = table.can_bus[frame].copy()
+    vector[:3] = table.global_from_ego[frame, :3, 3]
+    # A quaternion assigned to four numbers of an array is read as one number, its first.
+    faulty = labeller.spec.compat.can_bus_quaternion == "documented"
+    vector[3:7] = table.ego_quaternion[frame, 0] if faulty else table.ego_quaternion[frame]
+    angle_deg = float(np.degrees(tf.heading(table.global_from_ego[frame]))) % 360.0
+    vector[16], vector[17] = np.radians(angle_deg), angle_deg
+    return vector.astype(np.float32)
+
+
+def frame_meta(frame: int, table: InfoTable, images: ImageSource) -> dict[str, Any]:
+    """What is known of a frame beside tensors; for evaluation, drawing and messages, never for the model."""
+    return {
+        "token": str(table.token[frame]),
+        "scene_token": str(table.scene_token[table.scene[frame]]),
+        "frame_idx": int(table.frame_idx[frame]),
+        "timestamp": int(table.timestamp_us[frame]),
+        "location": str(table.location[table.scene[frame]]),
+        "lidar2ego_translation": table.ego_from_lidar[frame, :3, 3].tolist(),
+        "lidar2ego_rotation": table.lidar_quaternion[frame].tolist(),
+        "ego2global_translation": table.global_from_ego[frame, :3, 3].tolist(),
+        "ego2global_rotation": table.ego_quaternion[frame].tolist(),
+        "cams": dict(zip(CAMERAS, images.paths(frame))),
+        "lidar2img": table.img_from_lidar[frame].astype(np.float32),  # pixels of the original images
+    }
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,139 @@
+"""The six images of a keyframe as network input, from files or from a cache.
+
+The cache is one flat file of 8-bit pixels and one of marks, both memory-mapped: loader processes and ranks of one machine share
+what any of them has decoded. It is filled while training goes on; a mark is set after its pixels, so an interrupted run leaves
+no half-filled entry behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uniad.data.table import InfoTable
+from uniad.data.transforms import ORIGINAL_HW, Distortion, Resampler, check_size, decode_all, finish, resampler
+from uniad.errors import UserError
+from uniad.spec import DataSpec
+
+U8 = NDArray[np.uint8]
+
+
+class ImageSource:
+    """Images of one info table as the network takes them."""
+
+    def __init__(self, table: InfoTable, spec: DataSpec) -> None:
+        self.table, self.spec = table, spec
+        self.cache = None if spec.image_cache == "off" else ImageCache(table, spec)
+
+    def paths(self, frame: int) -> list[str]:
+        """Files of a frame's cameras."""
+        return [str(Path(self.spec.data_root) / path) for path in self.table.img_path[frame]]
+
+    def load(self, frame: int, rng: np.random.Generator | None, out: NDArray[np.float32]) -> None:
+        """Write a frame's images to ``out`` [cameras, 3, H, W]; with ``rng`` each is distorted on its own, as documented."""
+        image = self.spec.image
+        distortions = [Distortion.draw(rng) if rng is not None and image.photometric else None for _ in out]
+        for camera, (pixels, scaler) in enumerate(self._pixels(frame)):
+            finish(pixels, image, scaler, distortions[camera], out[camera])
+
+    def _pixels(self, frame: int) -> list[tuple[U8, Resampler]]:
+        """Source pixels of each camera and how to weigh them."""
+        scale = self.spec.image.scale
+        if self.cache is None:
+            return [self._picked(image, path) for image, path in self._decoded(frame)]
+        stored = self.cache.read(frame)
+        if stored is None:
+            fresh = [self._picked(image, path) for image, path in self._decoded(frame)]
+            stored = np.stack([self.cache.pack(pixels, scaler) for pixels, scaler in fresh])
+            self.cache.write(frame, stored)
+        scaler = resampler(ORIGINAL_HW, scale)
+        if self.spec.image_cache == "scaled":
+            scaler = resampler(scaler.hw, 1.0)
+        return [(pixels, scaler) for pixels in stored]
+
+    def _decoded(self, frame: int) -> list[tuple[U8, str]]:
+        paths = self.paths(frame)
+        return list(zip(decode_all(paths, self.spec.decode_threads), paths))
+
+    def _picked(self, image: U8, path: str) -> tuple[U8, Resampler]:
+        check_size(image.shape[:2], self.spec.image, path)
+        scaler = resampler(image.shape[:2], self.spec.image.scale)
+        return scaler.pick(image), scaler
+
+
+class ImageCache:
+    """Pixels by frame and camera in a memory-mapped file, named after what they depend on."""
+
+    def __init__(self, table: InfoTable, spec: DataSpec) -> None:
+        scaler = resampler(ORIGINAL_HW, spec.image.scale)
+        pixels = (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
+        self.exact = spec.image_cache == "exact"
+        self.shape = (len(table), table.img_path.shape[1], *pixels)
+        folder = Path(spec.image_cache_dir)
+        name = f"images_{spec.image_cache}_{_identity(table, spec)}"
+        self.pixels_path, self.marks_path = folder / f"{name}.u8", folder / f"{name}.marks"
+        self._create(int(np.prod(self.shape)))
+        self._maps: tuple[U8, U8] | None = None
+
+    def _create(self, size: int) -> None:
+        if self.pixels_path.exists() and self.pixels_path.stat().st_size == size:
+            return
+        try:
+            self.pixels_path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.pixels_path.parent).free
+        except OSError as error:
+            folder = self.pixels_path.parent
+            raise UserError(f"image cache folder {folder}: {error.strerror}; set data.image_cache_dir") from error
+        # The file is sparse at first; running out of room later would kill the process at a memory access.
+        if size > free:
+            raise UserError(
+                f"the image cache needs {size / 1e9:.1f} GB, {self.pixels_path.parent} has {free / 1e9:.1f} GB free; "
+                "choose another image_cache_dir, image_cache 'scaled' or 'off'"
+            )
+        for path, length in ((self.marks_path, self.shape[0]), (self.pixels_path, size)):
+            with open(path, "wb") as handle:
+                handle.truncate(length)
+
+    def _open(self) -> tuple[U8, U8]:
+        # Each process opens its own map: a map made before a fork would work too, but not one sent by pickle.
+        if self._maps is None:
+            pixels = np.memmap(self.pixels_path, dtype=np.uint8, mode="r+", shape=self.shape)
+            self._maps = pixels, np.memmap(self.marks_path, dtype=np.uint8, mode="r+", shape=self.shape[:1])
+        return self._maps
+
+    def __getstate__(self):
+        return {**self.__dict__, "_maps": None}
+
+    def read(self, frame: int) -> U8 | None:
+        """A frame's pixels, or None if no process has stored them yet."""
+        pixels, marks = self._open()
+        return np.asarray(pixels[frame]) if marks[frame] else None
+
+    def write(self, frame: int, stored: U8) -> None:
+        """Store a frame's pixels. Two processes may do so at once: both write the same."""
+        pixels, marks = self._open()
+        pixels[frame] = stored
+        marks[frame] = 1
+
+    def pack(self, pixels: U8, scaler: Resampler) -> U8:
+        """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""
+        if self.exact:
+            return pixels
+        return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
+
+
+def _identity(table: InfoTable, spec: DataSpec) -> str:
+    """Digest of the files' names, sizes and times: a dataset made anew gets a cache of its own."""
+    digest = hashlib.sha256(f"{spec.image.scale}".encode())
+    root = Path(spec.data_root)
+    for path in table.img_path.ravel():
+        try:
+            stat = (root / path).stat()
+        except OSError:
+            continue  # named when it is read
+        digest.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,297 @@
+"""Info files: what training and evaluation need to know of every keyframe, taken once from the nuScenes tables.
+
+``nuscenes_infos_temporal_{train,val}.pkl`` hold ``{infos: [dict per keyframe], metadata: {version}}`` with the keys, frames
+and conventions of the documented converter, so that either stack reads the other's files. Boxes are in the lidar frame, z at
+the middle, yaw as in ``uniad.geometry.boxes``. Two additions, which documented readers ignore: ``map_location`` per frame, and
+``metadata['made_by']``. Paths are relative to the dataset's root.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from uniad.data.check import CAMERAS, LIDAR, dataset_problems
+from uniad.errors import UserError
+from uniad.files import atomic_path
+from uniad.geometry import transforms as tf
+
+FUTURE_STEPS = 16  # of `fut_traj`, half seconds
+MAX_SWEEPS = 10
+MADE_BY = "uniad native"
+SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val"), "v1.0-test": ("test", None)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``create_infos`` made: path and number of frames per file, and scenes left out because files are absent."""
+
+    files: dict[str, int]
+    scenes: dict[str, int]
+    absent_scenes: int
+
+
+def create_infos(
+    root: str | Path,
+    out_dir: str | Path,
+    tag: str = "nuscenes",
+    version: str = "v1.0-trainval",
+    can_bus_root: str | Path | None = None,
+    workers: int = 4,
+    max_sweeps: int = MAX_SWEEPS,
+    progress: bool = True,
+) -> Result:
+    """Write the info files of one dataset version; the same input gives the same bytes for any number of workers."""
+    problems = dataset_problems(root, version, can_bus_root)
+    if problems:
+        raise UserError(f"{root} is not a complete nuScenes {version}: {'; '.join(problems)}. See docs/data.md")
+    source = _Source(Path(root), version, Path(can_bus_root or root), max_sweeps)
+    scenes, absent = source.present_scenes()
+    if not scenes:
+        raise UserError(f"{root}: none of the {absent} scenes of {version} has all its files under samples/; download its blobs")
+    by_scene = dict(zip(scenes, _run(source, scenes, workers, progress)))
+    files, counts = {}, {}
+    for split, names in source.splits().items():
+        members = [scene for scene in scenes if source.scene_name(scene) in names]
+        infos = [info for scene in members for info in by_scene[scene]]
+        path = Path(out_dir) / f"{tag}_infos_temporal_{split}.pkl"
+        write_infos(path, infos, version)
+        files[str(path)], counts[split] = len(infos), len(members)
+    return Result(files, counts, absent)
+
+
+def write_infos(path: str | Path, infos: list[dict[str, Any]], version: str) -> None:
+    """Write an info file whole or not at all."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        # Protocol 4 is the newest that the documented stack's Python 3.8 and numpy 1.22 write and every reader knows.
+        pickle.dump({"infos": infos, "metadata": {"version": version, "made_by": MADE_BY}}, handle, protocol=4)
+
+
+def _run(source: _Source, scenes: list[str], workers: int, progress: bool) -> Iterable[list[dict[str, Any]]]:
+    """The infos of every scene, in order; scenes are shared among forked processes, which inherit the tables."""
+    frames = sum(source.nusc.get("scene", scene)["nbr_samples"] for scene in scenes)
+    # The bar goes to stderr, so that a log that keeps stdout stays short.
+    with tqdm(total=frames, unit="frame", desc=f"infos {source.version}", disable=not progress) as bar:
+        for infos in _map_scenes(source.scene_infos, scenes, workers):
+            bar.update(len(infos))
+            yield infos
+
+
+def _map_scenes(
+    function: Callable[[str], list[dict[str, Any]]], scenes: list[str], workers: int
+) -> Iterator[list[dict[str, Any]]]:
+    if workers <= 1 or len(scenes) == 1:
+        yield from map(function, scenes)
+        return
+    global _forked
+    _forked = function
+    try:
+        with multiprocessing.get_context("fork").Pool(min(workers, len(scenes))) as pool:
+            yield from pool.imap(_call_forked, scenes)
+    finally:
+        _forked = None
+
+
+_forked: Callable[[str], list[dict[str, Any]]] | None = None
+
+
+def _call_forked(scene: str) -> list[dict[str, Any]]:
+    assert _forked is not None
+    return _forked(scene)
+
+
+class _Source:
+    """The nuScenes tables and what is derived from them, shared by all worker processes."""
+
+    def __init__(self, root: Path, version: str, can_bus_root: Path, max_sweeps: int) -> None:
+        from nuscenes.can_bus.can_bus_api import NuScenesCanBus
+        from nuscenes.nuscenes import NuScenes
+        from nuscenes.prediction import PredictHelper
+
+        self.root, self.version, self.max_sweeps = root, version, max_sweeps
+        try:
+            self.nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
+            self.can_bus = NuScenesCanBus(dataroot=str(can_bus_root))
+        except (ValueError, KeyError, AssertionError) as error:
+            raise UserError(f"the tables in {root / version} cannot be read ({error}): unpack the metadata again") from error
+        self.predict = PredictHelper(self.nusc)
+        self.annotated = version != "v1.0-test"
+        self.instance_number = {record["token"]: number for number, record in enumerate(self.nusc.instance)}
+
+    def scene_name(self, scene: str) -> str:
+        return self.nusc.get("scene", scene)["name"]
+
+    def splits(self) -> dict[str, set[str]]:
+        """File suffix -> names of its scenes, from the devkit's own lists."""
+        from nuscenes.utils.splits import create_splits_scenes
+
+        names = create_splits_scenes()
+        first, second = SPLITS[self.version]
+        if second is None:
+            return {"test": set(names[first])}
+        return {"train": set(names[first]), "val": set(names[second])}
+
+    def present_scenes(self) -> tuple[list[str], int]:
+        """Tokens of the split's scenes whose every keyframe has its images and lidar, in table order; number of the others."""
+        wanted = set().union(*self.splits().values())
+        scenes = [record["token"] for record in self.nusc.scene if record["name"] in wanted]
+        present = [scene for scene in scenes if self._is_present(scene)]
+        return present, len(scenes) - len(present)
+
+    def _is_present(self, scene: str) -> bool:
+        # Blobs carry whole scenes: the first frame tells cheaply, and only then are all of them looked at.
+        return all(
+            (self.root / self.nusc.get("sample_data", sample["data"][sensor])["filename"]).is_file()
+            for sample in self._samples(scene)
+            for sensor in (LIDAR, *CAMERAS)
+        )
+
+    def _samples(self, scene: str) -> Iterator[dict[str, Any]]:
+        token = self.nusc.get("scene", scene)["first_sample_token"]
+        while token:
+            sample = self.nusc.get("sample", token)
+            yield sample
+            token = sample["next"]
+
+    def scene_infos(self, scene: str) -> list[dict[str, Any]]:
+        """The infos of one scene, in time order."""
+        record = self.nusc.get("scene", scene)
+        location = self.nusc.get("log", record["log_token"])["location"]
+        messages = self._pose_messages(record["name"])
+        return [self._info(sample, number, location, messages) for number, sample in enumerate(self._samples(scene))]
+
+    def _pose_messages(self, name: str) -> list[dict[str, Any]]:
+        try:
+            return self.can_bus.get_messages(name, "pose")
+        except Exception:  # the devkit's bare Exception for the scenes that have none, OSError for a file that is absent
+            return []
+
+    def _info(self, sample: dict[str, Any], number: int, location: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        lidar = self._sensor(sample["data"][LIDAR])
+        lidar_from_global = tf.inverse(lidar.global_from_sensor)
+        info = {
+            "lidar_path": lidar.record["filename"],
+            "token": sample["token"],
+            "prev": sample["prev"],
+            "next": sample["next"],
+            "can_bus": can_bus_vector(messages, sample["timestamp"]),
+            "frame_idx": number,
+            "sweeps": self._sweeps(lidar.record, lidar_from_global),
+            "cams": {camera: self._sweep(self._sensor(sample["data"][camera]), lidar_from_global, camera) for camera in CAMERAS},
+            "scene_token": sample["scene_token"],
+            "lidar2ego_translation": lidar.calibration["translation"],
+            "lidar2ego_rotation": lidar.calibration["rotation"],
+            "ego2global_translation": lidar.pose["translation"],
+            "ego2global_rotation": lidar.pose["rotation"],
+            "timestamp": sample["timestamp"],
+            "map_location": location,
+        }
+        if self.annotated:
+            info.update(self._annotations(sample, lidar_from_global))
+        return info
+
+    def _sensor(self, token: str) -> _Sensor:
+        record = self.nusc.get("sample_data", token)
+        calibration = self.nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
+        return _Sensor(record, calibration, self.nusc.get("ego_pose", record["ego_pose_token"]))
+
+    def _sweep(self, sensor: _Sensor, lidar_from_global: NDArray[np.float64], kind: str) -> dict[str, Any]:
+        lidar_from_sensor = lidar_from_global @ sensor.global_from_sensor
+        sweep = {
+            "data_path": sensor.record["filename"],
+            "type": kind,
+            "sample_data_token": sensor.record["token"],
+            "sensor2ego_translation": sensor.calibration["translation"],
+            "sensor2ego_rotation": sensor.calibration["rotation"],
+            "ego2global_translation": sensor.pose["translation"],
+            "ego2global_rotation": sensor.pose["rotation"],
+            "timestamp": sensor.record["timestamp"],
+            "sensor2lidar_rotation": lidar_from_sensor[:3, :3].copy(),
+            "sensor2lidar_translation": lidar_from_sensor[:3, 3].copy(),
+        }
+        if kind != "lidar":
+            sweep["cam_intrinsic"] = np.array(sensor.calibration["camera_intrinsic"])
+        return sweep
+
+    def _sweeps(self, record: dict[str, Any], lidar_from_global: NDArray[np.float64]) -> list[dict[str, Any]]:
+        sweeps = []
+        while len(sweeps) < self.max_sweeps and record["prev"]:
+            sensor = self._sensor(record["prev"])
+            sweeps.append(self._sweep(sensor, lidar_from_global, "lidar"))
+            record = sensor.record
+        return sweeps
+
+    def _annotations(self, sample: dict[str, Any], lidar_from_global: NDArray[np.float64]) -> dict[str, Any]:
+        from nuscenes.eval.detection.utils import category_to_detection_name
+
+        records = [self.nusc.get("sample_annotation", token) for token in sample["anns"]]
+        count = len(records)
+        centres = tf.apply(lidar_from_global, np.array([r["translation"] for r in records]).reshape(-1, 3))
+        sizes = np.array([r["size"] for r in records]).reshape(-1, 3)
+        rotations = lidar_from_global[:3, :3] @ tf.rotation_matrix(np.array([r["rotation"] for r in records]).reshape(-1, 4))
+        # The angle by which the y axis is turned; equals `heading` unless the ego car pitches or rolls.
+        yaw = np.arctan2(-rotations[:, 0, 1], rotations[:, 0, 0])
+        velocity = np.array([self.nusc.box_velocity(r["token"]) for r in records]).reshape(-1, 3)
+        # The vertical part is dropped before turning into lidar axes, as documented.
+        velocity = (velocity * (1.0, 1.0, 0.0)) @ lidar_from_global[:3, :3].T
+        futures = [self._future(r) for r in records]
+        names = [category_to_detection_name(r["category_name"]) or r["category_name"] for r in records]
+        lidar_points = np.array([r["num_lidar_pts"] for r in records], dtype=np.int64)
+        radar_points = np.array([r["num_radar_pts"] for r in records], dtype=np.int64)
+        return {
+            "gt_boxes": np.concatenate((centres, sizes, (-yaw - np.pi / 2)[:, None]), axis=1),
+            "gt_names": np.array(names, dtype=np.str_),
+            "gt_velocity": velocity[:, :2].copy(),
+            "num_lidar_pts": lidar_points,
+            "num_radar_pts": radar_points,
+            "valid_flag": lidar_points + radar_points > 0,
+            "gt_inds": np.array([self.instance_number[r["instance_token"]] for r in records], dtype=np.int64),
+            "gt_ins_tokens": np.array([r["instance_token"] for r in records], dtype=np.str_),
+            "fut_traj": np.array([xy for xy, _ in futures]).reshape(count, FUTURE_STEPS, 2),
+            "fut_traj_valid_mask": np.array([mask for _, mask in futures]).reshape(count, FUTURE_STEPS, 2),
+            # Some releases leave visibility out; 4 is "all of it".
+            "visibility_tokens": np.array([int(r["visibility_token"] or 4) for r in records], dtype=np.int64),
+        }
+
+    def _future(self, record: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions of the next 8 s in the agent's own frame (y ahead) and where they are known, [16, 2] each."""
+        xy, mask = np.zeros((FUTURE_STEPS, 2)), np.zeros((FUTURE_STEPS, 2))
+        known = self.predict.get_future_for_agent(
+            record["instance_token"], record["sample_token"], seconds=FUTURE_STEPS // 2, in_agent_frame=True
+        )
+        xy[: len(known)], mask[: len(known)] = known.reshape(-1, 2), 1.0
+        return xy, mask
+
+
+@dataclass(frozen=True)
+class _Sensor:
+    record: dict[str, Any]
+    calibration: dict[str, Any]
+    pose: dict[str, Any]
+
+    @property
+    def global_from_sensor(self) -> NDArray[np.float64]:
+        global_from_ego = tf.pose_matrix(self.pose["rotation"], self.pose["translation"])
+        return global_from_ego @ tf.pose_matrix(self.calibration["rotation"], self.calibration["translation"])
+
+
+def can_bus_vector(messages: list[dict[str, Any]], timestamp: int) -> NDArray[np.float64]:
+    """The 18 numbers of a frame: position, orientation, acceleration, angular rate, velocity, and two zeros for later.
+
+    Position and orientation come from the last message not after the frame, the rest from the one that follows it: so the
+    documented converter does, and published weights were trained on it. A scene without messages has zeros.
+    """
+    if not messages:
+        return np.zeros(18)
+    after = next((i for i, message in enumerate(messages) if message["utime"] > timestamp), len(messages))
+    last, following = messages[max(after - 1, 0)], messages[min(after, len(messages) - 1)]
+    parts = (last["pos"], last["orientation"], following["accel"], following["rotation_rate"], following["vel"])
+    return np.array([*np.concatenate([np.asarray(part, dtype=np.float64) for part in parts]), 0.0, 0.0])

@@ -1,0 +1,64 @@
+"""Occupancy labels: where vehicles are and will be, as instance ids on a bird's-eye-view grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uniad.geometry.boxes import corners
+from uniad.geometry.grid import BevGrid
+
+IGNORE = 255
+# An instance that happens to have the id 255 must not read as "ignore".
+ID_OF_255 = -20
+_FOOTPRINT = (0, 3, 7, 4)  # corners on the ground, in drawing order
+VEHICLES = ("car", "bus", "construction_vehicle", "bicycle", "motorcycle", "truck", "trailer")
+
+
+def vehicle_labels(class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Class numbers that count as vehicles; bicycles and motorcycles do."""
+    return np.array([number for number, name in enumerate(class_names) if name in VEHICLES], dtype=np.int64)
+
+
+def draw_instances(
+    grid: BevGrid, boxes: NDArray[np.float32], ids: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Footprints of boxes [n, >=7] in the grid's frame -> segmentation (0, 1) and instance ids, both [rows, columns].
+
+    Later boxes paint over earlier ones.
+    """
+    segmentation = np.zeros(grid.shape, dtype=np.int32)
+    instance = np.zeros(grid.shape, dtype=np.int32)
+    if len(boxes):
+        footprint = corners(torch.from_numpy(np.ascontiguousarray(boxes)))[:, _FOOTPRINT, :2].numpy()
+        for polygon, number in zip(grid.cell_of(footprint), ids):
+            cv2.fillPoly(segmentation, [polygon], 1)
+            cv2.fillPoly(instance, [polygon], ID_OF_255 if number == IGNORE else int(number))
+    return segmentation.astype(np.int64), instance.astype(np.int64)
+
+
+def occupancy_labels(
+    grid: BevGrid,
+    boxes: Sequence[NDArray[np.float32] | None],
+    labels: Sequence[NDArray[np.int64] | None],
+    ids: Sequence[NDArray[np.int64] | None],
+    vehicles: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Segmentation and instance labels [F, rows, columns] of F frames whose boxes are all in one frame of reference.
+
+    A frame that does not exist (None, beyond the scene's end) is IGNORE everywhere.
+    """
+    frames = []
+    for boxes_f, labels_f, ids_f in zip(boxes, labels, ids):
+        if boxes_f is None:
+            blank = np.full(grid.shape, IGNORE, dtype=np.int64)
+            frames.append((blank, blank))
+            continue
+        keep = np.isin(labels_f, vehicles)
+        frames.append(draw_instances(grid, boxes_f[keep], ids_f[keep]))
+    segmentation, instance = zip(*frames)
+    return np.stack(segmentation), np.stack(instance)

@@ -1,0 +1,210 @@
+"""From camera files to network input: decode, distort, normalise, scale, pad.
+
+Scaling reads only four source pixels for each target pixel (bilinear, no smoothing), and every step before it works pixel by
+pixel. So the four needed pixels of each target are picked first, as four planes, and distorted and normalised alone: the
+documented order's result for a quarter of its work at scale 0.25. What is cached, where a cache is on, are these planes.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uniad.errors import UserError
+from uniad.spec import ImageSpec
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+ORIGINAL_HW = (900, 1600)
+BRIGHTNESS = 32.0
+CONTRAST = (0.5, 1.5)
+SATURATION = (0.5, 1.5)
+HUE_DEG = 18.0
+
+
+def decode(path: str | Path) -> U8:
+    """A JPEG as BGR [h, w, 3]. A file that is absent, cut short or no image is a UserError that names it."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist; is the dataset's folder right, and this part of it downloaded?") from None
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read: {error.strerror}") from error
+    # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:]:
+        raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); download or make it again")
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise UserError(f"image {path} is not a readable JPEG ({len(data)} bytes); download or make it again")
+    return image
+
+
+def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
+    """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free."""
+    if threads <= 1:
+        return [decode(path) for path in paths]
+    return list(_pool(threads).map(decode, paths))
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Photometric distortion of one image, already drawn; None leaves a step out."""
+
+    brightness: float | None
+    contrast_first: bool
+    contrast: float | None
+    saturation: float | None
+    hue_deg: float | None
+    channels: tuple[int, ...] | None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Distortion:
+        """Each step with probability one half, contrast before or after the colour steps with equal chance."""
+        brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if rng.integers(2) else None
+        first = bool(rng.integers(2))
+        contrast = rng.uniform(*CONTRAST) if rng.integers(2) else None
+        saturation = rng.uniform(*SATURATION) if rng.integers(2) else None
+        hue = rng.uniform(-HUE_DEG, HUE_DEG) if rng.integers(2) else None
+        channels = tuple(int(c) for c in rng.permutation(3)) if rng.integers(2) else None
+        return cls(brightness, first, contrast, saturation, hue, channels)
+
+    def apply(self, image: F32) -> F32:
+        """Distorted copy of a BGR image [h, w, 3] of grey levels 0..255; values may leave that range, as documented."""
+        image = image.copy()
+        if self.brightness is not None:
+            image += np.float32(self.brightness)
+        if self.contrast is not None and self.contrast_first:
+            image *= np.float32(self.contrast)
+        # Also without a change of colour: the way to HSV and back is not the identity where brightness went below zero.
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        if self.saturation is not None:
+            hsv[..., 1] *= np.float32(self.saturation)
+        if self.hue_deg is not None:
+            hue = hsv[..., 0]
+            hue += np.float32(self.hue_deg)
+            np.subtract(hue, 360, out=hue, where=hue > 360)
+            np.add(hue, 360, out=hue, where=hue < 0)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        if self.contrast is not None and not self.contrast_first:
+            image *= np.float32(self.contrast)
+        return image if self.channels is None else np.ascontiguousarray(image[..., self.channels])
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where each of ``size`` target pixels reads along one axis: two source pixels and the second one's weight."""
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    weight: F32
+
+    @classmethod
+    def of(cls, source: int, size: int) -> _Axis:
+        position = (np.arange(size) + 0.5) * (source / size) - 0.5
+        position = np.clip(position, 0, source - 1).astype(np.float32)
+        low = np.minimum(np.floor(position).astype(np.int64), source - 2)
+        return cls(low, low + 1, position - low.astype(np.float32))
+
+
+class Resampler:
+    """Bilinear scaling of images of one size, split into picking pixels and weighing them."""
+
+    def __init__(self, source_hw: tuple[int, int], scale: float) -> None:
+        self.source_hw = source_hw
+        self.hw = (int(source_hw[0] * scale), int(source_hw[1] * scale))
+        self.identity = self.hw == source_hw
+        if not self.identity:
+            self._y, self._x = _Axis.of(source_hw[0], self.hw[0]), _Axis.of(source_hw[1], self.hw[1])
+            # Colours are folded into the row, so that the arithmetic runs over long contiguous rows.
+            self._right, self._low = np.repeat(self._x.weight, 3), self._y.weight[:, None]
+
+    @property
+    def planes_shape(self) -> tuple[int, int, int]:
+        """Shape of what ``pick`` returns."""
+        return (*self.hw, 3) if self.identity else (4 * self.hw[0], self.hw[1], 3)
+
+    def pick(self, image: U8) -> U8:
+        """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes."""
+        if self.identity:
+            return image
+        rows = (self._y.low, self._y.high)
+        columns = (self._x.low, self._x.high)
+        return np.concatenate([image.take(y, axis=0).take(x, axis=1) for y in rows for x in columns])
+
+    def weigh(self, planes: F32) -> F32:
+        """Scaled image [h, w, 3] from planes."""
+        if self.identity:
+            return planes
+        height, width = self.hw
+        upper_left, upper_right, lower_left, lower_right = planes.reshape(4, height, width * 3)
+        upper = upper_right - upper_left
+        upper *= self._right
+        upper += upper_left
+        lower = lower_right - lower_left
+        lower *= self._right
+        lower += lower_left
+        lower -= upper
+        lower *= self._low
+        lower += upper
+        return lower.reshape(height, width, 3)
+
+
+@lru_cache(maxsize=8)
+def resampler(source_hw: tuple[int, int], scale: float) -> Resampler:
+    """The resampler for one source size and scale."""
+    return Resampler(source_hw, scale)
+
+
+def normalise(image: F32, spec: ImageSpec) -> F32:
+    """(image - mean) / std over the last axis of a BGR image, turned to RGB first where the spec says so."""
+    if spec.to_rgb:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    # cv2 works in place over the colours without spreading them; the scalars stay double, as documented.
+    return cv2.multiply(cv2.subtract(image, (*spec.mean, 0.0)), (*(1.0 / np.float64(spec.std)), 0.0))
+
+
+def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Distortion | None, out: F32) -> None:
+    """Planes of one image -> network input written to ``out`` [3, H, W], padded with zeros below and on the right."""
+    image = planes.astype(np.float32)
+    if distortion is not None:
+        image = distortion.apply(image)
+    # Documented: normalise, then scale. Both are linear and the weights add up to one, so the smaller image does as well.
+    scaled = normalise(scaler.weigh(image), spec)
+    height, width = scaled.shape[:2]
+    out[:, :height, :width] = scaled.transpose(2, 0, 1)
+    out[:, height:] = 0.0
+    out[:, :, width:] = 0.0
+
+
+def padded_hw(hw: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """Size after padding to a multiple of ``divisor``."""
+    return -(-hw[0] // divisor) * divisor, -(-hw[1] // divisor) * divisor
+
+
+def check_size(hw: tuple[int, int], spec: ImageSpec, path: str) -> None:
+    """An image whose size does not lead to the network's input size is a UserError."""
+    scaled = (int(hw[0] * spec.scale), int(hw[1] * spec.scale))
+    if padded_hw(scaled, spec.pad_divisor) != (spec.height, spec.width):
+        raise UserError(
+            f"image {path} has {hw[1]}x{hw[0]} pixels; the config's {spec.width}x{spec.height} input at scale {spec.scale:g} "
+            f"needs {ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}"
+        )
+
+
+def scaled_projection(img_from_lidar: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Projections [..., 4, 4] to pixels of the scaled image; the nominal scale, even where the size was rounded."""
+    matrix = np.eye(4)
+    matrix[0, 0] = matrix[1, 1] = scale
+    return matrix @ img_from_lidar
