@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import specs
+from uniad.data.transforms import Distortion, Resampler, check_size, decode, decode_all, finish, normalise
+from uniad.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)
+    return cv2.resize(noise, (1600, 900))
+
+
+def jpeg(path, image):
+    path.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+    return path
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.125, 0.3, 1.0])
+def test_scaling_by_picked_pixels_equals_scaling_the_whole_image(image, scale):
+    scaler = Resampler((900, 1600), scale)
+    want = cv2.resize(image.astype(np.float32), scaler.hw[::-1], interpolation=cv2.INTER_LINEAR)
+    assert np.abs(scaler.weigh(scaler.pick(image).astype(np.float32)) - want).max() < 0.02  # grey levels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distorting_picked_pixels_equals_the_documented_order(image, seed):
+    spec = specs.tiny_spec().data.image
+    distortion = Distortion.draw(np.random.default_rng(seed))
+    scaler = Resampler((900, 1600), spec.scale)
+    got = np.zeros((3, spec.height, spec.width), dtype=np.float32)
+    finish(scaler.pick(image), spec, scaler, distortion, got)
+    # Documented: distort the whole image, normalise, scale, pad.
+    want = cv2.resize(normalise(distortion.apply(image.astype(np.float32)), spec), (400, 225))
+    assert np.abs(got[:, :225, :400].transpose(1, 2, 0) - want).max() < 1e-5
+    assert not got[:, 225:].any() and not got[:, :, 400:].any()
+
+
+def test_distortion_draws_each_step_half_of_the_time_and_within_its_range():
+    rng = np.random.default_rng(0)
+    drawn = [Distortion.draw(rng) for _ in range(2000)]
+    for field, low, high in (("brightness", -32, 32), ("contrast", 0.5, 1.5), ("saturation", 0.5, 1.5), ("hue_deg", -18, 18)):
+        values = [getattr(d, field) for d in drawn if getattr(d, field) is not None]
+        assert 900 < len(values) < 1100
+        assert low <= min(values) < low + 0.02 * (high - low) and high - 0.02 * (high - low) < max(values) <= high
+    assert 900 < sum(d.contrast_first for d in drawn) < 1100
+    assert len({d.channels for d in drawn}) == 7  # six orders and none
+
+
+def test_distortion_leaves_its_input_alone(image):
+    source = image[:20].astype(np.float32)
+    before = source.copy()
+    Distortion(5.0, True, 1.1, 1.2, 3.0, (2, 1, 0)).apply(source)
+    assert np.array_equal(source, before)
+
+
+def test_several_threads_decode_the_same_in_the_same_order(tmp_path, image):
+    paths = [str(jpeg(tmp_path / f"{i}.jpg", np.roll(image, i * 50, axis=1))) for i in range(4)]
+    one, many = decode_all(paths, 1), decode_all(paths, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(one, many))
+    assert not np.array_equal(one[0], one[1])
+
+
+def test_a_truncated_image_is_an_error_that_names_it(tmp_path, image):
+    path = jpeg(tmp_path / "cut.jpg", image)
+    data = path.read_bytes()
+    assert decode(path).shape == (900, 1600, 3)
+    for length in (len(data) // 2, len(data) - 3, 100):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError, match=r"cut\.jpg is cut short"):
+            decode(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xd9"])
+def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path, content):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.jpg is not a readable JPEG"):
+        decode(path)
+    with pytest.raises(UserError, match=r"none\.jpg does not exist"):
+        decode(tmp_path / "none.jpg")
+
+
+def test_an_image_of_another_size_is_refused_with_both_sizes():
+    with pytest.raises(UserError, match="has 640x480 pixels.*needs 1600x900"):
+        check_size((480, 640), specs.tiny_spec().data.image, "x.jpg")
