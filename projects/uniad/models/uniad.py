@@ -1,0 +1,249 @@
+"""UniAD: the whole model as one pure step (Hu et al. 2023).
+
+``outputs, state = model.step(frame, state)`` is evaluation, deployment and export. Its parts are methods with gradients, which
+a training clip calls one by one. Submodule names are those of the documented checkpoints.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from uniad.geometry.boxes import decode_boxes
+from uniad.models.backbone import ResNet
+from uniad.models.bev_encoder import PerceptionTransformer
+from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
+from uniad.models.layers import LearnedPositionalEncoding
+from uniad.models.map import MapHead
+from uniad.models.neck import FPN
+from uniad.models.track import (
+    EGO_ID,
+    FREE_ID,
+    Rows,
+    compact,
+    empty_tracks,
+    move_reference_points,
+    release,
+    stack_rows,
+    take_rows,
+    take_tracks,
+    update_ids,
+)
+from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
+from uniad.spec import ModelSpec
+from uniad.types import DetOutput, Frame, State, StepOutputs, TrackOutput, Tracks
+
+
+class TrackHead(DetectionBranches):
+    """Everything that the documented checkpoints keep under ``pts_bbox_head``: BEV encoder, decoder and their branches."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec.decoder)
+        bev = spec.bev
+        # Only checkpoints know this copy of the loss's weights; nothing reads it.
+        self.code_weights = nn.Parameter(torch.tensor(spec.track_loss.code_weights), requires_grad=False)
+        self.positional_encoding = LearnedPositionalEncoding(bev.embed_dims, bev.height, bev.width)
+        self.transformer = PerceptionTransformer(bev, DetectionDecoder(spec.decoder))
+        self.bev_embedding = nn.Embedding(bev.height * bev.width, bev.embed_dims)
+
+
+class CodeWeights(nn.Module):
+    """How much each number of box10 counts in the box loss: the buffer that checkpoints call ``criterion.code_weights``."""
+
+    code_weights: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights))
+
+
+class UniAD(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        track = spec.track
+        self.img_backbone = ResNet(spec.backbone)
+        self.img_neck = FPN(spec.neck)
+        self.pts_bbox_head = TrackHead(spec)
+        self.seg_head = MapHead(spec.map)
+        self.query_embedding = nn.Embedding(track.num_query + 1, 2 * track.embed_dims)  # the last one is the ego car
+        self.reference_points = ReferencePoints(track.embed_dims)
+        self.query_interact = QueryInteraction(track)
+        self.memory_bank = MemoryBank(track)
+        self.criterion = CodeWeights(spec)
+        for frozen, part in ((spec.freeze.img_backbone, self.img_backbone), (spec.freeze.img_neck, self.img_neck)):
+            if frozen:
+                part.requires_grad_(False)
+
+    # The step -------------------------------------------------------------------------------------------------------------
+
+    def init_state(
+        self, batch: int = 1, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> State:
+        """The state before the first frame ever: no BEV, no tracks, pose at the origin, next id 0. ``dtype`` is the BEV's."""
+        spec = self.spec
+        device = self.query_embedding.weight.device if device is None else device
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
+
+        return State(
+            prev_bev=zeros(spec.bev.height * spec.bev.width, spec.bev.embed_dims, dtype=dtype),
+            has_prev_bev=zeros(dtype=torch.bool),
+            tracks=empty_tracks(batch, spec.track.capacity, spec.track.embed_dims, spec.track.mem_len, device),
+            prev_pos=zeros(3),
+            prev_angle=zeros(),
+            prev_l2g_r=zeros(3, 3),
+            prev_l2g_t=zeros(3),
+            prev_time_s=zeros(),
+            next_id=zeros(dtype=torch.int32),
+        )
+
+    def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
+        """One frame: frame tensors [B, ...] and the state that the frame before left."""
+        feats = self.extract_features(frame.img)
+        has_prev_bev = state.has_prev_bev & ~frame.scene_start
+        bev = self.encode_bev(feats, frame, self.pose_delta(frame, state), state.prev_bev, has_prev_bev)
+        rows = self.rows(self.propagate(frame, state))
+        det = self.detect(bev, rows, all_layers=False)
+        track, tracks, next_id = self.update_tracks(rows, det, state.next_id)
+        outputs = StepOutputs(bev=bev, track=track, map=self.seg_head(bev))
+        return outputs, self.next_state(frame, bev, tracks, next_id)
+
+    def next_state(self, frame: Frame, bev: Tensor, tracks: Tracks, next_id: Tensor) -> State:
+        """What this frame hands to the next one."""
+        return State(
+            prev_bev=bev,
+            has_prev_bev=torch.ones_like(frame.scene_start),
+            tracks=tracks,
+            prev_pos=frame.can_bus[:, :3].float(),
+            prev_angle=frame.can_bus[:, 17].float(),
+            prev_l2g_r=frame.l2g_r.float(),
+            prev_l2g_t=frame.l2g_t.float(),
+            prev_time_s=frame.time_s.float(),
+            next_id=next_id,
+        )
+
+    # Images to BEV --------------------------------------------------------------------------------------------------------
+
+    def extract_features(self, img: Tensor) -> list[Tensor]:
+        """Images [B, N, 3, H, W] -> one [B, N, C, h, w] per pyramid level. All frames of a clip may be given as one batch."""
+        feats = self.img_neck(self.img_backbone(img.flatten(0, 1)))
+        return [f.unflatten(0, img.shape[:2]) for f in feats]
+
+    def pose_delta(self, frame: Frame, state: State) -> Tensor:
+        """can_bus [B, 18] with position (m, global axes) and heading (degrees) relative to the frame before.
+
+        Documented: a scene's first frame keeps the difference to whatever came before it, for the first frame ever to the origin;
+        ``first_frame_pose=fixed`` makes it zero.
+        """
+        can_bus = frame.can_bus
+        move = can_bus[:, :3] - state.prev_pos
+        turn = can_bus[:, 17:] - state.prev_angle[:, None]
+        if self.spec.compat.first_frame_pose == "fixed":
+            move = move.masked_fill(frame.scene_start[:, None], 0.0)
+            turn = turn.masked_fill(frame.scene_start[:, None], 0.0)
+        return torch.cat([move, can_bus[:, 3:17], turn], dim=1).float()
+
+    def encode_bev(
+        self, feats: list[Tensor], frame: Frame, can_bus_delta: Tensor, prev_bev: Tensor, has_prev_bev: Tensor
+    ) -> Tensor:
+        """BEV features [B, S, D] of a frame.
+
+        feats: as ``extract_features`` gives them; can_bus_delta: [B, 18] from ``pose_delta``; prev_bev: [B, S, D] in the previous
+        frame's axes, used where has_prev_bev [B] bool.
+        """
+        head = self.pts_bbox_head
+        # Frozen here means without gradient, not without requires_grad: so published optimizer states still fit.
+        with torch.no_grad() if self.spec.freeze.bev_encoder else nullcontext():
+            return head.transformer.bev_features(
+                feats, head.bev_embedding.weight, head.positional_encoding(), prev_bev, has_prev_bev, can_bus_delta,
+                frame.lidar2img, tuple(frame.img.shape[-2:]),
+            )  # fmt: skip
+
+    # Tracks ---------------------------------------------------------------------------------------------------------------
+
+    def fresh_tracks(self, batch: int) -> Tracks:
+        """The fresh queries of a frame as rows [B, num_query + 1, ...]: no id but for the ego query, no memory."""
+        track = self.spec.track
+        query = self.query_embedding.weight
+        count = query.shape[0]
+        rows = empty_tracks(batch, count, track.embed_dims, track.mem_len, query.device)
+        row = torch.arange(count, device=query.device)
+        is_ego = (row == track.num_query).to(torch.int32)
+        return rows._replace(
+            query=query.expand(batch, -1, -1),
+            ref_pts=self.reference_points(query).expand(batch, -1, -1),
+            obj_id=(FREE_ID + (EGO_ID - FREE_ID) * is_ego).expand(batch, -1),
+        )
+
+    def propagate(self, frame: Frame, state: State) -> Tracks:
+        """The carried tracks of ``state`` where ``frame`` will find them; none at the start of a scene."""
+        tracks = release(state.tracks, frame.scene_start[:, None].expand_as(state.tracks.obj_id))
+        previous = (state.prev_l2g_r, state.prev_l2g_t, state.prev_time_s)
+        return tracks._replace(ref_pts=self.move(tracks, previous, (frame.l2g_r, frame.l2g_t, frame.time_s)))
+
+    def move(
+        self, tracks: Tracks, previous: tuple[Tensor, Tensor, Tensor], current: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Reference points [B, R, 3] of ``tracks`` in the axes of the current frame. Poses are (l2g_r, l2g_t, time_s).
+
+        x and y follow the velocity; z starts anew from the query, as for a fresh one. At test this happens before the next
+        frame, with the query that the interaction has updated; training moves all rows right after a frame, with the query that
+        the frame began with: pass those rows.
+        """
+        moved = move_reference_points(
+            tracks.ref_pts, tracks.boxes[..., 8:10], previous[0], previous[1], current[0], current[1],
+            current[2] - previous[2], self.spec.track.pc_range,
+        )  # fmt: skip
+        return torch.cat([moved[..., :2], self.reference_points(tracks.query)[..., 2:]], dim=-1)
+
+    def rows(self, carried: Tracks, carried_valid: Tensor | None = None) -> Rows:
+        """All queries of a frame: the fresh ones, then the carried slots (see ``track.stack_rows``)."""
+        return stack_rows(self.fresh_tracks(carried.obj_id.shape[0]), carried, carried_valid)
+
+    def detect(self, bev: Tensor, rows: Rows, all_layers: bool = True) -> DetOutput:
+        """Detection decoder over all rows (see ``decoder.detect``). bev: [B, S, D]."""
+        spec, head = self.spec, self.pts_bbox_head
+        return detect(
+            head.transformer.decoder, head, bev, (spec.bev.height, spec.bev.width), rows.tracks.query, rows.tracks.ref_pts,
+            rows.valid, spec.decoder.pc_range, all_layers,
+        )  # fmt: skip
+
+    def update_tracks(self, rows: Rows, det: DetOutput, next_id: Tensor) -> tuple[TrackOutput, Tracks, Tensor]:
+        """Ids, report and carried slots after a frame at test. Returns the report, the next tracks and the next free id."""
+        spec = self.spec.track
+        score, label = det.cls[-1].sigmoid().max(dim=-1)
+        obj_id, disappear_time, next_id = update_ids(
+            rows.tracks.obj_id, rows.tracks.disappear_time, score, rows.valid, next_id, spec
+        )
+        carry = compact(obj_id >= 0, score, spec.capacity)
+        embedding = det.query_feat[-1].float()
+        report = TrackOutput(
+            boxes=decode_boxes(det.boxes[-1]),
+            cls_logits=det.cls[-1],
+            score=score,
+            label=label.to(torch.int32),
+            obj_id=obj_id,
+            valid=rows.valid,
+            active=(obj_id >= 0) & (score >= spec.filter_score_thresh),
+            embedding=embedding,
+            dropped=carry.dropped,
+        )
+        after = rows.tracks._replace(
+            ref_pts=det.ref_pts, boxes=det.boxes[-1], obj_id=obj_id, disappear_time=disappear_time
+        )
+        tracks = take_tracks(after, carry)
+        tracks = self.interact(tracks, take_rows(embedding, carry.index), take_rows(score, carry.index), carry.valid)
+        return report, tracks, next_id
+
+    def interact(self, tracks: Tracks, embedding: Tensor, score: Tensor, valid: Tensor) -> Tracks:
+        """Memory bank, then query interaction: the queries that the carried tracks ask with in the next frame.
+
+        tracks: [B, Q, ...] rows already in their slots; embedding [B, Q, D], score [B, Q] of this frame; valid [B, Q] bool.
+        The memory bank saves every frame in training mode and every fourth at test.
+        """
+        embedding, tracks = self.memory_bank(embedding, score, tracks)
+        return tracks._replace(query=self.query_interact(tracks.query, embedding, valid))
