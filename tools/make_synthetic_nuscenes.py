@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Makes a small synthetic world in the genuine nuScenes format (docs/synthetic-world.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+from uniad.data.synthetic import WorldParams, generate
+from uniad.data.synthetic.params import VERSIONS
+from uniad.errors import run_cli
+
+
+def parse() -> argparse.Namespace:
+    d = WorldParams()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--out", type=Path, default=Path("data/nuscenes"), help="folder of the data set")
+    p.add_argument("--version", default=d.version, choices=VERSIONS)
+    p.add_argument("--train-scenes", type=int, default=d.train_scenes, metavar="N")
+    p.add_argument("--val-scenes", type=int, default=d.val_scenes, metavar="N")
+    p.add_argument("--frames", type=int, default=d.frames, metavar="N", help="keyframes a scene, at 2 Hz")
+    p.add_argument("--seed", type=int, default=d.seed)
+    p.add_argument("--sweeps", default=d.sweeps, choices=("none", "lidar", "all"),
+                   help="what to record between keyframes: nothing, lidar at 20 Hz, or cameras at 12 Hz too")  # fmt: skip
+    p.add_argument("--jpeg-quality", type=int, default=d.jpeg_quality, metavar="Q")
+    p.add_argument("--lidar-columns", type=int, default=d.lidar_columns, metavar="N", help="azimuth steps of the lidar")
+    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    params = WorldParams(
+        version=args.version, train_scenes=args.train_scenes, val_scenes=args.val_scenes, frames=args.frames, seed=args.seed,
+        sweeps=args.sweeps, jpeg_quality=args.jpeg_quality, lidar_columns=args.lidar_columns,
+    )  # fmt: skip
+    with tqdm(unit="frame", desc="synthetic world", disable=args.quiet or None, leave=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        fresh = generate(params, args.out, args.workers, progress)
+    scenes = f"{params.train_scenes} train and {params.val_scenes} val scenes of {params.frames} frames"
+    print(f"{args.out}: {scenes}, seed {params.seed}" if fresh else f"{args.out} is up to date: {scenes}, seed {params.seed}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
