@@ -1,0 +1,24 @@
+# UniAD by make. `make help` lists what there is; mk/ holds one concern per file.
+
+ifeq (,$(filter undefine,$(.FEATURES)))
+$(error GNU make $(MAKE_VERSION) is too old, 4.0 or newer is needed (macOS: brew install make, then gmake))
+endif
+
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --no-print-directory
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+##@ Start here
+include mk/prelude.mk
+include mk/vars.mk
+include mk/variants.mk
+include mk/workspace.mk
+include mk/data.mk
+include mk/train.mk
+include mk/export.mk
+include mk/engine.mk
+include mk/test.mk
+include mk/demo.mk

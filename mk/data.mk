@@ -1,0 +1,58 @@
+##@ Data
+
+# nuScenes lies at the documented paths; each other world has a folder of its own with the same layout.
+$(call path,DATA_DIR)
+DATA_ROOT.nuscenes := $(DATA_DIR)/nuscenes
+INFO_ROOT.nuscenes := $(DATA_DIR)/infos
+DATA_ROOT.synthetic := $(DATA_DIR)/synthetic/nuscenes
+INFO_ROOT.synthetic := $(DATA_DIR)/synthetic/infos
+DATA_ROOT.demo := $(DATA_DIR)/demo/nuscenes
+INFO_ROOT.demo := $(DATA_DIR)/demo/infos
+DATA_ROOT := $(DATA_ROOT.$(DATASET))
+INFO_ROOT := $(INFO_ROOT.$(DATASET))
+
+ifeq ($(DATASET),nuscenes)
+VERSION := $(NUSC_VERSION)
+else
+VERSION := v1.0-trainval
+endif
+$(call one-of,NUSC_VERSION,v1.0-trainval v1.0-mini)
+
+# What a config needs to hear: nothing, where the data lies at the documented paths.
+DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/)
+
+TABLES := $(DATA_ROOT)/$(VERSION)/sample.json
+INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl
+INFOS_VAL := $(INFO_ROOT)/nuscenes_infos_temporal_val.pkl
+
+$(foreach v,JOBS SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES SYNTH_SEED DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES DEMO_SEED,$(call whole,$v))
+
+WORLD.synthetic = --train-scenes $(SYNTH_TRAIN_SCENES) --val-scenes $(SYNTH_VAL_SCENES) --frames $(SYNTH_FRAMES) --seed $(SYNTH_SEED)
+WORLD.demo = --train-scenes $(DEMO_TRAIN_SCENES) --val-scenes $(DEMO_VAL_SCENES) --frames $(DEMO_FRAMES) --seed $(DEMO_SEED)
+
+.PHONY: data
+data: $(INFOS) $(INFOS_VAL) ## Prepare the dataset: DATASET=synthetic makes one, nuscenes uses data/nuscenes
+
+ifeq ($(DATASET),nuscenes)
+$(TABLES):
+	@echo 'error: $@ is missing: put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md' >&2; exit 2
+else
+$(TABLES): .make/var/WORLD.$(DATASET) | $(ENV)
+	$(RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)
+endif
+
+MAKE_INFOS = $(RUN) tools/create_data.py nuscenes --root-path $(call q,$(DATA_ROOT)) --out-dir $(call q,$(INFO_ROOT)) \
+  --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)
+
+ifeq ($(DATASET),nuscenes)
+# Infos that are there stay, whoever made them: copied files are often older than the tables. Remove them to make new ones.
+$(INFOS): | $(TABLES) $(ENV)
+else
+$(INFOS): $(TABLES) | $(ENV)
+endif
+	$(MAKE_INFOS)
+	@touch $@
+# One command writes both files; it runs again where only the second is missing.
+$(INFOS_VAL): $(INFOS)
+	@[[ -f $@ ]] || $(MAKE_INFOS)
+	@touch $@

@@ -1,0 +1,12 @@
+##@ Engine
+
+$(call one-of,PRECISION,fp32 fp16 int8)
+$(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt)
+
+ENGINE := engines/$(SUB)$(ONNX_NAME.$(STAGE)).$(PRECISION).$(ENGINE_BACKEND).engine
+ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)
+
+.PHONY: engine
+engine: $(ENGINE) ## Build an engine from the ONNX; on a machine with a GPU it is verified there
+$(ENGINE): $(ONNX) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
+	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))

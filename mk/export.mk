@@ -1,0 +1,30 @@
+##@ Export and verification
+
+$(if $(EXPORT_SAMPLING),$(call one-of,EXPORT_SAMPLING,gridsample gather plugin))
+$(call whole,EXPORT_FRAMES)
+
+# The documented names are those of the end-to-end model; stage 1 has names of its own.
+ONNX_NAME.1 := uniad_$(VARIANT)_track_map
+ONNX := onnx/$(SUB)$(ONNX_NAME.$(STAGE)).onnx
+REPORT := $(ONNX).verify.json
+
+EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) --frames $(EXPORT_FRAMES) $(call cfg-options,$(OPTIONS)))
+VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))
+
+.PHONY: export verify
+export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
+verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
+
+$(ONNX): $(CKPT) $(CONFIG) $(INFOS_VAL) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) | $(ENV)
+	$(RUN) tools/export_onnx.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
+
+$(REPORT): $(ONNX) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
+	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }
+
+PNG := outputs/$(SUB)$(STEM.$(VARIANT))_$(KIND.$(STAGE)).png
+VISUALIZE_FLAGS.$(PNG) = $(call cfg-options,$(OPTIONS)) $(VISUALIZE_ARGS)
+
+.PHONY: visualize
+visualize: $(PNG) ## Draw what the model sees: six cameras, bird's-eye view, map
+$(PNG): $(CKPT) $(INFOS_VAL) $(call code,models ops viz) .make/var/VISUALIZE_FLAGS.$(PNG) | $(ENV)
+	$(RUN) tools/visualize.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(VISUALIZE_FLAGS.$(PNG))

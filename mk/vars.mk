@@ -1,0 +1,74 @@
+# Every knob, with what it means. All can be set on the command line: make train VARIANT=tiny GPUS=4
+
+VARIANT ?= tiny
+# full, tiny or nano: a row of mk/variants.mk
+
+# STACK, RUNTIME, DATASET and GPUS: `make configure` looks at the machine; a value given here wins.
+
+# --- Python -------------------------------------------------------------------------------------------------------------
+VENV ?= .venv
+# Where torch comes from. Empty: pip's own index, or on a machine without a GPU the CPU wheels of pytorch.org, which
+# are a tenth of the size. pip's variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
+TORCH_INDEX_URL ?=
+
+# --- Data ---------------------------------------------------------------------------------------------------------------
+DATA_DIR ?= data
+# nuScenes as it comes: v1.0-trainval or v1.0-mini
+NUSC_VERSION ?= v1.0-trainval
+# Synthetic world (DATASET=synthetic): scenes of each split, frames in a scene, seed
+SYNTH_TRAIN_SCENES ?= 20
+SYNTH_VAL_SCENES ?= 4
+SYNTH_FRAMES ?= 40
+SYNTH_SEED ?= 0
+# Processes that prepare data
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+
+# --- Training -----------------------------------------------------------------------------------------------------------
+# Epochs of a stage. Empty: the config's (6 and 20).
+EPOCHS ?=
+# Stop after so many iterations instead; the learning rate follows.
+MAX_ITERS ?=
+SEED ?= 0
+# fp32, tf32, bf16 or fp16
+TRAIN_PRECISION ?= fp32
+# 1: load nothing and freeze nothing. Empty: 1 for synthetic data, 0 for nuScenes.
+FROM_SCRATCH ?=
+# Config values, as the documented --cfg-options: CFG_OPTIONS='optimizer.lr=1e-4 data.samples_per_gpu=2'
+CFG_OPTIONS ?=
+# More options for tools/train.py
+TRAIN_ARGS ?=
+
+# --- Evaluation, export, engine -----------------------------------------------------------------------------------------
+# Which stage eval, export, verify, engine and visualize take
+STAGE ?= 1
+# More options for tools/test.py and tools/visualize.py
+EVAL_ARGS ?=
+VISUALIZE_ARGS ?=
+# How sampling leaves PyTorch: gridsample, gather or plugin. Empty: what suits TRT.
+EXPORT_SAMPLING ?=
+# TensorRT version that will read the graph, such as 8.5, 10.3 or rtx. Empty: a graph for most.
+TRT ?=
+# Frames in the recorded sequence that verify replays
+EXPORT_FRAMES ?= 10
+VERIFY_BACKENDS ?= torch,onnxruntime
+# tensorrt_rtx builds without a GPU; tensorrt needs the GPU it builds for
+ENGINE_BACKEND ?= tensorrt_rtx
+# fp32, fp16 or int8
+PRECISION ?= fp32
+
+# --- Tests --------------------------------------------------------------------------------------------------------------
+TEST_JOBS ?= $(JOBS)
+# What pytest runs: TESTS=tests/unit or TESTS='tests -k export'
+TESTS ?= tests
+TEST_ARGS ?=
+
+# --- Demo: its own small world and folders, by the same rules -----------------------------------------------------------
+DEMO_VARIANT ?= $(if $(call given,VARIANT),$(VARIANT),nano)
+DEMO_TRAIN_SCENES ?= 8
+DEMO_VAL_SCENES ?= 2
+DEMO_FRAMES ?= 20
+DEMO_SEED ?= 1
+# Iterations of the demo's training, per variant: minutes on two CPU cores
+DEMO_ITERS.nano ?= 240
+DEMO_ITERS.tiny ?= 6
+DEMO_ITERS.full ?= 2

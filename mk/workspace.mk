@@ -1,0 +1,97 @@
+##@ Workspace
+
+# --- what this machine can do -------------------------------------------------------------------------------------------
+STACKS := native torch1.12
+RUNTIMES := host docker podman
+DATASETS := synthetic nuscenes demo
+# What this version of the repository has recipes for
+STACKS_HERE := native
+RUNTIMES_HERE := host
+
+HOST_PYTHON ?= python3
+ifeq (,$(shell command -v $(call q,$(HOST_PYTHON))))
+$(error HOST_PYTHON=$(HOST_PYTHON) was not found: install Python 3.10, 3.11 or 3.12, or name one: make HOST_PYTHON=/path/to/python3)
+endif
+
+# $(call can-run,NAME,what this version has): stops when it has no recipes for what was asked.
+can-run = $(if $(filter-out $2,$($1)),$(error $1=$($1) cannot be used by this version yet: $1=$(firstword $2) can, and reads the same files))
+check-settings = $(foreach v,$1,$(call one-of,$v,$($vS)))$(if $(filter STACK,$1),$(call can-run,STACK,$(STACKS_HERE)))$(if $(filter RUNTIME,$1),$(call can-run,RUNTIME,$(RUNTIMES_HERE)))
+
+# What a person asked for is checked before the machine is looked at, and all of it after.
+GIVEN := $(foreach v,STACK RUNTIME DATASET,$(if $(call given,$v),$v))
+$(call check-settings,$(GIVEN))
+ASKED = $(foreach v,$(GIVEN),--ask $(call q,$v=$($v)))
+CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) $(ASKED)
+
+# Goals that need no configuration
+BARE := help configure doctor clean distclean
+DRY_RUN := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
+ifneq (,$(wildcard config.mk))
+  include config.mk
+else ifneq (,$(filter-out $(BARE),$(or $(MAKECMDGOALS),help)))
+  ifeq (,$(DRY_RUN))
+    include config.mk
+  else
+    # make -n writes nothing: choose as configure would, and forget it
+    $(foreach w,$(shell $(CONFIGURE) --words),$(eval CONFIGURED_$w))
+  endif
+endif
+
+config.mk:
+	@$(CONFIGURE) --out $@
+
+CONFIGURED_STACK ?= native
+CONFIGURED_RUNTIME ?= host
+CONFIGURED_DATASET ?= synthetic
+CONFIGURED_GPUS ?= 0
+CONFIGURED_PYTHON ?= $(HOST_PYTHON)
+STACK ?= $(CONFIGURED_STACK)
+RUNTIME ?= $(CONFIGURED_RUNTIME)
+DATASET ?= $(CONFIGURED_DATASET)
+GPUS ?= $(CONFIGURED_GPUS)
+$(call check-settings,STACK RUNTIME DATASET)
+$(call whole,GPUS)
+$(call path,VENV)
+
+.PHONY: configure
+configure: ## Look at this machine and choose STACK, RUNTIME and DATASET (writes config.mk)
+	@$(CONFIGURE) --out config.mk
+
+# --- the environment ----------------------------------------------------------------------------------------------------
+PYTHON := $(VENV)/bin/python
+ENV := $(VENV)/.ready
+# For the tools: one place for the native package's path and the interpreter that shell scripts call
+export PYTHON
+RUN := $(PYTHON)
+
+ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
+
+.PHONY: env
+env: $(ENV) ## Set up the virtual environment with everything pinned in pyproject.toml
+
+$(ENV): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
+	@$(CONFIGURED_PYTHON) tools/setup_env.py $(call q,$(VENV)) --torch-index $(call q,$(TORCH_INDEX_URL))
+	@touch $@
+
+.PHONY: doctor
+doctor: ## Say what this machine can and cannot do, and what to do about it
+	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))
+
+.PHONY: shell
+shell: $(ENV) ## Open a shell inside the environment
+	@VIRTUAL_ENV=$$PWD/$(VENV) PATH=$$PWD/$(VENV)/bin:$$PATH exec "$${SHELL:-bash}"
+
+.PHONY: clean
+clean: ## Remove caches and what the demo made; data, checkpoints, engines and environment stay
+	rm -rf .pytest_cache .ruff_cache build $(call qs,$(DEMO_PRODUCTS))
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Also remove the environment and config.mk
+	rm -rf $(call q,$(VENV)) .make config.mk
+
+.PHONY: help
+help: ## This list
+	@printf 'usage: make TARGET [NAME=value ...]      all names: mk/vars.mk\n'
+	@awk -f mk/help.awk $(MAKEFILE_LIST)
+	@printf '\nnow: VARIANT=%s STACK=%s RUNTIME=%s DATASET=%s\n' $(call qs,$(VARIANT) $(STACK) $(RUNTIME) $(DATASET))

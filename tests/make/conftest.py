@@ -1,0 +1,87 @@
+"""A small tree with the real Makefile and stubs for what it runs: the build graph is tested, not the products."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+# Stands for the environment's Python: notes what it was asked to do and leaves the files that the real tool would.
+STUB = r"""#!/usr/bin/env bash
+set -euo pipefail
+printf '%s' "$1" >> calls.log; for a in "${@:2}"; do printf ' [%s]' "$a" >> calls.log; done; printf '\n' >> calls.log
+tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
+if [[ ${FAIL:-} == "$tool" ]]; then
+  [[ -n ${LEAVE:-} ]] && { mkdir -p "$(dirname "$LEAVE")"; echo half > "$LEAVE"; }
+  exit 1
+fi
+for (( i = 1; i <= $#; i++ )); do
+  next=$((i + 1))
+  case "${!i}" in
+    --out|--out-dir) out=${!next} ;;
+    --work-dir) work=${!next} ;;
+    --max-iters) iters=${!next} ;;
+    total_epochs=*) epochs=${!i#total_epochs=} ;;
+  esac
+done
+case "$tool" in
+  make_synthetic_nuscenes) mkdir -p "$out/v1.0-trainval"; echo "[]" > "$out/v1.0-trainval/sample.json" ;;
+  create_data) mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
+  train) mkdir -p "$work"; for f in "${iters:+iter_$iters}" latest; do [[ $f ]] && echo weights > "$work/$f.pth"; done
+         [[ $iters ]] || echo weights > "$work/epoch_$epochs.pth" ;;
+  test|export_onnx|verify|build_engine|visualize) mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
+esac
+"""
+
+
+@dataclass
+class Tree:
+    root: Path
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in ("VARIANT", "PYTHON")}
+        return subprocess.run(
+            ["make", *arguments], cwd=self.root, env={**env, **environment}, capture_output=True, text=True, timeout=60
+        )
+
+    def done(self, *arguments: str, **environment: str) -> str:
+        result = self.make(*arguments, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def calls(self) -> list[str]:
+        """What ran since the last call of this method, oldest first."""
+        log = self.root / "calls.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    def tools(self) -> list[str]:
+        return [Path(line.split()[0]).stem for line in self.calls()]
+
+    def files(self) -> set[str]:
+        return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    shutil.copytree(REPO / "mk", tmp_path / "mk")
+    shutil.copytree(REPO / "projects" / "configs", tmp_path / "projects" / "configs")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(REPO / name, tmp_path / name)
+    (tmp_path / "tools").mkdir()
+    for path in (REPO / "tools").iterdir():
+        if path.suffix == ".sh" or path.stem in ("configure", "machine", "doctor"):
+            shutil.copy(path, tmp_path / "tools" / path.name)
+    (tmp_path / "tools" / "setup_env.py").write_text("")
+    stub = tmp_path / ".venv" / "bin" / "python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    return Tree(tmp_path)

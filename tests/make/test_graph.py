@@ -1,0 +1,257 @@
+"""What make promises: the right commands in the right order, once; nothing half-done; one line for a wrong value."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from make.conftest import REPO, Tree
+
+DEMO = [
+    "make_synthetic_nuscenes", "create_data", "claim_work_dir", "train", "test", "export_onnx", "verify", "build_engine",
+    "visualize", "demo_summary",
+]  # fmt: skip
+PUBLIC = [
+    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "promote", "eval",
+    "export", "verify", "visualize", "engine", "test", "lint",
+]  # fmt: skip
+
+
+def test_help_lists_every_target_in_groups_with_one_line_each(tree: Tree):
+    text = tree.done("help")
+    for target in PUBLIC:
+        assert re.search(rf"^  {re.escape(target)} +\S", text, re.M), target
+    declared = set()
+    for path in [REPO / "Makefile", *(REPO / "mk").glob("*.mk")]:
+        for line in re.findall(r"^\.PHONY: (.*)$", path.read_text(), re.M):
+            declared |= set(line.split())
+    listed = set(re.findall(r"^  ([a-z0-9-]+) +\S", text, re.M))
+    assert declared - listed == {"FORCE", "demo-steps", "train-stage$1"}
+    assert max(map(len, text.splitlines())) <= 120
+    assert tree.done() == text, "a bare `make` is help"
+
+
+@pytest.mark.parametrize("target", PUBLIC)
+def test_a_dry_run_shows_commands_and_writes_nothing(tree: Tree, target: str):
+    before = tree.files()
+    assert tree.done("-n", target).strip()
+    assert tree.files() == before
+
+
+def test_a_dry_run_shows_the_commands_that_run(tree: Tree):
+    shown = tree.done("-n", "train", "VARIANT=nano", "SEED=7")
+    tree.done("train", "VARIANT=nano", "SEED=7")
+    ran = next(line for line in tree.calls() if line.startswith("tools/train.py"))
+    command = next(line for line in shown.splitlines() if "tools/train.py" in line)
+    words = [word.strip("'") for word in command.split()[2:]]
+    assert re.findall(r"\[([^\]]*)\]", ran) == words
+
+
+def test_demo_makes_everything_in_order_and_only_once(tree: Tree):
+    tree.done("demo")
+    assert tree.tools() == DEMO
+    time.sleep(0.01)
+    tree.done("demo")
+    assert tree.tools() == ["demo_summary"]
+    assert (tree.root / "ckpts/demo/nano_track_map.pth").is_file()
+    assert (tree.root / "onnx/demo/uniad_nano_track_map.onnx").is_file()
+
+
+def test_demo_takes_another_variant(tree: Tree):
+    tree.done("demo", "VARIANT=tiny")
+    assert tree.tools() == DEMO
+    assert (tree.root / "ckpts/demo/tiny_imgx0.25_track_map.pth").is_file()
+
+
+def test_train_leaves_documented_names_and_does_nothing_twice(tree: Tree):
+    tree.done("train")
+    assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "claim_work_dir", "train"]
+    work = tree.root / "projects/work_dirs/stage1_track_map/tiny_imgx0.25_track_map"
+    assert (work / "epoch_6.pth").is_file()
+    assert (tree.root / "ckpts/tiny_imgx0.25_track_map.pth").is_file()
+    for target in ("train", "promote", "train-stage1"):
+        tree.done(target)
+    assert tree.tools() == []
+    assert "tools/" not in tree.done("-n", "train")
+
+
+@pytest.mark.parametrize("stem, variant", [("full", "full"), ("nano", "nano")])
+def test_other_variants_have_their_documented_names(tree: Tree, stem: str, variant: str):
+    tree.done("train", f"VARIANT={variant}")
+    assert (tree.root / f"ckpts/{stem}_track_map.pth").is_file()
+
+
+def test_a_changed_flag_rebuilds_what_depends_on_it_and_a_repeated_one_does_not(tree: Tree):
+    tree.done("eval", "VARIANT=nano", "EPOCHS=2")
+    tree.calls()
+    tree.done("eval", "VARIANT=nano", "EPOCHS=2")
+    assert tree.tools() == []
+    tree.done("eval", "VARIANT=nano", "EPOCHS=2", "SEED=1")
+    assert tree.tools() == ["claim_work_dir", "train", "test"]
+    tree.done("eval", "VARIANT=nano", "EPOCHS=2", "SEED=1", "EVAL_ARGS=--device cpu")
+    assert tree.tools() == ["test"]
+    tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1")
+    assert tree.tools() == ["export_onnx", "build_engine"]
+    tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1", "PRECISION=fp16")
+    assert tree.tools() == ["build_engine"]
+
+
+def test_the_demo_and_real_training_do_not_disturb_each_other(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    tree.done("demo")
+    tree.calls()
+    tree.done("train", "VARIANT=nano")
+    tree.done("demo")
+    assert tree.tools() == ["demo_summary"]
+
+
+def test_a_bigger_world_is_made_again_with_all_that_follows(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    tree.done("train", "VARIANT=nano", "SYNTH_TRAIN_SCENES=30")
+    assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "claim_work_dir", "train"]
+
+
+def test_touched_configs_are_not_changed_configs(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    base = tree.root / "projects/configs/_base_/default_runtime.py"
+    base.touch()
+    tree.done("train", "VARIANT=nano")
+    assert tree.tools() == []
+    base.write_text(base.read_text() + "cudnn_benchmark = True\n")
+    tree.done("train", "VARIANT=nano")
+    assert "train" in tree.tools()
+
+
+@pytest.mark.parametrize("tool, product", [
+    ("create_data", "data/synthetic/infos/nuscenes_infos_temporal_train.pkl"),
+    ("train", "projects/work_dirs/stage1_track_map/nano_track_map/epoch_6.pth"),
+    ("export_onnx", "onnx/uniad_nano_track_map.onnx"),
+    ("verify", "onnx/uniad_nano_track_map.onnx.verify.json"),
+    ("build_engine", "engines/uniad_nano_track_map.fp32.tensorrt_rtx.engine"),
+])  # fmt: skip
+def test_a_failed_step_leaves_no_product_and_is_done_again(tree: Tree, tool: str, product: str):
+    goals = ("verify", "engine", "VARIANT=nano")
+    result = tree.make(*goals, FAIL=tool, LEAVE=product)
+    assert result.returncode != 0
+    assert not (tree.root / product).exists(), "what a failing recipe wrote must go"
+    tree.calls()
+    tree.done(*goals)
+    assert tool in tree.tools() and (tree.root / product).exists()
+
+
+def test_an_interrupted_run_goes_on_by_the_same_command(tree: Tree):
+    tree.make("train", "VARIANT=nano", FAIL="train")
+    tree.done("train", "VARIANT=nano")
+    last = [line for line in tree.calls() if line.startswith("tools/train.py")]
+    assert len(last) == 2 and last[0] == last[1] and "[--resume] [auto]" in last[1]
+
+
+def test_without_published_weights_training_says_what_to_do(tree: Tree):
+    (tree.root / "data/nuscenes/v1.0-trainval").mkdir(parents=True)
+    (tree.root / "data/nuscenes/v1.0-trainval/sample.json").write_text("[]")
+    result = tree.make("train", "VARIANT=tiny", "DATASET=nuscenes")
+    assert result.returncode != 0
+    assert "ckpts/bevformer_tiny_epoch_24_updated2.pth is missing" in result.stderr and "FROM_SCRATCH=1" in result.stderr
+    tree.calls()
+    tree.done("train", "VARIANT=tiny", "DATASET=nuscenes", "FROM_SCRATCH=1")
+    train = next(line for line in tree.calls() if line.startswith("tools/train.py"))
+    assert "[--from-scratch]" in train and "data_root" not in train
+
+
+def test_infos_that_somebody_brought_stay(tree: Tree):
+    root = tree.root / "data"
+    for path in ("infos/nuscenes_infos_temporal_train.pkl", "infos/nuscenes_infos_temporal_val.pkl",
+                 "nuscenes/v1.0-trainval/sample.json"):  # fmt: skip
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("theirs")
+        time.sleep(0.01)
+    tree.done("data", "DATASET=nuscenes")
+    assert tree.tools() == []
+    assert (root / "infos/nuscenes_infos_temporal_train.pkl").read_text() == "theirs"
+
+
+def test_absent_nuscenes_is_one_line(tree: Tree):
+    tree.done("configure")
+    result = tree.make("data", "DATASET=nuscenes")
+    assert result.returncode != 0 and "data/nuscenes/v1.0-trainval/sample.json is missing" in result.stderr
+    assert tree.calls() == []
+
+
+@pytest.mark.parametrize("setting, hint", [
+    ("VARIANT=small", "choose full, tiny, nano"),
+    ("VARIANT=", "choose full, tiny, nano"),
+    ("VARIANT=tiny nano", "choose full, tiny, nano"),
+    ("STACK=torch2", "choose native, torch1.12"),
+    ("STACK=torch1.12", "STACK=native can"),
+    ("RUNTIME=lxc", "choose host, docker, podman"),
+    ("RUNTIME=docker", "RUNTIME=host can"),
+    ("DATASET=kitti", "choose synthetic, nuscenes"),
+    ("PRECISION=fp8", "choose fp32, fp16, int8"),
+    ("TRAIN_PRECISION=half", "choose fp32, tf32, bf16, fp16"),
+    ("EXPORT_SAMPLING=nearest", "choose gridsample, gather, plugin"),
+    ("ENGINE_BACKEND=tvm", "choose tensorrt_rtx, tensorrt"),
+    ("STAGE=3", "choose 1"),
+    ("EPOCHS=six", "no whole number"),
+    ("SEED=-1", "no whole number"),
+    ("GPUS=two", "no whole number"),
+    ("FROM_SCRATCH=yes", "choose 0, 1"),
+    ("VENV=my env", "no blank"),
+    ("DATA_DIR=a b", "no blank"),
+    ("HOST_PYTHON=python9", "was not found"),
+])  # fmt: skip
+def test_a_wrong_value_stops_at_once_with_one_line_and_the_choices(tree: Tree, setting: str, hint: str):
+    result = tree.make("train", setting)
+    assert result.returncode != 0
+    assert tree.calls() == []
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    said = [line for line in lines if setting.split("=")[0] in line]
+    assert len(said) == 1 and hint in said[0], result.stderr
+    assert len(lines) <= 2, result.stderr
+
+
+def test_two_lengths_of_training_are_refused(tree: Tree):
+    result = tree.make("train", "EPOCHS=1", "MAX_ITERS=3")
+    assert result.returncode != 0 and "give one" in result.stderr
+
+
+def test_no_value_reaches_the_shell_as_anything_but_a_value(tree: Tree):
+    nasty = "model.x='\"`:>pwned`;:>pwned2|&><*?~\\"
+    tree.done("train", "VARIANT=nano", f"CFG_OPTIONS={nasty}")
+    assert not list(tree.root.glob("pwned*"))
+    assert f"[{nasty}]" in next(line for line in tree.calls() if line.startswith("tools/train.py"))
+
+
+@pytest.mark.parametrize("gpus, nodes, launcher", [("0", "1", False), ("1", "1", False), ("4", "1", True), ("8", "2", True)])
+def test_more_than_one_process_goes_through_torchrun(tree: Tree, gpus: str, nodes: str, launcher: bool):
+    shown = tree.done("-n", "train", "VARIANT=nano", f"GPUS={gpus}", f"NNODES={nodes}")
+    assert ("tools/uniad_dist_train.sh" in shown) == launcher
+
+
+def test_clean_keeps_what_took_long(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    tree.done("demo")
+    tree.calls()
+    tree.done("clean")
+    assert not (tree.root / "ckpts/demo").exists()
+    tree.done("train", "VARIANT=nano")
+    assert tree.tools() == []
+
+
+def test_parallel_make_keeps_the_order(tree: Tree):
+    tree.done("-j4", "demo")
+    ran = tree.tools()
+    assert sorted(ran) == sorted(DEMO)
+    for before, after in [("create_data", "train"), ("train", "test"), ("train", "export_onnx"), ("export_onnx", "build_engine")]:
+        assert ran.index(before) < ran.index(after)
+
+
+def test_make_works_from_a_folder_with_a_blank_in_its_name(tree: Tree):
+    moved = Path(tree.root.parent) / f"{tree.root.name} with blank"
+    tree.root.rename(moved)
+    Tree(moved).done("train", "VARIANT=nano")
+    assert (moved / "ckpts/nano_track_map.pth").is_file()

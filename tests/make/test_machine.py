@@ -1,0 +1,90 @@
+"""Configure and doctor: what they choose, what they refuse, and that they need nothing installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from make.conftest import REPO, Tree
+
+sys.path.insert(0, str(REPO / "tools"))
+import configure  # noqa: E402
+import machine  # noqa: E402
+
+
+def test_configure_says_in_one_line_what_and_why_and_writes_it(tree: Tree):
+    text = tree.done("configure")
+    assert len(text.splitlines()) == 1
+    assert text.startswith("configured: STACK=native RUNTIME=host DATASET=synthetic (")
+    written = (tree.root / "config.mk").read_text()
+    assert "CONFIGURED_STACK := native" in written and "CONFIGURED_DATASET := synthetic" in written
+
+
+def test_the_first_target_that_needs_it_configures(tree: Tree):
+    assert "configured:" in tree.done("data")
+    assert "configured:" not in tree.done("data")
+
+
+def test_the_command_line_wins_over_what_was_configured(tree: Tree):
+    (tree.root / "config.mk").write_text("CONFIGURED_DATASET := nuscenes\nCONFIGURED_GPUS := 4\n")
+    assert "DATASET=nuscenes" in tree.done("help")
+    shown = tree.done("-n", "train", "DATASET=synthetic", "GPUS=1", "VARIANT=nano")
+    assert "make_synthetic_nuscenes" in shown and "uniad_dist_train" not in shown
+
+
+def test_configure_finds_nuscenes(tree: Tree):
+    tables = tree.root / "data/nuscenes/v1.0-mini"
+    tables.mkdir(parents=True)
+    (tables / "sample.json").write_text("[]")
+    assert "DATASET=nuscenes" in tree.done("configure")
+    assert "DATASET=synthetic" in tree.done("configure", "DATASET=synthetic")
+
+
+@pytest.mark.parametrize("asked, hint", [
+    ({"STACK": "torch1.12"}, "STACK=native can"),
+    ({"RUNTIME": "podman"}, "RUNTIME=host can"),
+    ({"DATASET": "nuscenes"}, "DATASET=synthetic"),
+    ({"STACK": "x"}, "choose native, torch1.12"),
+])  # fmt: skip
+def test_what_cannot_work_is_refused_with_what_can(asked: dict[str, str], hint: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(configure.Refused, match=hint):
+        configure.choose(asked, sys.executable)
+
+
+def test_gpus_that_torch_can_use_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    old, new = machine.Gpu("Old", (6, 1), 8), machine.Gpu("New", (9, 0), 80)
+    monkeypatch.setattr(machine, "gpus", lambda: [old])
+    settings, why = configure.choose({}, sys.executable)
+    assert settings["GPUS"] == "0" and "too old" in why
+    monkeypatch.setattr(machine, "gpus", lambda: [new, new])
+    settings, why = configure.choose({}, sys.executable)
+    assert settings["GPUS"] == "2" and "sm_90" in why
+
+
+def test_a_machine_without_a_fitting_python_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "python_version", lambda command: (3, 14))
+    with pytest.raises(configure.Refused, match="3.10, 3.11 or 3.12"):
+        configure.choose({}, sys.executable)
+
+
+def test_gpu_lines_of_the_driver_are_read(monkeypatch):
+    monkeypatch.setattr(machine, "run", lambda *a, **k: "NVIDIA H200, 9.0, 143771\nbroken line\nOrin, 8.7, [N/A]\n")
+    found = machine.gpus()
+    assert [(g.name, g.capability) for g in found] == [("NVIDIA H200", (9, 0)), ("Orin", (8, 7))]
+
+
+def test_doctor_needs_nothing_installed(tree: Tree):
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, 'tools'); import doctor; "
+         "sys.argv = ['doctor', '--venv', 'absent']; sys.exit(doctor.main())"],
+        cwd=tree.root, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    for what in ("Python", "Environment", "torch", "GPU", "Containers", "nuScenes", "Disk"):
+        assert what in done.stdout
+    assert "make env" in done.stdout

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Makes the virtual environment and installs what pyproject.toml pins. Does nothing where that is already so.
+
+Standard library only. pip's own configuration and variables are honoured; the one thing decided here is which torch: on
+a machine without a GPU the CPU build, which is a tenth of the size, from pip's index where it has it, else from
+pytorch.org.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import machine
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+EXTRAS = "engine,dev"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Failed(Exception):
+    """The environment could not be made; the message says what to do."""
+
+
+def pinned(text: str, name: str) -> str:
+    found = re.search(rf'"({re.escape(name)}==[^"]+)"', text)
+    if not found:
+        raise Failed(f"pyproject.toml pins no {name}")
+    return found.group(1)
+
+
+def reachable(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + "/", method="HEAD"), timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except (OSError, ValueError):
+        return False
+
+
+def pip(python: Path, *arguments: str, quiet: bool = True) -> None:
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *(["--quiet"] if quiet else []), *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode:
+        raise Failed(f"pip could not install {arguments[-1]} (its message stands above); run the same command again when mended")
+
+
+def torch_source(python: Path, torch: str, index: str) -> list[str]:
+    """pip options that say where torch comes from."""
+    if index:
+        return ["--extra-index-url", index]
+    if machine.gpus() or sys.platform == "darwin":
+        return []  # the default build is the right one
+    probe = subprocess.run(
+        [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--dry-run", "--no-deps",
+         "--ignore-installed", "--report", "-", torch],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    try:
+        version = json.loads(probe.stdout)["install"][0]["metadata"]["version"]
+    except (ValueError, LookupError):
+        version = ""
+    if "+cpu" in version:
+        return []
+    if reachable(CPU_INDEX):
+        return ["--extra-index-url", CPU_INDEX]
+    print(
+        f"note: {CPU_INDEX} cannot be reached, so pip's index decides; without a GPU the CUDA build of torch works too, "
+        "but is several GB. TORCH_INDEX_URL=... names another place"
+    )
+    return []
+
+
+def make(venv: Path, index: str) -> bool:
+    """True when something was installed."""
+    if sys.version_info[:2] not in machine.PYTHONS:
+        raise Failed(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot hold the pinned packages (numpy < 2 for the nuScenes "
+            "devkit): 3.10, 3.11 or 3.12 can; make configure HOST_PYTHON=/path/to/it"
+        )
+    text = (ROOT / "pyproject.toml").read_text()
+    # Only what decides the packages: settings of linters and tests change often.
+    wanted = hashlib.sha256("\n".join([text.split("[tool.", 1)[0], index, sys.version]).encode()).hexdigest()
+    stamp, python = venv / "installed.sha256", venv / "bin" / "python"
+    if stamp.is_file() and stamp.read_text() == wanted and python.exists():
+        return False
+    need = 4.0
+    if machine.free_gib(venv) < need:
+        raise Failed(f"{venv.resolve()} needs {need:.0f} GiB, {machine.free_gib(venv):.1f} GiB are free on its disk")
+    if not python.exists():
+        print(f"making {venv} with Python {sys.version.split()[0]}", flush=True)
+        done = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = (done.stdout + done.stderr).strip().splitlines()
+            hint = "; on Debian and Ubuntu: apt install python3-venv" if "ensurepip" in done.stdout + done.stderr else ""
+            raise Failed(f"python -m venv failed: {why[-1] if why else 'no message'}{hint}")
+    stamp.unlink(missing_ok=True)
+    torch = pinned(text, "torch")
+    print(f"installing {torch}", flush=True)
+    pip(python, *torch_source(python, torch, index), torch)
+    print(f"installing what pyproject.toml pins [{EXTRAS}]", flush=True)
+    pip(python, "-e", f".[{EXTRAS}]")
+    check = "import numpy, torch, uniad; print(f'torch {torch.__version__}, numpy {numpy.__version__}')"
+    found = machine.run([str(python), "-c", check], timeout=300)
+    if found is None:
+        raise Failed(f"{python} cannot import torch and uniad after installing them: remove {venv} and run `make env`")
+    stamp.write_text(wanted)
+    print(f"{venv}: {found.strip()}")
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("venv", type=Path)
+    parser.add_argument("--torch-index", default="", help="extra index for torch")
+    args = parser.parse_args()
+    try:
+        make(args.venv, args.torch_index)
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONPATH", None)  # another project's packages must not shadow the pinned ones
+    sys.exit(main())
