@@ -118,8 +118,8 @@ class UniAD(nn.Module):
             prev_bev=bev,
             has_prev_bev=torch.ones_like(frame.scene_start),
             tracks=tracks,
-            prev_pos=frame.can_bus[:, :3].float(),
-            prev_angle=frame.can_bus[:, 17].float(),
+            prev_pos=frame.can_bus[:, :3],  # in the frame's precision: global metres in fp32 are 1e-4 m apart
+            prev_angle=frame.can_bus[:, 17],
             prev_l2g_r=frame.l2g_r.float(),
             prev_l2g_t=frame.l2g_t.float(),
             prev_time_s=frame.time_s.float(),
