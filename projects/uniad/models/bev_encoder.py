@@ -265,7 +265,7 @@ def project_pillars(points_SZ3: Tensor, lidar2img: Tensor, img_hw: tuple[int, in
     """Where pillars fall in each camera: fractions of (width, height) [B, N, S, Z, 2], and whether any point of the pillar is
     seen [B, N, S] bool."""
     seen, ref = _project(points_SZ3, lidar2img, img_hw)
-    return ref, seen.any(-1)
+    return ref, seen.float().amax(-1) > 0.5  # any() would leave as a 64-bit reduction
 
 
 def _project(points_SZ3: Tensor, lidar2img: Tensor, img_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ def camera_attention(
     """
     b, n, s = hit_BNS.shape
     heads, levels, points = weight_BSHLP.shape[2:]
-    seen = hit_BNS.sum(1).clamp(min=1).unsqueeze(-1)  # [B, S, 1]
+    seen = hit_BNS.float().sum(1).clamp(min=1.0).unsqueeze(-1)  # [B, S, 1]
     if slots >= s:
         rank, ref = None, ref_BNSZ2.flatten(0, 1)
         offset = offset_BSHLP2.repeat_interleave(n, 0)
