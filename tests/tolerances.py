@@ -21,6 +21,10 @@ TOLERANCES: dict[str, float] = {
     "decoder": 1e-4,
     # the documented code adds kilometres to metres in fp32 (1e-4 m), which a logit near the range's border magnifies
     "moved_reference": 2e-5,
+    # the map head from a recorded BEV: twelve transformer layers and up to seven mask layers; measured 3e-6
+    "map": 2e-5,
+    # map losses of the recorded clip, from images; measured 3e-6, and the recorded implementation's own noise is 5e-6
+    "map_loss": 2e-5,
     # images to boxes, over several frames with the state fed back
     "frame": 1e-3,
 }
@@ -35,3 +39,13 @@ def close(got: Tensor, want: Tensor, row: str) -> None:
     error = (got.detach().double() - want).abs().max().item()
     limit = TOLERANCES[row] * max(want.abs().max().item(), 1.0)
     assert error <= limit, f"{row}: largest error {error:.3g}, allowed {limit:.3g}"
+
+
+# Along the recorded training clip: images to losses and gradients, tracks fed back for five frames, relative to each value.
+# The recorded implementation moves by 5e-6 (losses) and 2.4e-3 (gradient norms) when its images are scaled by 1 + 1e-6.
+CLIP_LOSS = 1e-4
+# The last layer's boxes sit on carried tracks, whose positions feed back: noise grows threefold a frame, to 3e-3 m in frame 4.
+CLIP_LOSS_CARRIED_BOXES = 3e-4
+CLIP_IOU = 1e-2  # absolute; the same 3e-3 m on boxes of a metre
+CLIP_GRAD_NORM = 1e-2
+CLIP_TOTAL_GRAD_NORM = 1e-3

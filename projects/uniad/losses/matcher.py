@@ -72,7 +72,7 @@ def match_frame(
 ) -> Match:
     """Matches one frame, all decoder layers at once.
 
-    obj_id [B, R] int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid [B, R] bool
+    obj_id [B, R] int32 or int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid [B, R] bool
     (False for an empty slot).
     """
     num_layers, num_samples, num_rows = det.cls.shape[:3]
@@ -82,7 +82,7 @@ def match_frame(
     carries = row_valid & (obj_id >= 0)
     same_BRG = carries[..., None] & gt.valid[:, None] & (obj_id[..., None] == gt.ids[:, None])
     index_G = torch.arange(num_gt, device=obj_id.device)
-    carried_gt_BR = torch.where(same_BRG, index_G, FREE).amax(-1) if num_gt else torch.full_like(obj_id, FREE)
+    carried_gt_BR = torch.where(same_BRG, index_G, FREE).amax(-1) if num_gt else torch.full_like(obj_id, FREE, dtype=torch.int64)
     index_R = torch.arange(num_rows, device=obj_id.device)
     carrier_BG = torch.where(same_BRG, index_R[:, None], FREE).amax(1)
 
@@ -129,7 +129,7 @@ def _carry_on(
     if not gt.ids.shape[1]:
         return obj_id, iou
     safe = gt_of_row.clamp(min=0)
-    after = torch.where(matched, gt.ids.gather(1, safe), obj_id)
+    after = torch.where(matched, gt.ids.gather(1, safe).to(obj_id.dtype), obj_id)
     gt_boxes = gt.boxes.gather(1, safe[..., None].expand(-1, -1, gt.boxes.shape[-1]))
     overlap = nearest_bev_iou(decode_boxes(boxes.float()), decode_boxes(gt_boxes))
     measured = matched & untracked.any(-1, keepdim=True)

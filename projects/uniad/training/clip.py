@@ -1,0 +1,194 @@
+"""The pure step along a training clip: BEVs of all frames, then detection, matching and tracks frame by frame.
+
+What differs from the step at test, as published weights were trained:
+
+* The BEV before is made in evaluation mode, without gradient and without grid mask; only the BEV of a frame itself learns.
+  The documented code makes the whole history anew for every frame; it comes out the same each time, so here every frame is
+  encoded once for the history and, all frames in one batch, once with gradient. Frame 0 has itself as the frame before.
+* Ids come from matching, not from scores, and tracks that overlap their object poorly are not carried on.
+* Reference points move to the next frame's axes with the queries from before the query interaction.
+
+No value visits the host and every shape is static, for any batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from uniad.losses.criterion import Criterion
+from uniad.losses.matcher import Match, frame_targets
+from uniad.models.grid_mask import apply_grid_mask
+from uniad.models.track import Rows, empty_tracks, select_training_tracks, take_rows, take_tracks
+from uniad.models.uniad import UniAD
+from uniad.types import Clip, DetOutput, Frame, Tracks
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Choices that trade fidelity for speed. The defaults are the documented behaviour.
+
+    history_features: ``exact`` gives the history its own image features, made in evaluation mode from unmasked images;
+    ``shared`` lets it read those of the learning pass, at about half the cost of the backbone. Where both are equal anyhow
+    (no grid mask, no norm with batch statistics) ``exact`` shares them too.
+    """
+
+    history_features: Literal["exact", "shared"] = "exact"
+
+
+class Carried(NamedTuple):
+    """Track slots between two frames of a clip. False positives are carried without an id, so validity is apart."""
+
+    tracks: Tracks
+    valid: Tensor  # [B, Q] bool
+    iou: Tensor  # [B, Q] overlap with the object when last measured
+
+
+class ClipOutput(NamedTuple):
+    """What a clip leaves behind for later heads and for tests. Lists have an entry a frame."""
+
+    bev: Tensor  # [B, T, S, D]
+    history: Tensor  # [B, T, S, D] the BEV before that each frame was given, no gradient
+    rows: list[Rows]
+    det: list[DetOutput]
+    match: list[Match]
+    dropped: Tensor  # [B] int32, tracks lost because all slots were taken
+
+
+def forward_clip(
+    model: UniAD,
+    clip: Clip,
+    criterion: Criterion,
+    rng: torch.Generator | None = None,
+    options: ClipOptions | None = None,
+) -> tuple[dict[str, Tensor], ClipOutput]:
+    """Losses of a batch of clips, under their documented names and weighted, and what the clip leaves behind.
+
+    rng: source of grid masks, dropped tracks and false positives (dropout uses the global one); None for the global one.
+    The total to minimise is the sum of the losses, see ``total_loss``.
+    """
+    frames, targets = clip.frames, clip.targets
+    bev, history = clip_bevs(model, frames, rng, options or ClipOptions())
+    num_samples, num_frames = bev.shape[:2]
+    carried = no_tracks(model, num_samples)
+    out = ClipOutput(bev, history, [], [], [], torch.zeros(num_samples, dtype=torch.int32, device=bev.device))
+    terms = []
+    for t in range(num_frames):
+        rows = model.rows(carried.tracks, carried.valid)
+        det = model.detect(bev[:, t], rows)
+        fresh = rows.valid.shape[1] - carried.valid.shape[1]
+        iou = nn.functional.pad(carried.iou, (fresh, 0))
+        match, frame_terms = criterion.frame(det, rows.tracks.obj_id, iou, rows.valid, frame_targets(targets, t))
+        terms.append(frame_terms)
+        out.rows.append(rows)
+        out.det.append(det)
+        out.match.append(match)
+        if t + 1 < num_frames:
+            draws = torch.rand(2, *rows.valid.shape, generator=rng, device=bev.device)
+            carried, dropped = carry_on(model, rows, det, match, frames, t, draws)
+            out = out._replace(dropped=out.dropped + dropped)
+    losses = criterion.tracking(terms)
+    losses |= criterion.mapping(model.seg_head, model.seg_head.queries(bev[:, -1]), targets)
+    return losses, out
+
+
+def total_loss(losses: dict[str, Tensor]) -> Tensor:
+    """Sum of the entries with "loss" in their name; others are for the log only."""
+    return torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
+
+
+# BEVs -----------------------------------------------------------------------------------------------------------------
+
+
+def clip_bevs(model: UniAD, frames: Frame, rng: torch.Generator | None, options: ClipOptions) -> tuple[Tensor, Tensor]:
+    """BEV of every frame with gradient, and the BEV before that each was given: [B, T, S, D] both."""
+    num_samples, num_frames = frames.img.shape[:2]
+    deltas = pose_deltas(frames.can_bus)
+    flat = Frame(*(x.flatten(0, 1) for x in frames))
+    masked = model.spec.use_grid_mask and model.training
+    feats = model.extract_features(apply_grid_mask(flat.img, rng) if masked else flat.img)
+    alike = not masked and not learns_statistics(model.img_backbone) and not learns_statistics(model.img_neck)
+    share = alike or options.history_features == "shared"
+
+    with torch.no_grad(), evaluation_mode(model):
+        steps = range(max(1, num_frames - 1))  # nobody reads the last frame's history
+        if share:
+            past_feats = [f.detach().unflatten(0, (num_samples, num_frames)) for f in feats]
+        else:
+            past = frames.img[:, : len(steps)]
+            past_feats = [f.unflatten(0, past.shape[:2]) for f in model.extract_features(past.flatten(0, 1))]
+        has_prev = torch.zeros_like(frames.scene_start[:, 0])
+        prev = model.init_state(num_samples, flat.img.device, past_feats[0].dtype).prev_bev
+        bevs = []
+        for t in steps:
+            frame = Frame(*(x[:, t] for x in frames))
+            prev = model.encode_bev([f[:, t] for f in past_feats], frame, deltas[:, t], prev, has_prev)
+            has_prev = torch.ones_like(has_prev)
+            bevs.append(prev)
+        history = torch.stack([bevs[max(0, t - 1)] for t in range(num_frames)], dim=1)
+    # Weights that autocast turned to half precision above carry no gradient; the pass below must not find them.
+    torch.clear_autocast_cache()
+
+    every = torch.ones_like(flat.scene_start)
+    bev = model.encode_bev(feats, flat, deltas.flatten(0, 1), history.flatten(0, 1), every)
+    return bev.unflatten(0, (num_samples, num_frames)), history
+
+
+def pose_deltas(can_bus: Tensor) -> Tensor:
+    """can_bus [B, T, 18] with absolute poses -> position and heading relative to the frame before; zero for frame 0."""
+    before = torch.cat([can_bus[:, :1], can_bus[:, :-1]], dim=1)
+    return torch.cat([can_bus[..., :3] - before[..., :3], can_bus[..., 3:17], can_bus[..., 17:] - before[..., 17:]], -1)
+
+
+def learns_statistics(module: nn.Module) -> bool:
+    """Whether any norm would use the statistics of this batch."""
+    return any(isinstance(m, _BatchNorm) and m.training for m in module.modules())
+
+
+@contextmanager
+def evaluation_mode(model: UniAD) -> Iterator[None]:
+    """Image and BEV encoders in evaluation mode; afterwards every module is in the mode that it was in."""
+    parts = [model.img_backbone, model.img_neck, model.pts_bbox_head]
+    modes = {module: module.training for part in parts for module in part.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+# Tracks ---------------------------------------------------------------------------------------------------------------
+
+
+def no_tracks(model: UniAD, num_samples: int) -> Carried:
+    """All slots empty, before the first frame."""
+    track, device = model.spec.track, model.query_embedding.weight.device
+    slots = empty_tracks(num_samples, track.capacity, track.embed_dims, track.mem_len, device)
+    valid = torch.zeros(num_samples, track.capacity, dtype=torch.bool, device=device)
+    return Carried(slots, valid, torch.zeros(num_samples, track.capacity, device=device))
+
+
+def carry_on(
+    model: UniAD, rows: Rows, det: DetOutput, match: Match, frames: Frame, t: int, draws: Tensor
+) -> tuple[Carried, Tensor]:
+    """The slots that frame t + 1 starts with, and how many tracks found none [B].
+
+    draws: [2, B, R] uniform in [0, 1): which tracks are dropped, and which admit a false positive.
+    """
+    score = det.cls[-1].detach().sigmoid().amax(-1)
+    carry = select_training_tracks(match.obj_id, match.iou, score, rows.valid, draws[0], draws[1], model.spec.track)
+    after = rows.tracks._replace(ref_pts=det.ref_pts, boxes=det.boxes[-1], obj_id=match.obj_id)
+    tracks = take_tracks(after, carry)
+    pose, next_pose = ((frames.l2g_r[:, i], frames.l2g_t[:, i], frames.time_s[:, i]) for i in (t, t + 1))
+    tracks = tracks._replace(ref_pts=model.move(tracks, pose, next_pose))
+    embedding, score = take_rows(det.query_feat[-1].float(), carry.index), take_rows(score, carry.index)
+    tracks = model.interact(tracks, embedding, score, carry.valid)
+    return Carried(tracks, carry.valid, take_rows(match.iou, carry.index)), carry.dropped

@@ -1,0 +1,95 @@
+"""A model and clips small enough to take a training clip forward and back in a fraction of a second."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from specs import edit, nano_spec
+from torch import nn
+from uniad.models.uniad import UniAD
+from uniad.spec import ModelSpec
+from uniad.types import Clip, Frame, Targets
+
+HEIGHT, WIDTH, CAMERAS = 64, 96, 6
+
+
+def small_spec(**changes) -> ModelSpec:
+    """Nano, smaller still, without anything random."""
+    spec = nano_spec().model
+    quiet = {
+        "use_grid_mask": False, "bev__height": 10, "bev__width": 10, "bev__embed_dims": 32, "bev__ffn_dims": 32,
+        "bev__dropout": 0.0, "bev__ffn_dropout": 0.0, "bev__sca_capacity": 1.0, "neck__out_channels": 32,
+        "backbone__norm_eval": True, "decoder__num_layers": 2, "decoder__embed_dims": 32, "decoder__ffn_dims": 32,
+        "decoder__dropout": 0.0, "decoder__ffn_dropout": 0.0, "track__num_query": 20, "track__embed_dims": 32,
+        "track__capacity": 6, "track__fp_ratio": 0.0, "track__random_drop": 0.0, "map__embed_dims": 32,
+        "map__bev_hw": (10, 10), "map__canvas_hw": (10, 10), "map__num_query": 12, "map__ffn_dims": 32, "map__top_k": 6,
+        "map__dropout": 0.0, "map__ffn_dropout": 0.0,
+    }  # fmt: skip
+    return edit(spec, **(quiet | changes))
+
+
+def small_model(spec: ModelSpec, seed: int = 0) -> UniAD:
+    """In training mode, with weights that differ from zero everywhere and no dropout left at a fixed rate."""
+    torch.manual_seed(seed)
+    model = UniAD(spec).train()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def small_clip(samples: int = 1, frames: int = 3, objects: tuple[int, ...] | None = None, seed: int = 0) -> Clip:
+    """Noise images, a car that turns, objects that stand around; ``objects`` is their number in each sample."""
+    rng = np.random.default_rng(seed)
+    capacity, lanes = 5, 4
+
+    def real(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal((samples, *shape))).float()
+
+    yaws = np.deg2rad([0.0, -60.0, 60.0, 180.0, 120.0, -120.0])
+    cameras = []
+    for yaw in yaws:
+        right, down, ahead = [np.cos(yaw), np.sin(yaw), 0], [0, 0, -1], [-np.sin(yaw), np.cos(yaw), 0]
+        intrinsic = np.array([[50.0, 0, WIDTH / 2], [0, 50.0, HEIGHT / 2], [0, 0, 1]])
+        projection = np.eye(4)
+        projection[:3, :3] = intrinsic @ np.array([right, down, ahead])
+        cameras.append(projection)
+    can_bus = real(frames, 18) * 0.1
+    can_bus[..., 0] = 600 + 2.5 * torch.arange(frames)
+    can_bus[..., 17] = 30 + 2.0 * torch.arange(frames)
+    can_bus[..., 16] = can_bus[..., 17].deg2rad()
+    frame = Frame(
+        img=real(frames, CAMERAS, 3, HEIGHT, WIDTH),
+        lidar2img=torch.from_numpy(np.stack(cameras)).float().expand(samples, frames, -1, -1, -1),
+        can_bus=can_bus,
+        l2g_r=torch.eye(3).expand(samples, frames, -1, -1),
+        l2g_t=torch.stack([torch.tensor([600 + 2.5 * t, 0, 0]) for t in range(frames)]).expand(samples, -1, -1),
+        time_s=(0.5 * torch.arange(frames)).expand(samples, -1),
+        scene_start=(torch.arange(frames) == 0).expand(samples, -1),
+        command=torch.zeros(samples, frames, dtype=torch.int32),
+    )
+    counts = torch.tensor(objects if objects is not None else (3,) * samples)
+    valid = (torch.arange(capacity) < counts[:, None])[:, None].expand(-1, frames, -1)
+    boxes = real(1, capacity, 9).repeat(1, frames, 1, 1)
+    boxes[..., :2] *= 15
+    boxes[..., 3:6] = boxes[..., 3:6].exp() * 3
+    masks = (real(lanes, 10, 10) > 0).to(torch.uint8)
+    targets = Targets(
+        boxes=torch.where(valid[..., None], boxes, 0.0),
+        labels=torch.from_numpy(rng.integers(0, 10, (samples, 1, capacity))).expand(-1, frames, -1),
+        ids=torch.where(valid, torch.arange(1, capacity + 1), -1),
+        valid=valid,
+        past_traj=real(frames, capacity, 8, 2),
+        past_traj_mask=(real(frames, capacity, 8, 2) > 0).float(),
+        sdc_box=torch.tensor([0, 0, -0.8, 1.73, 4.08, 1.56, -3.1, 1, 1]).expand(samples, frames, -1),
+        sdc_label=torch.zeros(samples, frames, dtype=torch.int64),
+        lane_labels=torch.from_numpy(rng.integers(0, 3, (samples, lanes))),
+        lane_boxes=torch.tensor([1, 2, 6, 7]).expand(samples, lanes, -1),
+        lane_masks=masks,
+        lane_valid=(torch.arange(lanes) < counts[:, None]),
+        drivable=masks[:, 0],
+    )
+    return Clip(frame, targets, [[{} for _ in range(frames)] for _ in range(samples)])

@@ -1,0 +1,97 @@
+"""The recorded stage-1 training iteration of UniAD-tiny, end to end: losses, matches, tracks and gradients."""
+
+import runpy
+
+import numpy as np
+import pytest
+import torch
+import train_clip
+import weights
+from specs import tiny_spec
+from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM
+from torch import nn
+from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
+from uniad.training.clip import forward_clip, total_loss
+
+pytestmark = pytest.mark.slow
+
+NOISE = 1e-6  # gradient norms below this are rounding, in a total of 4e4
+RANDOM_OFF = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}
+
+
+@pytest.fixture(scope="module")
+def iteration():
+    """Record, losses, what the clip left behind, and the model with its gradients."""
+    # Twelve slots are enough for this clip and spare the decoder rows.
+    spec = tiny_spec(**RANDOM_OFF, model__track__capacity=12).model
+    model = weights.fill(UniAD(spec), kind="train").train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    record = train_clip.record()
+    losses, out = forward_clip(model, train_clip.clip(record), Criterion(spec))
+    total_loss(losses).backward()
+    return record, {name: value.item() for name, value in losses.items()}, out, model
+
+
+def test_every_recorded_loss(iteration):
+    record, losses, _, _ = iteration
+    names = [str(name) for name in record["loss_names"]]
+    assert set(losses) == set(names)
+    for name, wanted in zip(names, record["losses"].tolist()):
+        carried = name in ("track.frame_3_loss_bbox_5", "track.frame_4_loss_bbox_5")
+        assert losses[name] == pytest.approx(wanted, rel=CLIP_LOSS_CARRIED_BOXES if carried else CLIP_LOSS), name
+    assert sum(losses.values()) == pytest.approx(float(record["total"]), rel=CLIP_LOSS)
+
+
+def test_every_recorded_match_id_and_overlap(iteration):
+    record, _, out, _ = iteration
+    for t, match in enumerate(out.match):
+        num_rows, rows = int(record[f"f{t}/num_rows"]), torch.from_numpy(record[f"f{t}/rows"])
+        assert out.rows[t].valid[0].sum() == num_rows
+        for layer in range(6):
+            wanted = torch.full((num_rows,), -1)
+            pairs = torch.from_numpy(record[f"f{t}/matched_{layer}"]).long()
+            wanted[pairs[:, 0]] = pairs[:, 1]
+            assert torch.equal(match.gt_of_row[layer, 0, :num_rows], wanted), (t, layer)
+        wanted = torch.full((num_rows,), -1).index_copy(0, rows, torch.from_numpy(record[f"f{t}/ids"]))
+        assert torch.equal(match.obj_id[0, :num_rows].long(), wanted)
+        torch.testing.assert_close(match.iou[0, rows], torch.from_numpy(record[f"f{t}/iou"]), rtol=0, atol=CLIP_IOU)
+
+
+def test_recorded_bevs_with_and_without_gradient(iteration):
+    """The record has a frame's history made anew, from its first frame on, then the frame itself."""
+    record, _, out, _ = iteration
+    call = 0
+    for t in range(train_clip.FRAMES):
+        call += max(t, 1)
+        for bev, index in ((out.history, call - 1), (out.bev, call)):
+            wanted = torch.from_numpy(record[f"bev_norms_{index:02d}"])
+            torch.testing.assert_close(bev[0, t].detach().norm(dim=-1)[::25], wanted, rtol=1e-5, atol=0)
+        call += 1
+
+
+def test_every_recorded_gradient(iteration):
+    record, _, _, model = iteration
+    parameters = dict(model.named_parameters())
+    wanted = dict(zip(record["grad_names"].tolist(), record["grad_norms"].tolist()))
+    assert {name for name, p in parameters.items() if p.requires_grad} == set(wanted) | set(record["grad_none"].tolist())
+    assert all(parameters[name].grad is None for name in record["grad_none"].tolist())
+    for name, norm in wanted.items():
+        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=CLIP_GRAD_NORM, abs=NOISE), name
+    total = torch.stack([p.grad.norm() for p in parameters.values() if p.grad is not None]).norm().item()
+    assert total == pytest.approx(float(record["grad_norm_total"]), rel=CLIP_TOTAL_GRAD_NORM)
+
+
+def test_the_extract_is_what_was_recorded(golden):
+
+    make_stage1_train = runpy.run_path(str(train_clip.COMPACT.with_name("make_stage1_train.py")))
+
+    fresh = make_stage1_train["compact"](golden)
+    kept = train_clip.record()
+    assert fresh.keys() == kept.keys()
+    for name, value in fresh.items():
+        assert np.array_equal(value, kept[name]), name
