@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+STEP_M = 0.5  # between samples of a path
+
 
 def unit(vector_2: np.ndarray) -> np.ndarray:
     return vector_2 / np.linalg.norm(vector_2)
@@ -78,30 +80,39 @@ def headings(points_n2: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Path:
-    """A curve with arc length: what a vehicle or a pedestrian moves along."""
+    """A curve sampled at even arc length: what a vehicle or a pedestrian moves along."""
 
-    s: np.ndarray  # [n] metres from the start
+    step: float  # metres between samples, about STEP_M
     xy: np.ndarray  # [n, 2]
     yaw: np.ndarray  # [n] unwrapped
 
     @staticmethod
     def through(points_n2: np.ndarray) -> Path:
+        """The curve through points [m, 2]; its ends are the first and the last of them."""
         keep = np.concatenate([[True], np.linalg.norm(np.diff(points_n2, axis=0), axis=1) > 1e-6])
         points_n2 = points_n2[keep]
         s = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points_n2, axis=0), axis=1))])
-        return Path(s, points_n2, headings(points_n2))
+        even = np.linspace(0.0, s[-1], max(3, int(np.ceil(s[-1] / STEP_M)) + 1))
+        xy = np.stack([np.interp(even, s, points_n2[:, 0]), np.interp(even, s, points_n2[:, 1])], axis=1)
+        return Path(float(even[1]), xy, np.interp(even, s, headings(points_n2)))
 
     @property
     def length(self) -> float:
-        return float(self.s[-1])
+        return self.step * (len(self.yaw) - 1)
+
+    @property
+    def s(self) -> np.ndarray:
+        """Arc length of the samples [n]."""
+        return self.step * np.arange(len(self.yaw))
 
     def at(self, s: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """Position [.., 2] and heading [..] at arc length s; straight on before the start and past the end."""
-        s = np.asarray(s, dtype=float)
-        inside = np.clip(s, 0.0, self.length)
-        xy = np.stack([np.interp(inside, self.s, self.xy[:, 0]), np.interp(inside, self.s, self.xy[:, 1])], axis=-1)
-        yaw = np.interp(inside, self.s, self.yaw)
-        beyond = (s - inside)[..., None]
+        at = np.asarray(s, dtype=float) / self.step
+        i = np.clip(at.astype(int), 0, len(self.yaw) - 2)
+        part = np.clip(at - i, 0.0, 1.0)
+        yaw = self.yaw[i] + (self.yaw[i + 1] - self.yaw[i]) * part
+        xy = self.xy[i] + (self.xy[i + 1] - self.xy[i]) * part[..., None]
+        beyond = ((at - i - part) * self.step)[..., None]
         return xy + beyond * np.stack([np.cos(yaw), np.sin(yaw)], axis=-1), yaw
 
     def curvature(self, s: np.ndarray | float, reach_m: float = 1.5) -> np.ndarray:

@@ -56,9 +56,9 @@ class Track:
     path: Path
     axle: float
     front: float  # from that point to the front bumper
-    s: list[float]
-    v: list[float]
-    a: list[float] = field(default_factory=list)
+    s: np.ndarray  # [steps] arc length, speed and acceleration; before the simulation one start value each
+    v: np.ndarray
+    a: np.ndarray
     cruise: float = 8.0
     limit: tuple[np.ndarray, np.ndarray] | None = None
     stops: list[tuple[float, float, int, int]] = field(default_factory=list)  # stop at s, clear at s, junction, road
@@ -74,7 +74,7 @@ class Track:
         steps = (np.asarray(t_s, float) + LEAD_S) / STEP_S
         k = np.clip(np.floor(steps + 1e-9).astype(int), 0, len(self.a) - 1)
         tau = (steps - k) * STEP_S
-        s0, v0, a0 = (np.asarray(x)[k] for x in (self.s, self.v, self.a))
+        s0, v0, a0 = self.s[k], self.v[k], self.a[k]
         return s0 + v0 * tau + 0.5 * a0 * tau**2, np.maximum(v0 + a0 * tau, 0.0), a0
 
 
@@ -82,9 +82,8 @@ def vehicle_track(path: Path, s: float, size: tuple[float, float, float], cruise
     """A vehicle at arc length s (its rear axle), as fast as curves and the next stop line allow."""
     length = size[1]
     limit = path.speed_limit(cruise, LATERAL_ACCEL, BRAKE)
-    track = Track(path, REAR_AXLE * length, (REAR_AXLE + 0.5) * length, [s], [0.0], cruise=cruise, limit=limit, stops=stops)
-    track.v[0] = float(np.interp(s, *limit))
-    return track
+    start = (np.array([s]), np.array([float(np.interp(s, *limit))]), np.zeros(1))
+    return Track(path, REAR_AXLE * length, (REAR_AXLE + 0.5) * length, *start, cruise=cruise, limit=limit, stops=stops)
 
 
 def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, ego_priority: bool, phase: np.ndarray) -> None:
@@ -94,34 +93,21 @@ def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, ego
     """
     vehicles = [a for a in [ego, *actors] if a.track is not None and a.mode == "driving"]
     walkers = [a for a in actors if a.track is not None and a.mode == "walking"]
-    discs = _Discs(vehicles, walkers)
+    fleet = _Fleet(vehicles, walkers)
     for step in range(int(np.ceil((duration_s + LEAD_S) / STEP_S)) + 1):
-        t_s = step * STEP_S
-        granted = _granted(ego.track) if ego_priority else None
-        discs.place(vehicles, walkers)
-        wanted = [_drive(town, actor.track, i, discs, t_s, granted, phase) for i, actor in enumerate(vehicles)]
-        paces = [_walk(walker.track, discs) for walker in walkers]
-        for actor, accel in zip(vehicles, wanted):
-            _advance(actor.track, accel)
-        for actor, pace in zip(walkers, paces):
-            _advance(actor.track, (pace - actor.track.v[-1]) / STEP_S)
-    for actor in [*vehicles, *walkers]:
-        actor.track.s, actor.track.v, actor.track.a = (np.array(x) for x in (actor.track.s, actor.track.v, actor.track.a))
+        granted = _granted(ego.track, fleet.s[0]) if ego_priority else None
+        fleet.place()
+        red = [_red_gap(town, track, step * STEP_S, granted, phase, *state) for track, *state in fleet.drivers()]
+        accel = np.concatenate([fleet.drive(np.array(red)), fleet.walk()])
+        fleet.advance(accel)
+    fleet.store()
 
 
-def _advance(track: Track, accel: float) -> None:
-    v = track.v[-1]
-    accel = max(accel, -v / STEP_S)  # never backwards
-    track.a.append(accel)
-    track.s.append(track.s[-1] + v * STEP_S + 0.5 * accel * STEP_S**2)
-    track.v.append(max(v + accel * STEP_S, 0.0))
-
-
-def _granted(ego: Track) -> tuple[int, int] | None:
+def _granted(ego: Track, s: float) -> tuple[int, int] | None:
     """(junction, road) that the ego car is about to pass, or is passing."""
     for stop_s, clear_s, junction, road in ego.stops:
-        if ego.s[-1] < clear_s:
-            return (junction, road) if stop_s - ego.s[-1] < 48.0 else None
+        if s < clear_s:
+            return (junction, road) if stop_s - s < 48.0 else None
     return None
 
 
@@ -134,86 +120,134 @@ def _green(town: Town, junction: int, road: int, t_s: float, granted: tuple[int,
     return roads[int(turn // (GREEN_S + RED_S))] == road and turn % (GREEN_S + RED_S) < GREEN_S
 
 
-class _Discs:
-    """Every mover as a row of discs, for finding what is in a driver's way."""
-
-    def __init__(self, vehicles: list[Actor], walkers: list[Actor]) -> None:
-        self.owner, self.along, self.radius = [], [], []
-        for i, actor in enumerate(vehicles):
-            w, l, _ = actor.size
-            n = max(1, int(np.ceil(l / w)))
-            reach = max(0.0, l / 2 - w / 2)
-            for offset in np.linspace(-reach, reach, n):
-                self.owner.append(i)
-                self.along.append(offset)
-                self.radius.append(w / 2)
-        self.bodies = len(self.owner)
-        for j in range(len(walkers)):
-            self.owner.append(len(vehicles) + j)
-            self.along.append(0.0)
-            self.radius.append(0.5)
-        self.owner, self.along, self.radius = np.array(self.owner, int), np.array(self.along), np.array(self.radius)
-        self.vehicles = len(vehicles)
-
-    def place(self, vehicles: list[Actor], walkers: list[Actor]) -> None:
-        poses = []
-        for actor in [*vehicles, *walkers]:
-            xy, yaw = actor.track.path.at(actor.track.s[-1])
-            poses.append([*xy, yaw, actor.track.v[-1], actor.track.axle])
-        poses = np.array(poses).reshape(-1, 5)
-        self.yaw, self.v = poses[:, 2], poses[:, 3]
-        self.middle = poses[:, :2] + poses[:, 4:] * np.stack([np.cos(poses[:, 2]), np.sin(poses[:, 2])], axis=1)
-        yaw = self.yaw[self.owner]
-        self.xy = self.middle[self.owner] + self.along[:, None] * np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
-
-
-def _idm(v: float, v0: float, gap: float, closing: float) -> float:
-    """Intelligent driver model (Treiber et al. 2000)."""
-    desired = STANDSTILL_M + max(0.0, v * HEADWAY_S + v * closing / (2 * np.sqrt(ACCEL * BRAKE)))
-    return ACCEL * (1 - (v / max(v0, 0.1)) ** 4 - (desired / max(gap, 0.1)) ** 2)
-
-
-def _drive(town: Town, track: Track, me: int, discs: _Discs, t_s: float, granted, phase: np.ndarray) -> float:
-    s, v = track.s[-1], track.v[-1]
-    v0 = float(np.interp(s + 0.5 * v, *track.limit))
-    accel = _idm(v, v0, 1e6, 0.0)
-    if v > v0:
-        accel = max(accel, -BRAKE)
-    front = s + track.front
+def _red_gap(town: Town, track: Track, t_s: float, granted, phase: np.ndarray, front: float, v: float) -> float:
+    """Distance to the next stop line if it is to be respected now, else infinity."""
     for stop_s, _, junction, road in track.stops:
         gap = stop_s - front
         if gap < -0.5:
             continue
-        if gap < 45 and not _green(town, junction, road, t_s, granted, phase) and gap > v * v / (2 * 4.5) - 1.0:
-            accel = min(accel, _idm(v, v0, max(gap + STANDSTILL_M - 0.4, 0.1), v))
-        break
-    reach = LOOK_M[LOOK_M < 8.0 + 2.6 * v + v * v / 6]
-    near = np.linalg.norm(discs.xy - discs.middle[me], axis=1) < reach[-1] + 12.0
-    near &= discs.owner != me
-    if near.any():
-        points, _ = track.path.at(front + reach)
-        width = discs.radius[discs.owner == me][0]
-        xy, radius, owner = discs.xy[near], discs.radius[near], discs.owner[near]
-        away = np.linalg.norm(points[:, None] - xy[None], axis=-1)  # [look, disc]
-        # A disc blocks where the car's corridor would touch it.
-        hits = away < width + radius + np.where(owner < discs.vehicles, 0.3, 0.5)
-        if hits.any():
-            first = int(np.argmax(hits.any(axis=1)))
-            other = int(owner[np.argmax(hits[first])])
-            gap = max(float(reach[first]), 0.1)
-            heading = track.path.at(front)[1]
-            theirs = discs.v[other] * np.cos(discs.yaw[other] - heading) if other < discs.vehicles else 0.0
-            # The corridor test already holds about a disc's radius of distance.
-            accel = min(accel, _idm(v, v0, gap + 0.6, v - max(theirs, 0.0)))
-    return float(np.clip(accel, -HARD_BRAKE, ACCEL))
+        too_late = gap <= v * v / (2 * 4.5) - 1.0
+        return np.inf if gap > 45 or too_late or _green(town, junction, road, t_s, granted, phase) else max(gap, 0.0)
+    return np.inf
 
 
-def _walk(track: Track, discs: _Discs) -> float:
-    """Walking speed now: 0 at the kerb while a vehicle is near or coming."""
-    s = track.s[-1]
-    for kerb_s, middle in track.waits:
-        if kerb_s - 0.4 < s <= kerb_s + 0.05 and discs.vehicles:
-            distance = np.linalg.norm(discs.middle[: discs.vehicles] - middle, axis=1)
-            if (distance < 6.5 + 2.8 * discs.v[: discs.vehicles]).any():
-                return 0.0
-    return track.cruise if s < track.path.length - 0.2 else 0.0
+def _idm(v: np.ndarray, v0: np.ndarray, gap: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    """Intelligent driver model (Treiber et al. 2000)."""
+    desired = STANDSTILL_M + np.maximum(0.0, v * HEADWAY_S + v * closing / (2 * np.sqrt(ACCEL * BRAKE)))
+    return ACCEL * (1 - (v / np.maximum(v0, 0.1)) ** 4 - (desired / np.maximum(gap, 0.1)) ** 2)
+
+
+class _Fleet:
+    """All movers at once: vehicles first, then walkers. Every body is a row of discs for finding what is in the way."""
+
+    def __init__(self, vehicles: list[Actor], walkers: list[Actor]) -> None:
+        self.tracks = [actor.track for actor in [*vehicles, *walkers]]
+        self.count = len(vehicles)
+        self.s = np.array([track.s[0] for track in self.tracks])
+        self.v = np.array([track.v[0] for track in self.tracks])
+        self.axle = np.array([track.axle for track in self.tracks])
+        self.front = np.array([track.front for track in self.tracks[: self.count]])
+        self.cruise = np.array([track.cruise for track in self.tracks])
+        self.history: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        # All paths end to end in one table; speed limits likewise, at one-metre steps.
+        paths = [track.path for track in self.tracks]
+        self.size = np.array([len(path.yaw) for path in paths])
+        self.base = np.concatenate([[0], np.cumsum(self.size)[:-1]])
+        self.step = np.array([path.step for path in paths])
+        self.table = np.concatenate([np.concatenate([path.xy, path.yaw[:, None]], axis=1) for path in paths])
+        limits = [track.limit[1] for track in self.tracks[: self.count]]
+        self.limit_size = np.array([len(limit) for limit in limits])
+        self.limit_base = np.concatenate([[0], np.cumsum(self.limit_size)[:-1]])
+        self.limit = np.concatenate(limits)
+        owner, along, radius = [], [], []
+        for i, actor in enumerate(vehicles):
+            w, l, _ = actor.size
+            reach = max(0.0, l / 2 - w / 2)
+            for offset in np.linspace(-reach, reach, max(1, int(np.ceil(l / w)))):
+                owner.append(i)
+                along.append(offset)
+                radius.append(w / 2)
+        owner += range(self.count, len(self.tracks))
+        along += [0.0] * len(walkers)
+        radius += [0.7] * len(walkers)  # people get some room
+        self.owner, self.along = np.array(owner), np.array(along)
+        half = np.array([actor.size[0] / 2 for actor in vehicles])
+        # A disc blocks where a driver's corridor would touch it: [vehicle, disc].
+        self.clearance = (half[:, None] + np.array(radius)[None] + 0.3) ** 2
+        self.clearance[self.owner[None] == np.arange(self.count)[:, None]] = -1.0
+        kerbs = [(j, kerb_s, middle) for j, track in enumerate(self.tracks) for kerb_s, middle in track.waits]
+        self.kerb_of = np.array([j for j, _, _ in kerbs], int)
+        self.kerb_s = np.array([kerb_s for _, kerb_s, _ in kerbs])
+        self.kerb_xy = np.array([middle for _, _, middle in kerbs]).reshape(-1, 2)
+
+    def _on_path(self, rows: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [.., 2] and headings [..] of movers ``rows`` at arc lengths s."""
+        at = s / self.step[rows]
+        i = np.clip(at.astype(int), 0, self.size[rows] - 2)
+        part = np.clip(at - i, 0.0, 1.0)[..., None]
+        first = self.table[self.base[rows] + i]
+        found = first + (self.table[self.base[rows] + i + 1] - first) * part
+        return found[..., :2], found[..., 2]
+
+    def place(self) -> None:
+        xy, self.yaw = self._on_path(np.arange(len(self.tracks)), self.s)
+        ahead = np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=1)
+        self.middle = xy + self.axle[:, None] * ahead
+        self.discs = self.middle[self.owner] + self.along[:, None] * ahead[self.owner]
+
+    def drivers(self) -> list[tuple[Track, float, float]]:
+        """(track, front bumper's arc length, speed) of the vehicles."""
+        return list(zip(self.tracks, (self.s[: self.count] + self.front).tolist(), self.v[: self.count].tolist()))
+
+    def drive(self, red_gap: np.ndarray) -> np.ndarray:
+        """Accelerations of the vehicles."""
+        n = self.count
+        s, v = self.s[:n], self.v[:n]
+        limit_at = np.clip((s + 0.5 * v).astype(int), 0, self.limit_size - 1)
+        v0 = self.limit[self.limit_base + limit_at]
+        free = np.full(n, 1e6)
+        accel = _idm(v, v0, free, np.zeros(n))
+        accel = np.where(v > v0, np.maximum(accel, -BRAKE), accel)
+        stop = _idm(v, v0, np.maximum(red_gap + STANDSTILL_M - 0.4, 0.1), v)
+        accel = np.where(np.isfinite(red_gap), np.minimum(accel, stop), accel)
+        rows = np.repeat(np.arange(n)[:, None], len(LOOK_M), axis=1)
+        points, heading = self._on_path(rows, (s + self.front)[:, None] + LOOK_M)
+        # Squared distances by one matrix product, about a near origin to keep digits: [vehicle, look, disc].
+        points, discs = points - self.middle[0], self.discs - self.middle[0]
+        away = (points**2).sum(-1)[:, :, None] - 2 * points @ discs.T
+        hits = away < (self.clearance - (discs**2).sum(-1))[:, None]
+        hits &= (LOOK_M < (8.0 + 2.6 * v + v * v / 6)[:, None])[:, :, None]
+        first = hits.any(2).argmax(1)
+        blocked = hits.any((1, 2))
+        disc = hits[np.arange(n), first].argmax(1)
+        other = self.owner[disc]
+        theirs = np.where(other < n, self.v[other] * np.cos(self.yaw[other] - heading[:, 0]), 0.0)
+        # The corridor test already holds about a disc's radius of distance.
+        follow = _idm(v, v0, np.maximum(LOOK_M[first], 0.1) + 0.6, v - np.maximum(theirs, 0.0))
+        accel = np.where(blocked, np.minimum(accel, follow), accel)
+        return np.clip(accel, -HARD_BRAKE, ACCEL)
+
+    def walk(self) -> np.ndarray:
+        """Accelerations of the walkers: they halt at the kerb while a vehicle is near or coming, and at the path's end."""
+        n = self.count
+        ends = (self.size * self.step - self.step)[n:]
+        pace = np.where(self.s[n:] < ends - 0.2, self.cruise[n:], 0.0)
+        if len(self.kerb_of):
+            s = self.s[self.kerb_of]
+            at_kerb = (s > self.kerb_s - 0.4) & (s <= self.kerb_s + 0.05)
+            distance = np.linalg.norm(self.kerb_xy[:, None] - self.middle[None, :n], axis=-1)
+            danger = (distance < 6.5 + 2.8 * self.v[:n]).any(1)
+            pace[self.kerb_of[at_kerb & danger] - n] = 0.0
+        return (pace - self.v[n:]) / STEP_S
+
+    def advance(self, accel: np.ndarray) -> None:
+        accel = np.maximum(accel, -self.v / STEP_S)  # never backwards
+        self.history.append((self.s, self.v, accel))
+        self.s = self.s + self.v * STEP_S + 0.5 * accel * STEP_S**2
+        self.v = np.maximum(self.v + accel * STEP_S, 0.0)
+
+    def store(self) -> None:
+        """Writes the history into the tracks."""
+        s, v, a = (np.array(rows) for rows in zip(*self.history))
+        for i, track in enumerate(self.tracks):
+            track.s, track.v, track.a = s[:, i].copy(), v[:, i].copy(), a[:, i].copy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from uniad.data.synthetic.mesh import Mesh
 from uniad.data.synthetic.paint import Stage
 from uniad.data.synthetic.sensors import LIDAR_BEAMS, LIDAR_PITCH_DEG
 
@@ -22,15 +21,6 @@ class Sweep:
     def __init__(self, points: np.ndarray, label: np.ndarray) -> None:
         self.points = points
         self.label = label
-
-
-def _planes(mesh: Mesh) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Half-spaces (normal [k, 3], offset [k]) whose intersection is a part, for every part."""
-    found = []
-    for part in mesh.parts:
-        faces = part.faces[: part.outlines]
-        found.append((np.array([face.normal for face in faces]), np.array([face.offset for face in faces])))
-    return found
 
 
 def cast(stage: Stage, global_from_lidar_44: np.ndarray, columns: int, rng: np.random.Generator) -> Sweep:
@@ -58,9 +48,10 @@ def cast(stage: Stage, global_from_lidar_44: np.ndarray, columns: int, rng: np.r
             bearing = (np.arctan2(offset[i, :, 1], offset[i, :, 0]) - center + np.pi) % (2 * np.pi) - np.pi
             first = int(np.floor((center + bearing.min() + np.pi) / step))
             last = int(np.ceil((center + bearing.max() + np.pi) / step))
-            span = np.arange(first, last + 1) % columns
+            # Contiguous, so that a view serves; one that crosses the seam takes the long way round.
+            span = slice(first, last + 1) if 0 <= first and last < columns else np.arange(first, last + 1) % columns
         else:
-            span = np.arange(columns)
+            span = slice(0, columns)
         # Beams outside the item's height at its nearest point cannot hit; a little slack for its depth.
         near = max(far[i] - stage.radius[i], 0.3)
         reach = far[i] + stage.radius[i]
@@ -71,7 +62,7 @@ def cast(stage: Stage, global_from_lidar_44: np.ndarray, columns: int, rng: np.r
         beams = np.flatnonzero(fit)
         if len(beams) == 0:
             continue
-        window = np.ix_(span, beams)
+        window = (span, slice(beams[0], beams[-1] + 1))
         t, hit_light = _enter(item, origin, ray[window], distance[window])
         better = t < distance[window]
         if better.any():
@@ -94,16 +85,16 @@ def _enter(item, origin: np.ndarray, ray: np.ndarray, limit: np.ndarray) -> tupl
     eye = np.array([c * dx + s * dy, -s * dx + c * dy, origin[2]])
     local = np.stack([c * ray[..., 0] + s * ray[..., 1], -s * ray[..., 0] + c * ray[..., 1], ray[..., 2]], axis=-1)
     best = np.full(ray.shape[:2], np.inf)
-    for normal, offset in _planes(item.mesh):
-        speed = local @ normal.T  # [c, b, k]
-        ahead = offset - normal @ eye  # how far the eye is inside each half-space
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = ahead / speed
-        enter = np.where(speed < 0, t, -np.inf).max(-1)
+    for part in item.mesh.parts:
+        ahead = part.offsets - part.normals @ eye  # how far the eye is inside each half-space
+        entered = ahead < 0  # an eye inside a half-space never enters through its plane
+        if not entered.any():
+            continue
+        speed = local @ part.normals.T  # [c, b, k]
+        t = ahead / np.where(np.abs(speed) < 1e-9, 1e-9, speed)
+        enter = np.where(speed[..., entered] < 0, t[..., entered], np.inf).max(-1)
         leave = np.where(speed > 0, t, np.inf).min(-1)
-        outside = ((speed == 0) & (ahead < 0)).any(-1)
-        hit = (enter < leave) & (enter > 0) & ~outside
-        best = np.where(hit & (enter < best), enter, best)
+        best = np.where((enter < leave) & (enter < best), enter, best)
     return best, float(12 + (item.label * 37) % 60)
 
 

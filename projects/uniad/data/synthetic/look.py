@@ -52,8 +52,8 @@ def make_look(rng: np.random.Generator) -> Look:
     kind = rng.choice(3, p=[0.5, 0.35, 0.15])
     azimuth, height = rng.uniform(-np.pi, np.pi), (rng.uniform(0.5, 1.2), rng.uniform(0.8, 1.3), rng.uniform(0.15, 0.4))[kind]
     sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)])
-    ambient, diffuse = ((0.58, 0.52), (0.78, 0.2), (0.55, 0.4))[kind]
-    exposure = (rng.uniform(0.9, 1.08), rng.uniform(0.75, 0.95), rng.uniform(0.6, 0.75))[kind]
+    ambient, diffuse = ((0.58, 0.52), (0.78, 0.2), (0.62, 0.42))[kind]
+    exposure = (rng.uniform(0.9, 1.08), rng.uniform(0.8, 0.98), rng.uniform(0.72, 0.85))[kind]
     tint = exposure * np.array(((1.02, 1.0, 0.96), (0.97, 1.0, 1.03), (1.1, 0.98, 0.84))[kind])
     zenith = np.array(((92, 142, 206), (158, 166, 176), (96, 104, 140))[kind], float)
     horizon = np.array(((196, 212, 226), (190, 194, 198), (216, 172, 138))[kind], float)

@@ -31,6 +31,8 @@ class Part(NamedTuple):
     last: int
     faces: list[Face]
     outlines: int  # how many of the faces bound the body
+    normals: np.ndarray  # [outlines, 3] outward; the body is where normals @ x <= offsets
+    offsets: np.ndarray  # [outlines]
     low: np.ndarray  # [3] bounding box
     high: np.ndarray
 
@@ -73,13 +75,16 @@ class Builder:
         faces = []
         for corners, color in outlines:
             outline = points[corners]
-            normal = np.cross(outline[1] - outline[0], outline[2] - outline[0])
-            normal /= np.linalg.norm(normal)
+            (ux, uy, uz), (vx, vy, vz) = (outline[1] - outline[0]).tolist(), (outline[2] - outline[0]).tolist()
+            normal = np.array([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx])
+            normal /= np.sqrt(normal @ normal)
             if normal @ (outline[0] - middle) < 0:
                 normal = -normal
             faces.append(Face(np.array([corners]) + first, normal, float(normal @ outline[0]), color, False, 0.0))
-        low, high = points.min(axis=0), points.max(axis=0)
-        self.parts.append(Part(first, self.count, faces, len(faces), low, high))
+        normals, offsets = np.array([f.normal for f in faces]), np.array([f.offset for f in faces])
+        self.parts.append(
+            Part(first, self.count, faces, len(faces), normals, offsets, points.min(axis=0), points.max(axis=0))
+        )
         return self
 
     def box(self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], color: Color, *,

@@ -137,7 +137,7 @@ def _walker(crowd: Crowd, points: np.ndarray, start: float, waits: list[tuple[fl
     rng = crowd.rng
     path = Path.through(points)
     pace = float(rng.uniform(0.9, 1.7))
-    track = Track(path, 0.0, 0.3, [start], [pace], cruise=pace, waits=waits)
+    track = Track(path, 0.0, 0.3, np.array([start]), np.array([pace]), np.zeros(1), cruise=pace, waits=waits)
     child = rng.random() < 0.1
     crowd.add("pedestrian", "walking", points[0], 0.0, track=track, shrink=0.72 if child else 1.0,
               category="human.pedestrian.child" if child else None)  # fmt: skip
