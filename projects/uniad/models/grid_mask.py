@@ -1,7 +1,7 @@
 """Grid mask: training images keep a random lattice of bars and lose the squares between them (Chen et al. 2020).
 
 The documented setting: bars both ways, half as wide as their spacing, no rotation, 7 images in 10. All cameras of a frame share
-one mask. Every draw comes from a generator that the caller owns, on the device, so no value visits the host.
+one mask. The caller draws the random numbers, on the device, so a run can be repeated and no value visits the host.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def grid_masks(draws: Tensor, height: int, width: int) -> Tensor:
     return kept | (unmasked > PROBABILITY)[:, None, None]
 
 
-def apply_grid_mask(img: Tensor, generator: torch.Generator | None) -> Tensor:
-    """img [K, N, 3, H, W], K frames of N cameras -> the same with squares of each frame set to 0, the mean colour."""
-    draws = torch.rand(len(img), DRAWS, generator=generator, device=img.device)
+def apply_grid_mask(img: Tensor, draws: Tensor) -> Tensor:
+    """img [K, N, 3, H, W], K frames of N cameras -> the same with squares of each frame set to 0, the mean colour.
+
+    draws [K, 4] uniform in [0, 1), see ``grid_masks``.
+    """
     return img * grid_masks(draws, *img.shape[-2:])[:, None, None].to(img.dtype)
 
 

@@ -24,9 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import Match, frame_targets
-from uniad.models.grid_mask import apply_grid_mask
+from uniad.models.grid_mask import DRAWS, apply_grid_mask
 from uniad.models.track import Rows, empty_tracks, select_training_tracks, take_rows, take_tracks
 from uniad.models.uniad import UniAD
+from uniad.spec import ModelSpec
 from uniad.types import Clip, DetOutput, Frame, Tracks
 
 
@@ -40,6 +41,13 @@ class ClipOptions:
     """
 
     history_features: Literal["exact", "shared"] = "exact"
+
+
+class Draws(NamedTuple):
+    """All that is random in a clip but dropout, uniform in [0, 1)."""
+
+    masks: Tensor  # [B * T, 4] grid masks
+    tracks: Tensor  # [T, 2, B, R] which tracks are dropped, and which admit a false positive
 
 
 class Carried(NamedTuple):
@@ -74,8 +82,9 @@ def forward_clip(
     The total to minimise is the sum of the losses, see ``total_loss``.
     """
     frames, targets = clip.frames, clip.targets
-    bev, history = clip_bevs(model, frames, rng, options or ClipOptions())
-    num_samples, num_frames = bev.shape[:2]
+    num_samples, num_frames = frames.img.shape[:2]
+    draws = draw(model.spec, num_samples, num_frames, rng, frames.img.device)
+    bev, history = clip_bevs(model, frames, draws.masks, options or ClipOptions())
     carried = no_tracks(model, num_samples)
     out = ClipOutput(bev, history, [], [], [], torch.zeros(num_samples, dtype=torch.int32, device=bev.device))
     terms = []
@@ -90,8 +99,7 @@ def forward_clip(
         out.det.append(det)
         out.match.append(match)
         if t + 1 < num_frames:
-            draws = torch.rand(2, *rows.valid.shape, generator=rng, device=bev.device)
-            carried, dropped = carry_on(model, rows, det, match, frames, t, draws)
+            carried, dropped = carry_on(model, rows, det, match, frames, t, draws.tracks[t])
             out = out._replace(dropped=out.dropped + dropped)
     losses = criterion.tracking(terms)
     losses |= criterion.mapping(model.seg_head, model.seg_head.queries(bev[:, -1]), targets)
@@ -103,16 +111,28 @@ def total_loss(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
 
 
+@torch.compiler.disable  # a compiled graph cannot hold a generator; one call leaves it a single break
+def draw(
+    spec: ModelSpec, num_samples: int, num_frames: int, rng: torch.Generator | None, device: torch.device
+) -> Draws:
+    """The random numbers of one batch of clips."""
+    num_rows = spec.track.num_query + 1 + spec.track.capacity
+    return Draws(
+        masks=torch.rand(num_samples * num_frames, DRAWS, generator=rng, device=device),
+        tracks=torch.rand(num_frames, 2, num_samples, num_rows, generator=rng, device=device),
+    )
+
+
 # BEVs -----------------------------------------------------------------------------------------------------------------
 
 
-def clip_bevs(model: UniAD, frames: Frame, rng: torch.Generator | None, options: ClipOptions) -> tuple[Tensor, Tensor]:
+def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOptions) -> tuple[Tensor, Tensor]:
     """BEV of every frame with gradient, and the BEV before that each was given: [B, T, S, D] both."""
     num_samples, num_frames = frames.img.shape[:2]
     deltas = pose_deltas(frames.can_bus)
     flat = Frame(*(x.flatten(0, 1) for x in frames))
     masked = model.spec.use_grid_mask and model.training
-    feats = model.extract_features(apply_grid_mask(flat.img, rng) if masked else flat.img)
+    feats = model.extract_features(apply_grid_mask(flat.img, mask_draws) if masked else flat.img)
     alike = not masked and not learns_statistics(model.img_backbone) and not learns_statistics(model.img_neck)
     share = alike or options.history_features == "shared"
 
