@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uniad.ops.deformable_attention import SpatialShapes, deformable_attention
+from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, gpu_kernels
 from uniad.ops.lowering import exporting
 
 
@@ -32,10 +32,13 @@ def camera_attention(
     value_BNVHD: [B, N, V, heads, D] features of each camera; ref_BNSZ2: where the points of a cell's pillar fall, as fractions of
     (width, height); hit_BNS: bool; offset_BSHLP2: pixels of each level, P = P/Z points around each of the Z references, Z
     running fastest; weight_BSHLP: sums to 1 over L and P. ``slots``: cells that one camera may see; further ones are dropped
-    (``slots >= h * w`` cannot drop). Returns [B, S, heads * D].
+    (``slots >= h * w`` cannot drop, nor can the GPU kernel, which needs no slots). Returns [B, S, heads * D].
     """
+    kernels = gpu_kernels(value_BNVHD, len(spatial_shapes))
+    if kernels is not None:
+        return kernels.attend_cameras(value_BNVHD, spatial_shapes, ref_BNSZ2, hit_BNS, offset_BSHLP2, weight_BSHLP)
     b, n, s = hit_BNS.shape
-    heads, levels, points = weight_BSHLP.shape[2:]
+    points = weight_BSHLP.shape[4]
     seen = hit_BNS.float().sum(1).clamp(min=1.0).unsqueeze(-1)  # [B, S, 1]
     if slots >= s:
         rank, ref = None, ref_BNSZ2.flatten(0, 1)

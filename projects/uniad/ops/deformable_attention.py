@@ -5,6 +5,10 @@ Axis letters besides those of types.py: P sampling point, V value row (all level
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +42,28 @@ def deformable_attention(
         return _plugin_node(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
     if chosen == "gather":
         return _by_gather(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
+    kernels = gpu_kernels(value_BVHD, len(spatial_shapes))
+    if kernels is not None:
+        return kernels.attend(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
     return _by_grid_sample(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
+
+
+def gpu_kernels(value: Tensor, levels: int) -> ModuleType | None:
+    """The Triton kernels where they can run: on a GPU, no lowering asked for, nothing being exported."""
+    if value.device.type != "cuda" or get_sampling() is not None or lowering.exporting():
+        return None
+    kernels = _load_kernels()
+    return kernels if kernels is not None and kernels.supports(levels, value.shape[-1]) else None
+
+
+@cache
+def _load_kernels() -> ModuleType | None:
+    try:
+        from uniad.ops import triton_deformable_attention
+    except ImportError:
+        warnings.warn("triton is not installed: deformable attention runs by grid_sample, several times slower", stacklevel=4)
+        return None
+    return triton_deformable_attention
 
 
 def first_level_of_many(loc_BQHLP2: Tensor, weight_BQHLP: Tensor) -> tuple[Tensor, Tensor]:
