@@ -63,7 +63,7 @@ def corners(boxes: Tensor) -> Tensor:
 def nearest_bev(boxes: Tensor) -> Tensor:
     """Axis-aligned box (x0, y0, x1, y1) [..., 4] after turning each of [..., >=7] to its nearest right angle."""
     turned = limit_period(boxes[..., 6:7], 0.5, math.pi).abs() > math.pi / 4
-    size = torch.where(turned, boxes[..., [4, 3]], boxes[..., 3:5])
+    size = torch.where(turned, boxes[..., 3:5].flip(-1), boxes[..., 3:5])
     return torch.cat((boxes[..., :2] - size / 2, boxes[..., :2] + size / 2), dim=-1)
 
 

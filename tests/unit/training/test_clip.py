@@ -211,3 +211,15 @@ def test_half_precision_teaches_every_part_that_full_precision_teaches():
         assert all(torch.isfinite(v) for v in losses.values())
         taught.append({name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0})
     assert taught[0] == taught[1]
+
+
+@pytest.mark.slow
+def test_a_compiler_finds_one_graph_behind_the_random_numbers():
+    spec = small_spec(use_grid_mask=True, track__fp_ratio=0.3, track__random_drop=0.1)
+    model, criterion, generator = small_model(spec), Criterion(spec), torch.Generator().manual_seed(0)
+
+    def loss(clip):
+        return total_loss(forward_clip(model, clip, criterion, generator)[0])
+
+    found = torch._dynamo.explain(loss)(small_clip(frames=2))
+    assert found.graph_count <= 2, found.break_reasons
