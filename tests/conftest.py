@@ -33,3 +33,16 @@ def golden() -> Path:
 def repo() -> Path:
     """Root of the checkout."""
     return REPO
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny synthetic data set (v1.0-trainval, one scene each for training and validation, 6 frames): read, never written."""
+    from uniad.data.synthetic.generate import generate
+    from uniad.data.synthetic.params import WorldParams
+
+    base = tmp_path_factory.getbasetemp()
+    # Processes of one test run share it; whoever comes first makes it, the others wait for its lock.
+    root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "world"
+    generate(WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180), root)
+    return root

@@ -89,7 +89,8 @@ def _map_scenes(
     function: Callable[[str], list[dict[str, Any]]], scenes: list[str], workers: int
 ) -> Iterator[list[dict[str, Any]]]:
     if workers <= 1 or len(scenes) == 1:
-        yield from map(function, scenes)
+        # Through a pickle as from another process: which objects are shared decides a pickle's bytes.
+        yield from (pickle.loads(pickle.dumps(function(scene))) for scene in scenes)
         return
     global _forked
     _forked = function
@@ -164,9 +165,13 @@ class _Source:
     def scene_infos(self, scene: str) -> list[dict[str, Any]]:
         """The infos of one scene, in time order."""
         record = self.nusc.get("scene", scene)
-        location = self.nusc.get("log", record["log_token"])["location"]
-        messages = self._pose_messages(record["name"])
-        return [self._info(sample, number, location, messages) for number, sample in enumerate(self._samples(scene))]
+        try:
+            location = self.nusc.get("log", record["log_token"])["location"]
+            messages = self._pose_messages(record["name"])
+            return [self._info(sample, number, location, messages) for number, sample in enumerate(self._samples(scene))]
+        except KeyError as error:
+            where = f"{self.root / self.version}: {record['name']} refers to {error}, which no table has"
+            raise UserError(f"{where}; the tables do not fit each other, unpack the metadata again") from None
 
     def _pose_messages(self, name: str) -> list[dict[str, Any]]:
         try:

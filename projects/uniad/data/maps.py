@@ -63,8 +63,8 @@ class _Layer:
 
     def within(self, patch: _Patch) -> list[BaseGeometry]:
         """What lies in the patch, cut to it, in the patch's axes, still in the file's order (it decides what is drawn last)."""
-        hits = np.sort(self.index.query(patch.area))
-        cut = (self.geometries[hit].intersection(patch.area) for hit in hits)
+        area = patch.area()
+        cut = (self.geometries[hit].intersection(area) for hit in np.sort(self.index.query(area)))
         return [patch.to_local(geometry) for geometry in cut if not geometry.is_empty]
 
 
@@ -78,7 +78,6 @@ class _Patch:
     width: float
     angle_deg: float
 
-    @property
     def area(self) -> Polygon:
         return affinity.rotate(_rectangle(self.x, self.y, self.height, self.width), self.angle_deg, (self.x, self.y))
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-
-from tests import specs
 from uniad.data.transforms import Distortion, Resampler, check_size, decode, decode_all, finish, normalise
 from uniad.errors import UserError
+
+from tests import specs
 
 
 @pytest.fixture(scope="module")

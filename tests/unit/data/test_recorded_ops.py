@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from tests import specs
 from uniad.data.maps import Vector, rasterise
 from uniad.data.occupancy import occupancy_labels, vehicle_labels
 from uniad.data.transforms import Resampler, finish, scaled_projection
 from uniad.geometry import boxes as bx
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.transforms import from_rotation
+
+from tests import specs
 
 OCC_BOUNDS = {"tiny": (-12.5, 12.5, 0.5), "base": (-50.0, 50.0, 0.5)}
 # cv2 4.7 moved the pixel that a polygon edge through a cell's corner paints; the recording used 4.6
@@ -69,14 +69,8 @@ def test_occupancy_labels_equal_the_recording(ops, grid):
         assert torch.equal(moved, torch.from_numpy(ops[f"{name}/out_future_boxes{frame}"]))
         boxes.append(moved.numpy())
     labels, ids = [ops[f"{name}/labels"]] * 6, [ops[f"{name}/inds"]] * 6
-    bounds = OCC_BOUNDS[grid]
-    got = occupancy_labels(
-        BevGrid.from_bounds(bounds, bounds),
-        [*boxes, None],
-        [*labels, None],
-        [*ids, None],
-        vehicle_labels(specs.tiny_spec().data.class_names),
-    )
+    area, vehicles = BevGrid.from_bounds(OCC_BOUNDS[grid], OCC_BOUNDS[grid]), vehicle_labels(specs.tiny_spec().data.class_names)
+    got = occupancy_labels(area, [*boxes, None], [*labels, None], [*ids, None], vehicles)
     for found, kind in zip(got, ("segmentation", "instance")):
         want = ops[f"{name}/out_gt_{kind}"]
         assert found.shape == want.shape

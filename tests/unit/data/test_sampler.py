@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from uniad.data.sampler import TrainSampler, scenes_of_rank
 
 

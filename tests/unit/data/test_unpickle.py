@@ -6,7 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-
 from uniad.data import unpickle
 from uniad.data.table import load_table
 from uniad.errors import UserError
