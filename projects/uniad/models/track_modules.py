@@ -67,10 +67,12 @@ class MemoryBank(nn.Module):
         """Push the projected embedding [B, Q, D] into the memories where ``save`` [B, Q]; the oldest falls out."""
         newest = self.save_proj(embedding)[:, :, None].to(tracks.mem_bank.dtype)
         bank = torch.cat([tracks.mem_bank[:, :, 1:], newest], dim=2)
-        padding = torch.cat([tracks.mem_padding[:, :, 1:], torch.zeros_like(save[..., None])], dim=2)
+        shifted = torch.cat([tracks.mem_padding[:, :, 1:], torch.zeros_like(save[..., None])], dim=2)
+        # In logic, not by torch.where: few inference engines select between booleans.
+        padding = (save[..., None] & shifted) | (~save[..., None] & tracks.mem_padding)
         return tracks._replace(
             mem_bank=torch.where(save[..., None, None], bank, tracks.mem_bank),
-            mem_padding=torch.where(save[..., None], padding, tracks.mem_padding),
+            mem_padding=padding,
         )
 
 
