@@ -65,7 +65,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from uniad.ops.triton_assignment import solve
 generator = torch.Generator().manual_seed(0)
-for n, g, r, levels in [(3, 4, 4, 0), (2, 12, 30, 0), (1, 24, 65, 0), (2, 1, 1, 0), (2, 9, 17, 3), (1, 16, 16, 2)]:
+free_choice = [(2, 9, 17, 3), (1, 16, 16, 2)]
+for n, g, r, levels in [(3, 4, 4, 0), (2, 12, 30, 0), (1, 24, 65, 0), (1, 48, 1157, 0), (2, 1, 1, 0), *free_choice]:
     cost = torch.rand(n, g, r, generator=generator)
     if levels:  # many equal costs: the choice is free, its total is not
         cost = (cost * levels).round()
@@ -114,3 +115,21 @@ def test_the_gpu_kernel_finds_the_assignment_of_scipy():
 
 def test_the_gpu_kernel_compiles_for_a_gpu_that_is_not_here():
     assert "kernel compiles" in run_python(COMPILE)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
+def test_on_a_gpu_it_is_the_assignment_of_scipy_and_can_be_captured():
+    generator = torch.Generator().manual_seed(0)
+    cost = torch.rand(12, 192, 1157, generator=generator)
+    cost[:, :, 901:] += 1e6 * (torch.rand(12, 1, 256, generator=generator) > 0.2)
+    valid = torch.rand(12, 192, generator=generator) > 0.6
+    expected = linear_assignment(cost, valid)
+    on_gpu = cost.cuda(), valid.cuda()
+    assert torch.equal(linear_assignment(*on_gpu).cpu(), expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = linear_assignment(*on_gpu)
+    captured.fill_(-7)
+    graph.replay()
+    assert torch.equal(captured.cpu(), expected)

@@ -38,9 +38,12 @@ class ClipOptions:
     history_features: ``exact`` gives the history its own image features, made in evaluation mode from unmasked images;
     ``shared`` lets it read those of the learning pass, at about half the cost of the backbone. Where both are equal anyhow
     (no grid mask, no norm with batch statistics) ``exact`` shares them too.
+    frames_at_once: how many frames the image and BEV encoders take at once, None for all. Fewer save memory where layers
+    are recomputed in the backward pass or frozen, and nothing else changes but norms with batch statistics.
     """
 
     history_features: Literal["exact", "shared"] = "exact"
+    frames_at_once: int | None = None
 
 
 class Draws(NamedTuple):
@@ -132,7 +135,8 @@ def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOpti
     deltas = pose_deltas(frames.can_bus)
     flat = Frame(*(x.flatten(0, 1) for x in frames))
     masked = model.spec.use_grid_mask and model.training
-    feats = model.extract_features(apply_grid_mask(flat.img, mask_draws) if masked else flat.img)
+    spans = chunks(num_samples * num_frames, options.frames_at_once)
+    feats = features(model, apply_grid_mask(flat.img, mask_draws) if masked else flat.img, spans)
     alike = not masked and not learns_statistics(model.img_backbone) and not learns_statistics(model.img_neck)
     share = alike or options.history_features == "shared"
 
@@ -142,7 +146,8 @@ def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOpti
             past_feats = [f.detach().unflatten(0, (num_samples, num_frames)) for f in feats]
         else:
             past = frames.img[:, : len(steps)]
-            past_feats = [f.unflatten(0, past.shape[:2]) for f in model.extract_features(past.flatten(0, 1))]
+            spans_past = chunks(num_samples * len(steps), options.frames_at_once)
+            past_feats = [f.unflatten(0, past.shape[:2]) for f in features(model, past.flatten(0, 1), spans_past)]
         has_prev = torch.zeros_like(frames.scene_start[:, 0])
         prev = model.init_state(num_samples, flat.img.device, past_feats[0].dtype).prev_bev
         bevs = []
@@ -155,9 +160,26 @@ def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOpti
     # Weights that autocast turned to half precision above carry no gradient; the pass below must not find them.
     torch.clear_autocast_cache()
 
-    every = torch.ones_like(flat.scene_start)
-    bev = model.encode_bev(feats, flat, deltas.flatten(0, 1), history.flatten(0, 1), every)
+    every, prev, deltas = torch.ones_like(flat.scene_start), history.flatten(0, 1), deltas.flatten(0, 1)
+    bev = torch.cat(
+        [
+            model.encode_bev([f[s] for f in feats], Frame(*(x[s] for x in flat)), deltas[s], prev[s], every[s])
+            for s in spans
+        ]
+    )
     return bev.unflatten(0, (num_samples, num_frames)), history
+
+
+def chunks(count: int, at_once: int | None) -> list[slice]:
+    """Slices of at most ``at_once`` that cover ``count``."""
+    size = at_once or count
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def features(model: UniAD, img: Tensor, spans: list[slice]) -> list[Tensor]:
+    """Image features of all frames, ``model.extract_features`` a few frames at a time."""
+    parts = [model.extract_features(img[s]) for s in spans]
+    return [torch.cat(level) for level in zip(*parts)]
 
 
 def pose_deltas(can_bus: Tensor) -> Tensor:

@@ -161,6 +161,14 @@ def test_shared_features_run_the_backbone_once():
     assert calls == [3 * 6, 2 * 6, 3 * 6]
 
 
+def test_a_few_frames_at_once_give_the_same_losses():
+    clip = small_clip(samples=2)
+    _, whole, _ = run(small_spec(), clip)
+    _, parts, _ = run(small_spec(), clip, options=ClipOptions(frames_at_once=4))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_generator_decides_all_that_is_random():
     spec, clip = small_spec(use_grid_mask=True, track__fp_ratio=0.5, track__random_drop=0.5), small_clip()
     first, again, other = (total_loss(run(spec, clip, seed)[1]) for seed in (1, 1, 2))
