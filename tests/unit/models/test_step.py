@@ -213,3 +213,14 @@ def test_results_are_sorted_by_score_limited_and_inside_the_range() -> None:
     assert decode_detections(track, 0, edit(spec, max_num=2))["labels"].tolist() == [1, 3]
     ego = decode_ego(track, 0)
     assert ego["boxes_3d"][:, 0].tolist() == [5.0] and ego["scores"].tolist() == pytest.approx([0.2])
+
+
+def test_half_precision_keeps_the_state_s_types(model: UniAD) -> None:
+    frames = _frames(2, 0)
+    want = [x.dtype for x in _leaves(model.init_state())]
+    with torch.autocast("cpu", torch.bfloat16):
+        played = _play(model, frames)
+    for outputs, state in played:
+        assert [x.dtype for x in _leaves(state)] == want
+        assert outputs.bev.dtype == outputs.track.boxes.dtype == outputs.track.embedding.dtype == torch.float32
+        assert all(torch.isfinite(x).all() for x in _leaves((outputs, state)))
