@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniad.spec import MapSpec
+from uniad.types import MapOutput
+
 # A cell belongs to a mask above this value. Mask values come out of a ReLU, not of a sigmoid, but dice trains them to 0 and 1.
 MASK_THRESHOLD = 0.5
 
@@ -118,3 +121,12 @@ def merge_masks(
         lanes[label_M[i]][paint] = 1
         lane_score[label_M[i]][paint] = values[paint]
     return Panoptic(lanes, lane_score, label, instance, accepted)
+
+
+def image_lanes(output: MapOutput, b: int, spec: MapSpec) -> np.ndarray:
+    """Merged lanes [C, h, w] bool of image b, on the host: as the step merged them, or merged anew where it could not settle."""
+    if output.settled is None or bool(output.settled[b]):
+        return output.lanes[b].cpu().numpy() > 0
+    mask, score, label = (x[b].detach().float().cpu().numpy() for x in (output.mask, output.score, output.label))
+    thresholds = spec.quality_threshold_things, spec.overlap_threshold_things
+    return merge_masks(mask, score, label.astype(np.int64), spec.num_things, *thresholds).lanes > 0

@@ -66,9 +66,21 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
+def alike(targets: Targets) -> Targets:
+    """All elements of one class in one box, with masks of their own: only masks can tell which query is whose."""
+    generator = torch.Generator().manual_seed(3)
+    masks = (torch.rand(targets.lane_masks.shape, generator=generator) > 0.6).to(torch.uint8)
+    return targets._replace(
+        lane_labels=torch.ones_like(targets.lane_labels),
+        lane_boxes=targets.lane_boxes[:, :1].expand_as(targets.lane_boxes),
+        lane_masks=masks,
+    )
+
+
 @pytest.mark.parametrize("counts", [[3], [0, 5], [2, 6, 1]])
-def test_losses_are_those_of_plain_loops(head: MapHead, counts: list[int]) -> None:
-    targets, batch = make_targets(counts), len(counts)
+@pytest.mark.parametrize("change", [lambda targets: targets, alike], ids=["apart", "alike"])
+def test_losses_are_those_of_plain_loops(head: MapHead, counts: list[int], change) -> None:
+    targets, batch = change(make_targets(counts)), len(counts)
     with torch.no_grad():
         queries = head.queries(bev(batch))
         got = map_losses(head, queries, targets, LOSS)
@@ -116,6 +128,16 @@ def test_without_any_element_all_is_finite_and_stuff_still_learns(head: MapHead)
     assert grads["stuff_query.weight"].abs().sum() > 0
     # Only a table that nothing reads has no gradient at all.
     assert [name for name, g in grads.items() if g is None] == ["bev_embedding.weight"]
+
+
+def test_half_precision_changes_losses_little_and_gives_fp32_values(head: MapHead) -> None:
+    targets = make_targets([2, 4])
+    with torch.no_grad():
+        exact = map_losses(head, head.queries(bev(2)), targets, LOSS)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = map_losses(head, head.queries(bev(2)), targets, LOSS)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in half.values())
+    assert total(half).item() == pytest.approx(total(exact).item(), rel=0.05)
 
 
 def test_branches_trained_with_weight_zero_get_a_gradient_of_zero(head: MapHead) -> None:

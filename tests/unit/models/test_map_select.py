@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from recorded import Recorded
-from uniad.models.map_select import Lanes, best_pairs, mask_quality, merge_lanes, merge_masks
+from specs import tiny_spec
+from uniad.models.map_select import Lanes, best_pairs, image_lanes, mask_quality, merge_lanes, merge_masks
+from uniad.types import MapOutput
 
 THRESHOLD, QUALITY = 0.4, 0.1
 
@@ -122,3 +124,15 @@ def test_host_merge_keeps_the_score_and_the_instance_of_each_cell() -> None:
     out = merge_masks(mask, np.float32([0.9, 0.8]), np.array([1, 2]))
     assert out.label.tolist() == [[1, 1, 2, 2]] and out.instance.tolist() == [[1, 1, 2, 2]]
     assert np.allclose(out.lane_score[1], [[0.9, 0.9, 0, 0]]) and np.allclose(out.lane_score[2], [[0, 0, 0.7, 0.7]])
+
+
+def test_lanes_on_the_host_are_exact_even_where_the_rounds_did_not_settle() -> None:
+    mask, score, label = chain(20)
+    got = parallel(mask, score, label, 2)
+    assert not got.settled.item()
+    parts = {"mask": mask, "score": score, "label": label}
+    fields = dict.fromkeys(MapOutput._fields) | {name: torch.from_numpy(x)[None] for name, x in parts.items()}
+    output = MapOutput(**fields | {"lanes": got.lanes, "settled": got.settled})
+    want = merge_masks(mask, score, label).lanes != 0
+    assert np.array_equal(image_lanes(output, 0, tiny_spec().model.map), want)
+    assert not np.array_equal(got.lanes[0].numpy() != 0, want)
