@@ -155,8 +155,8 @@ class BevEncoder(nn.Module):
         first = query
         for layer in self.layers:
             # Without a BEV before, a layer reads its own query twice; with one, the query that the first layer got.
-            before = torch.where(has_prev, prev_bev.to(query.dtype), query)
-            now = torch.where(has_prev, first.to(query.dtype), query)
+            before = torch.where(has_prev, prev_bev, query)
+            now = torch.where(has_prev, first, query)
             temporal = (before, now, bev_pos, ref_BS2)
             spatial = (feats_BNVD, spatial_shapes, ref_cam, hit)
             if self.checkpoint_layers and self.training and torch.is_grad_enabled():
@@ -214,7 +214,7 @@ class PerceptionTransformer(nn.Module):
         feats: one [B, N, D, h, w] per level; bev_query: [S, D]; bev_pos: [D, h, w] or [B, D, h, w]; prev_bev: [B, S, D] in the
         axes of the frame before; has_prev_bev: [B] bool; can_bus: [B, 18] with position (0:3, metres, global axes) and heading
         (17, degrees) as differences to the frame before, heading 16 (radians) absolute; lidar2img: [B, N, 4, 4];
-        img_hw: pixels of the padded image. Returns [B, S, D].
+        img_hw: pixels of the padded image. Returns [B, S, D] float32.
         """
         spec, b = self.spec, lidar2img.shape[0]
         can_bus = can_bus.float()
@@ -225,14 +225,14 @@ class PerceptionTransformer(nn.Module):
                 query = query + self.can_bus_mlp(can_bus)[:, None]
         if spec.rotate_prev_bev:
             prev_bev = rotate_bev(prev_bev, can_bus[:, 17], (spec.height, spec.width), spec.rotate_center)
-        query = query.to(feats[0].dtype)
-        bev_pos = (bev_pos if bev_pos.dim() == 4 else bev_pos[None]).flatten(2).transpose(1, 2).to(query.dtype)
+        # The residual stream stays fp32 under autocast; only the projections and what they read are half.
+        bev_pos = (bev_pos if bev_pos.dim() == 4 else bev_pos[None]).flatten(2).transpose(1, 2)
         flat = [f.flatten(3).transpose(2, 3) + self.level_embeds[i].to(f.dtype) for i, f in enumerate(feats)]
-        feats_BNVD = torch.cat(flat, 2) + self.cams_embeds[:, None].to(query.dtype)
+        feats_BNVD = torch.cat(flat, 2) + self.cams_embeds[:, None].to(feats[0].dtype)
         shapes = tuple((f.shape[-2], f.shape[-1]) for f in feats)
         return self.encoder(
             query, bev_pos, prev_bev, has_prev_bev.bool(), shift, feats_BNVD, shapes, lidar2img, img_hw
-        )
+        ).float()
 
 
 def bev_shift(can_bus: Tensor, spec: BevSpec) -> Tensor:

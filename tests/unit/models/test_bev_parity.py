@@ -177,3 +177,20 @@ def test_a_sample_of_a_batch_gets_what_it_gets_alone(has_prev) -> None:
     changed = (run(slice(0, 2), [has_prev, not has_prev]) - both).abs().amax((1, 2))
     assert bool(changed[0] > 1e-3) == has_prev
     assert bool(changed[1] > 1e-3) != has_prev
+
+
+def test_half_precision_changes_the_bev_by_rounding_only() -> None:
+    spec = tiny_spec(model__bev__height=10, model__bev__width=10, model__bev__num_layers=2).model.bev
+    transformer = fill(PerceptionTransformer(spec, nn.Identity()), "pts_bbox_head.transformer.")
+    g = torch.Generator().manual_seed(4)
+    feats, query, pos = torch.randn(1, 6, 256, 8, 13, generator=g), torch.randn(100, 256, generator=g), torch.zeros(256, 10, 10)
+    prev, can_bus = torch.randn(1, 100, 256, generator=g), torch.randn(1, 18, generator=g)
+    lidar2img = Recorded.extract("bev_tiny")["lidar2img"].float()[None]
+    args = (query, pos, prev, torch.ones(1, dtype=torch.bool), can_bus, lidar2img, (256, 416))
+    with torch.no_grad():
+        full = transformer.bev_features([feats], *args)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = transformer.bev_features([feats.bfloat16()], *args)
+    assert half.dtype == torch.float32
+    error = (half - full).abs()
+    assert error.mean() < 0.02 * full.abs().mean() and error.max() < 0.1 * full.abs().max()
