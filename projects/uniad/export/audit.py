@@ -17,6 +17,7 @@ FORBIDDEN = {
     "Loop": "control flow",
     "Scan": "control flow",
     "DeformConv": "no parser before TensorRT 10.1 has it; choose another EXPORT_SAMPLING",
+    "CastLike": "TensorRT 8.5 has no parser for it",
     "Det": "no TensorRT parser has it",
     "AffineGrid": "no parser before opset 20 has it",
     "NonMaxSuppression": "its output size depends on the data",

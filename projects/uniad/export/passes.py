@@ -106,6 +106,21 @@ def _split_sizes(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> list[int
     return [min(size, total - i * size) for i in range(parts)]
 
 
+def fix_casts(model: onnx.ModelProto) -> onnx.ModelProto:
+    """CastLike, which TensorRT 8.5 lacks, as Cast to the type that shape inference finds."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.input)}
+    types |= {i.name: i.data_type for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "CastLike":
+            if not types.get(node.input[1]):
+                raise UnsupportedGraph(f"CastLike {node.name!r}: the type of {node.input[1]!r} is unknown")
+            node.op_type = "Cast"
+            node.attribute.append(helper.make_attribute("to", types[node.input[1]]))
+            del node.input[1:]
+    return model
+
+
 def decompose_layer_norm(model: onnx.ModelProto) -> onnx.ModelProto:
     """LayerNormalization as elementary nodes, for parsers that lack it (TensorRT before 8.6)."""
     shapes = _value_shapes(model)

@@ -15,7 +15,7 @@ import torch
 from uniad.contract import Contract
 from uniad.errors import UserError
 from uniad.export.audit import audit
-from uniad.export.passes import decompose_layer_norm, lower_opset
+from uniad.export.passes import decompose_layer_norm, fix_casts, lower_opset
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
 
@@ -80,9 +80,11 @@ def export_onnx(
             output_names=contract.output_names,
             opset_version=EXPORTER_OPSET,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
-    graph = program.model_proto
+        _simplify(program.model)
+    graph = fix_casts(program.model_proto)
     if plain_layer_norm and opset >= 17:
         graph = decompose_layer_norm(graph)
     graph = lower_opset(graph, opset)
@@ -102,14 +104,28 @@ def export_onnx(
     return graph
 
 
+def _simplify(model) -> None:
+    """Fold constants and drop what nothing reads. The exporter's own optimiser also matches fusion patterns node by node, which
+    takes longer than all the rest of the export and finds nothing in these graphs that TensorRT does not fuse itself."""
+    import onnx_ir.passes.common as common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+
+
 @contextlib.contextmanager
 def _quiet_exporter():
     """The exporter prints its progress and warns about its own internals; a person exporting wants neither."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.getLogger("torch.onnx").setLevel(level)
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)

@@ -18,4 +18,5 @@ class ExportStep(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         frame, state = unpack_inputs(self.contract, tensors)
         outputs, state = self.model.step(frame, state)
-        return pack_outputs(self.contract, outputs, state)
+        # A pose goes straight through to the next state; a graph needs a node between an input and an output.
+        return tuple(t.clone() for t in pack_outputs(self.contract, outputs, state))

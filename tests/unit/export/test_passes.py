@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from uniad.export.audit import audit
-from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, lower_opset, opset_of
+from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, fix_casts, lower_opset, opset_of
 
 
 class Block(torch.nn.Module):
@@ -57,6 +57,19 @@ def test_a_layer_norm_can_be_spelled_out_without_changing_the_opset(exported):
     assert "LayerNormalization" not in {n.op_type for n in plain.graph.node}
     for got, want in zip(run(plain, x), expected):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cast_to_the_type_of_another_tensor_names_that_type():
+    graph = helper.make_graph(
+        [helper.make_node("CastLike", ["x", "like"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [2])],
+        initializer=[numpy_helper.from_array(np.zeros(1, np.int32), "like")],
+    )
+    model = fix_casts(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert [n.op_type for n in model.graph.node] == ["Cast"]
+    np.testing.assert_array_equal(run(model, np.float32([1.5, -2.5]))[0], [1, -2])
 
 
 def test_opset_20_is_refused(exported):
