@@ -11,6 +11,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,9 @@ from uniad.errors import UserError
 from uniad.spec import DataSpec
 
 U8 = NDArray[np.uint8]
+
+# Loaders work in parallel by processes; cv2's own threads would only crowd them, and do not survive a fork.
+cv2.setNumThreads(0)
 
 
 class ImageSource:

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""How many clips a second the loader makes, and where the time of one goes.
+
+    python benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
+
+``--documented`` also times the documented order of image work (whole images distorted and normalised, then scaled), which the
+native loader's result equals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from uniad.data.collate import collate
+from uniad.data.dataset import ClipDataset
+from uniad.data.sampler import TrainSampler
+from uniad.data.transforms import Distortion, decode, normalise, resampler
+from uniad.errors import run_cli
+from uniad.spec import DataSpec, load_spec
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config")
+    p.add_argument("--workers", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="numbers of loader processes")
+    p.add_argument("--clips", type=int, default=40, help="clips to time")
+    p.add_argument("--cache", default="off", choices=("off", "exact", "scaled"), help="image cache; filled before timing")
+    p.add_argument("--cache-dir", default="data/cache")
+    p.add_argument("--split", default="train", choices=("train", "val"))
+    p.add_argument("--documented", action="store_true", help="also time the documented order of image work")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(1)
+    spec = load_spec(args.config, args.cfg_options)
+    data = replace(spec.data, image_cache=args.cache, image_cache_dir=args.cache_dir)
+    started = time.perf_counter()
+    dataset = ClipDataset(data, args.split, spec.stage)
+    print(f"{spec.name}: {len(dataset)} frames, opened in {time.perf_counter() - started:.1f} s, image cache {args.cache}")
+    if args.cache != "off":
+        print(f"cache filled in {timed(lambda: fill_cache(dataset)):.1f} s")
+    parts(dataset, data)
+    if args.documented:
+        print(f"  documented order of image work: {1e3 * timed(lambda: documented_images(dataset, data, 1)):.0f} ms a frame")
+    for workers in args.workers:
+        seconds = timed(lambda count=workers: consume(loader(dataset, count), args.clips))
+        print(f"{workers} workers: {args.clips / seconds:.2f} clips/s ({args.clips * data.queue_length / seconds:.1f} frames/s)")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def loader(dataset: ClipDataset, workers: int) -> Iterable:
+    """Batches of one clip in training order."""
+    sampler = TrainSampler(len(dataset))
+    return DataLoader(dataset, batch_size=1, sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread)
+
+
+def one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def consume(clips: Iterable, count: int) -> None:
+    done = 0
+    while done < count:
+        for _ in clips:
+            done += 1
+            if done == count:
+                return
+
+
+def fill_cache(dataset: ClipDataset) -> None:
+    out = np.empty((dataset.table.img_path.shape[1], 3, dataset.spec.image.height, dataset.spec.image.width), np.float32)
+    for frame in range(len(dataset)):
+        dataset.images.load(frame, None, out)
+
+
+def parts(dataset: ClipDataset, data: DataSpec, frames: int = 8) -> None:
+    """Milliseconds a frame or clip of each part of the work, one process."""
+    rng = np.random.default_rng(0)
+    last = dataset.last_frame(len(dataset) - 1, rng)
+    clip = dataset.clip_frames(last)
+    chosen = [int(f) for f in rng.integers(len(dataset), size=frames)]
+    out = np.empty((dataset.table.img_path.shape[1], 3, data.image.height, data.image.width), np.float32)
+    read = [path for frame in chosen for path in dataset.images.paths(frame)]
+    decoded = timed(lambda: [decode(path) for path in read]) / frames
+    plain = timed(lambda: [dataset.images.load(f, None, out) for f in chosen]) / frames
+    distorted = timed(lambda: [dataset.images.load(f, rng, out) for f in chosen]) / frames
+    objects = timed(lambda: [dataset.labeller.objects(f) for f in chosen]) / frames
+    maps = timed(lambda: [dataset.targets.map_labels(f) for f in chosen]) / frames
+    targets = timed(lambda: dataset.targets.clip(clip))
+    print(f"  ms a frame: decode {1e3 * decoded:.1f}, images {1e3 * plain:.1f}, with distortion {1e3 * distorted:.1f}, "
+          f"objects {1e3 * objects:.1f}, map {1e3 * maps:.1f}; all targets of a clip {1e3 * targets:.1f}")  # fmt: skip
+
+
+def documented_images(dataset: ClipDataset, data: DataSpec, frames: int) -> None:
+    rng = np.random.default_rng(0)
+    for frame in range(frames):
+        for path in dataset.images.paths(frame):
+            image = normalise(Distortion.draw(rng).apply(decode(path).astype(np.float32)), data.image)
+            height, width = resampler(image.shape[:2], data.image.scale).hw
+            cv2.resize(image, (width, height))
+
+
+if __name__ == "__main__":
+    run_cli(main)
