@@ -21,7 +21,7 @@ SYNTH_VAL_SCENES ?= 4
 SYNTH_FRAMES ?= 40
 SYNTH_SEED ?= 0
 # Processes that prepare data
-JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 # --- Training -----------------------------------------------------------------------------------------------------------
 # Epochs of a stage. Empty: the config's (6 and 20).

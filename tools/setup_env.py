@@ -47,8 +47,8 @@ def reachable(url: str) -> bool:
         return False
 
 
-def pip(python: Path, *arguments: str, quiet: bool = True) -> None:
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *(["--quiet"] if quiet else []), *arguments]
+def pip(python: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-qq", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
         raise Failed(f"pip could not install {arguments[-1]} (its message stands above); run the same command again when mended")
@@ -61,7 +61,7 @@ def torch_source(python: Path, torch: str, index: str) -> list[str]:
     if machine.gpus() or sys.platform == "darwin":
         return []  # the default build is the right one
     probe = subprocess.run(
-        [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--dry-run", "--no-deps",
+        [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-qq", "--dry-run", "--no-deps",
          "--ignore-installed", "--report", "-", torch],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def make(venv: Path, index: str) -> bool:
             raise Failed(f"python -m venv failed: {why[-1] if why else 'no message'}{hint}")
     stamp.unlink(missing_ok=True)
     torch = pinned(text, "torch")
-    print(f"installing {torch}", flush=True)
+    print(f"installing {torch} (minutes, by the network)", flush=True)
     pip(python, *torch_source(python, torch, index), torch)
     print(f"installing what pyproject.toml pins [{EXTRAS}]", flush=True)
     pip(python, "-e", f".[{EXTRAS}]")

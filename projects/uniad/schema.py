@@ -152,7 +152,9 @@ def _backbone(model: Node) -> S.BackboneSpec:
     with model.sub("img_backbone") as n:
         n.type("ResNet")
         depth = n.choice("depth", (18, 50, 101))
-        n.fixed(num_stages=4)
+        stages_built = n.choice("num_stages", (3, 4), 4)
+        # The documented class wants these spelt out when a stage is left off.
+        n.fixed(strides=(1, 2, 2, 2)[:stages_built], dilations=(1, 1, 1, 1)[:stages_built])
         n.skip("init_cfg", "with_cp")
         with n.sub("norm_cfg") as norm:
             norm.choice("type", ("BN", "BN2d"))
@@ -172,6 +174,8 @@ def _backbone(model: Node) -> S.BackboneSpec:
                 d.fixed(fallback_on_stride=False)
         if len(stages) != 4 or not all(isinstance(s, bool) for s in stages):
             raise n.fail("stage_with_dcn", "it must be four times True or False")
+        if max(n.wholes("out_indices")) >= stages_built:
+            raise n.fail("out_indices", f"num_stages is {stages_built}, counted from 0")
         return S.BackboneSpec(
             depth=depth,
             style=n.choice("style", ("pytorch", "caffe"), "pytorch"),
@@ -181,6 +185,7 @@ def _backbone(model: Node) -> S.BackboneSpec:
             norm_requires_grad=norm_requires_grad,
             stage_with_dcn=stages,
             dcn_groups=groups,
+            num_stages=stages_built,
         )
 
 

@@ -43,6 +43,7 @@ class BackboneSpec:
     norm_requires_grad: bool
     stage_with_dcn: tuple[bool, bool, bool, bool] = (False, False, False, False)
     dcn_groups: int = 1
+    num_stages: int = 4
 
 
 @dataclass(frozen=True)

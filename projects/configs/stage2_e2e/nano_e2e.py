@@ -9,7 +9,7 @@ bev_w_ = 25
 bev_size = (bev_h_, bev_w_)
 canvas_size = bev_size
 num_query = 300
-queue_length = 3
+queue_length = 2
 point_cloud_range = {{_base_.point_cloud_range}}
 
 _mha_ = dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=8, dropout=0.1)
@@ -22,14 +22,16 @@ model = dict(
         _delete_=True,
         type="ResNet",
         depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        frozen_stages=4,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+        frozen_stages=3,
         norm_cfg=dict(type="BN", requires_grad=False),
         norm_eval=True,
         style="pytorch",
     ),
-    img_neck=dict(in_channels=[512], out_channels=_dim_, num_outs=_num_levels_),
+    img_neck=dict(in_channels=[256], out_channels=_dim_, num_outs=_num_levels_),
     pts_bbox_head=dict(
         bev_h=bev_h_,
         bev_w=bev_w_,
@@ -187,7 +189,7 @@ data = dict(
 evaluation = dict(pipeline=test_pipeline)
 
 optimizer = dict(lr=4e-4)
-lr_config = dict(warmup_iters=50)
+lr_config = dict(warmup_iters=50, by_epoch=False)
 load_from = "ckpts/nano_track_map.pth"
 
 native = dict(track_capacity=64)

@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = 64
-        for stage, count in enumerate(_BLOCKS[spec.depth]):
+        for stage, count in enumerate(_BLOCKS[spec.depth][: spec.num_stages]):
             width = 64 * 2**stage
             blocks = []
             for i in range(count):
