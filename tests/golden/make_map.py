@@ -28,7 +28,7 @@ from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, clip_bevs
 from weights import rule_state_dict
 
-FRAMES = 3
+FRAMES, BASE_FRAMES = 3, 2
 # name -> further thinning of frame 0's outputs; 1 keeps what golden has
 FORWARD = {"outputs_classes": 1, "outputs_coords": 3, "memory": 23, "query": 11, "query_pos": 23, "reference": 1,
            "things_mask": 17, "things_query_last": 7, "stuff_mask": 1, "stuff_query_last": 1, "stuff_inter_masks": 5}  # fmt: skip
@@ -42,22 +42,42 @@ def compact(golden: Path) -> dict[str, np.ndarray]:
     out, meta = {}, {}
     for name, stride in FORWARD.items():
         key = f"f0/seg/{name}"
-        out[key] = forward.arrays[key].reshape(-1)[::stride] if stride > 1 else forward.arrays[key]
-        rules = [forward.meta.get(key, ""), f"flattened C order [::{stride}]" if stride > 1 else ""]
-        meta[key] = "; ".join(filter(None, rules))
+        out[key], meta[key] = thinned(forward, key, stride)
     for f in range(FRAMES):
         for name in RESULTS:
-            value = forward.arrays[f"f{f}/seg/{name}"]
-            out[f"f{f}/seg/{name}"] = value.astype(np.float32 if value.dtype.kind == "f" else np.uint8)
+            out[f"f{f}/seg/{name}"] = small(forward.arrays[f"f{f}/seg/{name}"])
         for key in forward.arrays:
             if key.startswith(f"f{f}/seg/iou_") or key in (f"f{f}/lane_labels", f"f{f}/lane_masks"):
                 out[key] = forward.arrays[key]
+        key = f"f{f}/seg/query"
+        if f:  # frame 0 has it already
+            out[key], meta[key] = thinned(forward, key, 31)
+    base = Recorded.golden(golden, "base_stage2_small", ("forward",))
+    for f in range(BASE_FRAMES):
+        for name in RESULTS:
+            if name not in ("r_segm", "r_panoptic"):
+                out[f"base/f{f}/seg/{name}"] = small(base.arrays[f"f{f}/seg/{name}"])
+        key = f"f{f}/seg/query"
+        out[f"base/{key}"], meta[f"base/{key}"] = thinned(base, key, 31)
     for key in ("lidar2img", "image_seeds", "f0/can_bus", "f0/img_first64"):
         out[key] = forward.arrays[key]
     out |= {key: metrics[key] for key in metrics.files if key.startswith("map/")}
     out |= {f"train/{key}": value.numpy() for key, value in loss_inputs().items()}
     out["meta"] = np.array(json.dumps(meta))
     return out
+
+
+def thinned(source: Recorded, key: str, stride: int) -> tuple[np.ndarray, str]:
+    """Every ``stride``-th value and the rule that thins a whole tensor alike."""
+    value, rule = source.arrays[key], source.meta.get(key, "")
+    if stride == 1:
+        return value, rule
+    return value.reshape(-1)[::stride], "; ".join(filter(None, [rule, f"flattened C order [::{stride}]"]))
+
+
+def small(value: np.ndarray) -> np.ndarray:
+    """Scores as they are; labels, masks and ids of at most 255 as bytes."""
+    return value.astype(np.float32 if value.dtype.kind == "f" else np.uint8)
 
 
 @torch.no_grad()

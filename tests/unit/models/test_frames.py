@@ -174,3 +174,20 @@ def test_checkpoint_names_shapes_dtypes_and_frozen_parts(name: str) -> None:
     want = json.loads((EXTRACTS / "state_dict.json").read_text())[name]
     assert len(entries) == want["entries"]
     assert hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest() == want["sha256"]
+
+
+def test_map(run: Run) -> None:
+    """Final scores, boxes and labels of the elements, their queries, and the merged map; twelve layers, four levels in base."""
+    extract = Recorded.extract("map")
+    for source in [extract if run.model == "base" else Prefixed(extract, "tiny/"), *run.sources[1:]]:
+        for i, frame in enumerate(run.frames):
+            at, got = f"{run.model}/f{i}/seg/", frame.outputs.map
+            want = source[at + "r_bbox"]
+            _close(source, at + "query", got.query)
+            close(got.score[0], want[:, 4], "frame")
+            some = want[:, 4] > 0  # the order of those without a mask is arbitrary
+            close(got.box[0][some] * run.spec.model.map.canvas_hw[0], want[some, :4], "frame")
+            assert torch.equal(got.label[0][some].long(), source[at + "r_labels"].long()[some])
+            assert got.settled.all()
+            _equal(source, at + "r_lane", got.lanes[0])
+            _equal(source, at + "r_drivable", got.drivable[0] > 0.5)
