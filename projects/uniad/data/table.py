@@ -54,7 +54,6 @@ class InfoTable:
     global_from_lidar: F64  # [N, 4, 4]
     img_path: NDArray[np.str_]  # [N, cameras] relative to the dataset's root
     img_from_lidar: F64  # [N, cameras, 4, 4] pixels of the original image
-    camera_from_lidar: F64  # [N, cameras, 4, 4]
     first_object: NDArray[np.int64]  # [N + 1]
     boxes: F64  # [O, 7] lidar frame, z at the middle
     velocity: F64  # [O, 2] m/s, lidar axes; zero where unknown
@@ -118,7 +117,6 @@ def _arrays(infos: list[dict[str, Any]], path: str, version: str, root: Path) ->
     starts = np.flatnonzero(np.concatenate(([True], tokens[1:] != tokens[:-1])))
     global_from_ego = tf.pose_matrix(column("ego2global_rotation", 4), column("ego2global_translation", 3))
     ego_from_lidar = tf.pose_matrix(column("lidar2ego_rotation", 4), column("lidar2ego_translation", 3))
-    camera_from_lidar, img_from_lidar = _cameras(infos)
     counts = [len(info.get("gt_boxes", ())) for info in infos]
 
     def objects(key: str, *shape: int) -> NDArray[Any]:
@@ -145,8 +143,7 @@ def _arrays(infos: list[dict[str, Any]], path: str, version: str, root: Path) ->
         ego_from_lidar=ego_from_lidar,
         global_from_lidar=global_from_ego @ ego_from_lidar,
         img_path=np.array([[relative_path(info["cams"][camera]["data_path"]) for camera in CAMERAS] for info in infos]),
-        img_from_lidar=img_from_lidar,
-        camera_from_lidar=camera_from_lidar,
+        img_from_lidar=_projections(infos),
         first_object=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         boxes=np.asarray(objects("gt_boxes", 7), dtype=np.float64),
         velocity=velocity,
@@ -157,8 +154,8 @@ def _arrays(infos: list[dict[str, Any]], path: str, version: str, root: Path) ->
     )
 
 
-def _cameras(infos: list[dict[str, Any]]) -> tuple[F64, F64]:
-    """camera_from_lidar and img_from_lidar, [N, cameras, 4, 4]."""
+def _projections(infos: list[dict[str, Any]]) -> F64:
+    """img_from_lidar [N, cameras, 4, 4]."""
     cams = [[info["cams"][camera] for camera in CAMERAS] for info in infos]
     rotation = np.array([[cam["sensor2lidar_rotation"] for cam in row] for row in cams], dtype=np.float64)
     translation = np.array([[cam["sensor2lidar_translation"] for cam in row] for row in cams], dtype=np.float64)
@@ -166,7 +163,7 @@ def _cameras(infos: list[dict[str, Any]]) -> tuple[F64, F64]:
     intrinsic = np.zeros_like(camera_from_lidar)
     intrinsic[..., :3, :3] = np.array([[cam["cam_intrinsic"] for cam in row] for row in cams], dtype=np.float64)[..., :3, :3]
     intrinsic[..., 3, 3] = 1.0
-    return camera_from_lidar, intrinsic @ camera_from_lidar
+    return intrinsic @ camera_from_lidar
 
 
 def relative_path(path: str) -> str:

@@ -195,6 +195,36 @@ def test_can_bus_takes_the_pose_before_a_frame_and_motion_after_it(time, pose, r
     assert can_bus_vector(messages, time).tolist() == [pose] * 7 + [rest] * 9 + [0, 0]
 
 
+def as_version(root: Path, version: str, names: tuple[str, str]) -> None:
+    """Make a world's tables those of another version by renaming its two scenes."""
+    (root / "v1.0-trainval").rename(root / version)
+    path = root / version / "scene.json"
+    scenes = json.loads(path.read_text())
+    for scene, name in zip(scenes, names):
+        scene["name"] = name
+    path.unlink()
+    path.write_text(json.dumps(scenes))
+
+
+def test_the_mini_version_has_its_own_splits(world, tmp_path):
+    as_version(world, "v1.0-mini", ("scene-0061", "scene-0103"))
+    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path, "--version", "v1.0-mini")
+    assert done.returncode == 0, done.stderr
+    for split in ("train", "val"):
+        table = load_table(tmp_path / f"nuscenes_infos_temporal_{split}.pkl", world)
+        assert len(table) == 6 and table.version == "v1.0-mini"
+
+
+def test_the_test_version_has_one_file_without_annotations(world, tmp_path):
+    as_version(world, "v1.0-test", ("scene-0077", "scene-0078"))
+    for name in ("sample_annotation", "instance"):
+        rewrite(world / "v1.0-test" / f"{name}.json", [])
+    result = create_infos(world, tmp_path, version="v1.0-test", progress=False)
+    assert [Path(path).name for path in result.files] == ["nuscenes_infos_temporal_test.pkl"]
+    table = load_table(next(iter(result.files)), world)
+    assert len(table) == 12 and len(table.boxes) == 0
+
+
 def test_files_of_the_documented_stack_are_read(infos_dir, synthetic_root, tmp_path):
     """No map location in it, paths with the root of whoever made it, frames of all scenes in table order."""
     parts = [load(infos_dir / f"nuscenes_infos_temporal_{split}.pkl") for split in ("train", "val")]
