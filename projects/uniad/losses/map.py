@@ -35,8 +35,8 @@ def map_losses(
 ) -> dict[str, Tensor]:
     """Weighted scalars ``map.*`` of a batch, under the documented names.
 
-    queries: what ``head.queries(bev)`` returned for the clip's last frame. reduce_mean averages a tensor over processes; it is called
-    once, with the counts that everything is divided by. Things and stuff are weighted by their share of all elements.
+    queries: what ``head.queries(bev)`` returned for the clip's last frame. reduce_mean averages a tensor over processes; it
+    is called once, with the counts that everything is divided by. Things and stuff weigh by their share of all elements.
     """
     canvas = head.canvas_size
     gt = map_targets(targets, canvas, spec.num_things)
