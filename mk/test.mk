@@ -1,6 +1,9 @@
 ##@ Tests
 
 $(call whole,TEST_JOBS)
+# Numbers recorded from the documented implementation; tests skip what needs them where they are absent.
+UNIAD_GOLDEN ?= ../shared/golden
+export UNIAD_GOLDEN
 
 .PHONY: test
 test: $(ENV) ## Unit, parity, pipeline and make tests; TESTS='tests/unit -k config' for some of them
@@ -10,3 +13,8 @@ test: $(ENV) ## Unit, parity, pipeline and make tests; TESTS='tests/unit -k conf
 lint: $(ENV) ## Style and errors that need no run
 	$(RUN) -m ruff check .
 	@for script in tools/*.sh .ci/run; do bash -n "$$script"; done
+
+.PHONY: golden
+golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNIAD_GOLDEN
+	@[[ -f $(call q,$(UNIAD_GOLDEN)/weight_rule.py) ]] || { echo 'error: UNIAD_GOLDEN=$(UNIAD_GOLDEN) holds no recorded numbers' >&2; exit 2; }
+	@for script in tests/golden/make_*.py; do echo "$$script"; $(RUN) "$$script" "$$UNIAD_GOLDEN"; done

@@ -3,7 +3,7 @@
 #
 #   tools/uniad_dist_train.sh CFG GPUS [options of tools/train.py ...]
 #
-# GPUS is the number over all machines. For several machines run the same line on each, with
+# GPUS is the number over all machines, 0 one process on the CPU. For several machines run the same line on each, with
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=first.machine MASTER_PORT=28596     (NODE_RANK=1 on the second; RANK is accepted too)
 # Checkpoints and logs go to projects/work_dirs/<stage>/<name of CFG>/; the same line again continues an interrupted run.
 set -euo pipefail

@@ -15,7 +15,7 @@ REPO = Path(__file__).resolve().parents[2]
 # Stands for the environment's Python: notes what it was asked to do and leaves the files that the real tool would.
 STUB = r"""#!/usr/bin/env bash
 set -euo pipefail
-printf '%s' "$1" >> calls.log; for a in "${@:2}"; do printf ' [%s]' "$a" >> calls.log; done; printf '\n' >> calls.log
+line=$1; for a in "${@:2}"; do line+=" [$a]"; done; printf '%s\n' "$line" >> calls.log
 tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
 if [[ ${FAIL:-} == "$tool" ]]; then
   [[ -n ${LEAVE:-} ]] && { mkdir -p "$(dirname "$LEAVE")"; echo half > "$LEAVE"; }

@@ -16,7 +16,7 @@ DEMO = [
 ]  # fmt: skip
 PUBLIC = [
     "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "promote", "eval",
-    "export", "verify", "visualize", "engine", "test", "lint",
+    "export", "verify", "visualize", "engine", "test", "lint", "golden",
 ]  # fmt: skip
 
 

@@ -1,0 +1,120 @@
+"""The small tools that make leans on: whose run a work directory holds, and where torch comes from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import specs
+
+from make.conftest import REPO
+
+sys.path.insert(0, str(REPO / "tools"))
+import claim_work_dir  # noqa: E402
+import demo_summary  # noqa: E402
+import setup_env  # noqa: E402
+
+
+@pytest.fixture
+def infos(tmp_path: Path) -> Path:
+    path = tmp_path / "infos.pkl"
+    path.write_bytes(b"infos")
+    return path
+
+
+def identity(infos: Path, flags: str = "--seed 0", **changes):
+    return claim_work_dir.identity(specs.nano_spec(**changes), flags, infos)
+
+
+def test_the_same_run_goes_on_in_its_directory(tmp_path: Path, infos: Path):
+    work = tmp_path / "run"
+    assert claim_work_dir.claim(work, identity(infos)) is None
+    (work / "epoch_1.pth").write_text("weights")
+    assert claim_work_dir.claim(work, identity(infos, "  --seed   0 ")) is None
+    assert (work / "epoch_1.pth").exists()
+
+
+@pytest.mark.parametrize("what", ["options", "config", "data"])
+def test_another_run_gets_a_fresh_directory_and_nothing_is_lost(tmp_path: Path, infos: Path, what: str):
+    work = tmp_path / "run"
+    claim_work_dir.claim(work, identity(infos))
+    (work / "epoch_1.pth").write_text("weights")
+    if what == "data":
+        infos.write_bytes(b"others")
+    other = identity(infos, "--seed 1" if what == "options" else "--seed 0", **({"train__lr": 1.0} if what == "config" else {}))
+    said = claim_work_dir.claim(work, other)
+    assert said is not None and what in said
+    assert not list(work.glob("*.pth"))
+    (aside,) = [p for p in tmp_path.iterdir() if p.name.startswith("run.")]
+    assert (aside / "epoch_1.pth").read_text() == "weights" and str(aside) in said
+
+
+def test_where_files_lie_and_how_often_is_logged_is_not_another_run(infos: Path):
+    here = identity(infos)
+    spec = specs.nano_spec()
+    there = replace(spec, path="/elsewhere.py", data=replace(spec.data, data_root="/mnt", workers_per_gpu=0))
+    assert claim_work_dir.identity(there, "--seed 0", infos) == here
+
+
+def test_a_run_that_make_did_not_start_is_taken_over(tmp_path: Path, infos: Path):
+    work = tmp_path / "run"
+    work.mkdir()
+    (work / "epoch_1.pth").write_text("weights")
+    assert claim_work_dir.claim(work, identity(infos)) is None
+    assert (work / "epoch_1.pth").exists() and (work / claim_work_dir.IDENTITY).is_file()
+
+
+class Pip:
+    """Stands for pip's dry run."""
+
+    def __init__(self, version: str):
+        self.stdout = json.dumps({"install": [{"metadata": {"version": version}}]}) if version else ""
+
+
+@pytest.mark.parametrize("version, reachable, expected", [
+    ("2.13.0+cpu", True, []),  # pip's own index has it
+    ("2.13.0", True, ["--extra-index-url", setup_env.CPU_INDEX]),
+    ("2.13.0", False, []),  # an index that cannot be reached must not break the installation
+    ("", True, ["--extra-index-url", setup_env.CPU_INDEX]),  # an old pip without --report
+])  # fmt: skip
+def test_a_machine_without_a_gpu_gets_the_small_torch_where_it_can(monkeypatch, version, reachable, expected):
+    monkeypatch.setattr(setup_env.machine, "gpus", lambda: [])
+    monkeypatch.setattr(setup_env.subprocess, "run", lambda *a, **k: Pip(version))
+    monkeypatch.setattr(setup_env, "reachable", lambda url: reachable)
+    monkeypatch.setattr(setup_env.sys, "platform", "linux")
+    assert setup_env.torch_source(Path("python"), "torch==2.13.0", "") == expected
+
+
+def test_the_place_that_was_named_wins():
+    assert setup_env.torch_source(Path("python"), "torch==2.13.0", "https://x") == ["--extra-index-url", "https://x"]
+
+
+def test_pins_come_from_pyproject():
+    assert setup_env.pinned((REPO / "pyproject.toml").read_text(), "torch").startswith("torch==")
+    with pytest.raises(setup_env.Failed, match="pins no flask"):
+        setup_env.pinned("", "flask")
+
+
+def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(setup_env.sys, "version_info", (3, 14, 0))
+    with pytest.raises(setup_env.Failed, match="3.10, 3.11 or 3.12"):
+        setup_env.make(tmp_path / "venv", "")
+    assert not (tmp_path / "venv").exists()
+
+
+def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"detection": {"NDS": 0.1, "mAP": 0.05, "mean_AP": {"car": 0.2}}, "tracking": {"amota": None}}))
+    report = tmp_path / "verify.json"
+    row = {"backend": "onnxruntime", "ok": True, "frames": 10, "worst": {"boxes_m": 2e-5}}
+    report.write_text(json.dumps([row]))
+    paths = {name: str(tmp_path / name) for name in ("data", "infos", "checkpoint", "onnx", "engine", "picture")}
+    flags = [f"--{k}={v}" for k, v in {**paths, "results": str(results), "report": str(report)}.items()]
+    monkeypatch.setattr(sys, "argv", ["demo_summary", "--variant", "nano", *flags])
+    demo_summary.main()
+    text = capsys.readouterr().out
+    for words in ("car AP 0.200", "onnxruntime agrees over 10 frames", "make train", "make help", paths["picture"]):
+        assert words in text

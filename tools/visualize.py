@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Draw one frame of a scene: six cameras with predicted boxes, and the model's view from above beside the annotated one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("config")
+    p.add_argument("checkpoint")
+    p.add_argument("--out", required=True, type=Path, help="PNG to write")
+    p.add_argument("--split", default="val", choices=("train", "val"))
+    p.add_argument("--scene", type=int, default=0, help="number of the scene in the split (default 0)")
+    p.add_argument("--frame", type=int, default=10, help="frame to draw; the model runs from the scene's start (default 10)")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    import cv2
+    import torch
+
+    from uniad.data.dataset import SceneStream
+    from uniad.evaluation.run import start_of_scene, to_device
+    from uniad.files import atomic_path
+    from uniad.models.uniad import UniAD
+    from uniad.spec import load_spec
+    from uniad.training.checkpoint import load_checkpoint
+    from uniad.training.distributed import pick_device
+    from uniad.viz.content import content_of
+    from uniad.viz.page import render
+
+    spec = load_spec(args.config, args.cfg_options)
+    device = pick_device(args.device)
+    model = UniAD(spec.model)
+    load_checkpoint(model, args.checkpoint, name=spec.name, say=None)
+    model.to(device).eval()
+    stream = SceneStream(spec, args.split, workers=0)
+    if not 0 <= args.scene < len(stream.scenes):
+        raise UserError(f"--scene {args.scene}: the {args.split} split has scenes 0 to {len(stream.scenes) - 1}")
+    state = outputs = sample = None
+    with torch.no_grad():
+        for number, sample in enumerate(stream.scene(args.scene)):
+            if state is None:
+                state = start_of_scene(model, sample.previous_can_bus, device)
+            outputs, state = model.step(to_device(sample.frame, device), state)
+            if number == args.frame:
+                break
+    image = render(content_of(outputs, sample, spec, number), spec.data.class_names, spec.data.pc_range)
+    with atomic_path(args.out) as temporary:
+        if not cv2.imwrite(str(temporary), image[..., ::-1]):
+            raise UserError(f"{args.out}: cannot be written; is it a .png in a folder with room?")
+    print(f"{args.out}: scene {args.scene} of {args.split}, frame {number}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
