@@ -62,7 +62,8 @@ class Track:
     cruise: float = 8.0
     limit: tuple[np.ndarray, np.ndarray] | None = None
     stops: list[tuple[float, float, int, int]] = field(default_factory=list)  # stop at s, clear at s, junction, road
-    waits: list[tuple[float, np.ndarray]] = field(default_factory=list)  # pedestrians: kerb at s, middle of the crossing
+    # Pedestrians: kerb at s, middle of the crossing, how far from it a standing vehicle is in the way.
+    waits: list[tuple[float, np.ndarray, float]] = field(default_factory=list)
 
     def at(self, t_s: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Position [.., 2], heading, speed and acceleration of the path point at times since the first keyframe."""
@@ -175,10 +176,11 @@ class _Fleet:
         # A disc blocks where a driver's corridor would touch it: [vehicle, disc].
         self.clearance = (half[:, None] + np.array(radius)[None] + 0.3) ** 2
         self.clearance[self.owner[None] == np.arange(self.count)[:, None]] = -1.0
-        kerbs = [(j, kerb_s, middle) for j, track in enumerate(self.tracks) for kerb_s, middle in track.waits]
-        self.kerb_of = np.array([j for j, _, _ in kerbs], int)
-        self.kerb_s = np.array([kerb_s for _, kerb_s, _ in kerbs])
-        self.kerb_xy = np.array([middle for _, _, middle in kerbs]).reshape(-1, 2)
+        kerbs = [(j, *wait) for j, track in enumerate(self.tracks) for wait in track.waits]
+        self.kerb_of = np.array([j for j, *_ in kerbs], int)
+        self.kerb_s = np.array([kerb_s for _, kerb_s, *_ in kerbs])
+        self.kerb_xy = np.array([middle for _, _, middle, _ in kerbs]).reshape(-1, 2)
+        self.kerb_reach = np.array([reach for *_, reach in kerbs])
 
     def _on_path(self, rows: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions [.., 2] and headings [..] of movers ``rows`` at arc lengths s."""
@@ -236,7 +238,7 @@ class _Fleet:
             s = self.s[self.kerb_of]
             at_kerb = (s > self.kerb_s - 0.4) & (s <= self.kerb_s + 0.05)
             distance = np.linalg.norm(self.kerb_xy[:, None] - self.middle[None, :n], axis=-1)
-            danger = (distance < 6.5 + 2.8 * self.v[:n]).any(1)
+            danger = (distance < self.kerb_reach[:, None] + 2.8 * self.v[:n]).any(1)
             pace[self.kerb_of[at_kerb & danger] - n] = 0.0
         return (pace - self.v[n:]) / STEP_S
 

@@ -8,10 +8,13 @@ import json
 import multiprocessing
 import os
 import shutil
-import time
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import cv2
@@ -133,13 +136,16 @@ def _tasks(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: 
     ]
 
 
-_done: Synchronized | None = None
+_done: Synchronized | None = None  # keyframes made, by all workers together
+_stop: EventType | None = None  # set when the run is to end early
 
 
-def _start_worker(done: Synchronized) -> None:
-    global _done
-    _done = done
+def _start_worker(done: Synchronized, stop: EventType) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
     cv2.setNumThreads(1)  # the workers are the parallelism
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells the workers
 
 
 def _work(task: Task) -> None:
@@ -147,44 +153,51 @@ def _work(task: Task) -> None:
     if start == 0:
         record_scene(partial, params, spec)
     for index in range(start, stop):
+        if _stop.is_set():
+            return
         record_frame(partial, params, spec, index)
         with _done.get_lock():
             _done.value += 1
 
 
-def _write_map(job: tuple[Path, int, str]) -> None:
-    root, seed, location = job
+def _write_map(root: Path, seed: int, location: str) -> None:
     write_map(root, seed, build_town(seed, location))
 
 
 def _record_all(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Progress) -> None:
     total = params.frames * len(specs)
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-    done = context.Value("i", 0)
+    # Not fork: a caller that has used OpenCV's threads would hand their locks to the workers, which then wait for ever.
+    context = multiprocessing.get_context("spawn")
+    done, stop = context.Value("i", 0), context.Event()
     tasks = _tasks(partial, params, specs, workers)
-    maps = [(partial, params.seed, location) for location in LOCATIONS]
     if workers == 1:
         threads = cv2.getNumThreads()
-        _start_worker(done)
+        _start_worker(done, stop)
         try:
-            for job in maps:
-                _write_map(job)
+            for location in LOCATIONS:
+                _write_map(partial, params.seed, location)
             for task in tasks:
                 _work(task)
                 progress(done.value, total)
         finally:
             cv2.setNumThreads(threads)
         return
-    with context.Pool(workers, _start_worker, (done,)) as pool:
-        waiting = [pool.map_async(_work, tasks, chunksize=1), pool.map_async(_write_map, maps, chunksize=1)]
-        while not all(result.ready() for result in waiting):
-            progress(done.value, total)
-            if any(result.ready() and not result.successful() for result in waiting):
-                break
-            time.sleep(0.1)
-        for result in waiting:
-            result.get()
-    progress(total, total)
+    with ProcessPoolExecutor(workers, context, _start_worker, (done, stop)) as pool:
+        try:
+            waiting = {pool.submit(_work, task) for task in tasks}
+            waiting |= {pool.submit(_write_map, partial, params.seed, location) for location in LOCATIONS}
+            while waiting:
+                ready, waiting = wait(waiting, timeout=0.1)
+                for future in ready:
+                    future.result()
+                progress(done.value, total)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a worker was killed, perhaps for lack of memory; run again with --workers {max(1, workers // 2)}, it will go on"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finish(partial: Path, params: WorldParams, specs: list[SceneSpec]) -> None:

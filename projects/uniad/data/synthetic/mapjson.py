@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path as FilePath
 
 import cv2
@@ -15,6 +16,7 @@ from uniad.data.synthetic.params import token
 from uniad.data.synthetic.roads import LANE_M, Town
 
 MASK_PX_PER_M = 10
+ARC_M = 0.03  # how far an arcline record's end may lie off its path
 # The devkit's BitMap looks for the masks under the genuine files' names.
 MASK_FILES = {
     "singapore-onenorth": "maps/53992ee3023e5494b90c316c183be829.png",
@@ -75,34 +77,36 @@ class _Writer:
 
 
 def arcs(path: Path) -> list[dict]:
-    """A path as arcs and straight pieces, in the arcline record's terms; runs of equal curvature become one record."""
-    runs: list[list[float]] = []  # [first index, length, curvature]
-    for i in range(len(path.s) - 1):
-        length = path.s[i + 1] - path.s[i]
-        bend = (path.yaw[i + 1] - path.yaw[i]) / length
-        if runs and abs(runs[-1][2] - bend) < 1e-6:
-            runs[-1][1] += length
-        else:
-            runs.append([i, length, bend])
+    """A path as arcs and straight pieces, in the arcline record's terms. Each is as long as it stays on the path."""
     records = []
-    xy, yaw = path.xy[0], float(path.yaw[0])
-    for _, length, bend in runs:
-        start = [float(xy[0]), float(xy[1]), yaw]
-        turn = bend * length
-        chord = length if abs(turn) < 1e-9 else 2 * np.sin(turn / 2) / bend
-        xy = xy + chord * np.array([np.cos(yaw + turn / 2), np.sin(yaw + turn / 2)])
-        yaw += turn
-        straight = abs(bend) < 1e-6
-        records.append(
-            {
-                "start_pose": start,
-                "end_pose": [float(xy[0]), float(xy[1]), yaw],
-                "shape": "LSR" if straight else ("LSL" if bend > 0 else "RSR"),
-                "radius": 1e6 if straight else float(1 / abs(bend)),
-                "segment_length": [0.0, float(length), 0.0] if straight else [float(length), 0.0, 0.0],
-            }
-        )
+    i, last = 0, len(path.yaw) - 1
+    while i < last:
+        piece = _arc(path, i, i + 1)
+        j = i + 1
+        while j < last:
+            longer = _arc(path, i, j + 1)
+            if np.hypot(longer["end_pose"][0] - path.xy[j + 1, 0], longer["end_pose"][1] - path.xy[j + 1, 1]) > ARC_M:
+                break
+            piece, j = longer, j + 1
+        records.append(piece)
+        i = j
     return records
+
+
+def _arc(path: Path, i: int, j: int) -> dict:
+    """The arc that leaves sample i of a path along it and turns as much as the path does up to sample j."""
+    (x, y), yaw = path.xy[i].tolist(), float(path.yaw[i])
+    length, turn = (j - i) * path.step, float(path.yaw[j]) - yaw
+    bend = turn / length
+    chord = length if abs(turn) < 1e-9 else 2 * math.sin(turn / 2) / bend
+    straight = abs(bend) < 1e-6
+    return {
+        "start_pose": [x, y, yaw],
+        "end_pose": [x + chord * math.cos(yaw + turn / 2), y + chord * math.sin(yaw + turn / 2), yaw + turn],
+        "shape": "LSR" if straight else ("LSL" if bend > 0 else "RSR"),
+        "radius": 1e6 if straight else 1 / abs(bend),
+        "segment_length": [0.0, length, 0.0] if straight else [length, 0.0, 0.0],
+    }
 
 
 def map_record(seed: int, town: Town) -> dict:
@@ -195,7 +199,7 @@ def _lanes(w: _Writer, town: Town) -> tuple[dict[str, dict], dict[str, list[dict
             "outgoing": [link_token[i] for i in lane.next],
         }
     for link in town.connectors:
-        strip = LineString(link.path.xy).buffer(LANE_M / 2, cap_style="flat")
+        strip = LineString(np.concatenate([link.path.xy[:-1:4], link.path.xy[-1:]])).buffer(LANE_M / 2, cap_style="flat")
         w.add("lane_connector", link.id, polygon_token=w.polygon(parts(strip)[0].exterior.coords))
         arcline[link_token[link.id]] = arcs(link.path)
         connectivity[link_token[link.id]] = {
@@ -220,6 +224,6 @@ def write_map(root: FilePath, seed: int, town: Town) -> None:
     (root / "maps" / "expansion").mkdir(parents=True, exist_ok=True)
     text = json.dumps(map_record(seed, town))
     (root / "maps" / "expansion" / f"{town.location}.json").write_text(text)
-    ok, png = cv2.imencode(".png", semantic_prior(town), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    ok, png = cv2.imencode(".png", semantic_prior(town), [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
     assert ok
     (root / MASK_FILES[town.location]).write_bytes(png.tobytes())

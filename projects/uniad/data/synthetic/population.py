@@ -12,7 +12,8 @@ from uniad.data.synthetic.traffic import CATEGORY
 
 PARKED = ("car", "truck", "trailer", "motorcycle", "bicycle")
 PARKED_SHARE = (0.78, 0.07, 0.04, 0.06, 0.05)
-WALK_LATERAL_M = 1.5  # from the kerb, where people walk
+# From the kerb: where people walk, one line each way; who will cross or has crossed; who stands and talks.
+STROLL_M, CROSSER_M, TALK_M = (1.05, 1.75), 2.4, 3.3
 
 
 class Crowd:
@@ -56,7 +57,7 @@ def make_crowd(town: Town, reach: np.ndarray, first_id: int, rng: np.random.Gene
     for r, corners in town.carparks:
         if any(road.id == r for road in roads):
             _fill_carpark(crowd, town.roads[r], corners)
-    _people(crowd, town, roads)
+    _people(crowd, town, roads, sites)
     return crowd.actors
 
 
@@ -76,14 +77,14 @@ def _sites(crowd: Crowd, town: Town, roads: list[Road]) -> dict[tuple[int, int],
         length = rng.uniform(11, 16)
         start = rng.uniform(10, road.length - 10 - length)
         sites[road.id, sign] = (start - 5, start + length + 5)
-        edge = sign * (road.half - PARKING_M + 0.35)
+        edge = sign * (road.half - PARKING_M + 0.3)
         for along in np.arange(start + 1.3, start + length, 2.8):
             crowd.add("barrier", "static", road.point(along, edge), _heading(road) + np.pi / 2 + rng.normal(0, 0.03))
         for k in range(3):
-            lateral = edge + sign * 0.6 * (k + 0.3)
-            crowd.add("traffic_cone", "static", road.point(start - 1.2 * (k + 1), lateral), _heading(road))
-            crowd.add("traffic_cone", "static", road.point(start + length + 1.2 * (k + 1), lateral), _heading(road))
-        middle = road.point(start + length / 2, sign * (road.half - 0.3))
+            lateral = edge + sign * 0.6 * (k + 0.5)
+            crowd.add("traffic_cone", "static", road.point(start - 0.6 - 1.2 * (k + 1), lateral), _heading(road))
+            crowd.add("traffic_cone", "static", road.point(start + length + 0.6 + 1.2 * (k + 1), lateral), _heading(road))
+        middle = road.point(start + length / 2, sign * (road.half - 0.2))
         crowd.add("construction_vehicle", "parked", middle, _heading(road, bool(rng.random() < 0.5)))
         for k in range(int(rng.integers(1, 3))):
             spot = road.point(start + 0.8 + k * (length - 1.6), sign * (road.half - 1.0))
@@ -92,7 +93,7 @@ def _sites(crowd: Crowd, town: Town, roads: list[Road]) -> dict[tuple[int, int],
         if rng.random() < 0.35:  # a few cones by the kerb, as movers leave them
             along, sign = rng.uniform(8, max(9.0, road.length - 8)), rng.choice([-1, 1])
             for k in range(int(rng.integers(1, 4))):
-                crowd.add("traffic_cone", "static", road.point(along + 1.6 * k, sign * (road.half + 0.45)), rng.uniform(-3, 3))
+                crowd.add("traffic_cone", "static", road.point(along + 1.6 * k, sign * (road.half + 0.35)), rng.uniform(-3, 3))
     return sites
 
 
@@ -133,51 +134,61 @@ def _fill_carpark(crowd: Crowd, road: Road, corners: np.ndarray) -> None:
             crowd.add(kind, "parked", road.point(start + 1.6 + 2.9 * k, sign * (road.half + 11.8)), facing)
 
 
-def _walker(crowd: Crowd, points: np.ndarray, start: float, waits: list[tuple[float, np.ndarray]]) -> None:
-    rng = crowd.rng
-    path = Path.through(points)
-    pace = float(rng.uniform(0.9, 1.7))
-    track = Track(path, 0.0, 0.3, np.array([start]), np.array([pace]), np.zeros(1), cruise=pace, waits=waits)
-    child = rng.random() < 0.1
+def _walker(crowd: Crowd, points: np.ndarray, start: float, pace: float, waits: list) -> None:
+    track = Track(Path.through(points), 0.0, 0.3, np.array([start]), np.array([pace]), np.zeros(1), cruise=pace, waits=waits)
+    child = crowd.rng.random() < 0.1
     crowd.add("pedestrian", "walking", points[0], 0.0, track=track, shrink=0.72 if child else 1.0,
               category="human.pedestrian.child" if child else None)  # fmt: skip
 
 
-def _people(crowd: Crowd, town: Town, roads: list[Road]) -> None:
+def _people(crowd: Crowd, town: Town, roads: list[Road], sites: dict) -> None:
     rng = crowd.rng
     ids = {road.id for road in roads}
     for crossing in town.crossings:
         if crossing.road in ids:
-            for _ in range(int(rng.integers(0, 3))):
-                _cross(crowd, town.roads[crossing.road], crossing)
+            _cross(crowd, town.roads[crossing.road], crossing, int(rng.integers(0, 3)))
     for road in roads:
-        for _ in range(int(rng.integers(0, 4))):
-            lateral = rng.choice([-1, 1]) * (road.half + WALK_LATERAL_M + rng.uniform(-0.6, 0.8))
-            ends = [road.point(2.0, lateral), road.point(road.length - 2.0, lateral)]
-            if rng.random() < 0.5:
-                ends.reverse()
-            _walker(crowd, line_points(*ends, 1.0), rng.uniform(0.0, max(1.0, road.length - 8.0)), [])
+        for side in (-1, 1):
+            for way, lateral in enumerate(STROLL_M):
+                if (road.id, side) not in sites and rng.random() < 0.45:
+                    _stroll(crowd, road, side * (road.half + lateral), bool(way))
         if rng.random() < 0.4:  # people who talk
-            along, sign = rng.uniform(6, max(7.0, road.length - 6)), rng.choice([-1, 1])
+            along, side = rng.uniform(6, max(7.0, road.length - 6)), rng.choice([-1, 1])
             facing = rng.uniform(-np.pi, np.pi)
             for k in range(int(rng.integers(1, 4))):
                 around = facing + 2.1 * k
-                spot = road.point(along, sign * (road.half + 2.2)) + 0.6 * np.array([np.cos(around), np.sin(around)])
+                spot = road.point(along, side * (road.half + TALK_M)) + 0.55 * np.array([np.cos(around), np.sin(around)])
                 crowd.add("pedestrian", "standing", spot, around + np.pi)
 
 
-def _cross(crowd: Crowd, road: Road, crossing: Crossing) -> None:
-    """Along one side, over the crossing, back along the other side."""
+def _stroll(crowd: Crowd, road: Road, lateral: float, back: bool) -> None:
+    """One to three people in a row along a road, at one pace, so that nobody walks through another."""
+    rng = crowd.rng
+    pace = float(rng.uniform(0.9, 1.7))
+    start = rng.uniform(3.4, max(4.0, road.length - 16.0))
+    for k in range(int(rng.choice(4, p=(0.0, 0.6, 0.25, 0.15)))):
+        ends = [2.0, road.length - 2.0 - 1.4 * k]  # who walks behind halts behind
+        if back:
+            ends = [road.length - end for end in ends]
+        _walker(crowd, line_points(*(road.point(end, lateral) for end in ends), 1.0), start - 1.7 * k, pace, [])
+
+
+def _cross(crowd: Crowd, road: Road, crossing: Crossing, count: int) -> None:
+    """Along one side, over the crossing, back along the other side; side by side on the crossing."""
     rng = crowd.rng
     side = int(rng.choice([-1, 1]))
     inward = 1.0 if crossing.along < road.length / 2 else -1.0
+    pace = float(rng.uniform(0.9, 1.6))
+    beside = road.half + CROSSER_M
     far = crossing.along + inward * min(30.0, road.length - 12.0)
-    beside = road.half + WALK_LATERAL_M
-    along = crossing.along + rng.uniform(-1.0, 1.0)
-    points = [
-        line_points(road.point(far, side * beside), road.point(along, side * beside), 1.0),
-        line_points(road.point(along, side * (beside - 0.5)), road.point(along, -side * (beside - 0.5)), 1.0),
-        line_points(road.point(along, -side * beside), road.point(far, -side * beside), 1.0),
-    ]
-    kerb = abs(far - along) + WALK_LATERAL_M - 0.4
-    _walker(crowd, np.concatenate(points), max(0.0, kerb - rng.uniform(0.0, 24.0)), [(kerb, crossing.middle)])
+    first = max(1.7, abs(far - crossing.along) - rng.uniform(0.0, 22.0))
+    for k in range(count):
+        along = crossing.along + inward * (1.5 * k - 0.8)  # who comes second turns off earlier, and is first on the way back
+        end = far - inward * 1.5 * (count - 1 - k)
+        points = [
+            line_points(road.point(far, side * beside), road.point(along, side * beside), 1.0),
+            line_points(road.point(along, side * (beside - 0.5)), road.point(along, -side * (beside - 0.5)), 1.0),
+            line_points(road.point(along, -side * beside), road.point(end, -side * beside), 1.0),
+        ]
+        wait = (abs(far - along) + CROSSER_M - 0.4, crossing.middle, road.half + 4.5)
+        _walker(crowd, np.concatenate(points), first - 1.7 * k, pace, [wait])

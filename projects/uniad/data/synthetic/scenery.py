@@ -128,7 +128,7 @@ def _trees(town: Town, rng: np.random.Generator) -> list[Prop]:
             if rng.random() < 0.4:
                 continue
             for along in np.arange(rng.uniform(4, 9), road.length - 4, rng.uniform(9, 17)):
-                x, y = _beside(road, along, sign * (road.half + WALK_M - 0.35))
+                x, y = _beside(road, along, sign * (road.half + WALK_M - 0.1))
                 if rng.random() < 0.8 and not free.intersects(Polygon([(x, y), (x + 0.1, y), (x, y + 0.1)])):
                     props.append(Prop(kinds[rng.integers(len(kinds))], (x, y, float(rng.uniform(-np.pi, np.pi)))))
     return props

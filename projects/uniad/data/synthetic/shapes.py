@@ -29,7 +29,7 @@ SIZES: dict[str, tuple[tuple[float, float, float], float]] = {
     "truck": ((2.50, 7.20, 2.95), 0.07),
     "bus": ((2.92, 11.1, 3.45), 0.04),
     "trailer": ((2.70, 11.0, 3.75), 0.06),
-    "construction_vehicle": ((2.80, 6.30, 3.15), 0.06),
+    "construction_vehicle": ((2.55, 6.30, 3.15), 0.04),
     "motorcycle": ((0.78, 2.10, 1.50), 0.05),
     "bicycle": ((0.62, 1.75, 1.45), 0.05),
     "pedestrian": ((0.66, 0.72, 1.75), 0.06),

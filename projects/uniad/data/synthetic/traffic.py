@@ -18,7 +18,7 @@ CATEGORY = {
     "barrier": "movable_object.barrier",
 }  # fmt: skip
 MOVERS = ("car", "truck", "bus", "motorcycle", "bicycle")
-MOVER_SHARE = (0.66, 0.1, 0.08, 0.08, 0.08)
+MOVER_SHARE = (0.62, 0.11, 0.11, 0.08, 0.08)
 CRUISE = {"car": (7.0, 11.0), "truck": (6.5, 9.0), "bus": (6.0, 8.5), "motorcycle": (7.5, 11.0), "bicycle": (4.2, 5.5)}
 
 
