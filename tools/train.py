@@ -87,6 +87,13 @@ def main() -> int:
         raise UserError("--max-epochs and --max-iters both say how long to train: give one")
 
     # imported after the arguments are known to be right: PyTorch takes seconds
+    from uniad.training.distributed import one_voice
+
+    with one_voice():
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
     from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
     from uniad.training.run import RunOptions, default_work_dir, train
@@ -127,7 +134,7 @@ def main() -> int:
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),
         ),
     )
-    return 130 if outcome.interrupted else 0
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

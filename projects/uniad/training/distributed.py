@@ -6,15 +6,21 @@ every function here is a no-op that returns what a world of one would.
 
 from __future__ import annotations
 
+import inspect
 import os
+import signal
 import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniad.errors import UserError
 
@@ -86,10 +92,61 @@ def start(launcher: Literal["none", "pytorch"] = "none", device: str = "auto") -
     return World(rank, size, local_rank, chosen)
 
 
+# How a collective ends when a process at its other end has gone.
+_PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "ncclRemoteError")
+
+
+@contextmanager
+def blame_the_right_process(world: World) -> Iterator[None]:
+    """Turns the broken connection that another process's end leaves behind into one line; the cause is that process's to tell."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size > 1 and any(text in str(error) for text in _PEER_GONE):
+            raise UserError(f"process {world.rank} stopped because another one ended; see its message") from None
+        raise
+
+
+def data_parallel(module: nn.Module, *, find_unused_parameters: bool, sync_buffers: bool) -> nn.Module:
+    """The module with gradients averaged over all processes."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
+    return nn.parallel.DistributedDataParallel(
+        module, find_unused_parameters=find_unused_parameters, gradient_as_bucket_view=True, **{sync: sync_buffers}
+    )
+
+
 def stop(world: World) -> None:
     """Leaves the process group."""
     if world.size > 1 or dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Lets rank 0 alone tell a mistake that all processes meet at once, e.g. in the config; put it around everything.
+
+    The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same.
+    """
+    try:
+        yield
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(2.0)
+        raise
+
+
+def leave(world: World, code: int) -> None:
+    """Ends a process of a group with exit status ``code``; returns where the process is alone.
+
+    gloo's threads now and then abort the process ("terminate called without an active exception") while Python takes down its
+    modules after a successful run. All files are closed by now, so that teardown is left out.
+    """
+    if world.size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def barrier(world: World) -> None:
@@ -121,6 +178,11 @@ def sum_over_ranks(world: World, values: Tensor) -> Tensor:
     if world.size > 1:
         dist.all_reduce(values)
     return values
+
+
+def mean_over_ranks(world: World, values: Tensor) -> Tensor:
+    """Mean of a small tensor over all processes; no gradient flows through it."""
+    return values if world.size == 1 else sum_over_ranks(world, values.detach().clone()) / world.size
 
 
 def port_is_free(address: str, port: int) -> bool:

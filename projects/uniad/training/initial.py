@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uniad.errors import UserError
-from uniad.spec import FreezeSpec, Spec
+from uniad.spec import Spec
 from uniad.training.checkpoint import LoadReport, load_checkpoint
 
 OBJECT_QUERIES = "pts_bbox_head.query_embedding.weight"
@@ -61,17 +61,6 @@ def adapt_bevformer(state: OrderedDict[str, Tensor]) -> list[str]:
             state[new] = state.pop(old)
             done.append(f"{old} -> {new}")
     return done
-
-
-def apply_freeze(model: nn.Module, freeze: FreezeSpec) -> None:
-    """Stops the gradient to the parts that the config freezes.
-
-    A frozen BEV encoder keeps ``requires_grad``: it runs without gradients instead (the documented behaviour), so its entries in
-    the optimizer's state stay where they are.
-    """
-    for frozen, part in ((freeze.img_backbone, "img_backbone"), (freeze.img_neck, "img_neck")):
-        if frozen:
-            getattr(model, part).requires_grad_(False)
 
 
 def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> LoadReport | None:

@@ -2,7 +2,8 @@
 
     python -m uniad.training.launch GPUS SCRIPT [ARGS...]
 
-The environment says where: NNODES, NODE_RANK (or RANK), MASTER_ADDR, MASTER_PORT. GPUS is the number over all machines.
+The environment says where: NNODES, NODE_RANK (or RANK), MASTER_ADDR, MASTER_PORT.
+GPUS is the number over all machines; 0 is one process on the CPU.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def layout(gpus: str, env: Mapping[str, str]) -> Layout:
             raise UserError(f"{name}={text!r} is not a whole number of at least {least}")
         return int(text)
 
-    total = number("GPUS", gpus, 1)
+    total = max(1, number("GPUS", gpus, 0))
     nodes = number("NNODES", env.get("NNODES") or str(-(-total // GPUS_PER_MACHINE)), 1)
     node_rank = number("NODE_RANK", env.get("NODE_RANK") or env.get("RANK") or "0", 0)
     port = number("MASTER_PORT", env.get("MASTER_PORT") or str(DEFAULT_PORT), 1)
@@ -60,6 +61,8 @@ def main() -> int:
         raise UserError("usage: python -m uniad.training.launch GPUS SCRIPT [ARGS...]")
     gpus, *command = sys.argv[1:]
     where = layout(gpus, os.environ)
+    if gpus == "0":
+        command += ["--device", "cpu"]
     if where.node_rank == 0 and not port_is_free(where.address, where.port):
         raise UserError(port_in_use_message(where.port))
     # each process gets its share of the cores; torchrun would give it one and print a paragraph about it

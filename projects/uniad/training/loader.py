@@ -7,7 +7,7 @@ starting the stream at another k; nothing is drawn and thrown away. One stream s
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,7 +29,7 @@ class EpochSampler(Protocol):
 
 
 class Position(NamedTuple):
-    """A sample in the stream."""
+    """A sample in the stream: what a training data set is indexed by."""
 
     epoch: int
     index: int
@@ -51,7 +51,7 @@ class _Positioned(Dataset):
     def __getitem__(self, position: Position) -> Any:
         seed_all(sample_seed(self.seed, position.epoch, position.index))
         try:
-            return self.dataset[position.index]
+            return self.dataset[position]
         except UserError as error:
             return _Failure(str(error))
 
@@ -96,11 +96,11 @@ def _start_worker(_: int) -> None:
 
 
 class ClipLoader:
-    """Batches of clips for one process."""
+    """Batches of clips for one process. ``dataset[position]`` makes a sample, from the position alone."""
 
     def __init__(
         self,
-        dataset: Sequence[Any],
+        dataset: Any,
         sampler: EpochSampler,
         *,
         batch_size: int,

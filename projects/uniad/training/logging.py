@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,7 +63,15 @@ class RunLog:
     """
 
     def __init__(
-        self, work_dir: Path, *, active: bool, total: int, start: int = 0, tensorboard: bool = True, stream: TextIO | None = None
+        self,
+        work_dir: Path,
+        *,
+        active: bool,
+        total: int,
+        start: int = 0,
+        tensorboard: bool = True,
+        stream: TextIO | None = None,
+        said_before: Iterable[str] = (),
     ):
         self.active = active
         self.total = total
@@ -77,6 +85,7 @@ class RunLog:
         _drop_lines_after(work_dir / JSON_LINES, start)
         self.json = open(work_dir / JSON_LINES, "a", encoding="utf-8")
         self.text = open(work_dir / "logs" / time.strftime("train.%m%d%H%M%S.log"), "a", encoding="utf-8")
+        self.text.writelines(f"{line}\n" for line in said_before)
         if tensorboard:
             # imported here: it takes a second, and processes without a log need none of it
             from torch.utils.tensorboard import SummaryWriter

@@ -27,18 +27,20 @@ def is_finite(value: Any) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in tensors_in(value))
 
 
-def locate(model: nn.Module, clip: Any, losses_of: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> str | None:
+def bad_from_the_start(model: nn.Module, clip: Any) -> str | None:
+    """What is not finite before a module has run: the batch or a parameter; None where both are fine."""
+    if not is_finite(clip):
+        return "the input batch"
+    bad = [name for name, parameter in model.named_parameters() if not is_finite(parameter)]
+    return f"parameter '{bad[0]}'" if bad else None
+
+
+def locate(model: nn.Module, losses_of: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> str | None:
     """Repeats one iteration, watching every module; returns what went wrong first, or None where all is finite.
 
     Args:
-        clip: the batch, checked first: bad input needs no module to be blamed.
         losses_of: runs the forward pass and returns the total to differentiate and the losses by name.
     """
-    if not is_finite([list(x) for x in clip if isinstance(x, tuple)]):
-        return "the input batch itself"
-    for name, parameter in model.named_parameters():
-        if not is_finite(parameter):
-            return f"parameter '{name}'"
     first: list[str] = []
     grads: list[tuple[str, str]] = []
 

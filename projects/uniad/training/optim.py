@@ -20,6 +20,35 @@ from uniad.spec import TrainSpec
 
 BACKBONE_PREFIX = "img_backbone."
 
+# An optimizer's state knows parameters by number. These are the two places where the documented model registers its parts in
+# another order than ours; parts that are not named follow in our order.
+DOCUMENTED_ORDER = {
+    "": (
+        "pts_bbox_head", "img_backbone", "img_neck", "query_embedding", "reference_points", "query_interact", "memory_bank",
+        "criterion", "seg_head", "occ_head", "motion_head", "planning_head",
+    ),
+    "pts_bbox_head": (
+        "code_weights", "positional_encoding", "transformer", "cls_branches", "reg_branches", "past_traj_reg_branches",
+        "bev_embedding",
+    ),
+}  # fmt: skip
+
+
+def documented_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """All parameters by name, in the order in which the documented stack numbers them."""
+
+    def rank(entry: tuple[str, nn.Parameter]) -> tuple[int, int]:
+        top, _, rest = entry[0].partition(".")
+        inside = DOCUMENTED_ORDER.get(top, ())
+        second = rest.partition(".")[0]
+        first = DOCUMENTED_ORDER[""]
+        return (
+            first.index(top) if top in first else len(first),
+            inside.index(second) if second in inside else len(inside),
+        )
+
+    return sorted(model.named_parameters(), key=rank)  # stable: our own order inside
+
 
 def learning_rate_of(name: str, spec: TrainSpec) -> float:
     """Base learning rate of the parameter ``name``."""
@@ -128,7 +157,7 @@ def documented_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: Train
     live = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
-    for index, (name, parameter) in enumerate(model.named_parameters()):
+    for index, (name, parameter) in enumerate(documented_parameters(model)):
         group = live.get(id(parameter))
         initial = learning_rate_of(name, spec) if group else spec.lr
         groups.append(
@@ -162,9 +191,9 @@ def load_documented_state(
     """Puts a state of the documented layout into ``optimizer``.
 
     Args:
-        names: parameter names in the order of the saved groups; None takes the model's own order, which is the documented one.
+        names: parameter names in the order of the saved groups; None takes the documented order.
     """
-    own = dict(model.named_parameters())
+    own = dict(documented_parameters(model))
     names = list(own) if names is None else list(names)
     if len(saved["param_groups"]) != len(names):
         raise UserError(

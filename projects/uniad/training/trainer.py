@@ -7,6 +7,7 @@ every later one, so the weights still are those of the failing iteration when th
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -27,7 +28,7 @@ from uniad.training.checkpoint import load_state, state_dict_of, variant_of
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, prefetch, to_device
 from uniad.training.logging import RunLog, Window
-from uniad.training.nonfinite import locate
+from uniad.training.nonfinite import bad_from_the_start, locate
 from uniad.training.seeding import seed_iteration
 from uniad.training.state import differences, meta_of
 from uniad.training.store import INTERVAL, CheckpointStore
@@ -61,9 +62,15 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    finished: bool  # False: stopped on request, can be resumed
+    finished: bool  # False: stopped before the end, can be resumed
+    interrupted: bool  # by a signal
     iteration: int  # iterations done
     checkpoint: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """130 after a signal, as a shell would report it."""
+        return 130 if self.interrupted else 0
 
 
 class ClipLoss(nn.Module):
@@ -117,7 +124,6 @@ class Trainer:
     ):
         self.spec, self.options, self.world, self.loader = spec, options, world, loader
         check_precision(options.precision, world.device)
-        apply_backend_flags(options)
         self.model = model.to(world.device).train()
         self.clip_loss = ClipLoss(self.model, loss_function, options.precision)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
@@ -194,14 +200,15 @@ class Trainer:
         self.log = log
         if self.iteration >= self.max_iters:
             log.say(f"nothing to do: {self.store.last_good} has all {self.max_iters} iterations of this run")
-            return Outcome(True, self.iteration, self.store.last_good)
+            return Outcome(True, False, self.iteration, self.store.last_good)
         self.step_module = self._parallel()
         self._restart_clock()
+        self.per_iteration = self.per_fetch = 0.0
         self.recent: deque[tuple[int, Any]] = deque(maxlen=2)
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
         clips = prefetch(self.loader.stream(self.iteration), self.world.device)
-        with _stop_on_signal(self):
+        with _stop_on_signal(self), distributed.blame_the_right_process(self.world):
             try:
                 while self.iteration < stop_at and not self.stopping:
                     self._iterate(clips)
@@ -210,6 +217,7 @@ class Trainer:
                 self._raise_if_halted()
             finally:
                 clips.close()
+                self.step_module = self.clip_loss  # lets go of the process group before it is taken down
             return self._finish()
 
     def _iterate(self, clips: Iterator[tuple[Any, Any]]) -> None:
@@ -275,7 +283,8 @@ class Trainer:
     def _log_step(self, done: int) -> None:
         means = self.window.take()
         elapsed = time.perf_counter() - self.clock
-        per_iteration = elapsed / max(self.timed, 1)
+        if self.timed:  # none where a save has just fetched the numbers of the iteration logged last
+            self.per_iteration, self.per_fetch = elapsed / self.timed, self.data_s / self.timed
         epoch, inside = divmod(done - 1, self.epoch_len)
         entry = {
             "mode": "train",
@@ -285,9 +294,9 @@ class Trainer:
             "step": done,
             "lr": self.spec.train.lr * self.schedule.factor(done - 1),
             "memory": self._memory_mb(),
-            "data_time": self.data_s / max(self.timed, 1),
-            "time": per_iteration,
-            "eta_s": per_iteration * (self.max_iters - done),
+            "data_time": self.per_fetch,
+            "time": self.per_iteration,
+            "eta_s": self.per_iteration * (self.max_iters - done),
             **means,
         }
         self._restart_clock()
@@ -309,12 +318,9 @@ class Trainer:
         norms_learn = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats for m in self.model.modules()
         )
-        return nn.parallel.DistributedDataParallel(
-            self.clip_loss,
-            find_unused_parameters=self.spec.train.find_unused_parameters,
-            # running statistics differ between processes; a checkpoint holds the main process's
-            broadcast_buffers=norms_learn,
-            gradient_as_bucket_view=True,
+        # running statistics differ between processes; a checkpoint holds the main process's
+        return distributed.data_parallel(
+            self.clip_loss, find_unused_parameters=self.spec.train.find_unused_parameters, sync_buffers=norms_learn
         )
 
     # --- saving ------------------------------------------------------------------------------------------------------
@@ -350,7 +356,7 @@ class Trainer:
             "native": {
                 "iteration": done,
                 "epoch_len": self.epoch_len,
-                "parameter_names": [name for name, _ in self.model.named_parameters()],
+                "parameter_names": [name for name, _ in optim.documented_parameters(self.model)],
                 "loss_scale": self.loss_scale.state_dict(),
                 "window": self.window.state_dict(),
                 "random": "every draw follows from (seed, iteration, rank) and (seed, epoch, sample); see training/seeding.py",
@@ -362,7 +368,7 @@ class Trainer:
         path = None
         if not finished:
             path = self._save(INTERVAL)
-        elif self.iteration % self.epoch_len:
+        elif self.options.max_iters is not None:
             path = self._save(f"iter_{self.iteration}.pth")
         distributed.barrier(self.world)
         path = path or self.store.last_good
@@ -372,7 +378,7 @@ class Trainer:
             self.log.say(
                 f"stopped at step {self.iteration} of {self.max_iters}, saved {path}; run the same command again to continue"
             )
-        return Outcome(finished, self.iteration, path)
+        return Outcome(finished, self.stop_seen, self.iteration, path)
 
     # --- what can go wrong -------------------------------------------------------------------------------------------
 
@@ -381,19 +387,18 @@ class Trainer:
         if self.bad_iteration is None:
             return
         iteration = self.bad_iteration
-        host = dict(self.recent).get(iteration)
-        found = None
-        if host is not None:
-            clip = to_device(host, self.world.device)
+        clip = to_device(dict(self.recent)[iteration], self.world.device)
 
-            def losses_of() -> tuple[Tensor, dict[str, Tensor]]:
-                seed_iteration(self.options.seed, iteration, self.world.rank, self.generator)
-                self.optimizer.zero_grad(set_to_none=True)
-                losses = self.clip_loss.losses(clip, self.generator)
-                return ClipLoss.total(losses), losses
+        def losses_of() -> tuple[Tensor, dict[str, Tensor]]:
+            seed_iteration(self.options.seed, iteration, self.world.rank, self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = self.clip_loss.losses(clip, self.generator)
+            return ClipLoss.total(losses), losses
 
-            found = locate(self.model, clip, losses_of)
-        everyone = distributed.gather_objects(self.world, found)
+        everyone = distributed.gather_objects(self.world, bad_from_the_start(self.model, clip))
+        if not any(everyone):
+            # losses are normalised over all processes, so all of them repeat the iteration or none does
+            everyone = distributed.gather_objects(self.world, locate(self.model, losses_of))
         where = next((f"{text} (rank {rank})" for rank, text in enumerate(everyone) if text), None)
         kept = f"last good checkpoint: {self.store.last_good}" if self.store.last_good else "no checkpoint had been written yet"
         origin = f"first in {where}" if where else "repeating the step gave finite values, so it depends on timing or on fp16"
@@ -447,7 +452,11 @@ def check_precision(precision: str, device: torch.device) -> None:
             )
 
 
-def apply_backend_flags(options: TrainOptions) -> None:
+def prepare_backend(options: TrainOptions) -> None:
+    """Sets what must be known before the GPU is first touched, and the numeric modes of this process."""
+    if options.deterministic:
+        # two workspaces of 4 MB: what cuBLAS needs to add up in the same order every time
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
     tf32 = options.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 import pytest
 import torch
+from specs import full_spec, tiny_spec
 from torch import nn
 from toy import ToyModel, toy_spec
 from uniad.errors import UserError
+from uniad.models.uniad import UniAD
 from uniad.training import optim
 
 
@@ -147,3 +150,16 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_clean_iterations():
     other = optim.LossScale(True, torch.device("cpu"))
     other.load_state_dict(scale.state_dict())
     assert float(other.scale) == 32768
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [(tiny_spec, "f236d117da42b1f5"), (full_spec, "2047ed5e428776ea")],
+    ids=["tiny", "full"],
+)
+def test_parameters_are_numbered_as_in_the_documented_stack(spec, digest):
+    """Digests are of the recorded order of all parameters (state_dict_{tiny,base}_stage1.json)."""
+    with torch.device("meta"):
+        model = UniAD(spec().model)
+    names = [name for name, _ in optim.documented_parameters(model)]
+    assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == digest

@@ -181,10 +181,10 @@ def test_weights_of_the_failing_step_are_untouched(tmp_path):
 
 def test_bad_data_in_a_worker_is_one_line(tmp_path):
     class Truncated(ToyData):
-        def __getitem__(self, index):
-            if index == 3:
+        def __getitem__(self, position):
+            if position.index == 3:
                 raise UserError("data/x.jpg is truncated: download it again")
-            return super().__getitem__(index)
+            return super().__getitem__(position)
 
     for workers in (0, 1):
         with pytest.raises(UserError, match="^data/x.jpg is truncated: download it again$"):
@@ -220,7 +220,7 @@ def test_documented_checkpoint_resumes_at_its_epoch(tmp_path):
 def test_epochs_cover_every_sample_once(tmp_path):
     trainer = toy_trainer(tmp_path, batch=5)
     seen = []
-    trainer.loader.loader.dataset.dataset = type("D", (), {"__getitem__": lambda _, i: (seen.append(i), ToyData()[i])[1]})()
+    trainer.loader.loader.dataset.dataset = type("D", (), {"__getitem__": lambda _, p: (seen.append(p.index), ToyData()[p])[1]})()
     stream = trainer.loader.stream(0)
     for _ in range(trainer.epoch_len):
         next(stream)

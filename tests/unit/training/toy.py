@@ -12,7 +12,7 @@ from specs import edit, nano_spec
 from torch import Tensor, nn
 from uniad.spec import Spec
 from uniad.training.distributed import World
-from uniad.training.loader import ClipLoader
+from uniad.training.loader import ClipLoader, Position
 from uniad.training.logging import RunLog
 from uniad.training.trainer import Outcome, Trainer, TrainOptions
 
@@ -47,8 +47,8 @@ class ToyData:
     def __len__(self) -> int:
         return SAMPLES
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(np.random.default_rng(index).standard_normal(4).astype(np.float32))
+    def __getitem__(self, position: Position) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(np.random.default_rng(position.index).standard_normal(4).astype(np.float32))
         return x + 0.1 * torch.randn(4) + 0.1 * float(np.random.rand()), x.sum()  # augmentation draws from global generators
 
 

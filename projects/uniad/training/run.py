@@ -1,0 +1,145 @@
+"""Puts a run together: config and options in, trained checkpoint out. Everything that a run is made of is named here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
+from uniad.spec import Spec, from_scratch
+from uniad.training import distributed
+from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.distributed import World
+from uniad.training.initial import load_initial
+from uniad.training.loader import ClipLoader
+from uniad.training.logging import RunLog
+from uniad.training.seeding import mix, seed_all
+from uniad.training.trainer import LossFunction, Outcome, Trainer, TrainOptions, prepare_backend
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says beside the trainer's own options."""
+
+    train: TrainOptions
+    resume: str = "auto"
+    launcher: Literal["none", "pytorch"] = "none"
+    device: str = "auto"
+    from_scratch: bool = False
+    clip: ClipOptions = ClipOptions()
+
+
+def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
+    """The stage's losses of a clip, normalised over all processes."""
+    criterion = Criterion(spec.model, lambda values: distributed.mean_over_ranks(world, values)).to(world.device)
+
+    def losses(model: nn.Module, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        return forward_clip(model, clip, criterion, generator, options)[0]
+
+    return losses
+
+
+def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
+    """Training clips of this process."""
+    # imported here: reading annotations needs libraries that a caller with clips of its own does not
+    from uniad.data.collate import collate
+    from uniad.data.dataset import ClipDataset
+    from uniad.data.sampler import TrainSampler
+
+    dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed)
+    return ClipLoader(
+        dataset,
+        TrainSampler(len(dataset), spec.data.samples_per_gpu, world.rank, world.size, seed),
+        batch_size=spec.data.samples_per_gpu,
+        workers=spec.data.workers_per_gpu,
+        collate=collate,
+        seed=seed,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def default_work_dir(config: str | Path) -> Path:
+    """``projects/configs/<stage>/<name>.py`` -> ``projects/work_dirs/<stage>/<name>``, as documented."""
+    path = Path(config).with_suffix("")
+    if "configs" in path.parts:
+        at = len(path.parts) - 1 - path.parts[::-1].index("configs")
+        return Path(*path.parts[:at], "work_dirs", *path.parts[at + 1 :])
+    return Path("projects/work_dirs") / path.name
+
+
+def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int], ClipLoader] = build_loader) -> Outcome:
+    """Trains one stage. Call it in every process; of several, none returns: they exit with the outcome's status.
+
+    Args:
+        loader_of: makes the training clips of a process; tests put their own here.
+    """
+    prepare_backend(options.train)
+    world = distributed.start(options.launcher, options.device)
+    try:
+        outcome = _train(spec, options, world, loader_of)
+    finally:
+        distributed.stop(world)
+    distributed.leave(world, outcome.exit_code)
+    return outcome
+
+
+def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
+    said: list[str] = []
+
+    def announce(line: str) -> None:
+        if world.is_main:
+            said.append(line)
+            print(line, file=sys.stderr, flush=True)
+
+    scratch = options.from_scratch and spec.stage == 1
+    if scratch:
+        spec = from_scratch(spec)
+        announce(f"from scratch: no weights are loaded; backbone and norms of {spec.name} are trained, not frozen")
+    elif options.from_scratch:
+        announce(
+            f"stage {spec.stage} starts from stage 1's weights and freezes what its config says; --from-scratch changes nothing"
+        )
+
+    # every process builds the same model, so they need not be told apart afterwards
+    seed_all(mix("weights", options.train.seed))
+    model = UniAD(spec.model)
+    loader = loader_of(spec, world, options.train.seed)
+    trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)
+    if world.is_main:
+        trainer.store.prepare()
+    distributed.barrier(world)
+
+    found = trainer.store.resume_from(options.resume, announce)
+    if found is not None:
+        trainer.resume(*found, announce)
+    else:
+        load_initial(model, spec, announce)
+    log = RunLog(
+        options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
+        tensorboard=options.train.tensorboard, said_before=said,
+    )  # fmt: skip
+    try:
+        log.say(_summary(spec, trainer, world, options))
+        return trainer.fit(log)
+    finally:
+        log.close()
+
+
+def _summary(spec: Spec, trainer: Trainer, world: World, options: RunOptions) -> str:
+    device = (
+        torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    learnt = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in trainer.model.parameters())
+    return (
+        f"{spec.name}: {learnt / 1e6:.1f} of {total / 1e6:.1f} million parameters learn; {world.size} process(es) x "
+        f"{trainer.loader.batch_size} clip(s) of {spec.model.queue_length} frames on {device}, {options.train.precision}; "
+        f"{trainer.epoch_len} steps an epoch, {trainer.max_iters} in all; writing to {options.train.work_dir}"
+    )
