@@ -117,10 +117,17 @@ class Ground:
             size = RES_M * 2**m
             map_from_copy = np.array([[size, 0, self.low[0] + size / 2], [0, -size, self.high[1] - size / 2], [0, 0, 1.0]])
             copy_from_image = np.linalg.inv(image_from_map @ map_from_copy) @ np.array([[1.0, 0, 0], [0, 1, top], [0, 0, 1]])
+            # Close by, a pixel of the copy covers ten of the image: half the resolution loses nothing there.
+            coarse = 2 if m <= 1 else 1
+            half = np.diag([coarse, coarse, 1.0])
+            half[:2, 2] = (coarse - 1) / 2
+            size = (WIDTH // coarse, -(-(bottom - top) // coarse))
             band = cv2.warpPerspective(
-                self.copies[m], copy_from_image, (WIDTH, bottom - top), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                self.copies[m], copy_from_image @ half, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_CONSTANT, borderValue=self.outside,
             )  # fmt: skip
+            if coarse > 1:
+                band = cv2.resize(band, (WIDTH, size[1] * coarse), interpolation=cv2.INTER_LINEAR)[: bottom - top]
             if m >= 3:
                 cv2.addWeighted(band, kept, np.full_like(band, haze), 1 - kept, 0.0, dst=band)
             image[top:bottom] = band

@@ -31,11 +31,6 @@ class Look:
         light = np.where(glow_F, np.maximum(light, 1.0), light)
         return np.clip(colors_F3 * light[:, None] * self.tint, 0, 255)
 
-    def hazy(self, colors_F3: np.ndarray, distance_m: float) -> np.ndarray:
-        """Colours [F, 3] as seen from a distance."""
-        keep = np.exp(-distance_m / self.haze_m)
-        return colors_F3 * keep + self.horizon * (1 - keep)
-
     def sky(self, rng: np.random.Generator) -> np.ndarray:
         """The sky above the horizon, twice an image wide so that each camera looks at its own piece: [rows, 2W, 3] BGR."""
         rise = np.linspace(1.0, 0.0, SKY_ROWS)[:, None] ** 1.5
@@ -52,7 +47,7 @@ def make_look(rng: np.random.Generator) -> Look:
     kind = rng.choice(3, p=[0.5, 0.35, 0.15])
     azimuth, height = rng.uniform(-np.pi, np.pi), (rng.uniform(0.5, 1.2), rng.uniform(0.8, 1.3), rng.uniform(0.15, 0.4))[kind]
     sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)])
-    ambient, diffuse = ((0.58, 0.52), (0.78, 0.2), (0.62, 0.42))[kind]
+    ambient, diffuse = ((0.58, 0.52), (0.78, 0.2), (0.72, 0.4))[kind]
     exposure = (rng.uniform(0.9, 1.08), rng.uniform(0.8, 0.98), rng.uniform(0.72, 0.85))[kind]
     tint = exposure * np.array(((1.02, 1.0, 0.96), (0.97, 1.0, 1.03), (1.1, 0.98, 0.84))[kind])
     zenith = np.array(((92, 142, 206), (158, 166, 176), (96, 104, 140))[kind], float)

@@ -31,6 +31,7 @@ class Part(NamedTuple):
     last: int
     faces: list[Face]
     outlines: int  # how many of the faces bound the body
+    first_face: int  # number of faces[0] among all faces of the mesh
     normals: np.ndarray  # [outlines, 3] outward; the body is where normals @ x <= offsets
     offsets: np.ndarray  # [outlines]
     low: np.ndarray  # [3] bounding box
@@ -83,7 +84,7 @@ class Builder:
             faces.append(Face(np.array([corners]) + first, normal, float(normal @ outline[0]), color, False, 0.0))
         normals, offsets = np.array([f.normal for f in faces]), np.array([f.offset for f in faces])
         self.parts.append(
-            Part(first, self.count, faces, len(faces), normals, offsets, points.min(axis=0), points.max(axis=0))
+            Part(first, self.count, faces, len(faces), 0, normals, offsets, points.min(axis=0), points.max(axis=0))
         )
         return self
 
@@ -132,6 +133,8 @@ class Builder:
 
     def build(self) -> Mesh:
         verts = np.concatenate(self.verts)
+        starts = np.cumsum([0] + [len(part.faces) for part in self.parts]).tolist()
+        self.parts = [part._replace(first_face=start) for part, start in zip(self.parts, starts)]
         faces = [face for part in self.parts for face in part.faces]
         splits = []
         for i, a in enumerate(self.parts):

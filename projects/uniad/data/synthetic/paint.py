@@ -26,9 +26,11 @@ class Item(NamedTuple):
 
     mesh: Mesh
     verts: np.ndarray  # [V, 3] world
+    normals: np.ndarray  # [F, 3] of the faces, world
+    offsets: np.ndarray  # [F] normal . x on the face's plane
     xy: np.ndarray  # [2]
     yaw: float
-    colors: np.ndarray  # [F, 3] lit, red green blue
+    colors: np.ndarray  # [F, 3] lit, blue green red
     corners: np.ndarray  # [4, 2] footprint, counter-clockwise
     label: int  # 0 for props, else the actor's number from 1
 
@@ -51,10 +53,12 @@ def make_item(mesh: Mesh, pose: tuple[float, float, float], look: Look, label: i
     c, s = np.cos(yaw), np.sin(yaw)
     turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])  # row vectors
     verts = mesh.verts @ turn + [x, y, 0.0]
-    colors = look.shade(mesh.normals @ turn, mesh.colors, mesh.glow)
+    normals = mesh.normals @ turn
+    colors = look.shade(normals, mesh.colors, mesh.glow)[:, ::-1]
     (x0, y0, _), (x1, y1, _) = mesh.low, mesh.high
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) @ turn[:2, :2] + [x, y]
-    return Item(mesh, verts, np.array([x, y]), yaw, colors, corners, label)
+    offsets = mesh.offsets + normals[:, :2] @ [x, y]
+    return Item(mesh, verts, normals, offsets, np.array([x, y]), yaw, colors, corners, label)
 
 
 class Stage:
@@ -67,6 +71,14 @@ class Stage:
         self.low = np.array([item.mesh.low[2] for item in items])
         self.high = np.array([item.mesh.high[2] for item in items])
         self.corners = np.array([item.corners for item in items]).reshape(-1, 4, 2)
+        # Everything end to end, so that a camera transforms all of it at once. starts[i]:starts[i + 1] is item i.
+        self.vert_starts = np.cumsum([0] + [len(item.verts) for item in items])
+        self.face_starts = np.cumsum([0] + [len(item.offsets) for item in items])
+        self.verts = np.concatenate([item.verts for item in items] or [np.zeros((0, 3))])
+        self.normals = np.concatenate([item.normals for item in items] or [np.zeros((0, 3))])
+        self.offsets = np.concatenate([item.offsets for item in items] or [np.zeros(0)])
+        self.colors = np.concatenate([item.colors for item in items] or [np.zeros((0, 3))])
+        self.face_item = np.repeat(np.arange(len(items)), np.diff(self.face_starts))
 
     def in_view(self, view: View) -> np.ndarray:
         """Numbers of the items that may show."""
@@ -163,59 +175,75 @@ class Painted(NamedTuple):
     seen: int  # pixels of those that nothing hides
 
 
+class _Flat:
+    """A stage seen through one camera."""
+
+    def __init__(self, stage: Stage, view: View, look: Look) -> None:
+        rotation, translation = view.cam_from_global[:3, :3], view.cam_from_global[:3, 3]
+        eye = view.position
+        self.points = stage.verts @ rotation.T + translation  # camera axes
+        depth = self.points[:, 2]
+        first = stage.vert_starts[:-1]
+        nearest, self.farthest = np.minimum.reduceat(depth, first), np.maximum.reduceat(depth, first)
+        self.whole = (nearest >= NEAR_M).tolist()  # in front of the near plane, so that no clipping is needed
+        self.flat = self.points[:, :2] / np.maximum(depth, NEAR_M)[:, None] * [view.k[0, 0], view.k[1, 1]] + view.k[:2, 2]
+        self.low, self.high = np.minimum.reduceat(self.flat, first), np.maximum.reduceat(self.flat, first)
+        self.fixed = np.rint(self.flat * (1 << SHIFT)).astype(np.int32)
+        self.facing = stage.normals @ eye > stage.offsets + 1e-6
+        distance = np.hypot(*(stage.xy - eye[:2]).T)
+        keep = np.exp(-distance / look.haze_m)[stage.face_item, None]
+        self.colors = stage.colors * keep + look.horizon[::-1] * (1 - keep)
+
+    def outside(self, i: int) -> bool:
+        """Whether item i surely leaves no pixel."""
+        if self.farthest[i] < NEAR_M:
+            return True
+        (x0, y0), (x1, y1) = self.low[i], self.high[i]
+        return self.whole[i] and bool(x1 < 0 or x0 > WIDTH or y1 < 0 or y0 > HEIGHT)
+
+
 def paint(image: np.ndarray, stage: Stage, view: View, look: Look, measure: bool = True) -> list[Painted]:
     """Draws all items into the image [H, W, 3] BGR. Returns what is seen of labelled items (empty without measure)."""
     shown = stage.in_view(view)
     if len(shown) == 0:
         return []
-    sequence = stage.order(shown, view)
-    rotation, translation = view.cam_from_global[:3, :3], view.cam_from_global[:3, 3]
+    flat = _Flat(stage, view, look)
     eye = view.position
     seen = np.zeros((HEIGHT // SEEN_SCALE, WIDTH // SEEN_SCALE), np.int32)
     scratch = np.zeros(seen.shape, np.uint8)
     alone: dict[int, int] = {}
-    for number in sequence:
-        item = stage.items[number]
-        points = item.verts @ rotation.T + translation
-        front = points[:, 2] >= NEAR_M
-        if not front.any():
+    for number in stage.order(shown, view):
+        if flat.outside(number):
             continue
-        whole = bool(front.all())
-        if whole:
-            flat = pixels(points, view.k)
-            low, high = flat.min(axis=0), flat.max(axis=0)
-            if high[0] < 0 or low[0] > WIDTH or high[1] < 0 or low[1] > HEIGHT:
-                continue
-            tall = high[1] - low[1]
-            fixed = np.round(flat * (1 << SHIFT)).astype(np.int32)
-        else:
-            flat = fixed = None
-            tall = 1e9
+        item, whole = stage.items[number], flat.whole[number]
+        span = slice(stage.vert_starts[number], stage.vert_starts[number + 1])
+        points, corners, fixed = flat.points[span], flat.flat[span], flat.fixed[span]
+        tall = float(flat.high[number, 1] - flat.low[number, 1]) if whole else 1e9
         c, s = np.cos(item.yaw), np.sin(item.yaw)
         dx, dy = eye[0] - item.xy[0], eye[1] - item.xy[1]
-        local = np.array([c * dx + s * dy, -s * dx + c * dy, eye[2]])
-        facing = (item.mesh.normals @ local > item.mesh.offsets + 1e-6).tolist()
-        colors = look.hazy(item.colors, float(np.hypot(dx, dy)))[:, ::-1].tolist()
-        starts = np.cumsum([0] + [len(part.faces) for part in item.mesh.parts]).tolist()
-        for p in part_order(item.mesh, local):
+        order = part_order(item.mesh, np.array([c * dx + s * dy, -s * dx + c * dy, eye[2]]))
+        faces = slice(stage.face_starts[number], stage.face_starts[number + 1])
+        facing, colors = flat.facing[faces].tolist(), flat.colors[faces].tolist()
+        for p in order:
             part = item.mesh.parts[p]
-            for f, face in enumerate(part.faces, starts[p]):
+            for f, face in enumerate(part.faces, part.first_face):
                 if not facing[f] or tall < face.least_px:
                     continue
-                if whole:
-                    if len(face.index) == 1:
-                        cv2.fillConvexPoly(image, fixed[face.index[0]], colors[f], cv2.LINE_8, SHIFT)
-                    else:
-                        cv2.fillPoly(image, list(fixed[face.index]), colors[f], cv2.LINE_8, SHIFT)
-                else:
+                if not whole:
                     _fill_clipped(image, points, face.index, colors[f], view.k)
-        if measure:
-            hulls = [h for h in (_hull(part, points, flat, view.k) for part in item.mesh.parts) if h is not None]
+                elif len(face.index) == 1:
+                    cv2.fillConvexPoly(image, fixed[face.index[0]], colors[f], cv2.LINE_8, SHIFT)
+                else:
+                    cv2.fillPoly(image, list(fixed[face.index]), colors[f], cv2.LINE_8, SHIFT)
+        # Props matter for visibility only in front of something labelled.
+        if measure and (item.label or alone):
+            hulls = [_hull(part, points, corners if whole else None, view.k) for part in item.mesh.parts]
+            hulls = [hull for hull in hulls if hull is not None]
             for hull in hulls:
                 cv2.fillConvexPoly(seen, hull, item.label, cv2.LINE_8, SHIFT)
             if item.label and hulls:
                 alone[item.label] = _area(scratch, hulls)
-    if not measure or not alone:
+    if not alone:
         return []
     counts = np.bincount(seen.ravel(), minlength=max(alone) + 1)
     return [Painted(label, area, int(counts[label])) for label, area in alone.items() if area > 0]
@@ -245,7 +273,7 @@ def _hull(part: Part, points: np.ndarray, flat: np.ndarray | None, k_33: np.ndar
 def _area(scratch: np.ndarray, hulls: list[np.ndarray]) -> int:
     """Pixels under the union of the hulls; scratch is all zero before and after."""
     points = np.concatenate(hulls)[:, 0] >> SHIFT
-    (x0, y0), (x1, y1) = np.maximum(points.min(axis=0) - 1, 0), points.max(axis=0) + 3
+    (x0, y0), (x1, y1) = np.maximum(points.min(axis=0) - 1, 0), np.maximum(points.max(axis=0) + 3, 0)
     window = scratch[y0:y1, x0:x1]
     if window.size == 0:
         return 0

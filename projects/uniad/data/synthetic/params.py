@@ -10,7 +10,7 @@ import numpy as np
 
 from uniad.errors import UserError
 
-FORMAT = 2  # raise when the same parameters would give other files: a data set of an older format is made anew
+FORMAT = 3  # raise when the same parameters would give other files: a data set of an older format is made anew
 VERSIONS = ("v1.0-trainval", "v1.0-mini")
 LOCATIONS = ("singapore-onenorth", "boston-seaport", "singapore-queenstown", "singapore-hollandvillage")
 KEYFRAME_S = 0.5

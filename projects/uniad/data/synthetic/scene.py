@@ -12,14 +12,13 @@ from uniad.data.synthetic.ground import Ground
 from uniad.data.synthetic.lidar import Sweep, cast, count_in_boxes
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.mesh import Mesh
-from uniad.data.synthetic.paint import Item, Painted, Stage, View, make_item, paint
-from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams, number_of, rng_for
+from uniad.data.synthetic.paint import Painted, Stage, View, make_item, paint
+from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams, rng_for
 from uniad.data.synthetic.population import make_crowd
 from uniad.data.synthetic.roads import Town, build_town
 from uniad.data.synthetic.scenery import Prop, build_scenery
 from uniad.data.synthetic.sensors import (
     CAMERA_DELAY_US,
-    CAMERAS,
     HEIGHT,
     LIDAR,
     WIDTH,
@@ -191,10 +190,3 @@ def encode(image: np.ndarray, quality: int) -> bytes:
 def build_scene(params: WorldParams, spec: SceneSpec) -> Scene:
     """A scene; the last two stay in memory, because a worker gets one scene's frames in pieces."""
     return Scene(params, spec)
-
-
-def scene_number(params: WorldParams, spec: SceneSpec) -> int:
-    return number_of(params.seed, spec.name)
-
-
-__all__ = ["CAMERAS", "Item", "Keyframe", "Scene", "build_scene", "encode", "scene_number"]
