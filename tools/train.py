@@ -69,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
                    help="only deterministic GPU kernels, so that repeated runs agree to the bit (a CPU always does)")
     g.add_argument("--shared-history", action="store_true",
                    help="history BEVs read the learning pass's image features: faster, not quite the documented numbers")
+    g.add_argument("--recompute", action="store_true",
+                   help="compute transformer layers again in the backward pass: less memory, same numbers, a third more time")
     g.add_argument("--compile", action="store_true", help="torch.compile the model and its loss (experimental)")
     g.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                    help="override config values, e.g. data.samples_per_gpu=2 optimizer.lr=1e-4")
@@ -96,8 +98,8 @@ def main() -> int:
 def run(args: argparse.Namespace) -> int:
     from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
+    from uniad.training.options import TrainOptions
     from uniad.training.run import RunOptions, default_work_dir, train
-    from uniad.training.trainer import TrainOptions
 
     spec = load_spec(args.config, args.cfg_options)
     data = spec.data
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
             launcher=args.launcher,
             device=args.device,
             from_scratch=args.from_scratch,
+            recompute=args.recompute,
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import socket
 import sys
@@ -59,7 +60,32 @@ def pick_device(name: str, local_rank: int = 0, processes_here: int = 1) -> torc
             f"{processes_here} processes on this machine but {torch.cuda.device_count()} GPU(s) visible: "
             "start as many processes as GPUs (see CUDA_VISIBLE_DEVICES), or pass --device cpu"
         )
+    capability = torch.cuda.get_device_capability(local_rank)
+    if not runs_on(capability, torch.cuda.get_arch_list()):
+        name, known = torch.cuda.get_device_name(local_rank), ", ".join(torch.cuda.get_arch_list())
+        raise UserError(
+            f"GPU {name} (sm_{capability[0]}{capability[1]}) is not among those that this PyTorch {torch.__version__} was built "
+            f"for ({known}): install a build for it, or pass --device cpu"
+        )
     return torch.device("cuda", local_rank)
+
+
+def runs_on(capability: tuple[int, int], built_for: list[str]) -> bool:
+    """Whether code built for ``sm_80``, ``compute_90``, ... runs on a GPU of this compute capability.
+
+    Machine code (sm) runs on later GPUs of the same generation, intermediate code (compute) on all later ones.
+    """
+    if not built_for:
+        return True  # a build that does not tell
+    for name in built_for:
+        kind, _, digits = name.partition("_")
+        number = re.match(r"\d+", digits)
+        if number is None:
+            continue
+        major, minor = divmod(int(number[0]), 10)
+        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
+            return True
+    return False
 
 
 def start(launcher: Literal["none", "pytorch"] = "none", device: str = "auto") -> World:

@@ -20,8 +20,10 @@ from uniad.training.distributed import World
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader
 from uniad.training.logging import RunLog
+from uniad.training.options import Outcome, TrainOptions, prepare_backend
+from uniad.training.recompute import recompute_layers
 from uniad.training.seeding import mix, seed_all
-from uniad.training.trainer import LossFunction, Outcome, Trainer, TrainOptions, prepare_backend
+from uniad.training.trainer import LossFunction, Trainer
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class RunOptions:
     launcher: Literal["none", "pytorch"] = "none"
     device: str = "auto"
     from_scratch: bool = False
+    recompute: bool = False  # activations of transformer layers, to save memory
     clip: ClipOptions = ClipOptions()
 
 
@@ -110,6 +113,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     # every process builds the same model, so they need not be told apart afterwards
     seed_all(mix("weights", options.train.seed))
     model = UniAD(spec.model)
+    if options.recompute:
+        announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
     trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)
     if world.is_main:

@@ -7,16 +7,13 @@ every later one, so the weights still are those of the failing iteration when th
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +23,11 @@ from uniad.spec import Spec
 from uniad.training import distributed, optim
 from uniad.training.checkpoint import load_state, state_dict_of, variant_of
 from uniad.training.distributed import World
+from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
 from uniad.training.logging import RunLog, Window
 from uniad.training.nonfinite import bad_from_the_start, locate
+from uniad.training.options import Outcome, TrainOptions, check_precision, run_length
 from uniad.training.seeding import seed_iteration
 from uniad.training.state import differences, meta_of
 from uniad.training.store import INTERVAL, CheckpointStore
@@ -38,39 +37,8 @@ from uniad.training.telemetry import Telemetry
 # contains "loss" are added up, the others are logged only.
 LossFunction = Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Below this an fp16 loss scale has halved thirty times in a row: the gradients are not finite at any scale.
 SMALLEST_LOSS_SCALE = 1e-4
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a command line may say about a run, beyond the config."""
-
-    work_dir: Path
-    seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    max_epochs: int | None = None  # None: the config's
-    max_iters: int | None = None  # length of the run in iterations; the schedule is laid over it
-    stop_after: int | None = None  # stop here as if interrupted; the schedule is not changed
-    save_every_iters: int | None = None
-    save_every_s: float | None = 600.0
-    compile: bool = False
-    deterministic: bool = False
-    tensorboard: bool = True
-
-
-@dataclass(frozen=True)
-class Outcome:
-    finished: bool  # False: stopped before the end, can be resumed
-    interrupted: bool  # by a signal
-    iteration: int  # iterations done
-    checkpoint: Path | None
-
-    @property
-    def exit_code(self) -> int:
-        """130 after a signal, as a shell would report it."""
-        return 130 if self.interrupted else 0
 
 
 class ClipLoss(nn.Module):
@@ -138,7 +106,7 @@ class Trainer:
         self.halted = torch.zeros((), device=world.device)  # sticky: 1 from the first non-finite iteration on
         self.iteration = 0
         self.bad_iteration: int | None = None
-        self.stop_requested = False  # here, by a signal
+        self.interrupt = Interrupt()
         self.stop_seen = False  # anywhere, in numbers that have arrived
         self.stopping = False  # agreed: set at the same iteration by every process
 
@@ -208,13 +176,15 @@ class Trainer:
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
         clips = prefetch(self.loader.stream(self.iteration), self.world.device)
-        with _stop_on_signal(self), distributed.blame_the_right_process(self.world):
+        with self.interrupt, distributed.blame_the_right_process(self.world):
             try:
                 while self.iteration < stop_at and not self.stopping:
                     self._iterate(clips)
                     self._save_if_due()
                 self._flush()
                 self._raise_if_halted()
+            except torch.OutOfMemoryError:
+                raise UserError(self._out_of_memory()) from None
             finally:
                 clips.close()
                 self.step_module = self.clip_loss  # lets go of the process group before it is taken down
@@ -232,7 +202,7 @@ class Trainer:
         total, terms = self.step_module(clip, self.generator)
         (total * self.loss_scale.scale).backward()
 
-        stop = torch.full((1,), float(self.stop_requested), device=terms.device)
+        stop = torch.full((1,), float(self.interrupt.requested), device=terms.device)
         shared = torch.cat([terms, total.detach().float().reshape(1), stop]) / self.world.size
         shared = distributed.sum_over_ranks(self.world, shared)
 
@@ -407,59 +377,13 @@ class Trainer:
             "Try a lower learning rate or --precision fp32"
         )
 
-
-class _stop_on_signal:
-    """While active, SIGINT and SIGTERM ask the trainer to stop after this iteration; a second SIGINT stops at once."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.interrupts = 0
-
-    def _handle(self, number: int, _: Any) -> None:
-        self.interrupts += number == signal.SIGINT
-        if self.interrupts > 1:
-            raise KeyboardInterrupt
-        self.trainer.stop_requested = True
-
-    def __enter__(self) -> None:
-        self.previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def run_length(spec: Spec, options: TrainOptions, epoch_len: int) -> tuple[int, int]:
-    """(epochs, iterations) of a run."""
-    if options.max_iters is not None:
-        return max(1, -(-options.max_iters // epoch_len)), options.max_iters
-    epochs = options.max_epochs if options.max_epochs is not None else spec.train.total_epochs
-    return epochs, epochs * epoch_len
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses a precision that this device does not have, naming one that it has."""
-    if precision not in PRECISIONS:
-        raise UserError(f"unknown precision '{precision}': choose {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and precision in ("fp16", "tf32"):
-        raise UserError(f"precision {precision} needs a GPU: choose fp32 or bf16 on a CPU")
-    if device.type == "cuda" and precision in ("bf16", "tf32"):
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            raise UserError(
-                f"precision {precision} needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}: "
-                "choose fp32 or fp16"
-            )
-
-
-def prepare_backend(options: TrainOptions) -> None:
-    """Sets what must be known before the GPU is first touched, and the numeric modes of this process."""
-    if options.deterministic:
-        # two workspaces of 4 MB: what cuBLAS needs to add up in the same order every time
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
-    tf32 = options.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.deterministic = options.deterministic
-    # a few operators have no deterministic kernel; they warn rather than stop a documented training run
-    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+    def _out_of_memory(self) -> str:
+        total = (
+            torch.cuda.get_device_properties(self.world.device).total_memory / 2**30 if self.world.device.type == "cuda" else 0
+        )
+        kept = f"; last good checkpoint: {self.store.last_good}" if self.store.last_good else ""
+        return (
+            f"out of memory at step {self.iteration + 1}: {self.loader.batch_size} clip(s) of {self.spec.model.queue_length} "
+            f"frames in {self.options.precision} do not fit into this GPU's {total:.0f} GiB. Lower --samples-per-gpu, add "
+            f"--recompute or --precision bf16, or shorten clips with --cfg-options queue_length=3{kept}"
+        )

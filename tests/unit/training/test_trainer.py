@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy import SAMPLES, ToyData, ToyModel, run, toy_loss, toy_spec, toy_trainer
 from uniad.errors import UserError
-from uniad.training.trainer import check_precision, run_length
+from uniad.training.options import check_precision, run_length
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
 
@@ -241,3 +241,11 @@ def test_length_of_a_run_follows_config_or_command_line(tmp_path):
     assert run_length(toy_spec(), options, 6) == (2, 12)
     assert run_length(toy_spec(), replace(options, max_epochs=3), 6) == (3, 18)
     assert run_length(toy_spec(), replace(options, max_iters=7), 6) == (2, 7)
+
+
+def test_running_out_of_gpu_memory_says_what_to_lower(tmp_path):
+    def greedy(model, clip, generator):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="out of memory at step 1: 2 clip.*Lower --samples-per-gpu, add --recompute"):
+        run(toy_trainer(tmp_path, loss=greedy))

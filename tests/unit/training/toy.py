@@ -14,7 +14,8 @@ from uniad.spec import Spec
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
 from uniad.training.logging import RunLog
-from uniad.training.trainer import Outcome, Trainer, TrainOptions
+from uniad.training.options import Outcome, TrainOptions
+from uniad.training.trainer import Trainer
 
 SAMPLES = 12
 

@@ -1,0 +1,41 @@
+"""Recomputing activations changes memory, not numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fake_clips import fake_loader
+from specs import nano_spec
+from uniad.models.uniad import UniAD
+from uniad.training.clip import ClipOptions
+from uniad.training.distributed import World
+from uniad.training.loader import to_device
+from uniad.training.recompute import recompute_layers
+from uniad.training.run import clip_loss
+from uniad.training.seeding import seed_iteration
+from uniad.training.trainer import ClipLoss
+
+WORLD = World(0, 1, 0, torch.device("cpu"))
+
+
+def losses_and_gradients(recompute: bool):
+    spec = nano_spec(model__queue_length=2, data__queue_length=2, data__samples_per_gpu=1, data__max_objects=8, data__max_lanes=4)
+    torch.manual_seed(0)
+    model = UniAD(spec.model).train()
+    if recompute:
+        assert recompute_layers(model) == 1 + 3 + 2 + 2
+    clip = to_device(next(fake_loader(spec, WORLD, seed=0).stream(0)), WORLD.device)
+    generator = torch.Generator()
+    seed_iteration(0, 0, 0, generator)
+    losses = clip_loss(spec, WORLD, ClipOptions())(model, clip, generator)
+    ClipLoss.total(losses).backward()
+    return losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+def test_losses_and_gradients_are_the_same_with_dropout_on():
+    plain, gradients = losses_and_gradients(False)
+    again, others = losses_and_gradients(True)
+    assert all(torch.equal(v, again[k]) for k, v in plain.items())
+    assert gradients.keys() == others.keys()
+    assert all(torch.equal(v, others[k]) for k, v in gradients.items())
