@@ -71,14 +71,6 @@ class Stage:
         self.low = np.array([item.mesh.low[2] for item in items])
         self.high = np.array([item.mesh.high[2] for item in items])
         self.corners = np.array([item.corners for item in items]).reshape(-1, 4, 2)
-        # Everything end to end, so that a camera transforms all of it at once. starts[i]:starts[i + 1] is item i.
-        self.vert_starts = np.cumsum([0] + [len(item.verts) for item in items])
-        self.face_starts = np.cumsum([0] + [len(item.offsets) for item in items])
-        self.verts = np.concatenate([item.verts for item in items] or [np.zeros((0, 3))])
-        self.normals = np.concatenate([item.normals for item in items] or [np.zeros((0, 3))])
-        self.offsets = np.concatenate([item.offsets for item in items] or [np.zeros(0)])
-        self.colors = np.concatenate([item.colors for item in items] or [np.zeros((0, 3))])
-        self.face_item = np.repeat(np.arange(len(items)), np.diff(self.face_starts))
 
     def in_view(self, view: View) -> np.ndarray:
         """Numbers of the items that may show."""
@@ -176,30 +168,34 @@ class Painted(NamedTuple):
 
 
 class _Flat:
-    """A stage seen through one camera."""
+    """The shown items of a stage, end to end, seen through one camera. Row k is item ``shown[k]``."""
 
-    def __init__(self, stage: Stage, view: View, look: Look) -> None:
+    def __init__(self, stage: Stage, shown: np.ndarray, view: View, look: Look) -> None:
         rotation, translation = view.cam_from_global[:3, :3], view.cam_from_global[:3, 3]
         eye = view.position
-        self.points = stage.verts @ rotation.T + translation  # camera axes
+        items = [stage.items[i] for i in shown]
+        self.vert_starts = np.cumsum([0] + [len(item.verts) for item in items])
+        self.face_starts = np.cumsum([0] + [len(item.offsets) for item in items])
+        self.points = np.concatenate([item.verts for item in items]) @ rotation.T + translation  # camera axes
         depth = self.points[:, 2]
-        first = stage.vert_starts[:-1]
+        first = self.vert_starts[:-1]
         nearest, self.farthest = np.minimum.reduceat(depth, first), np.maximum.reduceat(depth, first)
         self.whole = (nearest >= NEAR_M).tolist()  # in front of the near plane, so that no clipping is needed
         self.flat = self.points[:, :2] / np.maximum(depth, NEAR_M)[:, None] * [view.k[0, 0], view.k[1, 1]] + view.k[:2, 2]
         self.low, self.high = np.minimum.reduceat(self.flat, first), np.maximum.reduceat(self.flat, first)
         self.fixed = np.rint(self.flat * (1 << SHIFT)).astype(np.int32)
-        self.facing = stage.normals @ eye > stage.offsets + 1e-6
-        distance = np.hypot(*(stage.xy - eye[:2]).T)
-        keep = np.exp(-distance / look.haze_m)[stage.face_item, None]
-        self.colors = stage.colors * keep + look.horizon[::-1] * (1 - keep)
+        normals, offsets = (np.concatenate([getattr(item, name) for item in items]) for name in ("normals", "offsets"))
+        self.facing = normals @ eye > offsets + 1e-6
+        distance = np.hypot(*(stage.xy[shown] - eye[:2]).T)
+        keep = np.repeat(np.exp(-distance / look.haze_m), np.diff(self.face_starts))[:, None]
+        self.colors = np.concatenate([item.colors for item in items]) * keep + look.horizon[::-1] * (1 - keep)
 
-    def outside(self, i: int) -> bool:
-        """Whether item i surely leaves no pixel."""
-        if self.farthest[i] < NEAR_M:
+    def outside(self, k: int) -> bool:
+        """Whether row k surely leaves no pixel."""
+        if self.farthest[k] < NEAR_M:
             return True
-        (x0, y0), (x1, y1) = self.low[i], self.high[i]
-        return self.whole[i] and bool(x1 < 0 or x0 > WIDTH or y1 < 0 or y0 > HEIGHT)
+        (x0, y0), (x1, y1) = self.low[k], self.high[k]
+        return self.whole[k] and bool(x1 < 0 or x0 > WIDTH or y1 < 0 or y0 > HEIGHT)
 
 
 def paint(image: np.ndarray, stage: Stage, view: View, look: Look, measure: bool = True) -> list[Painted]:
@@ -207,22 +203,24 @@ def paint(image: np.ndarray, stage: Stage, view: View, look: Look, measure: bool
     shown = stage.in_view(view)
     if len(shown) == 0:
         return []
-    flat = _Flat(stage, view, look)
+    flat = _Flat(stage, shown, view, look)
+    row = {int(number): k for k, number in enumerate(shown)}
     eye = view.position
     seen = np.zeros((HEIGHT // SEEN_SCALE, WIDTH // SEEN_SCALE), np.int32)
     scratch = np.zeros(seen.shape, np.uint8)
     alone: dict[int, int] = {}
     for number in stage.order(shown, view):
-        if flat.outside(number):
+        k = row[number]
+        if flat.outside(k):
             continue
-        item, whole = stage.items[number], flat.whole[number]
-        span = slice(stage.vert_starts[number], stage.vert_starts[number + 1])
+        item, whole = stage.items[number], flat.whole[k]
+        span = slice(flat.vert_starts[k], flat.vert_starts[k + 1])
         points, corners, fixed = flat.points[span], flat.flat[span], flat.fixed[span]
-        tall = float(flat.high[number, 1] - flat.low[number, 1]) if whole else 1e9
+        tall = float(flat.high[k, 1] - flat.low[k, 1]) if whole else 1e9
         c, s = np.cos(item.yaw), np.sin(item.yaw)
         dx, dy = eye[0] - item.xy[0], eye[1] - item.xy[1]
         order = part_order(item.mesh, np.array([c * dx + s * dy, -s * dx + c * dy, eye[2]]))
-        faces = slice(stage.face_starts[number], stage.face_starts[number + 1])
+        faces = slice(flat.face_starts[k], flat.face_starts[k + 1])
         facing, colors = flat.facing[faces].tolist(), flat.colors[faces].tolist()
         for p in order:
             part = item.mesh.parts[p]
