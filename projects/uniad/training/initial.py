@@ -75,9 +75,12 @@ def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> Lo
         say(f"{spec.name}: starting from random weights")
         return None
     if not Path(source).is_file():
-        how = "make init-weights" if spec.stage == 1 else "make train-stage1"
-        instead = ", or train without them: --from-scratch" if spec.stage == 1 else ""
-        raise UserError(f"initial weights {source} (load_from in {spec.path}) not found: get them with `{how}`{instead}")
+        how = (
+            "get them as docs/training.md says under 'Published weights', or train without them: --from-scratch"
+            if spec.stage == 1
+            else "train stage 1 first: make train-stage1 promote"
+        )
+        raise UserError(f"initial weights {source} (load_from in {spec.path}) not found: {how}")
     allow = STARTS_FROM[spec.stage]
     return load_checkpoint(
         model, source, allow_missing=allow.missing, allow_unexpected=allow.unexpected,

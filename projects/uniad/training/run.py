@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,11 +62,17 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
         dataset,
         TrainSampler(len(dataset), spec.data.samples_per_gpu, world.rank, world.size, seed),
         batch_size=spec.data.samples_per_gpu,
-        workers=spec.data.workers_per_gpu,
+        workers=loader_processes(spec.data.workers_per_gpu),
         collate=collate,
         seed=seed,
         pin_memory=world.device.type == "cuda",
     )
+
+
+def loader_processes(wanted: int) -> int:
+    """At most this process's share of the cores: more would only take turns. The number does not change what is trained on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def default_work_dir(config: str | Path) -> Path:
@@ -145,6 +152,7 @@ def _summary(spec: Spec, trainer: Trainer, world: World, options: RunOptions) ->
     total = sum(p.numel() for p in trainer.model.parameters())
     return (
         f"{spec.name}: {learnt / 1e6:.1f} of {total / 1e6:.1f} million parameters learn; {world.size} process(es) x "
-        f"{trainer.loader.batch_size} clip(s) of {spec.model.queue_length} frames on {device}, {options.train.precision}; "
+        f"{trainer.loader.batch_size} clip(s) of {spec.model.queue_length} frames on {device}, {options.train.precision}, "
+        f"{trainer.loader.loader.num_workers} loader process(es) each; "
         f"{trainer.epoch_len} steps an epoch, {trainer.max_iters} in all; writing to {options.train.work_dir}"
     )

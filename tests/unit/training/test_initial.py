@@ -64,8 +64,11 @@ def test_bevformer_of_another_backbone_is_refused(tmp_path, spec):
 
 
 def test_absent_weights_say_how_to_get_them_or_do_without(spec):
-    with pytest.raises(UserError, match="not found: get them with `make init-weights`, or train without them: --from-scratch"):
+    with pytest.raises(UserError, match="not found: get them as docs/training.md says .* or train without them: --from-scratch"):
         load_initial(UniAD(spec.model), edit(spec, train__load_from="ckpts/none.pth"), print)
+
+    with pytest.raises(UserError, match="not found: train stage 1 first: make train-stage1 promote"):
+        load_initial(UniAD(spec.model), edit(spec, stage=2, train__load_from="ckpts/none.pth"), print)
 
 
 def test_a_frozen_backbone_without_weights_is_refused(spec):
