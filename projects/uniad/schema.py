@@ -849,6 +849,10 @@ def _data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec) -> 
             eval_mod=eval_mod,
             max_objects=native.whole("max_objects", 192),
             max_lanes=native.whole("max_lanes", 64),
+            lane_thickness=native.whole("lane_thickness", 1),
+            decode_threads=native.whole("decode_threads", 1),
+            image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
+            image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
             compat=compat,
         )
 

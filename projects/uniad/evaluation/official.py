@@ -15,6 +15,7 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.tracking.evaluate import TrackingEval
 
+from uniad.errors import UserError
 from uniad.evaluation.submission import submission
 
 EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
@@ -42,6 +43,8 @@ TRACK_KEYS = (
 def evaluate_detection(results: Mapping[str, list[dict]], root: str, version: str, out: Path) -> dict:
     """NDS, mAP, AP per class and distance, true-positive errors. ``results``: token -> entries, one key a sample of the split."""
     path = _write(results, out / "results_nusc_det.json")
+    if not any(results.values()):
+        raise UserError("the model reported no box on any sample; it is not trained, or belongs to another config")
     with _quiet():
         nusc = NuScenes(version=version, dataroot=root, verbose=False)
         evaluation = DetectionEval(
@@ -60,6 +63,10 @@ def evaluate_detection(results: Mapping[str, list[dict]], root: str, version: st
 def evaluate_tracking(results: Mapping[str, list[dict]], root: str, version: str, out: Path) -> dict:
     """AMOTA, AMOTP, recall and the rest of the protocol, over all classes and per class."""
     path = _write(results, out / "results_nusc.json")
+    if not any(results.values()):
+        # The devkit cannot read a submission without a single box; what it would say is plain.
+        none = dict.fromkeys(TRACK_KEYS)
+        return none | {"amota": 0.0, "recall": 0.0, "tp": 0.0, "per_class": {k: {} for k in ("amota", "amotp", "recall", "ids")}}
     with _quiet():
         evaluation = TrackingEval(
             config_factory("tracking_nips_2019"), str(path), EVAL_SETS[version], str(out / "track"), version, root, verbose=False

@@ -16,6 +16,7 @@ import torch
 from uniad.evaluation.map_iou import MapIoU
 from uniad.evaluation.official import evaluate_detection, evaluate_tracking
 from uniad.evaluation.submission import class_ranges, to_annotations
+from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
 from uniad.spec import Spec
 from uniad.training.distributed import World, gather_objects
@@ -89,9 +90,10 @@ def collect(
         if outputs.map is not None and sample.targets is not None:
             gt = sample.targets
             labels = torch.where(gt.lane_valid[0], gt.lane_labels[0], -1)
+            road = type(outputs.map)(*(None if t is None else t.cpu() for t in outputs.map))
             found.map_iou.update(
-                outputs.map.lanes[0].cpu() > 0.5,
-                outputs.map.drivable[0].cpu() > 0.5,
+                image_lanes(road, 0, spec.model.map),
+                road.drivable[0] > 0.5,
                 gt.lane_masks[0],
                 labels,
                 gt.drivable[0],

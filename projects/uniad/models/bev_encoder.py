@@ -13,7 +13,7 @@ from uniad.errors import UserError
 from uniad.models.layers import FFN, init_linear, init_sampling
 from uniad.models.precision import full_precision
 from uniad.ops.camera_attention import camera_attention
-from uniad.ops.deformable_attention import SpatialShapes, deformable_attention
+from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, level_sizes
 from uniad.ops.rotate import rotate_bev
 from uniad.spec import BevSpec
 
@@ -46,8 +46,7 @@ class TemporalSelfAttention(nn.Module):
         both = torch.cat([before, query + bev_pos], -1)
         offset = self.sampling_offsets(both).unflatten(-1, (heads, 2, points, 2)).float()
         weight = self.attention_weights(both).unflatten(-1, (heads, 2, points)).float().softmax(-1)
-        size = torch.tensor([grid_hw[1], grid_hw[0]], dtype=torch.float32, device=query.device)
-        loc = ref_BS2[:, :, None, None, None] + offset / size
+        loc = ref_BS2[:, :, None, None, None] + offset / level_sizes((grid_hw,), query.device)[0]
         # The two BEVs are two levels of one attention; halving the weights makes their sum a mean.
         value = self.value_proj(torch.cat([before, now], 1)).unflatten(-1, (heads, -1))
         out = deformable_attention(value, (grid_hw, grid_hw), loc, weight * 0.5)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uniad.models.attention import MultiheadAttention
-from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, first_level_of_many
+from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, first_level_of_many, level_sizes
 
 __all__ = ["FFN", "DeformableAttention", "LearnedPositionalEncoding", "MultiheadAttention", "ResidualAttention",
            "init_linear", "inverse_sigmoid", "ring_bias", "sine_position"]
@@ -141,8 +141,7 @@ class DeformableAttention(nn.Module):
             extent = reference[:, :, None, :, None, 2:].float()
             loc = centre + offsets / points * extent * 0.5
         else:
-            size = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=torch.float32, device=query.device)
-            loc = centre + offsets / size[:, None, :]
+            loc = centre + offsets / level_sizes(spatial_shapes, query.device)[:, None, :]
         if len(spatial_shapes) == 1 and levels > 1:
             loc, weights = first_level_of_many(loc, weights)
         out = self.output_proj(deformable_attention(value, spatial_shapes, loc, weights))

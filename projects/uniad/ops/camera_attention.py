@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, gpu_kernels
+from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, gpu_kernels, level_sizes
 from uniad.ops.lowering import exporting
 
 
@@ -51,7 +51,7 @@ def camera_attention(
         ref = _rows(ref_BNSZ2.flatten(0, 2), in_camera)
         offset = _rows(offset_BSHLP2.flatten(0, 1), in_batch.flatten(0, 1))
         weight = _rows(weight_BSHLP.flatten(0, 1), in_batch.flatten(0, 1))
-    size = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=torch.float32, device=ref.device)
+    size = level_sizes(spatial_shapes, ref.device)
     z = ref.shape[2]
     offset = (offset / size[:, None, :]).unflatten(4, (points // z, z))
     loc = (ref[:, :, None, None, None] + offset).flatten(4, 5)  # [B*N, K, H, L, P, 2]

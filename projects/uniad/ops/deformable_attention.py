@@ -23,6 +23,13 @@ __all__ = ["SpatialShapes", "deformable_attention", "first_level_of_many", "get_
 SpatialShapes = tuple[tuple[int, int], ...]  # (height, width) of every level: static, so part of the graph
 
 
+def level_sizes(spatial_shapes: SpatialShapes, device: torch.device) -> Tensor:
+    """(width, height) of every level, [L, 2] float32. Filled on the device: a copy from the host would stall the queue at every
+    layer, and a CUDA graph cannot hold one."""
+    fill = [torch.full((), float(n), device=device) for h, w in spatial_shapes for n in (w, h)]
+    return torch.stack(fill).unflatten(0, (-1, 2))
+
+
 def deformable_attention(
     value_BVHD: Tensor, spatial_shapes: SpatialShapes, loc_BQHLP2: Tensor, weight_BQHLP: Tensor
 ) -> Tensor:

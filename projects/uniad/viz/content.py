@@ -1,0 +1,47 @@
+"""What a step said about a frame, and what the annotations say, gathered for drawing."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from uniad.data.dataset import SceneSample
+from uniad.errors import UserError
+from uniad.models.results import decode_tracks
+from uniad.spec import Spec
+from uniad.types import StepOutputs
+from uniad.viz.page import Content
+
+
+def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int) -> Content:
+    """Content of a picture. ``outputs``: of a batch of one; ``number``: of the frame in its scene."""
+    track = type(outputs.track)(*(t.cpu() for t in outputs.track))
+    found = decode_tracks(track, 0, spec.model.track)
+    gt = sample.targets
+    valid = gt.valid[0, 0]
+    lanes = gt.lane_masks[0].numpy()
+    labels = gt.lane_labels[0].numpy()
+    kept = gt.lane_valid[0].numpy()
+    images = {name: _read(path) for name, path in sample.info["cams"].items()}
+    speed = float(np.linalg.norm(sample.frame.can_bus[0, 13:16].numpy()))
+    return Content(
+        images=images,
+        lidar2img=dict(zip(sample.info["cams"], sample.info["lidar2img"])),
+        boxes=found["boxes_3d"].numpy(),
+        labels=found["labels"].numpy(),
+        ids=found["track_ids"].numpy(),
+        drivable=outputs.map.drivable[0].cpu().numpy(),
+        lanes=outputs.map.lanes[0].cpu().numpy(),
+        gt_boxes=gt.boxes[0, 0][valid].numpy(),
+        gt_labels=gt.labels[0, 0][valid].numpy(),
+        gt_drivable=gt.drivable[0].numpy(),
+        gt_lanes=np.stack([lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]),
+        caption=f"{spec.name}\nframe {number}, {speed:.1f} m/s\n{len(found['boxes_3d'])} tracks, {int(valid.sum())} annotated",
+    )
+
+
+def _read(path: str) -> np.ndarray:
+    image = cv2.imread(path)
+    if image is None:
+        raise UserError(f"{path}: cannot be read as an image; run `make data` or restore the file")
+    return image[..., ::-1]
