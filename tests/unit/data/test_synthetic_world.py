@@ -24,7 +24,7 @@ from pyquaternion import Quaternion
 from uniad.data.synthetic import WorldParams, generate, stamp_of
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.paint import Stage, View, make_item, paint, pixels
-from uniad.data.synthetic.params import LOCATIONS, scene_specs
+from uniad.data.synthetic.params import LOCATIONS, SCENES, scene_names, scene_specs
 from uniad.data.synthetic.scene import Scene
 from uniad.data.synthetic.sensors import CAMERAS, HEIGHT, LIDAR, WIDTH
 from uniad.data.synthetic.shapes import SIZES, build_shape, draw_size
@@ -435,7 +435,7 @@ def test_a_full_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch: pyt
     ("change", "message"),
     [
         ({"version": "v1.0-test"}, "v1.0-test"),
-        ({"train_scenes": 5000}, "usable names"),
+        ({"train_scenes": 5000}, "685 usable train names"),
         ({"version": "v1.0-mini", "val_scenes": 3}, "v1.0-trainval has more"),
         ({"frames": 1}, "between 2 and 400"),
         ({"sweeps": "radar"}, "none, lidar or all"),
@@ -445,6 +445,16 @@ def test_a_full_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch: pyt
 def test_impossible_requests_say_what_would_work(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         WorldParams(**change)
+
+
+@pytest.mark.parametrize(("version", "counts"), SCENES.items())
+def test_as_many_scenes_can_be_named_as_is_promised(version: str, counts: tuple[int, int], tmp_path: Path) -> None:
+    names = scene_names(WorldParams(version=version, train_scenes=counts[0], val_scenes=counts[1]))
+    assert tuple(len(names[split]) for split in ("train", "val")) == counts
+    assert not set(names["train"]) & set(names["val"])
+    (tmp_path / "can_bus").mkdir()
+    without_can_bus = set(NuScenesCanBus(str(tmp_path)).can_blacklist)
+    assert not {int(name[-4:]) for name in [*names["train"], *names["val"]]} & without_can_bus
 
 
 def test_the_command_line_ends_with_one_line_and_status_2(repo: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 from uniad.errors import UserError
 
 FORMAT = 3  # raise when the same parameters would give other files: a data set of an older format is made anew
-VERSIONS = ("v1.0-trainval", "v1.0-mini")
+# Usable scene names, train and val: stated here because importing the devkit takes longer than finding nothing to do.
+SCENES = {"v1.0-trainval": (685, 150), "v1.0-mini": (8, 2)}
+VERSIONS = tuple(SCENES)
 LOCATIONS = ("singapore-onenorth", "boston-seaport", "singapore-queenstown", "singapore-hollandvillage")
 KEYFRAME_S = 0.5
 # Scenes of the genuine set whose CAN messages do not exist; the devkit refuses their names.
@@ -47,7 +49,10 @@ class WorldParams:
             raise UserError(f"lidar_columns is {self.lidar_columns}; choose at least 90")
         if self.train_scenes + self.val_scenes < 1:
             raise UserError("train_scenes and val_scenes are both 0; ask for at least one scene")
-        scene_names(self)  # checks the counts against the devkit's splits
+        for split, asked, have in zip(("train", "val"), (self.train_scenes, self.val_scenes), SCENES[self.version]):
+            if not 0 <= asked <= have:
+                more = "" if self.version == "v1.0-trainval" else " (v1.0-trainval has more)"
+                raise UserError(f"{split}_scenes is {asked}; the devkit has {have} usable {split} names for {self.version}{more}")
 
     def as_dict(self) -> dict:
         return {"format": FORMAT, **asdict(self)}
@@ -73,13 +78,7 @@ def scene_names(params: WorldParams) -> dict[str, list[str]]:
     keys = ("train", "val") if params.version == "v1.0-trainval" else ("mini_train", "mini_val")
     names = {}
     for split, key, count in zip(("train", "val"), keys, (params.train_scenes, params.val_scenes)):
-        usable = [name for name in splits[key] if int(name[-4:]) not in NO_CAN_BUS]
-        if not 0 <= count <= len(usable):
-            raise UserError(
-                f"{split}_scenes is {count}; split {key!r} of the devkit has {len(usable)} usable names"
-                + ("" if params.version == "v1.0-trainval" else " (v1.0-trainval has more)")
-            )
-        names[split] = usable[:count]
+        names[split] = [name for name in splits[key] if int(name[-4:]) not in NO_CAN_BUS][:count]
     return names
 
 
