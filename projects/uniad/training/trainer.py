@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,13 @@ class Trainer:
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
         clips = prefetch(self.loader.stream(self.iteration), self.world.device)
-        with self.interrupt, distributed.blame_the_right_process(self.world):
+        with self.interrupt, distributed.blame_the_right_process(self.world), ExitStack() as ending:
             try:
                 while self.iteration < stop_at and not self.stopping:
                     self._iterate(clips)
                     self._save_if_due()
+                # what was trained is saved, even if somebody presses Ctrl-C again meanwhile
+                ending.enter_context(self.interrupt.held_off())
                 self._flush()
                 self._raise_if_halted()
             except torch.OutOfMemoryError:
@@ -312,7 +315,8 @@ class Trainer:
         self._flush()
         if self.bad_iteration is not None:
             return None
-        path = self.store.save(name, self.payload())
+        with self.interrupt.held_off():
+            path = self.store.save(name, self.payload())
         self.last_save = time.monotonic()
         return path
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy import SAMPLES, ToyData, ToyModel, run, toy_loss, toy_spec, toy_trainer
 from uniad.errors import UserError
+from uniad.training import store
 from uniad.training.options import check_precision, run_length
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
@@ -86,6 +87,65 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(toy_trainer(tmp_path / "parts"), "auto")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+    write = store.save_checkpoint
+
+    def impatient(path, payload):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        write(path, payload)
+
+    monkeypatch.setattr(store, "save_checkpoint", impatient)
+    outcome, said = run(toy_trainer(tmp_path, max_iters=4))
+    assert outcome.finished and outcome.checkpoint == tmp_path / "iter_4.pth" and outcome.checkpoint.exists()
+    assert "trained 4 iterations" in said[-1]
+
+
+def test_ctrl_c_while_data_workers_are_told_to_go_does_not_lose_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+    trainer = toy_trainer(tmp_path, max_iters=4)
+    flush, calls = trainer._flush, []
+
+    def impatient():
+        calls.append(1)
+        if len(calls) == 1:  # the loop is over, nothing is saved yet
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        flush()
+
+    monkeypatch.setattr(trainer, "_flush", impatient)
+    outcome, _ = run(trainer)
+    assert outcome.checkpoint == tmp_path / "iter_4.pth" and outcome.checkpoint.exists()
+
+
+def test_one_ctrl_c_that_arrives_twice_is_one(tmp_path):
+    """As `timeout` and torchrun deliver it: to the process and to its group."""
+
+    def interrupted(model, clip, generator):
+        interrupted.calls += 1
+        if interrupted.calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return toy_loss(model, clip, generator)
+
+    interrupted.calls = 0
+    outcome, _ = run(toy_trainer(tmp_path, loss=interrupted))
+    assert not outcome.finished and outcome.checkpoint.name == "iter_latest.pth"
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+
+    def interrupted(model, clip, generator):
+        os.kill(os.getpid(), signal.SIGINT)
+        return toy_loss(model, clip, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_trainer(tmp_path, loss=interrupted))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_finished_run_started_again_does_nothing(tmp_path):
