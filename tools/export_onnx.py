@@ -39,7 +39,8 @@ def main() -> None:
     from uniad.deploy.sequence import record
     from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
-    from uniad.files import sha256
+    from uniad.files import atomic_path, sha256
+    from uniad.models.rig import check_dataset_rigs
     from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
@@ -56,24 +57,26 @@ def main() -> None:
             f"and older parsers then sample nearest without a word"
         )
 
+    if args.frames < 1:
+        raise UserError(f"--frames {args.frames}: a sequence needs at least one frame")
+
     spec = load_spec(args.config, args.cfg_options)
     model = UniAD(spec.model).eval()
     load_checkpoint(model, args.checkpoint, name=spec.name)
     contract = contract_for(spec)
+    stream = SceneStream(spec, args.split)
+    check_dataset_rigs(spec, stream.table)
 
     started = time.monotonic()
-    graph = export_onnx(model, contract, args.out, opset=opset, sampling=sampling, plain_layer_norm=target.plain_layer_norm)
-    exported = time.monotonic()
-    print(
-        f"{args.out}: opset {opset}, {len(graph.graph.node)} nodes, {args.out.stat().st_size / 2**20:.0f} MiB, "
-        f"{exported - started:.0f} s"
-    )
-
-    stream = SceneStream(spec, args.split)
-    frames = (sample.frame for sample in itertools.islice(iter(stream), args.frames))
-    count = record(model, contract, frames, spec.data.image, sequence_path(args.out))
-    if count == 0:
-        raise UserError(f"{spec.data.ann_file_val}: no frame to record; run `make data`")
+    # The sequence takes its place only after the graph passed its audit: a mistake in either leaves what was there before.
+    with atomic_path(sequence_path(args.out)) as sequence:
+        frames = (sample.frame for sample in itertools.islice(iter(stream), args.frames))
+        count = record(model, contract, frames, spec.data.image, sequence)
+        recorded = time.monotonic()
+        graph = export_onnx(
+            model, contract, args.out, opset=opset, sampling=sampling, plain_layer_norm=target.plain_layer_norm
+        )
+        exported = time.monotonic()
     write_card(
         args.out,
         {
@@ -99,8 +102,12 @@ def main() -> None:
             "contract": contract.to_json(),
         },
     )
+    print(f"{sequence_path(args.out)}: {count} recorded frames, {recorded - started:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{sequence_path(args.out)}: {count} recorded frames, {time.monotonic() - exported:.0f} s; peak memory {peak:.1f} GiB")
+    print(
+        f"{args.out}: opset {opset}, {len(graph.graph.node)} nodes, {args.out.stat().st_size / 2**20:.0f} MiB, "
+        f"{exported - recorded:.0f} s; peak memory {peak:.1f} GiB"
+    )
 
 
 if __name__ == "__main__":

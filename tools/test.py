@@ -31,6 +31,7 @@ def main() -> None:
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, sha256
+    from uniad.models.rig import check_dataset_rigs
     from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training import distributed
@@ -40,6 +41,7 @@ def main() -> None:
     world = distributed.start(args.launcher, args.device)
     try:
         stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size)
+        check_dataset_rigs(spec, stream.table)
         model = UniAD(spec.model)
         load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
         model.to(world.device)

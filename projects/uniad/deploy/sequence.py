@@ -1,8 +1,9 @@
 """A recorded sequence: real frames and what the model said, so that any backend can be asked the same questions.
 
 Images are kept as uint8 at network size (before normalisation) and the expected numbers come from exactly those images, so a
-file of ten frames stays small and is still exact. Layout of the ``.npz``: ``mean`` and ``std`` [3]; ``f{i}/img_u8`` [N, H, W, 3] and
-``f{i}/{port}`` for the other frame inputs; ``f{i}/out/{port}`` for the expected outputs; ``end/{port}`` for the last state.
+file of ten frames stays small and is still exact. Layout of the ``.npz``: ``mean`` and ``std`` [3]; ``f{i}/img_u8``
+[N, H, W, 3] and ``f{i}/{port}`` for the other frame inputs; ``f{i}/out/{port}`` for the expected outputs; ``end/{port}`` for
+the last state.
 """
 
 from __future__ import annotations

@@ -121,6 +121,26 @@ def fix_casts(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def keep_int32_indices(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Gather by int32 where the model computed int32: PyTorch's exporter widens every index to int64, which TensorRT carries
+    along as a type of its own although no table here has 2**31 rows."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.input)}
+    widened = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.INT64 and types.get(node.input[0]) == TensorProto.INT32
+    }
+    for node in model.graph.node:
+        if node.op_type in ("Gather", "GatherElements") and node.input[1] in widened:
+            node.input[1] = widened[node.input[1]]
+    read = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    kept = [n for n in model.graph.node if n.output[0] not in widened or n.output[0] in read]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
 def decompose_layer_norm(model: onnx.ModelProto) -> onnx.ModelProto:
     """LayerNormalization as elementary nodes, for parsers that lack it (TensorRT before 8.6)."""
     shapes = _value_shapes(model)

@@ -56,8 +56,10 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
     from uniad.data.collate import collate
     from uniad.data.dataset import ClipDataset
     from uniad.data.sampler import TrainSampler
+    from uniad.models.rig import check_dataset_rigs
 
     dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed)
+    check_dataset_rigs(spec, dataset.table)
     return ClipLoader(
         dataset,
         TrainSampler(len(dataset), spec.data.samples_per_gpu, world.rank, world.size, seed),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from uniad.export.audit import audit
-from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, fix_casts, lower_opset, opset_of
+from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, fix_casts, keep_int32_indices, lower_opset, opset_of
 
 
 class Block(torch.nn.Module):
@@ -70,6 +70,25 @@ def test_a_cast_to_the_type_of_another_tensor_names_that_type():
     model = fix_casts(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     assert [n.op_type for n in model.graph.node] == ["Cast"]
     np.testing.assert_array_equal(run(model, np.float32([1.5, -2.5]))[0], [1, -2])
+
+
+class Lookup(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        index = (x[:, 0, 0].abs() * 2).clamp(max=4.0).to(torch.int32)
+        return x[0].index_select(0, index)
+
+
+def test_an_int32_index_is_not_widened():
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+    graph = torch.onnx.export(Lookup().eval(), (x,), input_names=["x"], opset_version=18, dynamo=True, verbose=False).model_proto
+
+    def casts(model: onnx.ModelProto) -> int:
+        return sum(n.op_type == "Cast" and n.attribute[0].i == TensorProto.INT64 for n in model.graph.node)
+
+    assert casts(graph) > 0, "the exporter has stopped widening: drop the pass"
+    narrow = keep_int32_indices(onnx.ModelProto.FromString(graph.SerializeToString()))
+    assert casts(narrow) == 0
+    np.testing.assert_array_equal(run(narrow, x.numpy())[0], Lookup()(x).numpy())
 
 
 def test_opset_20_is_refused(exported):
