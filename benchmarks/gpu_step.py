@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times on one GPU: the stage-1 step of tiny and full (eager and as a CUDA graph), the attention kernel and the assignment.
 
-Every row is measured side by side in one run, by device events after a warm-up. `python benchmarks/gpu_step.py [--variants tiny full]`
+Every row is measured side by side in one run, by device events after a warm-up.
+`python benchmarks/gpu_step.py [--variants tiny full]`
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from uniad.contract import contract_for, unpack_inputs
 from uniad.export.to_onnx import example_tensors
 from uniad.models.uniad import UniAD
