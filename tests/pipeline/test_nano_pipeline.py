@@ -1,0 +1,208 @@
+"""Checkpoint -> ONNX -> verification -> engine through the command lines, with the nano model on a tiny synthetic world.
+
+Weights follow the rule of tests/weights.py, and thresholds are set so that a few tracks are born, carried and lost: an empty
+scene would let any graph pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from uniad.data.infos import create_infos
+from uniad.data.synthetic.generate import generate
+from uniad.data.synthetic.params import WorldParams
+from uniad.models.uniad import UniAD
+from uniad.training.checkpoint import save_checkpoint
+
+from tests.specs import config_path, nano_spec
+from tests.weights import rule_state_dict
+
+pytestmark = pytest.mark.slow
+FRAMES = 12  # two scenes of six: the state is fed back, and a scene begins in the middle
+REPO = Path(__file__).resolve().parents[2]
+
+
+def run(tool: str, *args: object) -> subprocess.CompletedProcess:
+    """A command line of tools/, from the root of the checkout, as make calls it."""
+    return subprocess.run(
+        [sys.executable, REPO / "tools" / tool, *map(str, args)], cwd=REPO, capture_output=True, text=True, timeout=600
+    )
+
+
+def one_line_error(result: subprocess.CompletedProcess) -> str:
+    """The message of a failed command: a single line, no traceback."""
+    assert result.returncode != 0
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """World, infos and a nano checkpoint."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    generate(WorldParams(train_scenes=1, val_scenes=2, frames=6, lidar_columns=180), folder / "world")
+    create_infos(folder / "world", folder / "infos", workers=1, progress=False)
+    state = UniAD(nano_spec().model).state_dict()
+    state.update(rule_state_dict(state))
+    save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
+    return folder
+
+
+def options(work: Path, **more: object) -> list[str]:
+    pairs: dict[str, object] = {"data.workers_per_gpu": 0, "model.score_thresh": 0.88, "model.filter_score_thresh": 0.86}
+    for split in ("train", "val", "test"):
+        infos = "train" if split == "train" else "val"
+        pairs[f"data.{split}.data_root"] = work / "world"
+        pairs[f"data.{split}.ann_file"] = work / "infos" / f"nuscenes_infos_temporal_{infos}.pkl"
+    return ["--cfg-options", *(f"{k}={v}" for k, v in {**pairs, **more}.items())]
+
+
+def export(work: Path, out: Path, *args: object, checkpoint: Path | None = None, **more: object) -> subprocess.CompletedProcess:
+    return run(
+        "export_onnx.py", config_path("nano").relative_to(REPO), checkpoint or work / "nano.pth", "--out", out, *args,
+        *options(work, **more),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["gridsample", "gather"])
+def exported(request: pytest.FixtureRequest, work: Path) -> Path:
+    out = work / request.param / "nano.onnx"
+    result = export(work, out, "--sampling", request.param, "--frames", FRAMES)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "a person who exports wants no warnings of the exporter's own"
+    assert len(result.stdout.splitlines()) == 3, result.stdout
+    return out
+
+
+def test_an_export_is_a_graph_with_card_and_sequence_and_tells_nothing_of_this_machine(exported: Path) -> None:
+    names = {p.name for p in exported.parent.iterdir()}
+    assert names >= {"nano.onnx", "nano.onnx.json", "nano.sequence.npz"}
+    assert not any(name.endswith(".partial") or ".partial." in name for name in names)
+    card = json.loads(Path(f"{exported}.json").read_text())
+    assert (card["variant"], card["stage"], card["opset"], card["sequence_frames"]) == ("nano", 1, 17, FRAMES)
+    assert card["sampling"] == exported.parent.name
+    graph = onnx.load(exported)
+    used = {node.op_type for node in graph.graph.node}
+    assert ("GridSample" in used) == (card["sampling"] == "gridsample")
+    assert [i.name for i in graph.graph.input] == [i["name"] for i in card["contract"]["inputs"]]
+    content = exported.read_bytes()
+    for path in {str(REPO), str(Path.home()), sys.prefix, "site-packages", ".py"} - {"/"}:
+        assert path.encode() not in content, f"the graph carries {path}"
+
+
+def test_tracks_are_born_carried_and_lost_in_the_recorded_sequence(exported: Path) -> None:
+    with np.load(exported.parent / "nano.sequence.npz") as z:
+        active = [z[f"f{i}/out/active"][0] != 0 for i in range(FRAMES)]
+        ids = [set(z[f"f{i}/out/obj_id"][0][a].tolist()) for i, a in enumerate(active)]
+        starts = [bool(z[f"f{i}/scene_start"][0]) for i in range(FRAMES)]
+    assert starts == [i in (0, 6) for i in range(FRAMES)]
+    within = [(a, b) for a, b, begins in zip(ids, ids[1:], starts[1:]) if not begins]
+    assert all(a & b for a, b in within), "no track lives on"
+    assert any(b - a for a, b in within), "no track is born after the first frame"
+    assert any(a - b for a, b in within), "no track is lost"
+
+
+def test_onnxruntime_and_torch_agree_over_fed_back_frames(exported: Path) -> None:
+    result = run("verify.py", exported, "--backend", "torch,onnxruntime")
+    assert result.returncode == 0, result.stdout + result.stderr
+    reports = json.loads(Path(f"{exported}.verify.json").read_text())
+    assert [r["backend"] for r in reports] == ["torch", "onnxruntime"]
+    for report in reports:
+        assert report["ok"] and report["frames"] == FRAMES and report["tracks"] > FRAMES
+        assert report["worst"]["boxes_m"] <= 1e-3 and report["worst"]["ids"] == 0
+
+
+def test_an_engine_carries_the_interface_of_its_onnx(work: Path, exported: Path) -> None:
+    if exported.parent.name != "gridsample":
+        pytest.skip("one engine proves the way; gather is verified above")
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")
+    engine = exported.parent / "nano.engine"
+    result = run("build_engine.py", exported, "--out", engine, "--backend", "tensorrt_rtx")
+    assert result.returncode == 0, result.stderr
+    card, source = (json.loads(Path(f"{p}.json").read_text()) for p in (engine, exported))
+    assert card["contract"] == source["contract"] and card["onnx_sha256"] == source["sha256"]
+    assert engine.stat().st_size == card["bytes"] > 0
+    one_line_error(run("build_engine.py", exported, "--out", work / "bad" / "x.engine", "--backend", "tensorrt_rtx",
+                       "--compute-capabilities", "1.0"))  # fmt: skip
+    assert not (work / "bad").exists()
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """An export of one's own to damage."""
+    if exported.parent.name != "gridsample":
+        pytest.skip("mistakes do not depend on the sampling")
+    for name in ("nano.onnx", "nano.onnx.json", "nano.sequence.npz"):
+        shutil.copy(exported.parent / name, tmp_path / name)
+    return tmp_path / "nano.onnx"
+
+
+def test_a_graph_that_was_changed_is_refused(copy: Path) -> None:
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    assert "digest differs" in one_line_error(run("verify.py", copy, "--backend", "onnxruntime"))
+    assert "digest differs" in one_line_error(run("build_engine.py", copy, "--out", copy.with_suffix(".engine")))
+    assert {p.name for p in copy.parent.iterdir()} == {"nano.onnx", "nano.onnx.json", "nano.sequence.npz"}
+
+
+def test_a_graph_without_card_or_sequence_is_refused(copy: Path) -> None:
+    (copy.parent / "nano.sequence.npz").unlink()
+    assert "no recorded sequence" in one_line_error(run("verify.py", copy, "--backend", "onnxruntime"))
+    Path(f"{copy}.json").unlink()
+    assert "the card of nano.onnx is missing" in one_line_error(run("verify.py", copy, "--backend", "onnxruntime"))
+    assert [p.name for p in copy.parent.iterdir()] == ["nano.onnx"]
+
+
+def test_weights_of_another_training_fail_the_verification(work: Path, copy: Path) -> None:
+    import torch
+
+    other = torch.load(work / "nano.pth", weights_only=True)
+    name = [k for k in other["state_dict"] if ".reg_branches." in k and k.endswith(".bias")][-1]
+    other["state_dict"][name] = other["state_dict"][name] + 0.05
+    torch.save(other, copy.parent / "other.pth")
+    result = run("verify.py", copy, "--backend", "torch", "--checkpoint", copy.parent / "other.pth")
+    assert result.returncode == 1 and "FAIL" in result.stdout
+
+
+def test_a_checkpoint_of_another_variant_is_refused_and_nothing_is_written(work: Path, tmp_path: Path) -> None:
+    import torch
+
+    wrong = torch.load(work / "nano.pth", weights_only=True)
+    wrong["state_dict"]["pts_bbox_head.bev_embedding.weight"] = torch.zeros(2500, 256)
+    torch.save({"state_dict": wrong["state_dict"]}, tmp_path / "tiny.pth")
+    message = one_line_error(export(work, tmp_path / "out" / "nano.onnx", checkpoint=tmp_path / "tiny.pth"))
+    assert "is this a tiny checkpoint?" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_image_is_named_and_nothing_is_written(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "world").mkdir()
+    for entry in os.scandir(work / "world"):
+        if entry.name != "samples":
+            os.symlink(entry.path, tmp_path / "world" / entry.name)
+    result = export(work, tmp_path / "out" / "nano.onnx", **{"data.test.data_root": tmp_path / "world"})
+    assert "CAM_FRONT" in one_line_error(result)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_rig_that_sees_more_than_the_graph_has_room_for_is_refused(work: Path, tmp_path: Path) -> None:
+    content = pickle.loads((work / "infos" / "nuscenes_infos_temporal_val.pkl").read_bytes())
+    for info in content["infos"]:
+        for camera in info["cams"].values():  # a third of the focal length: everybody sees nearly half of the world
+            camera["cam_intrinsic"] = np.diag([0.3, 0.3, 1.0]) @ camera["cam_intrinsic"] + [[0, 0, 560], [0, 0, 315], [0, 0, 0]]
+    wide = tmp_path / "wide.pkl"
+    wide.write_bytes(pickle.dumps(content))
+    message = one_line_error(export(work, tmp_path / "out" / "nano.onnx", **{"data.test.ann_file": wide}))
+    assert str(wide) in message and "raise sca_capacity" in message
+    assert not (tmp_path / "out").exists()
