@@ -6,7 +6,7 @@ $(foreach v,DEMO_ITERS.nano DEMO_ITERS.tiny DEMO_ITERS.full,$(call whole,$v))
 
 .PHONY: demo
 demo: ## From nothing to a verified engine in minutes: data, training, evaluation, export, engine, a picture
-	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) MAX_ITERS=$(DEMO_ITERS.$(DEMO_VARIANT))
+	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) MAX_ITERS=$(DEMO_ITERS.$(DEMO_VARIANT)) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
 
 # In the order that a person would type them; each is done once.
 DEMO_STEPS := env data train eval export verify engine visualize

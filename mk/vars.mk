@@ -72,3 +72,5 @@ DEMO_SEED ?= 1
 DEMO_ITERS.nano ?= 240
 DEMO_ITERS.tiny ?= 6
 DEMO_ITERS.full ?= 2
+# Half the cost of the backbone, for numbers that are not quite the documented ones
+DEMO_TRAIN_ARGS ?= --shared-history
