@@ -22,6 +22,8 @@ _REDUCE_AXES_18 = {
     "ReduceLogSumExp",
     "ReduceSumSquare",
 }
+# What opset 18 added to Resize, with its default; None: no value of it says the same as leaving it out.
+_RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch", "axes": None}
 LOWEST_OPSET, HIGHEST_OPSET = 16, 19
 # From 20 on GridSample's mode "bilinear" is called "linear"; parsers that know the old name fall back to nearest silently.
 
@@ -54,8 +56,8 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """Rewrite an opset-18 graph for opset 16 or 17: reduction axes become attributes, Split states its sizes, layer norms are
-    decomposed below 17. Raises UnsupportedGraph where an operator has no older form."""
+    """Rewrite an opset-18 graph for opset 16 or 17: reduction axes become attributes, Split states its sizes, Resize
+    loses newer attributes, layer norms are decomposed below 17. Raises UnsupportedGraph where an operator has no older form."""
     if not LOWEST_OPSET <= version <= HIGHEST_OPSET:
         raise UnsupportedGraph(f"opset {version} is outside {LOWEST_OPSET}..{HIGHEST_OPSET}: see docs/export.md")
     if version >= opset_of(model):
@@ -84,11 +86,24 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
                 model.graph.initializer.append(numpy_helper.from_array(np.asarray(sizes, np.int64), name))
                 del node.input[1:]
                 node.input.append(name)
+        elif node.op_type == "Resize" and version < 18:
+            _drop_resize_18(node)
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     set_opset(model, version)
     return model
+
+
+def _drop_resize_18(node: onnx.NodeProto) -> None:
+    """Leave out what opset 18 added to Resize where it says what an older Resize does anyway."""
+    added = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in _RESIZE_18}
+    for name, value in added.items():
+        if value != _RESIZE_18[name]:
+            raise UnsupportedGraph(f"Resize {node.name!r}: {name} = {value!r} has no form before opset 18")
+    kept = [a for a in node.attribute if a.name not in _RESIZE_18]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _value_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

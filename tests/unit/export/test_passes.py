@@ -91,6 +91,26 @@ def test_an_int32_index_is_not_widened():
     np.testing.assert_array_equal(run(narrow, x.numpy())[0], Lookup()(x).numpy())
 
 
+class Enlarge(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        image = x.unsqueeze(0)
+        return torch.nn.functional.interpolate(image, size=(9, 12), mode="nearest") + torch.nn.functional.interpolate(
+            image, size=(9, 12), mode="bilinear", align_corners=False
+        )
+
+
+@pytest.mark.parametrize("version", [16, 17])
+def test_an_enlarged_map_survives_an_older_opset(version):
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+    graph = torch.onnx.export(Enlarge().eval(), (x,), input_names=["x"], opset_version=18, dynamo=True, verbose=False).model_proto
+    assert sum(n.op_type == "Resize" for n in graph.graph.node) == 2
+    lowered = lower_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
+    np.testing.assert_allclose(run(lowered, x.numpy())[0], Enlarge()(x).numpy(), rtol=1e-5, atol=1e-6)
+    next(n for n in graph.graph.node if n.op_type == "Resize").attribute.append(helper.make_attribute("antialias", 1))
+    with pytest.raises(UnsupportedGraph, match="antialias = 1"):
+        lower_opset(graph, version)
+
+
 def test_opset_20_is_refused(exported):
     with pytest.raises(UnsupportedGraph, match="16..19"):
         lower_opset(exported[0], 20)
