@@ -1,0 +1,126 @@
+"""Pictures show boxes where they are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from specs import nano_spec
+from uniad.viz.birdseye import BirdsEye
+from uniad.viz.camera import NEAR_M, box_corners, draw_boxes
+from uniad.viz.page import CAMERA_H, CAMERA_W, VIEW, WALL, Content, render
+from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, GROUND
+
+DATA = nano_spec().data
+NAMES, RANGE = DATA.class_names, DATA.pc_range
+BEARING_DEG = {"CAM_FRONT": 0, "CAM_FRONT_RIGHT": -56, "CAM_FRONT_LEFT": 56, "CAM_BACK": 180, "CAM_BACK_LEFT": 110,
+               "CAM_BACK_RIGHT": -110}  # fmt: skip
+NORTH = -math.pi  # the stored yaw of a box that faces forward
+
+
+def camera(bearing_deg: float, focal: float = 1266.0) -> np.ndarray:
+    """[4, 4] lidar to pixels of a 1600 x 900 camera that looks ``bearing_deg`` to the left of ahead."""
+    turn = math.radians(bearing_deg)
+    forward, right = (-math.sin(turn), math.cos(turn), 0.0), (math.cos(turn), math.sin(turn), 0.0)
+    out = np.eye(4)
+    out[:3, :3] = np.array([[focal, 0, 800], [0, focal, 450], [0, 0, 1]]) @ np.array([right, (0, 0, -1), forward])
+    return out
+
+
+def car(x: float, y: float, yaw: float = NORTH) -> np.ndarray:
+    return np.array([[x, y, -0.8, 1.9, 4.5, 1.6, yaw, 0.0, 0.0]])
+
+
+def page(boxes: np.ndarray, **changes) -> np.ndarray:
+    cells = np.zeros((25, 25))
+    content = Content(
+        images={name: np.zeros((900, 1600, 3), np.uint8) for name in WALL},
+        lidar2img={name: camera(bearing) for name, bearing in BEARING_DEG.items()},
+        boxes=boxes, labels=np.zeros(len(boxes), int), ids=np.arange(len(boxes)), drivable=cells, lanes=np.zeros((3, 25, 25)),
+        gt_boxes=np.zeros((0, 9)), gt_labels=np.zeros(0, int), gt_drivable=cells, gt_lanes=np.zeros((3, 25, 25)), caption="nano",
+    )  # fmt: skip
+    for name, value in changes.items():
+        setattr(content, name, value)
+    return render(content, NAMES, RANGE)
+
+
+def painted(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """[n, 2] row and column of pixels of about this colour; smoothed lines are nowhere exactly of it."""
+    return np.argwhere((np.abs(image.astype(int) - colour) < 50).all(-1))
+
+
+def tile(image: np.ndarray, name: str) -> np.ndarray:
+    row, column = WALL[name]
+    return image[row * CAMERA_H : (row + 1) * CAMERA_H, column * CAMERA_W : (column + 1) * CAMERA_W]
+
+
+@pytest.mark.parametrize(("name", "at"), [("CAM_FRONT", (0, 15)), ("CAM_BACK", (0, -15)), ("CAM_FRONT_LEFT", (-12.4, 8.4))])
+def test_a_box_is_drawn_in_the_tile_of_the_camera_that_sees_it_and_in_no_other(name, at):
+    image = page(car(*at))
+    seen = {other for other in WALL if len(painted(tile(image, other), CLASS_COLOURS["car"]))}
+    assert seen == {name}
+    rows, columns = painted(tile(image, name), CLASS_COLOURS["car"]).T
+    assert abs(columns.mean() - CAMERA_W / 2) < 40 and abs(rows.mean() - CAMERA_H / 2) < 20
+
+
+def test_the_box_spans_the_pixels_that_its_corners_project_to():
+    points = np.c_[box_corners(car(2.0, 12.0))[0], np.ones(8)] @ camera(0).T
+    pixels = points[:, :2] / points[:, 2:3]
+    canvas = np.zeros((900, 1600, 3), np.uint8)
+    draw_boxes(canvas, car(2.0, 12.0), np.zeros(1, int), np.zeros(1, int), camera(0), NAMES)
+    rows, columns = painted(canvas, CLASS_COLOURS["car"]).T
+    assert columns.min() == pytest.approx(pixels[:, 0].min(), abs=4) and columns.max() == pytest.approx(pixels[:, 0].max(), abs=4)
+    assert rows.max() == pytest.approx(pixels[:, 1].max(), abs=4)
+
+
+def test_corners_of_a_box_worked_by_hand():
+    corners = box_corners(car(1.0, 10.0))[0]
+    assert corners[:4, 2] == pytest.approx(-0.8) and corners[4:, 2] == pytest.approx(0.8)
+    np.testing.assert_allclose(corners[0], [1.0 - 0.95, 12.25, -0.8])  # front left
+    np.testing.assert_allclose(corners[1], [1.0 + 0.95, 12.25, -0.8])  # front right
+    np.testing.assert_allclose(corners[2], [1.0 + 0.95, 7.75, -0.8])  # back right
+
+
+def test_a_box_through_the_camera_is_cut_at_the_near_plane_not_mirrored():
+    """Half of it lies behind the image plane; drawn uncut, those corners would appear on the other side of the image."""
+    beside = car(2.5, 0.0)  # to the right of the camera, from 2.25 m behind to 2.25 m ahead
+    canvas = np.zeros((900, 1600, 3), np.uint8)
+    draw_boxes(canvas, beside, np.zeros(1, int), np.zeros(1, int), camera(0, focal=400.0), NAMES)
+    columns = painted(canvas, CLASS_COLOURS["car"])[:, 1]
+    assert len(columns) and columns.min() > 800
+    assert 0 < NEAR_M < 2.25
+
+
+def test_a_box_behind_the_camera_is_not_drawn():
+    canvas = np.zeros((900, 1600, 3), np.uint8)
+    draw_boxes(canvas, car(0.0, -15.0), np.zeros(1, int), np.zeros(1, int), camera(0), NAMES)
+    assert not canvas.any()
+
+
+def test_from_above_forward_is_up_and_left_is_left():
+    view = BirdsEye(VIEW, RANGE)
+    assert view.pixels(np.array([0.0, 0.0])).tolist() == [VIEW / 2, VIEW / 2]
+    column, row = view.pixels(np.array([-10.0, 20.0]))
+    assert column < VIEW / 2 and row < VIEW / 2
+
+
+def test_the_map_is_painted_with_its_first_row_behind_the_car():
+    drivable = np.zeros((25, 25))
+    drivable[:5] = 1
+    view = BirdsEye(VIEW, RANGE)
+    view.draw_map(drivable, np.zeros((3, 25, 25)))
+    assert tuple(view.image[-20, VIEW // 2]) == DRIVABLE and tuple(view.image[20, VIEW // 2]) == GROUND
+
+
+def test_a_page_without_any_box_renders_in_full():
+    image = page(np.zeros((0, 9)))
+    assert image.shape == (2 * CAMERA_H + VIEW, 3 * CAMERA_W, 3) and image.dtype == np.uint8
+    assert not len(painted(image[: 2 * CAMERA_H], CLASS_COLOURS["car"]))
+
+
+def test_predictions_and_annotations_have_a_view_each():
+    below = page(car(0.0, 20.0), gt_boxes=car(0.0, -20.0), gt_labels=np.zeros(1, int))[2 * CAMERA_H :]
+    predicted, annotated = below[:, :VIEW], below[:, VIEW : 2 * VIEW]
+    line = CLASS_COLOURS["car"]
+    assert painted(predicted, line)[:, 0].max() < VIEW / 2 < painted(annotated, line)[:, 0].min()
