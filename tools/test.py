@@ -26,6 +26,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from uniad.training.distributed import one_voice
+
+    with one_voice():
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.report import table
@@ -48,27 +56,27 @@ def main() -> None:
         with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar:
             found = collect(model, spec, stream, world.device, lambda _: bar.update())
         found = gather(world, found)
-        if world.rank > 0:
-            return
-        out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
-        metrics = score(found, spec, stream.version, out.parent / "eval")
-        record = {
-            "config": args.config,
-            "checkpoint": args.checkpoint,
-            "checkpoint_sha256": sha256(args.checkpoint),
-            "dataset": {"root": spec.data.data_root, "version": stream.version, "split": "val"},
-            **metrics,
-        }
-        with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
-        print(table(metrics))
-        print(f"\n{out}")
+        if world.is_main:
+            out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
+            metrics = score(found, spec, stream.version, out.parent / "eval")
+            record = {
+                "config": args.config,
+                "checkpoint": args.checkpoint,
+                "checkpoint_sha256": sha256(args.checkpoint),
+                "dataset": {"root": spec.data.data_root, "version": stream.version, "split": "val"},
+                **metrics,
+            }
+            with atomic_path(out) as temporary:
+                temporary.write_text(json.dumps(record, indent=2) + "\n")
+            print(table(metrics))
+            print(f"\n{out}")
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename}: no such file; `make data` prepares the dataset, `make train` the checkpoint"
         ) from None
     finally:
         distributed.stop(world)
+    distributed.leave(world, 0)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uniad.errors import UserError
+from uniad.errors import EXIT_USER_ERROR, UserError
 
 # A rank may wait this long for another: rank 0 writes a checkpoint of a full model to a slow disk in less.
 TIMEOUT = timedelta(minutes=30)
@@ -153,26 +153,34 @@ def one_voice() -> Iterator[None]:
     """Lets rank 0 alone tell a mistake that all processes meet at once, e.g. in the config; put it around everything.
 
     The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same.
+    One process of several ends here, for the reason that ``leave`` gives.
     """
     try:
         yield
-    except UserError:
+    except UserError as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise
         if os.environ.get("RANK", "0") != "0":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(2.0)
-        raise
+        print(f"error: {error}", file=sys.stderr)
+        _end(EXIT_USER_ERROR)
 
 
 def leave(world: World, code: int) -> None:
     """Ends a process of a group with exit status ``code``; returns where the process is alone.
 
     gloo's threads now and then abort the process ("terminate called without an active exception") while Python takes down its
-    modules after a successful run. All files are closed by now, so that teardown is left out.
+    modules. All files are closed by now, so that teardown is left out.
     """
     if world.size > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def barrier(world: World) -> None:

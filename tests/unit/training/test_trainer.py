@@ -72,6 +72,7 @@ def test_a_run_after_a_kill_repeats_what_was_not_saved_and_logs_each_step_once(t
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
     run(toy_trainer(tmp_path / "whole"))
 
     def interrupted(model, clip, generator):
@@ -84,7 +85,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
     outcome, said = run(toy_trainer(tmp_path / "parts", loss=interrupted))
     assert not outcome.finished and outcome.iteration < 7 and outcome.checkpoint.name == "iter_latest.pth"
     assert f"stopped at step {outcome.iteration} of 12" in said[-1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     run(toy_trainer(tmp_path / "parts"), "auto")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
@@ -137,6 +138,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(tmp_path):
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
 
     def interrupted(model, clip, generator):
@@ -145,7 +147,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         run(toy_trainer(tmp_path, loss=interrupted))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_finished_run_started_again_does_nothing(tmp_path):
