@@ -1,0 +1,39 @@
+"""A small synthetic world with info files, whole and to be spoilt, and random weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import World, finish, start
+from specs import nano_spec
+
+
+@pytest.fixture(scope="session")
+def world(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    infos = tmp_path_factory.mktemp("infos")
+    code, _, err = finish(start("tools/create_data.py", "nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet"))
+    assert code == 0, err
+    return World(synthetic_root, infos)
+
+
+@pytest.fixture
+def damaged(world: World, tmp_path: Path) -> World:
+    """A copy of the world that a test may spoil. Its images and sweeps are links."""
+    root = tmp_path / "damaged"
+    shutil.copytree(world.root, root, copy_function=os.link)
+    return World(root, world.infos)
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random nano weights."""
+    from uniad.models.uniad import UniAD
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "nano.pth"
+    torch.save({"state_dict": UniAD(nano_spec().model).state_dict()}, path)
+    return path
