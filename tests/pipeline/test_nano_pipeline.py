@@ -168,7 +168,7 @@ def test_weights_of_another_training_fail_the_verification(work: Path, copy: Pat
     import torch
 
     other = torch.load(work / "nano.pth", weights_only=True)
-    name = [k for k in other["state_dict"] if ".reg_branches." in k and k.endswith(".bias")][-1]
+    name = [k for k in other["state_dict"] if k.startswith("pts_bbox_head.reg_branches.") and k.endswith(".bias")][-1]
     other["state_dict"][name] = other["state_dict"][name] + 0.05
     torch.save(other, copy.parent / "other.pth")
     result = run("verify.py", copy, "--backend", "torch", "--checkpoint", copy.parent / "other.pth")
@@ -191,7 +191,8 @@ def test_a_missing_image_is_named_and_nothing_is_written(work: Path, tmp_path: P
     for entry in os.scandir(work / "world"):
         if entry.name != "samples":
             os.symlink(entry.path, tmp_path / "world" / entry.name)
-    result = export(work, tmp_path / "out" / "nano.onnx", **{"data.test.data_root": tmp_path / "world"})
+    roots = {f"data.{split}.data_root": tmp_path / "world" for split in ("train", "val", "test")}
+    result = export(work, tmp_path / "out" / "nano.onnx", **roots)
     assert "CAM_FRONT" in one_line_error(result)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
