@@ -26,7 +26,6 @@ def main() -> None:
     args = parse_args()
     import cv2
     import torch
-
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import start_of_scene, to_device
     from uniad.files import atomic_path
