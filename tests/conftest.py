@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -44,5 +45,7 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     # Processes of one test run share it; whoever comes first makes it, the others wait for its lock.
     root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "world"
-    generate(WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180), root)
+    with open(root.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the generator itself refuses to wait for another run
+        generate(WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180), root)
     return root
