@@ -72,7 +72,8 @@ def match_frame(
 ) -> Match:
     """Matches one frame, all decoder layers at once.
 
-    obj_id [B, R] int32 or int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid [B, R] bool
+    obj_id [B, R] int32 or int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid
+    [B, R] bool
     (False for an empty slot).
     """
     num_layers, num_samples, num_rows = det.cls.shape[:3]
