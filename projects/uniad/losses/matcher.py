@@ -73,8 +73,7 @@ def match_frame(
     """Matches one frame, all decoder layers at once.
 
     obj_id [B, R] int32 or int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid
-    [B, R] bool
-    (False for an empty slot).
+    [B, R] bool (False for an empty slot).
     """
     num_layers, num_samples, num_rows = det.cls.shape[:3]
     num_gt = gt.ids.shape[1]
