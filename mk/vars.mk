@@ -69,7 +69,7 @@ DEMO_VAL_SCENES ?= 2
 DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
 # Iterations of the demo's training, per variant: minutes on two CPU cores
-DEMO_ITERS.nano ?= 30
+DEMO_ITERS.nano ?= 75
 DEMO_ITERS.tiny ?= 4
 DEMO_ITERS.full ?= 2
 # Half the cost of the backbone, for numbers that are not quite the documented ones

@@ -49,7 +49,7 @@ class BirdsEye:
             cv2.polylines(self.image, [polygon], True, colour, 1, cv2.LINE_AA)
             front, centre = self.pixels(corners[:2].mean(0)), self.pixels(corners.mean(0))
             cv2.line(self.image, tuple(centre.tolist()), tuple(front.tolist()), TEXT, 1, cv2.LINE_AA)
-            if ids is not None:
+            if ids is not None and ids[i] >= 0:
                 place = (int(polygon[:, 0].max()) + 2, int(polygon[:, 1].min()))
                 cv2.putText(self.image, str(int(ids[i])), place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
 

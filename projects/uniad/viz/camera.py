@@ -48,7 +48,7 @@ def draw_boxes(
         for segment in front:
             if segment is not None:
                 cv2.line(image, *segment, colour, 1, cv2.LINE_AA)
-        if (points[i, :, 2] > NEAR_M).all():
+        if ids[i] >= 0 and (points[i, :, 2] > NEAR_M).all():
             pixels = points[i, :, :2] / points[i, :, 2:3]
             x, y = pixels[:, 0].mean(), pixels[:, 1].min() - 4
             if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:

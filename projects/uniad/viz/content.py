@@ -7,16 +7,22 @@ import numpy as np
 
 from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
-from uniad.models.results import decode_tracks
+from uniad.models.results import decode_detections, decode_tracks
 from uniad.spec import Spec
 from uniad.types import StepOutputs
 from uniad.viz.page import Content
+
+BEST_GUESSES = 15
 
 
 def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int) -> Content:
     """Content of a picture. ``outputs``: of a batch of one; ``number``: of the frame in its scene."""
     track = type(outputs.track)(*(t.cpu() for t in outputs.track))
-    found = decode_tracks(track, 0, spec.model.track)
+    found, kind = decode_tracks(track, 0, spec.model.track), "tracks"
+    if len(found["boxes_3d"]) == 0:
+        # A model that has just begun to learn is sure of nothing; its best guesses still tell how far it is.
+        found = {k: v[:BEST_GUESSES] for k, v in decode_detections(track, 0, spec.model.track).items()}
+        kind = "best guesses, no track yet"
     gt = sample.targets
     valid = gt.valid[0, 0]
     lanes = gt.lane_masks[0].numpy()
@@ -36,7 +42,7 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         gt_labels=gt.labels[0, 0][valid].numpy(),
         gt_drivable=gt.drivable[0].numpy(),
         gt_lanes=np.stack([lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]),
-        caption=f"{spec.name}\nframe {number}, {speed:.1f} m/s\n{len(found['boxes_3d'])} tracks, {int(valid.sum())} annotated",
+        caption=f"{spec.name}\nframe {number}, {speed:.1f} m/s\n{len(found['boxes_3d'])} {kind}\n{int(valid.sum())} annotated",
     )
 
 
