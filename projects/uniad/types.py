@@ -2,7 +2,7 @@
 
 Axis letters: B batch, T time in a clip, N camera, L decoder or encoder layer, D feature, H W image, S BEV cell
 (row-major, row 0 behind the car at y_min, column 0 on its left at x_min), Q carried track slot, R detection row
-(the 901 fresh queries followed by the Q carried slots), G ground-truth object, M map element, K motion mode,
+(the 901 fresh queries followed by the Q carried slots), G ground-truth object, M map element, A agent slot, K motion mode,
 F future step, P past step, C class.
 
 A set is a tensor of fixed capacity plus a validity mask, so every shape is static. Frames of reference: *lidar* is x right,
@@ -101,15 +101,58 @@ class MapOutput(NamedTuple):
     settled: Tensor | None = None  # [B] bool, lanes are exactly the sequential merge; else see map_select.merge_masks
 
 
+class Agents(NamedTuple):
+    """The tracks that the stage-2 heads reason about, best score first; the last slot is always the ego car.
+
+    At test these are the active tracks; in training those that matched an object well enough.
+    """
+
+    query: Tensor  # [B, A, D] track embedding of the last decoder layer
+    boxes: Tensor  # [B, A, 9] box9, predicted, no gradient
+    label: Tensor  # [B, A] int32 class
+    score: Tensor  # [B, A] float32
+    obj_id: Tensor  # [B, A] int32 track id; -2 the ego car, -1 an empty slot
+    valid: Tensor  # [B, A] bool; always True for the ego car
+    row: Tensor  # [B, A] int64, the detection row that each slot came from
+    dropped: Tensor  # [B] int32, tracks left out because all slots were taken
+
+
+class MotionOutput(NamedTuple):
+    """Motion head (UniAD section 3.2). Trajectories are offsets from the agent's centre, lidar axes, 0.5 s steps."""
+
+    traj: Tensor  # [L, B, A, K, F, 5] mu_x, mu_y, sig_x, sig_y, rho (sig as the loss uses it: an inverse deviation)
+    score: Tensor  # [L, B, A, K] log probability of each mode
+    traj_query: Tensor  # [L, B, A, K, D]
+    query: Tensor  # [B, A, D] the agents' track queries as handed to the next heads
+    query_pos: Tensor  # [B, A, D]
+
+
+class OccOutput(NamedTuple):
+    """Occupancy head (UniAD section 3.3) on its own grid of h x w cells; F' = now and n_future steps of 0.5 s."""
+
+    logits: Tensor  # [B, A, F', h, w] per agent; meaningless where valid is False
+    valid: Tensor  # [B, A] bool, agents that the head considers (vehicles; never the ego car)
+    prob: Tensor  # [B, A, F', h, w] sigmoid times track score, zero where not valid
+    seg: Tensor  # [B, F', h, w] int32, 1 where any agent's prob exceeds the threshold
+    ids: Tensor  # [B, F', h, w] int32, 0 free, else 1 + slot of the agent that claims the cell
+
+
+class PlanOutput(NamedTuple):
+    """Planning head (UniAD section 3.4)."""
+
+    traj: Tensor  # [B, 6, 2] x, y in metres, lidar frame of now, 0.5 s steps, before any collision optimisation
+
+
 class StepOutputs(NamedTuple):
     """What one step tells the world. Later heads fill the fields that are None in stage 1."""
 
     bev: Tensor  # [B, S, 256]
     track: TrackOutput
     map: MapOutput | None = None
-    motion: NamedTuple | None = None
-    occ: NamedTuple | None = None
-    plan: NamedTuple | None = None
+    agents: Agents | None = None
+    motion: MotionOutput | None = None
+    occ: OccOutput | None = None
+    plan: PlanOutput | None = None
 
 
 class Targets(NamedTuple):
