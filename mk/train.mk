@@ -10,6 +10,7 @@ $(call one-of,STAGE,$(STAGES))
 $(call whole,SEED)
 $(if $(EPOCHS),$(call whole,EPOCHS))
 $(if $(MAX_ITERS),$(call whole,MAX_ITERS))
+$(if $(QUEUE_LENGTH),$(call whole,QUEUE_LENGTH))
 $(if $(FROM_SCRATCH),$(call one-of,FROM_SCRATCH,0 1))
 $(if $(and $(EPOCHS),$(MAX_ITERS)),$(error EPOCHS=$(EPOCHS) and MAX_ITERS=$(MAX_ITERS) both say how long to train: give one))
 
@@ -25,7 +26,9 @@ ckpt = $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1).pth
 
 OPTIONS = $(DATA_OPTIONS) $(CFG_OPTIONS)
 cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
-TRAIN_OPTIONS = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS))
+# A clip's length stands in three places of a config.
+CLIP_OPTIONS := $(if $(QUEUE_LENGTH),$(addsuffix =$(QUEUE_LENGTH),queue_length model.queue_length data.train.queue_length))
+TRAIN_OPTIONS = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS)
 TRAIN_FLAGS = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS), --max-iters $(MAX_ITERS))$(if $(filter 1,$(SCRATCH)), --from-scratch)
 
 # One process needs no launcher; more, or more machines, go through torchrun.

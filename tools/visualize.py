@@ -29,6 +29,7 @@ def main() -> None:
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import start_of_scene, to_device
     from uniad.files import atomic_path
+    from uniad.models.rig import check_dataset_rigs
     from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
@@ -42,6 +43,7 @@ def main() -> None:
     load_checkpoint(model, args.checkpoint, name=spec.name, say=None)
     model.to(device).eval()
     stream = SceneStream(spec, args.split, workers=0)
+    check_dataset_rigs(spec, stream.table)
     if not 0 <= args.scene < len(stream.scenes):
         raise UserError(f"--scene {args.scene}: the {args.split} split has scenes 0 to {len(stream.scenes) - 1}")
     state = outputs = sample = None

@@ -29,6 +29,9 @@ class CompatSpec:
     rotate_center: Literal["documented", "fixed"] = "documented"  # (100, 100) for every BEV size
     occ_grid: Literal["documented", "fixed"] = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
     planning_metric: Literal["documented", "fixed"] = "documented"  # masked frames count as zero error
+    collision_loss: Literal["documented", "fixed"] = "documented"  # teaches the trajectory nothing
+    collision_pixels: Literal["documented", "fixed"] = "documented"  # truncated to whole metres, always 0.5 m a cell
+    motion_metric: Literal["documented", "fixed"] = "documented"  # EPA forgives false positives where nothing matched
     # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
     past_traj_future: Literal["documented", "fixed"] = "documented"
 
@@ -78,7 +81,7 @@ class BevSpec:
     use_shift: bool = True
     use_can_bus: bool = True
     rotate_center: tuple[int, int] = (100, 100)  # x, y in BEV cells; documented for every size
-    sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (see check_rig)
+    sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (see check_rig); native.sca_capacity
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,8 @@ class OccSpec:
     dice_eps: float = 1.0
     test_seg_thresh: float = 0.1
     test_with_track_score: bool = True
+    # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; documented for every BEV size
+    bev_centres: tuple[float, float, float, float] = (-50.944, 50.944, -50.944, 50.944)
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,10 @@ class PlanSpec:
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0
+    num_layers: int = 3
+    num_heads: int = 8
+    ffn_dims: int = 0  # 0: twice embed_dims
+    dropout: float = 0.1
 
 
 @dataclass(frozen=True)

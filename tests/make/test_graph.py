@@ -115,6 +115,17 @@ def test_a_bigger_world_is_made_again_with_all_that_follows(tree: Tree):
     assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "claim_work_dir", "train"]
 
 
+def test_the_length_of_a_clip_is_said_in_all_its_places(tree: Tree):
+    tree.done("eval", "VARIANT=nano")
+    assert not any("queue_length" in line for line in tree.calls()), "unless asked for, the config's"
+    tree.done("eval", "VARIANT=nano", "QUEUE_LENGTH=3")
+    calls = tree.calls()
+    train, test = (next(line for line in calls if name in line) for name in ("tools/train.py", "test.py"))
+    for word in ("queue_length=3", "model.queue_length=3", "data.train.queue_length=3"):
+        assert f"[{word}]" in train
+    assert "queue_length" not in test, "frames are evaluated one by one"
+
+
 def test_touched_configs_are_not_changed_configs(tree: Tree):
     tree.done("train", "VARIANT=nano")
     tree.calls()
@@ -197,6 +208,7 @@ def test_absent_nuscenes_is_one_line(tree: Tree):
     ("ENGINE_BACKEND=tvm", "choose tensorrt_rtx, tensorrt"),
     ("STAGE=3", "choose 1"),
     ("EPOCHS=six", "no whole number"),
+    ("QUEUE_LENGTH=3.5", "no whole number"),
     ("SEED=-1", "no whole number"),
     ("GPUS=two", "no whole number"),
     ("FROM_SCRATCH=yes", "choose 0, 1"),

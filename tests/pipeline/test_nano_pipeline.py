@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -205,5 +206,16 @@ def test_a_rig_that_sees_more_than_the_graph_has_room_for_is_refused(work: Path,
     wide = tmp_path / "wide.pkl"
     wide.write_bytes(pickle.dumps(content))
     message = one_line_error(export(work, tmp_path / "out" / "nano.onnx", **{"data.test.ann_file": wide}))
-    assert str(wide) in message and "raise sca_capacity" in message
+    assert str(wide) in message
+    advice = re.search(r"native\.sca_capacity=([0-9.]+) in the config", message)
+    assert advice
     assert not (tmp_path / "out").exists()
+    picture = run(
+        "visualize.py", config_path("nano").relative_to(REPO), work / "nano.pth", "--out", tmp_path / "out" / "a.png",
+        *options(work, **{"data.test.ann_file": wide}),
+    )  # fmt: skip
+    assert one_line_error(picture) == message, "every tool that runs the step on a data set refuses alike"
+    assert not (tmp_path / "out").exists()
+    following = {"data.test.ann_file": wide, "native.sca_capacity": advice[1]}
+    result = export(work, tmp_path / "out" / "nano.onnx", "--frames", 1, **following)
+    assert result.returncode == 0, result.stderr

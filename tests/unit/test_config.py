@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import specs
+from uniad.models.bev_encoder import camera_slots
 from uniad.spec import ConfigError, from_config, from_scratch, load_config, load_spec
 
 ALL = sorted(specs.CONFIGS.glob("stage*/*.py"))
@@ -168,6 +169,8 @@ def test_overrides_reach_what_the_files_derive_from_them():
         ("data.train.pipeline.0.type=LoadPoints", ["data.train.pipeline.0.type"]),
         ("data.samples_per_gpu=0", ["data.samples_per_gpu", "at least 1"]),
         ("native.compat=maybe", ["native.compat", "documented"]),
+        ("native.sca_capacity=0", ["native.sca_capacity", "more than 0"]),
+        ("native.sca_capacity=1.5", ["native.sca_capacity", "at most 1"]),
         ("native.track_capasity=3", ["native.track_capasity", "did you mean 'track_capacity'?"]),
         ("queue_length", ["key.sub=value"]),
     ],
@@ -176,6 +179,20 @@ def test_what_native_does_not_support_is_named_with_what_it_does(override: str, 
     message = refused(specs.config_path("tiny"), override)
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("variant", ["full", "tiny", "nano"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_clip_length_camera_room_and_line_width_can_be_set_in_every_config(variant: str, stage: int):
+    """What make's QUEUE_LENGTH passes, what the rig check advises, and what published UniAD-base weights were trained with."""
+    path = specs.config_path(variant, stage)
+    plain = load_spec(path)
+    assert plain.model.bev.sca_capacity == 0.3 and plain.data.lane_thickness == 1
+    length = [f"{key}=4" for key in ("queue_length", "model.queue_length", "data.train.queue_length")]
+    spec = load_spec(path, [*length, "native.sca_capacity=0.45", "native.lane_thickness=2"])
+    assert (spec.model.queue_length, spec.data.queue_length) == (4, 4)
+    assert spec.model.bev.sca_capacity == 0.45 and camera_slots(spec.model.bev) > camera_slots(plain.model.bev)
+    assert spec.data.lane_thickness == 2
 
 
 def test_the_file_is_named_in_the_message():

@@ -5,6 +5,8 @@ Axis letters as in types.py, and Z: points of a BEV cell's pillar. ``grid_hw`` i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -295,8 +297,9 @@ def check_rig(spec: BevSpec, lidar2img: Tensor, img_hw: tuple[int, int]) -> int:
     _, hit = project_pillars(points, lidar2img.detach().cpu().reshape(-1, spec.num_cams, 4, 4), img_hw)
     most, room = int(hit.sum(-1).max()), camera_slots(spec)
     if most > room:
+        share = math.ceil(100 * most / (spec.height * spec.width)) / 100
         raise UserError(
-            f"a camera sees {most} BEV cells, but BevSpec.sca_capacity = {spec.sca_capacity} gives room for {room}: "
-            f"raise sca_capacity to at least {most / (spec.height * spec.width):.2f}, or check lidar2img"
+            f"a camera sees {most} BEV cells, but native.sca_capacity = {spec.sca_capacity} gives room for {room}: "
+            f"set native.sca_capacity={share:.2f} in the config or by --cfg-options, or check lidar2img"
         )
     return most

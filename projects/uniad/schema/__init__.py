@@ -44,7 +44,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             head.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
             head.same("in_channels", dims, "model.embed_dims")
             head.skip("loss_cls", "loss_bbox", "loss_iou")
-            bev = read_bev(n, head, pc_range, dims, neck.num_outs)
+            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs)
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes)
         map_spec, map_loss = read_map(n, pc_range, dims, bev)

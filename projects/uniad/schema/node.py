@@ -46,12 +46,24 @@ class Node:
             raise ConfigError(f"{self.file}: {self.at(key)} is missing{nearest(key, self.data)}")
         return default
 
-    def number(self, key: str, default: Any = _REQUIRED, low: float | None = None) -> float:
+    def number(
+        self,
+        key: str,
+        default: Any = _REQUIRED,
+        low: float | None = None,
+        above: float | None = None,
+        high: float | None = None,
+    ) -> float:
+        """A number, at least ``low``, more than ``above``, at most ``high``."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.fail(key, "it must be a number")
-        if low is not None and value < low:
+        if low is not None and not value >= low:
             raise self.fail(key, f"it must be at least {low}")
+        if above is not None and not value > above:
+            raise self.fail(key, f"it must be more than {above}")
+        if high is not None and not value <= high:
+            raise self.fail(key, f"it must be at most {high}")
         return float(value)
 
     def whole(self, key: str, default: Any = _REQUIRED, low: int = 1) -> int:

@@ -69,7 +69,7 @@ def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
         )
 
 
-def read_bev(model: Node, head: Node, pc_range: S.Range6, dims: int, levels: int) -> S.BevSpec:
+def read_bev(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int) -> S.BevSpec:
     height, width = head.whole("bev_h"), head.whole("bev_w")
     with head.sub("positional_encoding") as n:
         n.type("LearnedPositionalEncoding")
@@ -120,6 +120,7 @@ def read_bev(model: Node, head: Node, pc_range: S.Range6, dims: int, levels: int
                     use_shift=t.flag("use_shift", True),
                     use_can_bus=t.flag("use_can_bus", True),
                     rotate_center=t.wholes("rotate_center", 2, (100, 100)),
+                    sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
                 )
 
 

@@ -109,5 +109,5 @@ def test_slots_have_room_for_a_nuscenes_rig_and_a_rig_that_sees_more_is_refused(
     assert 0.2 * 2500 < most < camera_slots(spec)
     wide = rig.clone()
     wide[3, :2] = torch.diag(torch.tensor([0.4, 0.4])) @ wide[3, :2] + 0.6 * torch.tensor([[800.0], [450.0]]) * wide[3, 2]
-    with pytest.raises(UserError, match="raise sca_capacity to at least 0.39"):
+    with pytest.raises(UserError, match="set native.sca_capacity=0.39 in the config"):
         check_rig(spec, wide, (900, 1600))
