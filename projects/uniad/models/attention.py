@@ -31,7 +31,8 @@ class MultiheadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None = None) -> Tensor:
         """Attend from ``query`` to ``key``/``value``.
 
-        query: [B, R, D]; key, value: [B, K, D]; key_padding: [B, K] bool, True where there is no key. Returns [B, R, D].
+        query: [B, R, D]; key, value: [B, K, D]; key_padding: [B, K] bool, True where there is no key, or [B, R, K] for keys
+        that only some queries may see. Returns [B, R, D].
         Projections are fused where the same tensor is passed twice (``query is key`` or ``key is value``).
         """
         dim = query.shape[-1]
@@ -48,7 +49,7 @@ class MultiheadAttention(nn.Module):
             v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
         mask = None
         if key_padding is not None:
-            mask = (key_padding.to(q.dtype) * PADDED_LOGIT)[:, None, None, :]
+            mask = (key_padding if key_padding.dim() == 3 else key_padding[:, None])[:, None].to(q.dtype) * PADDED_LOGIT
         out = F.scaled_dot_product_attention(
             self._split(q), self._split(k), self._split(v), mask, dropout_p=self.dropout if self.training else 0.0
         )

@@ -90,7 +90,8 @@ class ResidualAttention(nn.Module):
         key_padding: Tensor | None = None,
     ) -> Tensor:
         """query [B, R, D]; key [B, K, D], None for self-attention (``key_pos`` is then ``query_pos``); key_padding [B, K] bool,
-        True where there is no key. The value is the key without its position. Returns [B, R, D], residual included."""
+        True where there is no key, or [B, R, K]. The value is the key without its position. Returns [B, R, D], residual
+        included."""
         q = query if query_pos is None else query + query_pos
         if key is None:
             return query + self.dropout(self.attn(q, q, query, key_padding))

@@ -71,7 +71,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             queue_length=n.whole("queue_length", 3),
             compat=compat,
             motion=read_motion(n, pc_range, bev, decoder) if present else None,
-            occ=read_occ(n, bev) if present else None,
+            occ=read_occ(n, bev, compat) if present else None,
             plan=read_plan(n, bev) if present else None,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uniad import spec as S
 from uniad.configfile import ConfigError
+from uniad.geometry.grid import BevGrid
 from uniad.schema.layers import (
     BEV_ORDER,
     CROSS_ORDER,
@@ -189,13 +190,18 @@ def read_motion(model: Node, pc_range: S.Range6, bev: S.BevSpec, decoder: S.Deco
             )
 
 
-def read_occ(model: Node, bev: S.BevSpec) -> S.OccSpec:
+def read_occ(model: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
+    align = compat.occ_grid == "fixed"
     with model.sub("occ_head") as n:
         n.type("OccHead")
         n.same("bev_size", (bev.height, bev.width), "the BEV size of model.pts_bbox_head")
         n.fixed(pan_eval=True, init_cfg=None, detach_query_pos=True, sample_ignore_mode="all_valid", temporal_mlp_layer=2)
         n.skip("spatial_extent")
         xbound, ybound = bounds(n.sub("grid_conf"))
+        slice_bev = n.flag("bevslicer", True) or align
+        grid = BevGrid.from_bounds(xbound, ybound).shape
+        if not slice_bev and grid != (bev.height, bev.width):
+            raise n.fail("grid_conf", f"it has {grid} cells, the BEV ({bev.height}, {bev.width}); set bevslicer=True to cut it")
         ignore = n.whole("ignore_index", 255)
         with n.sub("transformer_decoder") as t, t.sub("transformerlayers") as layer:
             t.type("DetrTransformerDecoder")
@@ -225,7 +231,7 @@ def read_occ(model: Node, bev: S.BevSpec) -> S.OccSpec:
                 bev_dims=n.whole("bev_emb_dim", 256),
                 proj_dims=n.whole("bev_proj_dim", 64),
                 proj_layers=n.whole("bev_proj_nlayers", 1, low=0),
-                slice_bev=n.flag("bevslicer", True),
+                slice_bev=slice_bev,
                 xbound=xbound,
                 ybound=ybound,
                 num_layers=layers,
@@ -246,7 +252,15 @@ def read_occ(model: Node, bev: S.BevSpec) -> S.OccSpec:
                 dice_eps=dice.number("eps", 1e-3),
                 test_seg_thresh=n.number("test_seg_thresh", 0.5),
                 test_with_track_score=n.flag("test_with_track_score", False),
+                **({"bev_centres": _cell_centres(bev)} if align else {}),
             )
+
+
+def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
+    """Where the BEV's first and last column and row really lie, whatever its size and range."""
+    x0, y0, _, x1, y1, _ = bev.pc_range
+    dx, dy = (x1 - x0) / bev.width / 2, (y1 - y0) / bev.height / 2
+    return x0 + dx, x1 - dx, y0 + dy, y1 - dy
 
 
 def read_plan(model: Node, bev: S.BevSpec) -> S.PlanSpec:

@@ -1,0 +1,152 @@
+"""Occupancy head: where each vehicle is and will be, as a mask per agent and future step on a bird's-eye-view grid.
+
+UniAD section 3.3 (Hu et al. 2023). A BEV state steps through time; in every step its cells attend to the agents whose own
+rough mask covers them, so that scene features and agents shape each other. An agent's occupancy is the product of its query
+with the state, decoded to the grid's resolution.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from uniad.geometry.grid import BevGrid
+from uniad.models.occ_layers import (
+    MLP,
+    CellTransformer,
+    DenseDecoder,
+    GridSlicer,
+    HalvingBottleneck,
+    LightProjection,
+    UpsampleAdd,
+    resize,
+)
+from uniad.spec import OccSpec
+from uniad.types import Agents, MotionOutput, OccOutput
+
+
+class OccRaw(NamedTuple):
+    """What the losses compare; F' = now and the future steps, on the head's grid."""
+
+    logits: Tensor  # [B, A, F', h, w]
+    mask_logits: Tensor | None  # [B, A, F', h, w] the rough masks that steer the attention, enlarged; None at test
+    valid: Tensor  # [B, A] bool, agents that take part
+
+
+def _clones(module: nn.Module, count: int) -> nn.ModuleList:
+    """Copies that start equal, as the documented model's do."""
+    return nn.ModuleList([copy.deepcopy(module) for _ in range(count)])
+
+
+class OccHead(nn.Module):
+    def __init__(self, spec: OccSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        grid = BevGrid.from_bounds(spec.xbound, spec.ybound)
+        self.grid_hw = grid.shape
+        assert spec.slice_bev or grid.shape == tuple(spec.bev_hw), f"{grid.shape} grid on an uncut BEV of {spec.bev_hw} cells"
+        dim, query = spec.proj_dims, spec.query_dims
+        self.num_steps = spec.n_future + 1
+        self.layers_per_step, rest = divmod(spec.num_layers, self.num_steps)
+        assert self.layers_per_step and not rest, f"{spec.num_layers} layers for {self.num_steps} frames"
+        self.slicer = GridSlicer(spec.bev_hw, spec.bev_centres, grid) if spec.slice_bev else None
+        self.bev_light_proj = (
+            LightProjection(spec.bev_dims, dim, spec.proj_layers) if spec.proj_layers else nn.Sequential()
+        )
+        self.base_downscale = nn.Sequential(HalvingBottleneck(dim), HalvingBottleneck(dim))
+        self.transformer_decoder = CellTransformer(spec.embed_dims, spec.num_heads, spec.ffn_dims, spec.num_layers)
+        self.temporal_mlps = _clones(MLP(query, query, dim, 2), self.num_steps)
+        self.downscale_convs = _clones(HalvingBottleneck(dim), self.num_steps)
+        self.upsample_adds = _clones(UpsampleAdd(dim), self.num_steps)
+        self.dense_decoder = DenseDecoder(dim)
+        self.mode_fuser = nn.Sequential(nn.Linear(query, dim), nn.LayerNorm(dim), nn.ReLU())
+        self.multi_query_fuser = nn.Sequential(
+            nn.Linear(query * 3, query * 2), nn.LayerNorm(query * 2), nn.ReLU(), nn.Linear(query * 2, dim)
+        )
+        self.query_to_occ_feat = MLP(query, query, dim, spec.query_mlp_layers)
+        self.temporal_mlp_for_mask = copy.deepcopy(self.query_to_occ_feat)
+
+    def forward(self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor) -> OccOutput:
+        """Occupancy of a step.
+
+        bev: [B, S, D]; vehicle: [B, A] bool, the agent slots that take part (tracked vehicles, never the ego car). A sample
+        without any has an empty grid.
+        """
+        return self.read(self.predict(bev, motion, agents, vehicle, with_masks=False), agents.score)
+
+    def predict(
+        self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor, with_masks: bool = True
+    ) -> OccRaw:
+        """Logits before any threshold, arguments as in ``forward``. Training also needs the rough masks, at test they cost."""
+        valid = vehicle & agents.valid
+        return self.roll_out(bev, self.fuse(motion, valid), valid, with_masks)
+
+    def read(self, raw: OccRaw, score: Tensor) -> OccOutput:
+        """Thresholded masks from logits. score: [B, A] of the tracks."""
+        prob = raw.logits.float().sigmoid()
+        if self.spec.test_with_track_score:
+            prob = prob * score.float()[:, :, None, None, None]
+        prob = prob.masked_fill(~raw.valid[:, :, None, None, None], 0.0)
+        best, slot = prob.max(1)
+        seg = (best > self.spec.test_seg_thresh).int()
+        return OccOutput(logits=raw.logits, valid=raw.valid, prob=prob, seg=seg, ids=seg * (slot.int() + 1))
+
+    def fuse(self, motion: MotionOutput, valid: Tensor) -> Tensor:
+        """One query an agent [B, A, D], from its futures, its track and its position (which learns nothing here).
+
+        Slots that are not valid count as zeros, as the documented model feeds one query of zeros when it has none.
+        """
+        empty = ~valid[..., None]
+        mode = self.mode_fuser(motion.traj_query[-1].masked_fill(empty[..., None], 0.0)).amax(2)
+        track = motion.query.masked_fill(empty, 0.0)
+        pos = motion.query_pos.detach().masked_fill(empty, 0.0)
+        return self.multi_query_fuser(torch.cat([mode, track.to(mode.dtype), pos.to(mode.dtype)], dim=-1))
+
+    def roll_out(self, bev: Tensor, query: Tensor, valid: Tensor, with_masks: bool = True) -> OccRaw:
+        """bev: [B, S, D]; query: [B, A, D] of ``fuse``; valid: [B, A] bool."""
+        state = bev.transpose(1, 2).unflatten(2, self.spec.bev_hw)
+        if self.slicer is not None:
+            state = self.slicer(state)
+        state = self.base_downscale(self.bev_light_proj(state))  # a quarter of the grid's resolution
+        states, embeddings, masks = [], [], []
+        for step in range(self.num_steps):
+            state, embedding, mask = self._advance(step, state, query, valid)
+            states.append(state)
+            embeddings.append(embedding)
+            if with_masks:
+                masks.append(resize(mask, self.grid_hw))
+        dense = resize(self.dense_decoder(torch.stack(states, 1).flatten(0, 1)), self.grid_hw)
+        agent = self.query_to_occ_feat(torch.stack(embeddings, 1))  # [B, F', A, D]
+        logits = _dot(agent.flatten(0, 1), dense).unflatten(0, (-1, self.num_steps)).transpose(1, 2)
+        return OccRaw(logits, torch.stack(masks, 2) if with_masks else None, valid)
+
+    def _advance(self, step: int, state: Tensor, query: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The state one step on [B, D, h/4, w/4], the agents' mask embeddings [B, A, D] and rough masks [B, A, h/8, w/8].
+
+        The queries of every step come from the same agents' queries, not from those of the step before.
+        """
+        coarse = self.downscale_convs[step](state)
+        agents = self.temporal_mlps[step](query)
+        embedding = self.temporal_mlp_for_mask(agents)
+        mask = _dot(embedding, coarse)
+        blocked = self._blocked(mask, valid)
+        cells = coarse.flatten(2).transpose(1, 2)
+        first = step * self.layers_per_step
+        for layer in self.transformer_decoder.layers[first : first + self.layers_per_step]:
+            cells = layer(cells, agents, blocked)
+        coarse = cells.transpose(1, 2).unflatten(2, coarse.shape[-2:])
+        return self.upsample_adds[step](coarse, state), embedding, mask
+
+    def _blocked(self, mask: Tensor, valid: Tensor) -> Tensor:
+        """[B, S, A] bool: a cell looks only at agents that may cover it, or at all of them if none does."""
+        absent = ~valid[:, None, :]
+        outside = (mask.detach().float().sigmoid() < self.spec.attn_mask_thresh).flatten(2).transpose(1, 2) | absent
+        return torch.where(outside.all(-1, keepdim=True), absent, outside)
+
+
+def _dot(query: Tensor, features: Tensor) -> Tensor:
+    """Product of every query with every cell: [N, A, D], [N, D, h, w] -> [N, A, h, w]."""
+    return torch.matmul(query, features.flatten(2)).unflatten(2, features.shape[-2:])
