@@ -1,0 +1,71 @@
+"""Planning losses (UniAD section 3.4): distance to what the driver did, and overlap with what else was on the road."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from uniad.losses.common import masked_sum
+from uniad.spec import CompatSpec, PlanSpec
+from uniad.types import PlanOutput, Targets
+
+EGO_WIDTH, EGO_LENGTH = 1.85, 4.084  # metres, of the recording car
+
+
+def plan_losses(
+    plan: PlanOutput, targets: Targets, spec: PlanSpec, compat: CompatSpec | None = None
+) -> dict[str, Tensor]:
+    """Losses by documented name, weighted. targets: ``sdc_planning``, its mask, ``future_boxes`` and their validity.
+
+    ``planning.loss_ade`` is the mean over all valid steps of the batch, 0 where there is none;
+    ``planning.loss_collision_<i>`` the area (m2) that the ego car, widened by the i-th margin, shares with other boxes,
+    summed over steps and boxes and averaged over the batch.
+    """
+    compat = compat or CompatSpec()
+    traj = plan.traj.float()
+    planned = targets.sdc_planning[:, 0, : spec.steps].to(traj.dtype)
+    valid = (targets.sdc_planning_mask[:, 0, : spec.steps] > 0).any(-1)
+    losses = collision_losses(traj, planned[..., 2], targets, spec, compat)
+    losses["planning.loss_ade"] = displacement_loss(traj, planned[..., :2], valid)
+    return losses
+
+
+def displacement_loss(traj: Tensor, planned: Tensor, valid: Tensor) -> Tensor:
+    """Mean distance in metres between traj and planned [B, F, 2] over the steps that are valid [B, F]."""
+    # Cleaned before the root: a masked step may hold anything, and a root's slope at 0 is infinite.
+    apart = torch.where(valid[..., None], traj - planned, traj.new_zeros(()))
+    return torch.linalg.vector_norm(apart, dim=-1).sum() / (valid.sum() + 1e-5)
+
+
+def collision_losses(
+    traj: Tensor, yaw: Tensor, targets: Targets, spec: PlanSpec, compat: CompatSpec
+) -> dict[str, Tensor]:
+    """Overlap of the ego car on traj [B, F, 2], turned as it really was (yaw [B, F]), with the boxes of each step.
+
+    Documented: boxes stand for the axis-aligned rectangles around them, and no gradient reaches the trajectory (the ego box was
+    made of bare numbers), so these losses only watch. ``collision_loss=fixed`` lets them teach.
+    """
+    if compat.collision_loss == "documented":
+        traj = traj.detach()
+    boxes = targets.future_boxes[:, 1 : spec.steps + 1].to(traj.dtype)
+    valid = targets.future_boxes_valid[:, 1 : spec.steps + 1]
+    other = aligned(boxes[..., :2], boxes[..., 3], boxes[..., 4], boxes[..., 6])
+    yaw = yaw[:, : boxes.shape[1]]
+    losses = {}
+    for i, (delta, weight) in enumerate(spec.collision):
+        ego = aligned(traj[:, : boxes.shape[1]], EGO_WIDTH + delta, EGO_LENGTH + delta, yaw)
+        shared = overlap(ego[:, :, None], other)
+        losses[f"planning.loss_collision_{i}"] = masked_sum(shared, valid, (1, 2)).mean() * weight
+    return losses
+
+
+def aligned(centre: Tensor, width: Tensor | float, length: Tensor | float, yaw: Tensor) -> Tensor:
+    """Rectangle (x0, y0, x1, y1) [..., 4] around a box that is ``width`` along x and ``length`` along y before it turns."""
+    cos, sin = yaw.cos().abs(), yaw.sin().abs()
+    half = torch.stack([width * cos + length * sin, width * sin + length * cos], -1) / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Area [...] that rectangles [..., 4] share."""
+    return (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)

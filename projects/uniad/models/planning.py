@@ -1,0 +1,134 @@
+"""Planning head: one query of the ego car asks the BEV where to go (UniAD section 3.4).
+
+Parameter names are those of published checkpoints (``planning_head.*``).
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniad.command import COMMANDS
+from uniad.models.attention import MultiheadAttention
+from uniad.models.precision import full_precision
+from uniad.spec import PlanSpec
+from uniad.types import MotionOutput, PlanOutput
+
+
+class SingleQueryAttention(MultiheadAttention):
+    """Attention of very few queries on very many keys, without ever projecting a key.
+
+    A head's logit q . (W_k x + b_k) is (W_k' q) . x plus a term alike for all keys, which softmax drops; and its result is
+    W_v of the weighted mean of the x. Projecting 40,000 BEV cells to keys and values would cost a hundred times more than the
+    rest of the layer, and an activation of that size to keep for the backward pass. The numbers are the same.
+    """
+
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
+        """query [B, R, D], memory [B, S, D] -> [B, R, D]."""
+        dim, heads = query.shape[-1], self.num_heads
+        w_q, w_k, w_v = (w.unflatten(0, (heads, -1)) for w in self.in_proj_weight.chunk(3))  # [heads, D / heads, D] each
+        b_q, _, b_v = self.in_proj_bias.chunk(3)
+        q_BHRd = self._split(F.linear(query, w_q.flatten(0, 1), b_q)) * (dim // heads) ** -0.5
+        asked_BHRD = q_BHRd @ w_k
+        logits = asked_BHRD.flatten(1, 2) @ memory.transpose(1, 2)  # [B, heads * R, S]
+        weights = F.dropout(logits.softmax(-1), self.dropout, self.training)
+        mean_BHRD = (weights.to(memory.dtype) @ memory).unflatten(1, (heads, -1))
+        # Dropout thins the weights, and with them what the value's bias counts for.
+        share = weights.sum(-1, keepdim=True).unflatten(1, (heads, -1))
+        out = mean_BHRD @ w_v.transpose(1, 2) + share * b_v.unflatten(0, (heads, 1, -1))
+        return self.out_proj(out.transpose(1, 2).flatten(2).to(query.dtype))
+
+
+class PlanDecoderLayer(nn.Module):
+    """Self-attention, attention on the BEV, feed-forward; each with residual and a norm after it."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.multihead_attn = SingleQueryAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
+        """query [B, R, D], memory [B, S, D] -> [B, R, D]."""
+        query = self.norm1(query + self.dropout(self.self_attn(query, query, query)))
+        query = self.norm2(query + self.dropout(self.multihead_attn(query, memory)))
+        hidden = self.dropout(self.linear1(query).relu())
+        return self.norm3(query + self.dropout(self.linear2(hidden)))
+
+
+class PlanDecoder(nn.Module):
+    def __init__(self, num_layers: int, dim: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(PlanDecoderLayer(dim, num_heads, hidden, dropout) for _ in range(num_layers))
+
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
+        for layer in self.layers:
+            query = layer(query, memory)
+        return query
+
+
+def adapter_block(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(dim // 2, dim, 1))
+
+
+class PlanHead(nn.Module):
+    """Where the ego car drives within three seconds, given where it wants to go. A collision optimiser may follow outside."""
+
+    def __init__(self, spec: PlanSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim = spec.embed_dims
+        self.navi_embed = nn.Embedding(len(COMMANDS), dim)
+        self.reg_branch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, spec.steps * 2))
+        self.attn_module = PlanDecoder(spec.num_layers, dim, spec.num_heads, spec.ffn_dims or 2 * dim, spec.dropout)
+        self.mlp_fuser = nn.Sequential(nn.Linear(3 * dim, dim), nn.LayerNorm(dim), nn.ReLU())
+        self.pos_embed = nn.Embedding(1, dim)
+        if spec.with_adapter:
+            self.bev_adapter = nn.Sequential(*(adapter_block(dim) for _ in range(3)))
+
+    def forward(self, bev: Tensor, bev_pos: Tensor, motion: MotionOutput, command: Tensor) -> PlanOutput:
+        """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, 0 right,
+        1 left, 2 straight (see ``command.check_command``; here values outside are clamped)."""
+        query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
+        return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos)))
+
+    def modes(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:
+        """What each of the ego car's motion modes makes of the command: [B, K, D].
+
+        traj_query [B, K, D] of the last motion layer; track_query [B, D], which planning does not teach; command [B].
+        """
+        count = traj_query.shape[1]
+        navigation = self.navi_embed(command.long().clamp(0, len(COMMANDS) - 1))
+        shared = torch.stack([track_query.detach(), navigation.to(track_query.dtype)], 1).flatten(1)
+        return self.mlp_fuser(torch.cat([traj_query, shared[:, None].expand(-1, count, -1).to(traj_query.dtype)], -1))
+
+    def ego_query(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:
+        """Arguments as for ``modes``; each feature from the mode where it is strongest. [B, 1, D]"""
+        return self.modes(traj_query, track_query, command).amax(1, keepdim=True) + self.pos_embed.weight
+
+    def memory(self, bev: Tensor, bev_pos: Tensor) -> Tensor:
+        """What the query looks at: BEV with position, adapted where the model has an adapter. [B, S, D]"""
+        feat = bev + bev_pos.to(bev.dtype)
+        if not self.spec.with_adapter:
+            return feat
+        grid = feat.transpose(1, 2).unflatten(2, self.spec.bev_hw)
+        return (grid + self.bev_adapter(grid)).flatten(2).transpose(1, 2)
+
+    def attend(self, query: Tensor, bev: Tensor, bev_pos: Tensor) -> Tensor:
+        """The ego query [B, 1, D] after it has seen the BEV."""
+        return self.attn_module(query, self.memory(bev, bev_pos))
+
+    def trajectory(self, query: Tensor) -> Tensor:
+        """[B, 1, D] -> [B, steps, 2] metres, lidar frame. The head regresses steps; their sum is the path.
+
+        In fp32 even under autocast: bf16 tells apart 12 cm at 30 m.
+        """
+        with full_precision(query):
+            steps = self.reg_branch(query.float()).unflatten(-1, (self.spec.steps, 2))
+            return torch.stack(list(accumulate(steps.squeeze(1).unbind(1))), 1)  # engines of JetPack 5 know no CumSum
