@@ -90,9 +90,8 @@ class OccHead(nn.Module):
         if self.spec.test_with_track_score:
             prob = prob * score.float()[:, :, None, None, None]
         prob = prob.masked_fill(~raw.valid[:, :, None, None, None], 0.0)
-        best, slot = prob.max(1)
-        seg = (best > self.spec.test_seg_thresh).int()
-        return OccOutput(logits=raw.logits, valid=raw.valid, prob=prob, seg=seg, ids=seg * (slot.int() + 1))
+        seg = (prob.amax(1) > self.spec.test_seg_thresh).int()
+        return OccOutput(logits=raw.logits, valid=raw.valid, prob=prob, seg=seg, ids=claim_cells(prob, seg))
 
     def fuse(self, motion: MotionOutput, valid: Tensor) -> Tensor:
         """One query an agent [B, A, D], from its futures, its track and its position (which learns nothing here).
@@ -150,3 +149,11 @@ class OccHead(nn.Module):
 def _dot(query: Tensor, features: Tensor) -> Tensor:
     """Product of every query with every cell: [N, A, D], [N, D, h, w] -> [N, A, h, w]."""
     return torch.matmul(query, features.flatten(2)).unflatten(2, features.shape[-2:])
+
+
+def claim_cells(prob: Tensor, seg: Tensor) -> Tensor:
+    """Which agent each occupied cell belongs to: 1 + the slot of the likeliest, 0 where free, int32 [B, F', h, w].
+
+    prob: [B, A, F', h, w]; seg: [B, F', h, w], 1 where occupied. A slot is one agent in all frames, so ids are consistent.
+    """
+    return seg.int() * (prob.argmax(1).int() + 1)
