@@ -1,0 +1,154 @@
+"""Planning metrics: distance to the driver's path (L2) and collision rates, in both published definitions.
+
+At step t the ego car *collides* where occupied cells of the ground truth meet the point of its planned centre (``obj_col``) or
+its footprint (``obj_box_col``), unless the driver's own path already does there. UniAD reports the value *at* 1, 2 and 3 s;
+ST-P3 and VAD report the mean over all steps *up to* that time, which is smaller. Only sums are kept, so processes may add theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+EGO_WIDTH, EGO_LENGTH = 1.85, 4.084  # metres
+EGO_AHEAD = 0.5  # metres that the footprint's middle lies ahead of the lidar
+STEP_S = 0.5
+HORIZONS_S = (1, 2, 3)
+METRICS = ("L2", "obj_col", "obj_box_col")
+
+Bound = tuple[float, float, float]
+FULL_GRID: tuple[Bound, Bound] = ((-50.0, 50.0, 0.5), (-50.0, 50.0, 0.5))
+# What the documented evaluation of every config uses, full ones too; tiny's labels have this grid.
+TINY_GRID: tuple[Bound, Bound] = ((-12.5, 12.5, 0.5), (-12.5, 12.5, 0.5))
+
+
+class PlanningMetric:
+    """Adds up samples; ``merge`` joins the sums of several processes, in any order.
+
+    grid: (xbound, ybound) of the segmentation as (from, to, step) in metres. compat: ``documented`` divides every step by the
+    number of samples, so that a step without ground truth counts as no error; ``fixed`` scores and counts steps that have it.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[Bound, Bound] = FULL_GRID,
+        steps: int = 6,
+        compat: Literal["documented", "fixed"] = "documented",
+    ) -> None:
+        self.grid, self.compat = grid, compat
+        self.sums = np.zeros((len(METRICS), steps))
+        self.counts = np.zeros(steps)
+        self.samples = 0
+
+    def update(self, traj: ArrayLike, gt_traj: ArrayLike, gt_mask: ArrayLike, segmentation: ArrayLike) -> None:
+        """One sample.
+
+        traj, gt_traj: [F, >=2] metres, lidar frame, steps of 0.5 s from 0.5 s on; gt_mask: [F] or [F, 2], non-zero where the
+        driver's path is known; segmentation: [F, h, w] of the same steps (not of the present), non-zero where occupied or
+        unknown.
+        """
+        traj, gt = (np.asarray(x, np.float32)[:, :2] for x in (traj, gt_traj))
+        mask = np.asarray(gt_mask, np.float32)
+        mask = np.broadcast_to(mask[:, None], gt.shape) if mask.ndim == 1 else mask
+        occupied = np.asarray(segmentation)
+        steps, (rows, cols) = self.sums.shape[1], self.cells
+        if traj.shape != (steps, 2) or gt.shape != traj.shape or occupied.shape != (steps, rows, cols):
+            raise ValueError(
+                f"planning metric of {steps} steps on {rows} x {cols} cells was given a path {list(traj.shape)}, "
+                f"a ground truth {list(gt.shape)} and a segmentation {list(occupied.shape)}"
+            )
+        known = (mask != 0).any(1)
+        # where, because an unknown step may hold anything
+        self.sums[0] += np.sqrt((np.where(mask != 0, traj - gt, 0) ** 2 * mask).sum(1))
+        clean = ~self.footprint_hits(np.where(known[:, None], gt, 0), occupied)
+        counted = clean & known if self.compat == "fixed" else clean
+        self.sums[1] += np.where(counted, self.point_value(traj, occupied), 0)
+        self.sums[2] += counted & self.footprint_hits(traj, occupied)
+        self.counts += known if self.compat == "fixed" else 1
+        self.samples += 1
+
+    def merge(self, other: PlanningMetric) -> None:
+        self.sums += other.sums
+        self.counts += other.counts
+        self.samples += other.samples
+
+    def per_step(self) -> dict[str, NDArray[np.float64]]:
+        """Each of ``METRICS`` by step: L2 in metres, collisions as a rate. NaN where nothing was counted."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return dict(zip(METRICS, self.sums / self.counts))
+
+    def compute(self) -> dict[str, float]:
+        """``{metric}_{t}s``: the value at t = 1, 2, 3 s (UniAD); ``{metric}_avg_{t}s``: the mean up to it (ST-P3, VAD)."""
+        found: dict[str, float] = {}
+        for name, values in self.per_step().items():
+            for t in HORIZONS_S:
+                last = round(t / STEP_S)
+                if last <= len(values):
+                    found[f"{name}_{t}s"] = float(values[last - 1])
+                    found[f"{name}_avg_{t}s"] = float(values[:last].mean())
+        return found
+
+    # Cells -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows (along y) and columns (along x) of the segmentation."""
+        (x0, x1, dx), (y0, y1, dy) = self.grid
+        return round((y1 - y0) / dy), round((x1 - x0) / dx)
+
+    def point_value(self, traj: NDArray[np.float32], occupied: NDArray) -> NDArray[np.float64]:
+        """What the segmentation holds at each step's point; 0 outside of it. Cells are counted from the middle of the first one,
+        truncated: half a cell off, as documented."""
+        (x0, _, dx), (y0, _, dy) = self.grid
+        row = ((traj[:, 1] - np.float32(y0 + dy / 2)) / np.float32(dy)).astype(np.int64)
+        col = ((traj[:, 0] - np.float32(x0 + dx / 2)) / np.float32(dx)).astype(np.int64)
+        inside = (row >= 0) & (row < occupied.shape[1]) & (col >= 0) & (col < occupied.shape[2])
+        found = occupied[np.arange(len(traj)), np.where(inside, row, 0), np.where(inside, col, 0)]
+        return np.where(inside, found, 0).astype(np.float64)
+
+    def footprint_hits(self, traj: NDArray[np.float32], occupied: NDArray) -> NDArray[np.bool_]:
+        """Whether the ego car's footprint, looking along y at every step, meets an occupied cell. [F] bool.
+
+        Cells beyond the border are moved onto it, as documented.
+        """
+        (x0, _, dx), (y0, _, dy) = self.grid
+        # Cells whose centre the footprint covers when the car stands at the origin
+        rows = _covered(-EGO_LENGTH / 2 + EGO_AHEAD, EGO_LENGTH / 2 + EGO_AHEAD, y0 + dy / 2, dy)
+        cols = _covered(-EGO_WIDTH / 2, EGO_WIDTH / 2, x0 + dx / 2, dx)
+        row = (traj[:, 1:2] / np.float32(dy) + rows).astype(np.int32).clip(0, occupied.shape[1] - 1)
+        col = (traj[:, 0:1] / np.float32(dx) + cols).astype(np.int32).clip(0, occupied.shape[2] - 1)
+        step = np.arange(len(traj))[:, None, None]
+        return (occupied[step, row[:, :, None], col[:, None, :]] != 0).any((1, 2))
+
+
+def _covered(low: float, high: float, first_centre: float, size: float) -> NDArray[np.int64]:
+    """Indices of the cells whose centre lies between low and high (metres)."""
+    return np.arange(np.ceil((low - first_centre) / size), np.floor((high - first_centre) / size) + 1).astype(np.int64)
+
+
+# Constant velocity: what a plan must beat ----------------------------------------------------------------------------------
+
+
+def ego_velocity(l2g_r: ArrayLike, l2g_t: ArrayLike, prev_l2g_t: ArrayLike, dt_s: float) -> NDArray[np.float64]:
+    """Velocity (x right, y forward; m/s) of the lidar between two frames, in the lidar frame of the later one.
+
+    l2g_r [3, 3] as stored (transposed), l2g_t [3]; prev_l2g_t [3] of the frame ``dt_s`` seconds before.
+    """
+    if not dt_s > 0:
+        raise ValueError(f"the frame before must be older, not {dt_s} s")
+    moved = np.asarray(l2g_t, np.float64) - np.asarray(prev_l2g_t, np.float64)
+    return (moved @ np.linalg.inv(np.asarray(l2g_r, np.float64)))[:2] / dt_s
+
+
+def ego_velocity_from_can_bus(can_bus: ArrayLike) -> NDArray[np.float64]:
+    """Velocity (x right, y forward; m/s) from can_bus [18], which has it x forward, y left: for a scene's first frame."""
+    forward, left = np.asarray(can_bus, np.float64)[13:15]
+    return np.array([-left, forward])
+
+
+def constant_velocity_plan(velocity: ArrayLike, steps: int = 6, dt_s: float = STEP_S) -> NDArray[np.float32]:
+    """Path [steps, 2] in metres of a car that keeps its velocity (m/s, lidar frame), from the origin on."""
+    times = np.arange(1, steps + 1) * dt_s
+    return (times[:, None] * np.asarray(velocity, np.float64)[None, :2]).astype(np.float32)
