@@ -1,0 +1,146 @@
+"""Futures of moving agents bent to start where the model saw the agent, as a car could drive them.
+
+The documented stack solves one nonlinear program an agent on the CPU (CasADi with IPOPT, direct multiple shooting). Here all
+agents are solved at once where they are, by a primal-dual interior-point method with Gauss-Newton steps: a fixed number of
+iterations on tensors of fixed shape in float64, nothing read back. Its optimum is the documented one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from uniad.losses.trajectory_problem import (
+    DT_S,
+    MAX_ACCEL,
+    MAX_SPEED,
+    Problem,
+    constraints,
+    drive,
+    jacobians,
+    make_problem,
+    residuals,
+)
+from uniad.models.precision import full_precision
+
+ITERATIONS = 50
+BARRIER, BARRIER_DECAY, BARRIER_LAST = 0.1, 0.6, 1e-9  # weight of the logarithmic barrier, first, per iteration, and least
+TO_BORDER = 0.005  # share of a slack that one step must leave
+MIN_MOVE_M, MAX_START_OFF_M, MAX_START_TURN, MAX_MEAN_OFF_M = 2.0, 2.0, math.pi / 6, 1.5  # when smoothing is worth it
+
+
+@torch.no_grad()
+def smooth_trajectories(gt_boxes: Tensor, traj: Tensor, mask: Tensor, boxes: Tensor) -> Tensor:
+    """Future offsets [N, F, 2] of agents, metres from where each trajectory starts, lidar axes.
+
+    gt_boxes, boxes [N, 9]: the object and the prediction that answers for it; traj [N, F, 2] absolute lidar positions of the
+    object's future; mask [N, F] 1 where known, all known steps first. An agent that hardly moves, or was seen far from its
+    object, keeps its true offsets; for the others the smoothed way replaces them, from the predicted place.
+    """
+    with full_precision(traj):
+        dtype = traj.dtype
+        gt_boxes, traj, boxes = gt_boxes.double(), traj.double(), boxes.double()
+        length = mask.double().sum(-1)
+        offsets = traj - gt_boxes[:, None, :2]
+        start = torch.stack([boxes[:, 0], boxes[:, 1], _heading(boxes), boxes[:, 7:9].norm(dim=-1)], -1)
+        # The documented code takes the first step from the origin of the lidar frame instead of from the object. Kept: it is
+        # part of what published weights were trained with, and weighs little.
+        step = torch.cat([traj[:, :1], traj[:, 1:] - traj[:, :-1]], 1)
+        target = torch.cat([traj, torch.atan2(step[..., 1], step[..., 0])[..., None]], -1)
+        wanted = _worth_it(gt_boxes, offsets, start, length)
+        # Problems that nobody wants are solved too; plain ones, so that no number overflows.
+        plain = torch.zeros_like(start)
+        plain[:, 3] = 1.0
+        start = torch.where(wanted[:, None], start, plain)
+        target = torch.where(wanted[:, None, None], target, torch.zeros_like(target))
+        length = torch.where(wanted, length, torch.ones_like(length))
+        place = solve(make_problem(start, target, length))
+
+        live = torch.arange(traj.shape[1], device=traj.device) < length[:, None]
+        off = (place - traj).norm(dim=-1).masked_fill(~live, 0.0).sum(-1) + (start[:, :2] - gt_boxes[:, :2]).norm(dim=-1)
+        used = wanted & (off / (length + 1) < MAX_MEAN_OFF_M) & place.isfinite().flatten(1).all(1)
+        smooth = (place - start[:, None, :2]).masked_fill(~live[..., None], 0.0)
+        return torch.where(used[:, None, None], smooth, offsets).to(dtype)
+
+
+def _heading(boxes: Tensor) -> Tensor:
+    return -math.pi / 2 - boxes[:, 6]
+
+
+def _worth_it(gt_boxes: Tensor, offsets: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    last = (length.long() - 1).clamp(min=0)
+    end = offsets.gather(1, last[:, None, None].expand(-1, 1, 2))[:, 0]
+    turned = (start[:, 2] - _heading(gt_boxes)).cos()
+    return (
+        (length > 1)
+        & (end.norm(dim=-1) > MIN_MOVE_M)
+        & ((start[:, :2] - gt_boxes[:, :2]).norm(dim=-1) <= MAX_START_OFF_M)
+        & (turned >= math.cos(MAX_START_TURN))
+        & (start[:, 3] <= MAX_SPEED)  # faster starts have no solution; the documented solver stops the training there
+    )
+
+
+def solve(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
+    """Places [N, F, 2] along the best way, metres. float64 in and out."""
+    controls = _inside(problem)
+    shrink = 0.5 ** torch.arange(12, dtype=controls.dtype, device=controls.device)
+    barrier, price = BARRIER, None
+    unit = torch.eye(controls.shape[1], dtype=controls.dtype, device=controls.device)
+    for _ in range(iterations):
+        motion = drive(problem, controls)
+        res, con = residuals(problem, motion), constraints(problem, motion)
+        jac, slope = jacobians(problem, motion)
+        slack = torch.stack([1.0 + con, 1.0 - con])  # [2, N, C]
+        price = barrier / slack if price is None else price
+        pull = barrier / slack
+        gradient = _apply(jac, res) + _apply(slope, pull[1] - pull[0])
+        weight = (price / slack).sum(0)
+        hessian = jac.mT @ jac + slope.mT @ (weight[..., None] * slope) + 1e-10 * unit
+        move = _solve_spd(hessian, -gradient)
+
+        dcon = (slope @ move[..., None])[..., 0]
+        dslack = torch.stack([dcon, -dcon])
+        dprice = pull - price - price / slack * dslack
+        # Try a row of step lengths at once and take the best; those that leave the inside cost infinitely much.
+        trial = controls[:, None] + shrink[:, None] * move[:, None]
+        merit = _merit(problem, trial, slack, barrier)
+        best = merit.argmin(1)
+        better = merit.gather(1, best[:, None]) <= _merit(problem, controls[:, None], slack, barrier) + 1e-12
+        length = shrink[best] * better[:, 0]
+        controls = controls + length[:, None] * move
+        room = torch.where(dprice < 0, -price / dprice, torch.ones_like(price)).amin((0, 2))
+        price = price + ((1.0 - TO_BORDER) * room).clamp(max=1.0)[:, None] * dprice
+        barrier = max(barrier * BARRIER_DECAY, BARRIER_LAST)
+    return drive(problem, controls).place
+
+
+def _inside(problem: Problem) -> Tensor:
+    """Controls that break nothing: straight on, out of the first step at a speed away from both limits."""
+    steps = problem.live.shape[1]
+    speed = problem.start[:, 3]
+    first = ((speed.clamp(0.5, MAX_SPEED - 0.5) - speed) / DT_S).clamp(-0.9 * MAX_ACCEL, 0.9 * MAX_ACCEL)
+    return torch.nn.functional.pad(first[:, None], (0, 2 * steps - 1))
+
+
+def _merit(problem: Problem, trial: Tensor, slack_before: Tensor, barrier: float) -> Tensor:
+    """What each of the controls [N, T, U] costs with the barrier [N, T]."""
+    motion = drive(problem, trial)
+    con = constraints(problem, motion)
+    slack = torch.stack([1.0 + con, 1.0 - con])
+    outside = (slack < TO_BORDER * slack_before[:, :, None]).flatten(3).any(-1).any(0)
+    log = slack.clamp(min=1e-300).log().sum((0, 3))
+    cost = 0.5 * residuals(problem, motion).square().sum(-1) - barrier * log
+    return cost.masked_fill(outside, math.inf)
+
+
+def _apply(jacobian: Tensor, x: Tensor) -> Tensor:
+    return (jacobian.mT @ x[..., None])[..., 0]
+
+
+def _solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
+    # Neither call reads a status back, which a captured graph could not.
+    factor = torch.linalg.cholesky_ex(matrix, check_errors=False).L
+    half = torch.linalg.solve_triangular(factor, right[..., None], upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
