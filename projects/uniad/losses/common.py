@@ -52,7 +52,12 @@ def focal_cost(logits: Tensor, labels: Tensor, *, gamma: float = 2.0, alpha: flo
 
 def l1_cost(predicted: Tensor, target: Tensor) -> Tensor:
     """Sum of absolute differences between every target and every prediction: [..., R, D], [..., G, D] -> [..., G, R]."""
-    return torch.cdist(target, predicted, p=1.0)
+    # One plane after the other: a GPU's cdist takes five times as long for vectors this short
+    planes = ((t[..., :, None] - p[..., None, :]).abs_() for t, p in zip(target.unbind(-1), predicted.unbind(-1), strict=True))
+    cost_GR = next(planes)
+    for plane in planes:
+        cost_GR += plane
+    return cost_GR
 
 
 def generalised_iou(a: Tensor, b: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -60,7 +65,8 @@ def generalised_iou(a: Tensor, b: Tensor, *, eps: float = 1e-6) -> Tensor:
 
     Broadcasts to [...]; for all pairs pass ``a[..., :, None, :]`` and ``b[..., None, :, :]``.
     """
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    side = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    overlap = side[..., 0] * side[..., 1]  # prod's backward pass would read back whether there is a zero
     union = (rect_area(a) + rect_area(b) - overlap).clamp(min=eps)
     hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1)
     hull_area = rect_area(hull).clamp(min=eps)

@@ -28,6 +28,7 @@ class TrainOptions:
     save_every_iters: int | None = None
     save_every_s: float | None = 600.0
     compile: bool = False
+    cuda_graph: bool = False  # forward and backward recorded once and replayed
     deterministic: bool = False
     tensorboard: bool = True
 
@@ -66,6 +67,18 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"precision {precision} needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}: "
                 "choose fp32 or fp16"
             )
+
+
+def check_graph(options: TrainOptions, device: torch.device, processes: int) -> None:
+    """Refuses a CUDA graph where it cannot work."""
+    if not options.cuda_graph:
+        return
+    if device.type != "cuda":
+        raise UserError("--cuda-graph needs a GPU: leave it out on a CPU")
+    if processes > 1:
+        raise UserError(f"--cuda-graph works in one process and this run has {processes}: leave it out, or train on one GPU")
+    if options.compile:
+        raise UserError("--cuda-graph and --compile both take over the iteration: give one")
 
 
 def prepare_backend(options: TrainOptions) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.spec import Spec, from_scratch
@@ -123,6 +124,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     seed_all(mix("weights", options.train.seed))
     model = UniAD(spec.model)
     if options.recompute:
+        if options.train.cuda_graph:
+            raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
         announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
     trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)

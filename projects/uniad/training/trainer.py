@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from uniad.errors import UserError
 from uniad.spec import Spec
 from uniad.training import distributed, optim
+from uniad.training.capture import CapturedStep
 from uniad.training.checkpoint import load_state, state_dict_of, variant_of
 from uniad.training.distributed import World
 from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
 from uniad.training.logging import RunLog, Window
 from uniad.training.nonfinite import bad_from_the_start, locate
-from uniad.training.options import Outcome, TrainOptions, check_precision, run_length
+from uniad.training.options import Outcome, TrainOptions, check_graph, check_precision, run_length
 from uniad.training.seeding import seed_iteration
 from uniad.training.state import differences, meta_of
 from uniad.training.store import INTERVAL, CheckpointStore
@@ -93,7 +94,13 @@ class Trainer:
     ):
         self.spec, self.options, self.world, self.loader = spec, options, world, loader
         check_precision(options.precision, world.device)
+        check_graph(options, world.device, world.size)
         self.model = model.to(world.device).train()
+        if world.device.type == "cuda":
+            # what convolutions of half precision want; elsewhere the layout would only cost copies
+            for name, part in self.model.named_children():
+                if name in ("img_backbone", "img_neck"):
+                    part.to(memory_format=torch.channels_last)
         self.clip_loss = ClipLoss(self.model, loss_function, options.precision)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.loss_scale = optim.LossScale(options.precision == "fp16", world.device)
@@ -171,6 +178,7 @@ class Trainer:
             log.say(f"nothing to do: {self.store.last_good} has all {self.max_iters} iterations of this run")
             return Outcome(True, False, self.iteration, self.store.last_good)
         self.step_module = self._parallel()
+        self.captured = CapturedStep(self.clip_loss, self.generator, self.loss_scale.scale) if self.options.cuda_graph else None
         self._restart_clock()
         self.per_iteration = self.per_fetch = 0.0
         self.recent: deque[tuple[int, Any]] = deque(maxlen=2)
@@ -190,6 +198,7 @@ class Trainer:
                 raise UserError(self._out_of_memory()) from None
             finally:
                 clips.close()
+                self.captured = None
                 self.step_module = self.clip_loss  # lets go of the process group before it is taken down
             return self._finish()
 
@@ -199,11 +208,14 @@ class Trainer:
         self.data_s += time.perf_counter() - fetch_started
         self.recent.append((self.iteration, host))
         optim.set_learning_rate(self.optimizer, self.schedule.factor(self.iteration))
-        seed_iteration(self.options.seed, self.iteration, self.world.rank, self.generator)
+        self._seed()
 
-        self.optimizer.zero_grad(set_to_none=True)
-        total, terms = self.step_module(clip, self.generator)
-        (total * self.loss_scale.scale).backward()
+        if self.captured is not None:
+            total, terms = self.captured(clip, self._seed)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            total, terms = self.step_module(clip, self.generator)
+            (total * self.loss_scale.scale).backward()
 
         stop = torch.full((1,), float(self.interrupt.requested), device=terms.device)
         shared = torch.cat([terms, total.detach().float().reshape(1), stop]) / self.world.size
@@ -232,6 +244,9 @@ class Trainer:
         self.telemetry.push(self.iteration, torch.cat([shared, torch.stack([norm, self.halted])]))
         self.iteration += 1
         self.log.tick()
+
+    def _seed(self) -> None:
+        seed_iteration(self.options.seed, self.iteration, self.world.rank, self.generator)
 
     def _account(self, arrived: tuple[int, list[float]] | None) -> None:
         """Takes in the numbers of a finished iteration."""
@@ -325,7 +340,7 @@ class Trainer:
         done = self.iteration
         return {
             "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=self._run_facts()),
-            "state_dict": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            "state_dict": {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()},
             "optimizer": optim.documented_state(self.optimizer, self.model, self.spec.train),
             "native": {
                 "iteration": done,

@@ -205,6 +205,13 @@ def test_no_value_visits_the_host_forward_or_back():
         total_loss(losses).backward()
     with pytest.raises(AssertionError), NoHost():
         torch.ones(()).item()
+    # Some derivatives take another way while a dispatch mode watches; the profiler only listens.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        losses, _ = forward_clip(model, clip, criterion, torch.Generator().manual_seed(0))
+        total_loss(losses).backward()
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::convolution" in called
+    assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select"}
 
 
 def test_half_precision_teaches_every_part_that_full_precision_teaches():

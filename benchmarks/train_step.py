@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Times a training iteration on one GPU, eager against a CUDA graph, with memory and, if asked, the costliest kernels.
+
+Clips are random but plausible (objects in range that persist over frames, map elements as rectangles), so nothing is read from
+disk. `python benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
+from uniad.spec import ModelSpec, Spec, from_scratch, load_spec
+from uniad.training import optim
+from uniad.training.capture import CapturedStep
+from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.recompute import recompute_layers
+from uniad.training.trainer import ClipLoss
+from uniad.types import Clip, Frame, Targets
+
+CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
+STEMS = {"tiny": "tiny_imgx0.25_track_map.py", "full": "full_track_map.py", "nano": "nano_track_map.py"}
+
+
+def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, objects: int = 30, lanes: int = 12) -> Clip:
+    """A batch of clips at the sizes of ``spec``; the car stands still."""
+    rng = torch.Generator(device).manual_seed(0)
+    model, image, slots, elements = spec.model, spec.data.image, spec.data.max_objects, spec.data.max_lanes
+    lead = (samples, frames)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=rng, device=device)
+
+    # cameras look outwards every 60 degrees with a field of view of 70
+    yaw = torch.arange(6, device=device) * (torch.pi / 3)
+    focal = image.width / 1.4
+    zero, one = torch.zeros(6, device=device), torch.ones(6, device=device)
+    axes = torch.stack([torch.stack([yaw.cos(), -yaw.sin(), zero], -1), torch.stack([zero, zero, -one], -1),
+                        torch.stack([yaw.sin(), yaw.cos(), zero], -1)], 1)  # fmt: skip
+    intrinsic = torch.tensor([[focal, 0, image.width / 2], [0, focal, image.height / 2], [0, 0, 1.0]], device=device)
+    lidar2img = torch.eye(4, device=device).repeat(6, 1, 1)
+    lidar2img[:, :3, :3] = intrinsic @ axes
+    img = torch.randn(*lead, 6, 3, image.height, image.width, generator=rng, device=device)
+    clip_frames = Frame(
+        img=img,
+        lidar2img=lidar2img.expand(*lead, -1, -1, -1),
+        can_bus=torch.zeros(*lead, 18, device=device),
+        l2g_r=torch.eye(3, device=device).expand(*lead, -1, -1),
+        l2g_t=torch.zeros(*lead, 3, device=device),
+        time_s=(torch.arange(frames, device=device) * 0.5).float().expand(samples, -1),
+        scene_start=(torch.arange(frames, device=device) == 0).expand(samples, -1),
+        command=torch.full(lead, 2, dtype=torch.int32, device=device),
+    )
+    boxes = torch.zeros(samples, 1, slots, 9, device=device)
+    boxes[..., :2] = rand(samples, 1, slots, 2) * 90 - 45
+    boxes[..., 3:6] = torch.tensor([1.9, 4.6, 1.7], device=device)
+    boxes[..., 6] = rand(samples, 1, slots) * 6 - 3
+    present = torch.arange(slots, device=device) < objects
+    corner = rand(samples, elements, 2) * 0.6
+    box = torch.cat([corner, corner + 0.3], -1)
+    h, w = model.map.canvas_hw
+    row, column = torch.arange(h, device=device)[:, None] / h, torch.arange(w, device=device) / w
+    x0, y0, x1, y1 = (v[..., None, None] for v in box.unbind(-1))
+    masks = ((column >= x0) & (column < x1) & (row >= y0) & (row < y1)).to(torch.uint8)
+    targets = Targets(
+        boxes=boxes.expand(-1, frames, -1, -1).contiguous(),
+        labels=torch.randint(0, 10, (samples, 1, slots), generator=rng, device=device).expand(-1, frames, -1).contiguous(),
+        ids=torch.where(present, torch.arange(1, slots + 1, device=device), -1).expand(*lead, -1).contiguous(),
+        valid=present.expand(*lead, -1).contiguous(),
+        past_traj=torch.zeros(*lead, slots, 8, 2, device=device),
+        past_traj_mask=torch.zeros(*lead, slots, 8, 2, device=device),
+        sdc_box=torch.tensor([0, 0, -0.8, 1.73, 4.08, 1.56, -3.14, 0, 0], device=device).expand(*lead, -1).contiguous(),
+        sdc_label=torch.zeros(lead, dtype=torch.int64, device=device),
+        lane_labels=torch.randint(0, 3, (samples, elements), generator=rng, device=device),
+        lane_boxes=(box * torch.tensor([w, h, w, h], device=device)).long(),
+        lane_masks=masks,
+        lane_valid=(torch.arange(elements, device=device) < lanes).expand(samples, -1).contiguous(),
+        drivable=masks[:, 0].contiguous(),
+    )
+    return Clip(Frame(*(x.contiguous() for x in clip_frames)), targets, [[{} for _ in range(frames)] for _ in range(samples)])
+
+
+def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
+    return replace(model, queue_length=frames)
+
+
+def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> None:
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    model = UniAD(with_frames(spec.model, frames)).to(device).train()
+    for name, part in model.named_children():
+        if name in ("img_backbone", "img_neck") and not args.no_channels_last:
+            part.to(memory_format=torch.channels_last)
+    if args.recompute:
+        recompute_layers(model)
+    criterion = Criterion(spec.model).to(device)
+    options = ClipOptions(history_features="shared" if args.shared_history else "exact", frames_at_once=args.frames_at_once)
+    loss = ClipLoss(model, lambda m, c, g: forward_clip(m, c, criterion, g, options)[0], args.precision)
+    optimizer = optim.build_optimizer(model, spec.train)
+    generator, scale = torch.Generator(device), torch.ones((), device=device)
+    clip = random_clip(spec, args.samples, frames, device)
+    captured = CapturedStep(loss, generator, scale) if graph else None
+    torch.cuda.reset_peak_memory_stats()
+
+    def iterate() -> Tensor:
+        if captured is not None:
+            total, _ = captured(clip, lambda: generator.manual_seed(0))
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            total, _ = loss(clip, generator)
+            total.backward()
+        norm = optim.global_norm(optim.gradients(optimizer))
+        optim.step(optimizer, optim.clip_divisor(norm, spec.train.clip_norm), torch.zeros((), device=device))
+        return total.detach()
+
+    started = time.perf_counter()
+    for _ in range(3):
+        iterate()
+    torch.cuda.synchronize()
+    ready = time.perf_counter() - started
+    started = time.perf_counter()
+    for _ in range(args.repeats):
+        total = iterate()
+    torch.cuda.synchronize()
+    each = (time.perf_counter() - started) / args.repeats
+    kind = "CUDA graph" if graph else "eager"
+    allocated, reserved = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
+    print(f"{spec.name}, {args.precision}, {args.samples} clip(s) of {frames} frame(s), {kind:10s}: {each * 1e3:8.1f} ms, "
+          f"{args.samples / each:7.2f} clips/s, peak {allocated:.1f} GiB ({reserved:.1f} reserved), first three {ready:.1f} s, "
+          f"loss {float(total):.2f}", flush=True)  # fmt: skip
+    if args.profile and graph:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            iterate()
+            torch.cuda.synchronize()
+        events = sorted(profile.key_averages(), key=lambda e: -e.self_device_time_total)
+        busy = sum(e.self_device_time_total for e in events)
+        print(f"  GPU busy {busy / 1e3:.1f} ms in {sum(e.count for e in events)} kernels")
+        for e in events[: args.top]:
+            print(f"  {e.self_device_time_total / 1e3:8.2f} ms {e.count:6d} x  {e.key[:150]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--frames", type=int, nargs="+", default=[5])
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "graph"), default=["eager", "graph"])
+    parser.add_argument("--frozen", action="store_true", help="freeze what the config freezes, instead of training from scratch")
+    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--shared-history", action="store_true")
+    parser.add_argument("--frames-at-once", type=int)
+    parser.add_argument("--no-channels-last", action="store_true")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--top", type=int, default=25)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
+    tf32 = args.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    spec = load_spec(CONFIGS / "stage1_track_map" / STEMS[args.variant])
+    spec = spec if args.frozen else from_scratch(spec)
+    for frames in args.frames:
+        for mode in args.modes:
+            measure(spec, args, frames, mode == "graph")
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A training iteration's forward and backward pass as one CUDA graph.
+
+A clip of UniAD is ten thousand small kernels; queueing them one by one takes the host longer than the GPU needs to run them.
+Shapes never change and nothing in an iteration looks at the device, so the queue is recorded once and replayed as a whole.
+
+A graph reads and writes fixed memory: clips are copied into buffers, and gradients stay where they were recorded. Random draws
+follow the generators as they are seeded before each replay, so an iteration draws the same numbers as without a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 3  # kernels are compiled, chosen and given their workspace before a recording
+
+
+class CapturedStep:
+    """Called like ``ClipLoss``; runs forward and backward and leaves gradients in the parameters.
+
+    clip_loss: module (clip, generator) -> (total, terms); its parameters must have no gradient yet.
+    generator: the source of the draws, on the same device.
+    scale: scalar on the device that the loss is multiplied by before the backward pass.
+    """
+
+    def __init__(self, clip_loss: nn.Module, generator: torch.Generator, scale: Tensor) -> None:
+        self.clip_loss, self.generator, self.scale = clip_loss, generator, scale
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Total loss and terms [K]; both are overwritten by the next call.
+
+        reseed: seeds all generators for this iteration; called again after the recording, which uses up draws.
+        """
+        if self.graph is None:
+            self._record(clip)
+        else:
+            copy_tensors(clip, self.clip)
+        reseed()
+        self.graph.replay()
+        return self.total, self.terms
+
+    def _record(self, clip: Any) -> None:
+        self.clip = clone_tensors(clip)
+        statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._forward_backward()
+                self._drop_gradients()
+        torch.cuda.current_stream().wait_stream(side)
+        # training must not have seen the same clip four times: norms forget the warm-up
+        for buffer, kept in zip(self.clip_loss.buffers(), statistics):
+            buffer.copy_(kept)
+
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        # other threads (the loader's, which pins memory) may call the driver meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._forward_backward()
+        self.graph = graph
+
+    def _forward_backward(self) -> None:
+        total, terms = self.clip_loss(self.clip, self.generator)
+        (total * self.scale).backward()
+        self.total, self.terms = total.detach(), terms
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.clip_loss.parameters():
+            parameter.grad = None
+
+
+def clone_tensors(value: Any) -> Any:
+    """The same nested structure with tensors of its own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(clone_tensors(v) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(clone_tensors(v) for v in value)
+    if isinstance(value, dict):
+        return {k: clone_tensors(v) for k, v in value.items()}
+    return value
+
+
+def copy_tensors(source: Any, target: Any) -> None:
+    """Copies every tensor of ``source`` over its counterpart in ``target``; shapes must be equal."""
+    if isinstance(source, Tensor):
+        if source.shape != target.shape or source.dtype != target.dtype:
+            raise ValueError(f"a captured step got {source.dtype}{list(source.shape)} for {target.dtype}{list(target.shape)}")
+        target.copy_(source, non_blocking=True)
+    elif isinstance(source, dict):
+        for key, value in source.items():
+            copy_tensors(value, target[key])
+    elif isinstance(source, (tuple, list)):
+        for one, other in zip(source, target, strict=True):
+            copy_tensors(one, other)
