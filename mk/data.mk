@@ -4,12 +4,16 @@
 $(call path,DATA_DIR)
 DATA_ROOT.nuscenes := $(DATA_DIR)/nuscenes
 INFO_ROOT.nuscenes := $(DATA_DIR)/infos
+ANCHOR_ROOT.nuscenes := $(DATA_DIR)/others
 DATA_ROOT.synthetic := $(DATA_DIR)/synthetic/nuscenes
 INFO_ROOT.synthetic := $(DATA_DIR)/synthetic/infos
+ANCHOR_ROOT.synthetic := $(DATA_DIR)/synthetic/others
 DATA_ROOT.demo := $(DATA_DIR)/demo/nuscenes
 INFO_ROOT.demo := $(DATA_DIR)/demo/infos
+ANCHOR_ROOT.demo := $(DATA_DIR)/demo/others
 DATA_ROOT := $(DATA_ROOT.$(DATASET))
 INFO_ROOT := $(INFO_ROOT.$(DATASET))
+ANCHOR_ROOT := $(ANCHOR_ROOT.$(DATASET))
 
 ifeq ($(DATASET),nuscenes)
 VERSION := $(NUSC_VERSION)
@@ -19,11 +23,12 @@ endif
 $(call one-of,NUSC_VERSION,v1.0-trainval v1.0-mini)
 
 # What a config needs to hear: nothing, where the data lies at the documented paths.
-DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/)
+DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/ anchor_root=$(ANCHOR_ROOT)/)
 
 TABLES := $(DATA_ROOT)/$(VERSION)/sample.json
 INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl
 INFOS_VAL := $(INFO_ROOT)/nuscenes_infos_temporal_val.pkl
+ANCHORS := $(ANCHOR_ROOT)/motion_anchor_infos_mode6.pkl
 
 $(foreach v,JOBS SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES SYNTH_SEED DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES DEMO_SEED,$(call whole,$v))
 
@@ -56,3 +61,14 @@ endif
 $(INFOS_VAL): $(INFOS)
 	@[[ -f $@ ]] || $(MAKE_INFOS)
 	@touch $@
+
+# Stage 2 starts from anchors; all variants share them. The published file, where somebody put it, stays as it is.
+.PHONY: anchors
+anchors: $(ANCHORS) ## Motion anchors by k-means from the training infos, for stage 2
+
+ifeq ($(DATASET),nuscenes)
+$(ANCHORS): | $(INFOS) $(ENV)
+else
+$(ANCHORS): $(INFOS) | $(ENV)
+endif
+	$(RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(OPTIONS))

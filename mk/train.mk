@@ -56,7 +56,7 @@ RUN_FLAGS.$(call work,$1) = $$(TRAIN_FLAGS) $$(TRAIN_OPTIONS) $$(TRAIN_ARGS) $$(
 .PHONY: train-stage$1
 train-stage$1: $(call trained,$1)
 
-$(call trained,$1): $(call config,$1) $(INFOS) $(if $(filter 1,$1),$(INIT),$(call ckpt,1)) .make/var/RUN_FLAGS.$(call work,$1) | $(ENV)
+$(call trained,$1): $(call config,$1) $(INFOS) $(if $(filter 1,$1),$(INIT),$(call ckpt,1) $(ANCHORS)) .make/var/RUN_FLAGS.$(call work,$1) | $(ENV)
 	@$$(RUN) tools/claim_work_dir.py $$(call q,$(call work,$1)) $$< $$(call cfg-options,$$(TRAIN_OPTIONS)) --flags=$$(call q,$$(TRAIN_FLAGS) $$(TRAIN_ARGS)) --data $$(call q,$(INFOS))
 	$$(call TRAIN,$$<) --work-dir $$(call q,$(call work,$1)) --resume auto $$(TRAIN_FLAGS) $$(call cfg-options,$$(TRAIN_OPTIONS)) $$(TRAIN_ARGS)
 	@[[ -e $$@ ]] || cp $$(call q,$(call work,$1)/latest.pth) $$@

@@ -15,7 +15,7 @@ DEMO = [
     "visualize", "demo_summary",
 ]  # fmt: skip
 PUBLIC = [
-    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "promote", "eval",
+    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "anchors", "train", "train-stage1", "promote", "eval",
     "export", "verify", "visualize", "engine", "test", "lint", "golden",
 ]  # fmt: skip
 
@@ -267,3 +267,22 @@ def test_make_works_from_a_folder_with_a_blank_in_its_name(tree: Tree):
     tree.root.rename(moved)
     Tree(moved).done("train", "VARIANT=nano")
     assert (moved / "ckpts/nano_track_map.pth").is_file()
+
+
+def test_anchors_lie_beside_their_infos_and_are_made_once(tree: Tree):
+    tree.done("anchors", "DATASET=synthetic")
+    assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "make_motion_anchors"]
+    assert (tree.root / "data/synthetic/others/motion_anchor_infos_mode6.pkl").is_file()
+    tree.done("anchors", "DATASET=synthetic")
+    assert tree.tools() == []
+
+
+def test_published_anchors_stay_as_they_are(tree: Tree):
+    sample = tree.root / "data/nuscenes/v1.0-trainval/sample.json"
+    published = tree.root / "data/others/motion_anchor_infos_mode6.pkl"
+    for path in (sample, published):
+        path.parent.mkdir(parents=True)
+        path.write_text("theirs")
+    tree.done("anchors", "DATASET=nuscenes")
+    assert "make_motion_anchors" not in tree.tools()
+    assert published.read_text() == "theirs"

@@ -6,8 +6,10 @@
 dataset_type = "NuScenesE2EDataset"
 data_root = "data/nuscenes/"
 info_root = "data/infos/"
+anchor_root = "data/others/"
 ann_file_train = info_root + "nuscenes_infos_temporal_train.pkl"
 ann_file_val = info_root + "nuscenes_infos_temporal_val.pkl"
+anchor_info_path = anchor_root + "motion_anchor_infos_mode6.pkl"
 file_client_args = dict(backend="disk")
 
 class_names = [
