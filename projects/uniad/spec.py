@@ -31,7 +31,7 @@ class CompatSpec:
     planning_metric: Literal["documented", "fixed"] = "documented"  # masked frames count as zero error
     collision_loss: Literal["documented", "fixed"] = "documented"  # teaches the trajectory nothing
     collision_pixels: Literal["documented", "fixed"] = "documented"  # truncated to whole metres, always 0.5 m a cell
-    motion_metric: Literal["documented", "fixed"] = "documented"  # EPA forgives false positives where nothing matched
+    motion_metric: Literal["documented", "fixed"] = "documented"  # EPA 0 where nothing matched, see docs/configs.md
     # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
     past_traj_future: Literal["documented", "fixed"] = "documented"
 
@@ -81,7 +81,7 @@ class BevSpec:
     use_shift: bool = True
     use_can_bus: bool = True
     rotate_center: tuple[int, int] = (100, 100)  # x, y in BEV cells; documented for every size
-    sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (see check_rig); native.sca_capacity
+    sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (check_rig); native.sca_capacity
 
 
 @dataclass(frozen=True)

@@ -192,9 +192,8 @@ class Flat(nn.Module):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 2])
-def test_onnx_computes_the_same(batch: int) -> None:
-    model, (bev, pos, ego, command) = Flat(PlanHead(SMALL)).eval(), small_inputs(batch)
+def test_onnx_computes_the_same() -> None:
+    model, (bev, pos, ego, command) = Flat(PlanHead(SMALL)).eval(), small_inputs(2)
     inputs = {"bev": bev, "pos": pos, "traj_query": ego.traj_query, "query": ego.query, "command": command}
     program = torch.onnx.export(
         model, tuple(inputs.values()), input_names=list(inputs), opset_version=18, dynamo=True, verbose=False
