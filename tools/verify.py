@@ -35,7 +35,8 @@ def main() -> int:
         print(
             f"{backend:12s} {'ok  ' if report.ok else 'FAIL'} {report.frames} frames, {report.tracks} reported tracks: "
             f"boxes {w['boxes_m']:.2e} (<= {limit.boxes_m:g} m), ids that differ {w['ids']:.0f}, "
-            f"scores {w['score']:.2e}, map cells flipped {w['map_cells']:.2e}, BEV {w['bev_rel']:.2e}"
+            f"scores {w['score']:.2e}, map elements {w['map_mask']:.2e}, map cells flipped {w['map_cells']:.2e}, "
+            f"BEV {w['bev_rel']:.2e}"
         )
         if not report.tracks:
             print("  no track was reported in this sequence, so boxes and ids were not put to the test: train longer")

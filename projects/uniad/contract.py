@@ -8,7 +8,7 @@ because not every runtime takes boolean bindings. The batch is 1: a car has one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from uniad.spec import Spec
 from uniad.types import Frame, State, StepOutputs, Tracks
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,25 @@ class Port:
 
 
 @dataclass(frozen=True)
+class MapMerge:
+    """The rule by which map elements make ``map_lanes``, for a host that has to apply it anew: see port ``map_settled``.
+
+    Elements are painted in their order. One is left out if its score is below ``quality_threshold``, if it is nowhere above
+    ``mask_threshold``, or if more than ``overlap_threshold`` of its cells are painted already. Cells of class 0 stay open.
+    """
+
+    num_classes: int
+    quality_threshold: float
+    overlap_threshold: float
+    mask_threshold: float = 0.5
+
+
+@dataclass(frozen=True)
 class Contract:
     frame: tuple[Port, ...]
     state: tuple[Port, ...]  # named state_x at the input and next_x at the output
     outputs: tuple[Port, ...]
+    map_merge: MapMerge
 
     @property
     def input_names(self) -> list[str]:
@@ -87,6 +102,7 @@ class Contract:
             "inputs": [row(n, p, n not in frame_names) for n, p in self.input_ports().items()],
             "outputs": [row(n, p, False) for n, p in self.output_ports().items()],
             "feedback": {f"next_{p.name}": f"state_{p.name}" for p in self.state},
+            "map_merge": asdict(self.map_merge),
         }
 
 
@@ -180,9 +196,19 @@ def contract_for(spec: Spec) -> Contract:
         Port("map_mask", "map.mask", (1, top, h, w), "float32", "mask value of a map element"),
         Port("map_kept", "map.kept", (1, top), "int32", "1 where the element passes the quality thresholds", is_mask=True),
         Port("map_lanes", "map.lanes", (1, 3, h, w), "float32", "merged masks: divider, crossing, contour"),
+        Port(
+            "map_settled",
+            "map.settled",
+            (1,),
+            "int32",
+            "1: map_lanes is exactly what painting the elements one after the other gives; 0: they overlap in chains longer than "
+            "the graph follows, and the host paints map_mask anew by map_merge",
+            is_mask=True,
+        ),
         Port("map_drivable", "map.drivable", (1, h, w), "float32", "drivable area"),
     )
-    return Contract(frame, state, outputs)
+    merge = MapMerge(m.map.num_things, m.map.quality_threshold_things, m.map.overlap_threshold_things)
+    return Contract(frame, state, outputs, merge)
 
 
 def _lookup(owner: object, path: str) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from uniad.contract import Contract, pack_outputs, unpack_inputs
+from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
 
 Feeds = Mapping[str, np.ndarray]
@@ -56,10 +57,10 @@ class Runner:
         return self._infer(feeds)
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
-        """Outputs of one frame; the state is carried to the next call."""
+        """Outputs of one frame, with the lanes merged to the end; the state is carried to the next call."""
         outputs = self.infer({**frame, **self._state})
         self._state = self.contract.carry(outputs)
-        return outputs
+        return finish_lanes(outputs, self.contract.map_merge)
 
     def _open(self) -> None: ...
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from uniad.contract import Contract, pack_frame, pack_outputs, unpack_inputs
+from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.spec import ImageSpec
@@ -65,8 +66,8 @@ def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], 
                 arrays[f"f{i}/{port.name}"] = value.numpy()
         outputs, state = model.step(*unpack_inputs(contract, [*packed, *tensors]))
         border = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
-        for port in contract.outputs:
-            arrays[f"f{i}/out/{port.name}"] = border[port.name].numpy()
+        said = finish_lanes({p.name: border[p.name].numpy() for p in contract.outputs}, contract.map_merge)
+        arrays |= {f"f{i}/out/{name}": value for name, value in said.items()}
         tensors = [border[f"next_{p.name}"] for p in contract.state]
         count += 1
     for port, value in zip(contract.state, tensors):

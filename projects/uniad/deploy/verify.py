@@ -31,7 +31,7 @@ def verify_engine(
     card, contract = contract_of(onnx_path)
     sequence = recorded.load(sequence_path(onnx_path), contract)
     runner = _runner(card, contract, onnx_path, engine, backend, checkpoint)
-    return compare(replay(runner, sequence), sequence, backend, precision)
+    return compare(replay(runner, sequence), sequence, contract, backend, precision)
 
 
 def _runner(

@@ -7,12 +7,14 @@ import numpy as np
 
 from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
+from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
 from uniad.spec import Spec
 from uniad.types import StepOutputs
 from uniad.viz.page import Content
 
 BEST_GUESSES = 15
+MOST_TRACKS = 40  # drawn; more boxes than that tell a person nothing
 
 
 def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int) -> Content:
@@ -23,6 +25,9 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         # A model that has just begun to learn is sure of nothing; its best guesses still tell how far it is.
         found = {k: v[:BEST_GUESSES] for k, v in decode_detections(track, 0, spec.model.track).items()}
         kind = "best guesses, no track yet"
+    count = len(found["boxes_3d"])
+    if count > MOST_TRACKS:
+        found, kind = {k: v[:MOST_TRACKS] for k, v in found.items()}, f"best of {count} tracks"
     gt = sample.targets
     valid = gt.valid[0, 0]
     lanes = gt.lane_masks[0].numpy()
@@ -37,7 +42,7 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         labels=found["labels"].numpy(),
         ids=found["track_ids"].numpy(),
         drivable=outputs.map.drivable[0].cpu().numpy(),
-        lanes=outputs.map.lanes[0].cpu().numpy(),
+        lanes=image_lanes(outputs.map, 0, spec.model.map),
         gt_boxes=gt.boxes[0, 0][valid].numpy(),
         gt_labels=gt.labels[0, 0][valid].numpy(),
         gt_drivable=gt.drivable[0].numpy(),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from uniad.contract import contract_for
 from uniad.deploy.card import card_path, read_card, write_card
-from uniad.deploy.compare import compare, replay
+from uniad.deploy.compare import TOLERANCES, compare, replay
+from uniad.deploy.lanes import finish_lanes, merged_anew
 from uniad.deploy.runner import Runner
 from uniad.deploy.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
@@ -40,7 +41,24 @@ def sequence(contract) -> Sequence:
         frame["active"][:, :4] = 1
         frame["valid"][:, :20] = 1
         frame["obj_id"][:, :4] = np.arange(4)
-    return Sequence(feeds, expected, {p.name: draw(p) for p in contract.state})
+        frame["label"][:] = frame["cls_logits"].argmax(-1)
+        frame["map_score"][:] = np.sort(frame["map_score"])[:, ::-1] * 0.9
+        frame["map_kept"][:] = frame["map_score"] >= contract.map_merge.quality_threshold
+        frame["map_label"][:] = rng.integers(0, 3, frame["map_label"].shape)
+        _draw_masks(rng, frame["map_mask"][0])
+        frame["map_settled"][:] = 1
+        frame["map_lanes"] = merged_anew(frame, contract.map_merge)
+    end = {p.name: draw(p) for p in contract.state}
+    end["track_id"][:, :6] = np.arange(6)
+    return Sequence(feeds, expected, end)
+
+
+def _draw_masks(rng, masks):
+    """A street of its own for every element: a few cells in a row."""
+    masks *= 0.1
+    for mask in masks:
+        y, x = rng.integers(0, mask.shape[0]), rng.integers(0, mask.shape[1] - 6)
+        mask[y, x : x + 6] = rng.uniform(0.7, 1.3, 6)
 
 
 class Parrot(Runner):
@@ -65,7 +83,7 @@ class Parrot(Runner):
 
 def judge(contract, sequence, change=lambda i, out: out, precision="fp32"):
     runner = Parrot(contract, sequence, change)
-    return compare(replay(runner, sequence), sequence, runner.name, precision), runner
+    return compare(replay(runner, sequence), sequence, contract, runner.name, precision), runner
 
 
 def test_what_is_right_passes_and_the_state_is_fed_back(contract, sequence):
@@ -91,7 +109,7 @@ def _set(name, index, value):
         (_set("obj_id", (0, 2), 77), "ids"),
         (_set("active", (0, 10), 1), "ids"),
         (_set("score", (0, 15), 5.0), "score"),
-        (_set("map_drivable", (0, slice(None), 3), 7.0), "map_cells"),
+        (_set("map_drivable", (0, slice(None), 3), 7.0), "map_drivable"),
         (_set("cls_logits", (0, 0, 0), np.nan), "non-finite"),
         (lambda i, out: out | {"next_bev": out["next_bev"] * 1.01}, "next_bev"),
     ],
@@ -99,6 +117,124 @@ def _set(name, index, value):
 def test_every_way_of_being_wrong_fails(contract, sequence, change, word):
     report, _ = judge(contract, sequence, change)
     assert not report.ok and any(word in f for f in report.faults), report.faults
+
+
+OUTPUTS = [p.name for p in contract_for(nano_spec()).outputs]
+STATES = [p.name for p in contract_for(nano_spec()).state]
+
+
+@pytest.mark.parametrize("everywhere", [True, False], ids=["everywhere", "in one place"])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_no_output_can_be_wrong_unnoticed(contract, sequence, name, everywhere):
+    """One wrong number suffices: in the first row or element. An image of cells may have one on the edge, not a patch."""
+
+    def spoil(value):
+        if value.dtype.kind == "i":
+            return np.where(value > 0, 0, 1).astype(value.dtype)
+        return 1.0 - value if name in ("map_lanes", "map_drivable") else value + np.float32(0.3)
+
+    patch = slice(0, 9), slice(0, 9)
+    places = {"map_drivable": (0, *patch), "map_lanes": (0, 0, *patch), "dropped": 0, "map_settled": 0}
+
+    def change(i, out):
+        where = ... if everywhere else places.get(name, (0, 1))
+        value = out[name].copy()
+        value[where] = spoil(value)[where]
+        return out | {name: value}
+
+    report, _ = judge(contract, sequence, change)
+    assert any(f"{name} differs" in f or f"and {name}" in f for f in report.faults), report.faults
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_no_state_can_be_wrong_unnoticed(contract, sequence, name):
+    def change(i, out):
+        value = out[f"next_{name}"].copy()
+        value[(0,) * value.ndim] += 1
+        return out | {f"next_{name}": value}
+
+    report, _ = judge(contract, sequence, change)
+    assert [f for f in report.faults if f"next_{name} differs" in f] == report.faults != []
+
+
+def test_map_elements_that_tie_may_change_places(contract, sequence):
+    for frame in sequence.expected:
+        frame["map_score"][0, 3] = frame["map_score"][0, 4] = (frame["map_score"][0, 2] + frame["map_score"][0, 5]) / 2
+
+    def swap(i, out):
+        order = [0, 1, 2, 4, 3, *range(5, out["map_score"].shape[1])]
+        return out | {n: out[n][:, order] for n in out if n in ("map_score", "map_label", "map_box", "map_mask", "map_kept")}
+
+    report, _ = judge(contract, sequence, swap)
+    assert report.ok, report.faults
+
+
+def test_the_last_map_element_may_be_another_unless_the_map_is_made_of_it(contract, sequence):
+    def exchange(i, out):
+        last = {n: out[n].copy() for n in ("map_label", "map_box", "map_mask")}
+        last["map_label"][0, -1] = (last["map_label"][0, -1] + 1) % 3
+        last["map_box"][0, -1] = 1 - last["map_box"][0, -1]
+        last["map_mask"][0, -1] = last["map_mask"][0, -1, ::-1]
+        return out | last
+
+    for frame in sequence.expected:
+        frame["map_score"][0, -1], frame["map_kept"][0, -1] = 0.0, 0
+        frame["map_lanes"] = merged_anew(frame, contract.map_merge)
+    assert judge(contract, sequence, exchange)[0].ok
+    for frame in sequence.expected:
+        frame["map_score"][0] += 0.2
+        frame["map_kept"][:] = 1
+        frame["map_lanes"] = merged_anew(frame, contract.map_merge)
+    report, _ = judge(contract, sequence, exchange)
+    assert any("map_label" in f for f in report.faults), report.faults
+
+
+def test_lanes_may_differ_where_a_cell_on_the_edge_decided_but_not_from_their_own_elements(contract, sequence):
+    """Two elements, the second 40 % inside the first: one cell more and it is left out whole."""
+    frame = sequence.expected[1]
+    frame["map_mask"][:] = 0.0
+    frame["map_label"][:] = 1
+    frame["map_mask"][0, 0, 0, :20], frame["map_mask"][0, 0, 0, 8] = 1.0, 0.4999
+    frame["map_mask"][0, 1, 0, 5:10], frame["map_mask"][0, 1, 1, 5:13] = 1.0, 1.0
+    frame["map_mask"][0, 1, 0, 9:10] = 1.0
+    frame["map_mask"][0, 1, 1, 11:13] = 0.0
+    frame["map_lanes"] = merged_anew(frame, contract.map_merge)
+    assert frame["map_lanes"][0, 1, 1].sum() == 6, "painted"
+
+    def flip(i, out):
+        if i == 1:
+            out["map_mask"][0, 0, 0, 8] = 0.5001
+            out["map_lanes"] = merged_anew(out, contract.map_merge)
+            assert out["map_lanes"][0, 1, 1].sum() == 0, "left out"
+        return out
+
+    assert judge(contract, sequence, flip)[0].ok
+
+    def alone(i, out):
+        return out | {"map_lanes": merged_anew(flip(i, {k: v.copy() for k, v in out.items()}), contract.map_merge)}
+
+    assert any("map_lanes" in f for f in judge(contract, sequence, alone)[0].faults)
+
+
+def test_lanes_that_the_graph_did_not_settle_are_merged_on_the_host_for_every_runner(contract, sequence):
+    frame = sequence.expected[1]
+    lanes = frame["map_lanes"].copy()
+    frame["map_settled"][:] = 0
+
+    def unsettled(i, out):
+        return out | {"map_lanes": np.zeros_like(lanes)} if i == 1 else out
+
+    report, runner = judge(contract, sequence, unsettled)
+    assert report.ok, report.faults
+    got = finish_lanes(unsettled(1, frame), contract.map_merge)
+    np.testing.assert_array_equal(got["map_lanes"], lanes)
+    assert got["map_settled"] == 0, "what the graph said stays"
+    kept = finish_lanes(unsettled(1, frame | {"map_settled": np.ones(1, np.int32)}), contract.map_merge)
+    assert not kept["map_lanes"].any(), "a graph that settled is believed"
+
+
+def test_every_check_has_a_limit_in_every_precision():
+    assert {p: set(vars(t)) for p, t in TOLERANCES.items()} == dict.fromkeys(TOLERANCES, set(vars(TOLERANCES["fp32"])))
 
 
 def test_a_box_that_nobody_reports_may_differ(contract, sequence):
@@ -115,7 +251,7 @@ def test_lower_precision_has_wider_limits(contract, sequence):
 
 
 def test_missing_frames_fail(contract, sequence):
-    report = compare([], sequence, "none")
+    report = compare([], sequence, contract, "none")
     assert not report.ok
 
 

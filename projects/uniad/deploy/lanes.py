@@ -1,0 +1,26 @@
+"""The lanes of a replayed frame on the host: as the graph merged them, or merged anew where it says that it could not settle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from uniad.contract import MapMerge
+from uniad.models.map_select import merge_masks
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def merged_anew(outputs: Outputs, merge: MapMerge) -> np.ndarray:
+    """map_lanes [1, C, h, w] float32 by the sequential rule, from the elements of a frame's outputs."""
+    elements = (outputs[name][0] for name in ("map_mask", "map_score", "map_label"))
+    rule = merge.num_classes, merge.quality_threshold, merge.overlap_threshold
+    return merge_masks(*elements, *rule).lanes[None].astype(np.float32)
+
+
+def finish_lanes(outputs: Outputs, merge: MapMerge) -> dict[str, np.ndarray]:
+    """The outputs with final lanes. ``map_settled`` stays what the graph said."""
+    if outputs["map_settled"].all():
+        return dict(outputs)
+    return {**outputs, "map_lanes": merged_anew(outputs, merge)}
