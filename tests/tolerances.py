@@ -25,6 +25,10 @@ TOLERANCES: dict[str, float] = {
     "map": 2e-5,
     # map losses of the recorded clip, from images; measured 3e-6, and the recorded implementation's own noise is 5e-6
     "map_loss": 2e-5,
+    # images through tracks and motion to occupancy, up to three frames fed back; measured 3e-5 (masks), 2e-5 (the rest)
+    "occ": 2e-4,
+    # motion from a recorded BEV: the map head, then three layers whose goals feed back; measured 4e-6, recorded noise 1e-4
+    "motion": 2e-5,
     # images to boxes, over several frames with the state fed back
     "frame": 1e-3,
 }

@@ -143,7 +143,7 @@ class OccHead(nn.Module):
         """[B, S, A] bool: a cell looks only at agents that may cover it, or at all of them if none does."""
         absent = ~valid[:, None, :]
         outside = (mask.detach().float().sigmoid() < self.spec.attn_mask_thresh).flatten(2).transpose(1, 2) | absent
-        return torch.where(outside.all(-1, keepdim=True), absent, outside)
+        return absent | (outside & ~outside.all(-1, keepdim=True))
 
 
 def _dot(query: Tensor, features: Tensor) -> Tensor:

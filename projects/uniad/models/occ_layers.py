@@ -108,16 +108,25 @@ class HalvingBottleneck(nn.Module):
             abn_up_project=_norm_relu(dim),
         ))  # fmt: skip
         self.projection = nn.Sequential(OrderedDict(
-            pool=nn.MaxPool2d(2),
-            conv_skip_proj=nn.Conv2d(dim, dim, 1, bias=False),
-            bn_skip_proj=nn.BatchNorm2d(dim),
+            conv_skip_proj=nn.Conv2d(dim, dim, 1, bias=False), bn_skip_proj=nn.BatchNorm2d(dim)
         ))  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
-        # An odd edge is pooled with zeros, not with nothing: a negative feature there becomes 0.
-        padded = F.pad(x, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else x
-        return self.layers(x) + self.projection(padded)
+        return self.layers(x) + self.projection(_halve(x))
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Largest of every 2x2 cells. An odd edge is completed with zeros, not with nothing: a negative feature there becomes 0.
+
+    Written without padding first, which onnxruntime 1.23 folds into the pooling and thereby pads with minus infinity.
+    """
+    h, w = x.shape[-2:]
+    x = F.max_pool2d(x, 2, ceil_mode=True)
+    if h % 2:
+        x = torch.cat([x[:, :, :-1], x[:, :, -1:].relu()], 2)
+    if w % 2:
+        x = torch.cat([x[..., :-1], x[..., -1:].relu()], 3)
+    return x
 
 
 class UpsampleAdd(nn.Module):
