@@ -16,8 +16,11 @@ include mk/prelude.mk
 include mk/vars.mk
 include mk/variants.mk
 include mk/workspace.mk
+include mk/weights.mk
 include mk/data.mk
+include mk/container.mk
 include mk/train.mk
+include mk/documented.mk
 include mk/export.mk
 include mk/engine.mk
 include mk/test.mk

@@ -8,6 +8,10 @@ qs = $(foreach w,$1,$(call q,$w))
 empty :=
 space := $(empty) $(empty)
 comma := ,
+define newline
+
+
+endef
 
 # $(call one-of,NAME,choices): stops when the variable's value is not one of them.
 one-of = $(if $(filter-out 1,$(words $($1)))$(filter-out $2,$($1)),$(error $1=$($1) is unknown: choose $(subst $(space),$(comma) ,$(strip $2))))

@@ -32,17 +32,16 @@ TRAIN_OPTIONS = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS
 TRAIN_FLAGS = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS), --max-iters $(MAX_ITERS))$(if $(filter 1,$(SCRATCH)), --from-scratch)
 
 # One process needs no launcher; more, or more machines, go through torchrun.
+# The script counts the GPUs of all machines.
+ALL_GPUS := $(if $(filter 1,$(NNODES)),$(GPUS),$(shell echo $$(($(GPUS) * $(NNODES)))))
 ALONE := $(if $(filter 0 1,$(GPUS)),$(if $(filter 1,$(or $(NNODES),1)),1))
-TRAIN = $(if $(ALONE),$(RUN) tools/train.py $1,tools/uniad_dist_train.sh $1 $(GPUS))
-NNODES ?= 1
-export NNODES
+TRAIN = $(if $(ALONE),$(RUN) tools/train.py $1,$(IN) tools/uniad_dist_train.sh $1 $(ALL_GPUS))
+export NNODES NODE_RANK MASTER_ADDR MASTER_PORT
+$(foreach v,NNODES NODE_RANK MASTER_PORT NODE_TIMEOUT,$(call whole,$v))
+$(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR),,$(error NNODES=$(NNODES) needs MASTER_ADDR: the name or address of the machine with NODE_RANK=0)))
 
 # The documented configs start from published weights.
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
-ifneq (,$(INIT))
-$(INIT):
-	@echo 'error: $@ is missing: UniAD-$(VARIANT) starts from it (BEVFormer model zoo; docs/training.md), or train from nothing: FROM_SCRATCH=1' >&2; exit 2
-endif
 
 # Configs by content: a fresh checkout touches files without changing them. Code is no prerequisite of a checkpoint, or
 # days of training would be stale with every edit; it is one of what is made from the checkpoint.
@@ -68,14 +67,16 @@ $(call ckpt,$1): $(call trained,$1)
 	mv $$@.partial $$@
 
 $(call work,$1)/results.json: $(call ckpt,$1) $(INFOS_VAL) $(call code,models ops evaluation data) .make/var/EVAL_FLAGS.$(call work,$1) | $(ENV)
-	tools/uniad_dist_eval.sh $(call config,$1) $$< $$(or $$(filter-out 0,$$(GPUS)),1) --out $$@ $$(call cfg-options,$$(OPTIONS)) $$(EVAL_ARGS)
+	$$(IN) tools/uniad_dist_eval.sh $(call config,$1) $$< $$(or $$(filter-out 0,$$(GPUS)),1) --out $$@ $$(call cfg-options,$$(OPTIONS)) $$(EVAL_ARGS)
 EVAL_FLAGS.$(call work,$1) = $$(OPTIONS) $$(EVAL_ARGS)
 endef
+ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
+endif
 
 CONFIG := $(call config,$(STAGE))
 CKPT := $(call ckpt,$(STAGE))
-RESULTS := $(call work,$(STAGE))/results.json
+RESULTS := $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/.steps/eval.$(VARIANT).$(STAGE),$(call work,$(STAGE))/results.json)
 
 .PHONY: train promote eval
 train: $(foreach s,$(STAGES),$(call ckpt,$s)) ## Train all stages and put each checkpoint in place; goes on where it was interrupted

@@ -12,9 +12,17 @@ INIT.full := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.tiny := ckpts/bevformer_tiny_epoch_24_updated2.pth
 INIT.nano :=
 
-# Epochs of the documented schedule, per stage
-STAGES := 1
+# /dev/shm that a container of it gets
+SHM.full := 32g
+SHM.tiny := 8g
+SHM.nano := 2g
+
+# Stages, and epochs of the documented schedule. Native has recipes for the first.
+STAGES = $(if $(filter torch1.12,$(STACK)),1 2,1)
 EPOCHS.1 := 6
+EPOCHS.2 := 20
 
 CONFIG_DIR.1 := stage1_track_map
 KIND.1 := track_map
+CONFIG_DIR.2 := stage2_e2e
+KIND.2 := e2e

@@ -39,10 +39,59 @@ FROM_SCRATCH ?=
 CFG_OPTIONS ?=
 # More options for tools/train.py
 TRAIN_ARGS ?=
+# GPUS is the number on each machine. Several machines: the same line on each, with its own NODE_RANK (0 first).
+NNODES ?= 1
+NODE_RANK ?= $(if $(call given,RANK),$(RANK),0)
+MASTER_ADDR ?=
+MASTER_PORT ?= 28599
+# Seconds that machines wait for each other before a stage
+NODE_TIMEOUT ?= 1800
+# More options for sbatch: SLURM_FLAGS='--partition=gpu --time=48:00:00'
+SLURM_FLAGS ?=
+
+# --- Published files ----------------------------------------------------------------------------------------------------
+# A folder of files that you have already, instead of downloading
+WEIGHTS_DIR ?=
+# 1: `make weights` fetches the published infos too, instead of making them
+PUBLISHED ?=
+
+# --- Containers ---------------------------------------------------------------------------------------------------------
+# More options for every `docker run` (or podman)
+DOCKER_FLAGS ?=
+# Base images. Empty: a public CUDA 11.6 image, a public TensorRT image, NVIDIA's L4T; a plain Debian works without a GPU.
+TORCH112_BASE ?=
+DEPLOY_BASE ?=
+JETSON_BASE ?=
+# Further package index that torch comes from; empty: the Dockerfile's, none: no further one
+TORCH112_INDEX_URL ?=
+DEPLOY_INDEX_URL ?=
+JETSON_INDEX_URL ?=
+# Where an image's packages come from; pip's own variables on this machine are handed on
+PIP_INDEX_URL ?=
+PIP_TRUSTED_HOST ?=
+APT_MIRROR ?=
+# Further certificates (PEM), and folders of wheels that are at hand
+PIP_CERT ?=
+CA_CERTS ?= $(PIP_CERT)
+PIP_FIND_LINKS ?=
+WHEELS ?= $(wildcard $(PIP_FIND_LINKS))
+http_proxy ?=
+https_proxy ?=
+no_proxy ?=
+# More build arguments (BUILD_ARGS='MAX_JOBS=2'), more options for `docker build`
+BUILD_ARGS ?=
+BUILD_FLAGS ?=
+
+# --- The documented stack (STACK=torch1.12) -----------------------------------------------------------------------------
+UNIAD_GIT_URL ?= https://github.com/OpenDriveLab/UniAD.git
+# Holds the checkout (UniAD_train/UniAD), the home of its containers and the stamps of its steps
+UNIAD_TRAIN ?= UniAD_train
+# Loader processes without a GPU
+CPU_WORKERS ?= 1
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
 # Which stage eval, export, verify, engine and visualize take
-STAGE ?= 1
+STAGE ?= $(lastword $(STAGES))
 # More options for tools/test.py and tools/visualize.py
 EVAL_ARGS ?=
 VISUALIZE_ARGS ?=

@@ -4,23 +4,18 @@
 STACKS := native torch1.12
 RUNTIMES := host docker podman
 DATASETS := synthetic nuscenes demo
-# What this version of the repository has recipes for
-STACKS_HERE := native
-RUNTIMES_HERE := host
 
 HOST_PYTHON ?= python3
 ifeq (,$(shell command -v $(call q,$(HOST_PYTHON))))
 $(error HOST_PYTHON=$(HOST_PYTHON) was not found: install Python 3.10, 3.11 or 3.12, or name one: make HOST_PYTHON=/path/to/python3)
 endif
 
-# $(call can-run,NAME,what this version has): stops when it has no recipes for what was asked.
-can-run = $(if $(filter-out $2,$($1)),$(error $1=$($1) cannot be used by this version yet: $1=$(firstword $2) can, and reads the same files))
-check-settings = $(foreach v,$1,$(call one-of,$v,$($vS)))$(if $(filter STACK,$1),$(call can-run,STACK,$(STACKS_HERE)))$(if $(filter RUNTIME,$1),$(call can-run,RUNTIME,$(RUNTIMES_HERE)))
+check-settings = $(foreach v,$1,$(call one-of,$v,$($vS)))
 
 # What a person asked for is checked before the machine is looked at, and all of it after.
 GIVEN := $(foreach v,STACK RUNTIME DATASET,$(if $(call given,$v),$v))
 $(call check-settings,$(GIVEN))
-ASKED = $(foreach v,$(GIVEN),--ask $(call q,$v=$($v)))
+ASKED = $(foreach v,$(GIVEN) $(if $(call given,GPUS),GPUS),--ask $(call q,$v=$($v)))
 CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) $(ASKED)
 
 # Goals that need no configuration
@@ -46,10 +41,17 @@ CONFIGURED_DATASET ?= synthetic
 CONFIGURED_GPUS ?= 0
 CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
-RUNTIME ?= $(CONFIGURED_RUNTIME)
+# The documented stack asked for on a machine that was configured for the host: the engine that is there
+RUNTIME ?= $(if $(filter torch1.12host,$(STACK)$(CONFIGURED_RUNTIME)),$(or $(firstword $(foreach e,docker podman,$(if $(shell command -v $e),$e))),docker),$(CONFIGURED_RUNTIME))
 DATASET ?= $(CONFIGURED_DATASET)
 GPUS ?= $(CONFIGURED_GPUS)
+ifeq ($(STACK) $(RUNTIME),torch1.12 host)
+$(error STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here)
+endif
+# Where native tools run: with STACK=torch1.12 a host environment can serve as well
+TOOLS_RUNTIME ?= $(RUNTIME)
 $(call check-settings,STACK RUNTIME DATASET)
+$(call one-of,TOOLS_RUNTIME,host $(RUNTIME))
 $(call whole,GPUS)
 $(call path,VENV)
 
@@ -59,27 +61,33 @@ configure: ## Look at this machine and choose STACK, RUNTIME and DATASET (writes
 
 # --- the environment ----------------------------------------------------------------------------------------------------
 PYTHON := $(VENV)/bin/python
-ENV := $(VENV)/.ready
+VENV_READY := $(VENV)/.ready
+ENV := $(VENV_READY)
 # For the tools: one place for the native package's path and the interpreter that shell scripts call
 export PYTHON
 RUN := $(PYTHON)
+IN :=
+ifneq ($(TOOLS_RUNTIME),host)
+  # Native tools run in the deployment image; the tree is where a person finds it there.
+  ENV := .make/image/deploy
+  PYTHON := python3
+  NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT)),$(if $(filter-out $(abspath $d),$(realpath $d)),$(realpath $d):$(realpath $d)))
+  IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)))
+  RUN = $(IN) python3
+endif
 
 ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
 
 .PHONY: env
-env: $(ENV) ## Set up the virtual environment with everything pinned in pyproject.toml
+env: $(VENV_READY) ## Set up the virtual environment with everything pinned in pyproject.toml
 
-$(ENV): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
+$(VENV_READY): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
 	@$(CONFIGURED_PYTHON) tools/setup_env.py $(call q,$(VENV)) --torch-index $(call q,$(TORCH_INDEX_URL))
 	@touch $@
 
 .PHONY: doctor
 doctor: ## Say what this machine can and cannot do, and what to do about it
 	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))
-
-.PHONY: shell
-shell: $(ENV) ## Open a shell inside the environment
-	@VIRTUAL_ENV=$$PWD/$(VENV) PATH=$$PWD/$(VENV)/bin:$$PATH exec "$${SHELL:-bash}"
 
 .PHONY: clean
 clean: ## Remove caches and what the demo made; data, checkpoints, engines and environment stay

@@ -23,23 +23,58 @@ class Refused(Exception):
     """What was asked for cannot work here; the message names what would."""
 
 
+def documented_problem(gpus: list[machine.Gpu]) -> str:
+    """Why the documented stack's torch cannot use this machine's GPUs; empty where it can."""
+    newer = [g for g in gpus if g.capability > machine.NEWEST_DOCUMENTED_GPU]
+    if newer:
+        return f"{newer[0]} is newer than torch 1.12 knows (up to sm_86)"
+    return ""
+
+
+def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> tuple[str, str, str]:
+    """(STACK, RUNTIME, why). The documented stack where it can work, else native.
+
+    Native runs in a container where an engine answers and has GPUs, or where the host has no fitting Python. On a CPU an image
+    of many GB would bring nothing that a virtual environment has not.
+    """
+    stack, runtime = asked.get("STACK"), asked.get("RUNTIME")
+    if stack == "torch1.12" and runtime == "host":
+        raise Refused("STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here")
+    if stack == "torch1.12" and documented_problem(gpus):
+        raise Refused(f"STACK=torch1.12 cannot use this GPU: {documented_problem(gpus)}; STACK=native can, with the same files")
+    if runtime == "host":
+        return stack or "native", "host", ""
+    engines = machine.engines()
+    working = [name for name, state in engines.items() if state == "answers"]
+    states = "; ".join(f"{name}: {state}" for name, state in engines.items()) or "neither docker nor podman is installed"
+    if runtime and runtime not in working:
+        raise Refused(f"RUNTIME={runtime} cannot work here ({states}): start it or join its group, or use RUNTIME=host")
+    if not working:
+        if stack == "torch1.12":
+            raise Refused(f"STACK=torch1.12 needs a container engine ({states}): install or start one, or use STACK=native")
+        return "native", "host", ""
+    engine = runtime or working[0]
+    with_gpus = bool(gpus) and machine.engine_has_gpus(engine)
+    if not stack and with_gpus and not documented_problem(gpus):
+        return "torch1.12", engine, f"{engine} answers and has GPUs"
+    if stack == "torch1.12" or runtime or with_gpus or not has_python:
+        return stack or "native", engine, f"{engine} answers{' and has GPUs' * with_gpus}"
+    return "native", "host", ""
+
+
 def choose(asked: dict[str, str], python: str) -> tuple[dict[str, str], str]:
     """(settings, why). Raises Refused."""
     for key, allowed in {"STACK": STACKS, "RUNTIME": RUNTIMES, "DATASET": DATASETS}.items():
         if key in asked and asked[key] not in allowed:
             raise Refused(f"{key}={asked[key]} is unknown: choose {', '.join(allowed)}")
-    if asked.get("STACK") == "torch1.12":
-        raise Refused("STACK=torch1.12 cannot be run by this version yet: STACK=native can, and reads the same files")
-    if asked.get("RUNTIME", "host") != "host":
-        raise Refused(f"RUNTIME={asked['RUNTIME']} cannot be used by this version yet: RUNTIME=host can")
-
+    gpus = [] if asked.get("GPUS") == "0" else machine.gpus()
     found = machine.find_python(python)
-    if found is None:
+    stack, runtime, where = place(asked, gpus, found is not None)
+    if found is None and runtime == "host":
         raise Refused(
             "no Python 3.10, 3.11 or 3.12 on PATH (newer ones lack wheels of numpy < 2, which the nuScenes devkit needs): "
             "install one, or name it: make configure HOST_PYTHON=/path/to/python3"
         )
-    gpus = machine.gpus()
     usable = [g for g in gpus if g.capability >= machine.OLDEST_GPU]
     versions = machine.nuscenes_versions("data/nuscenes")
     if asked.get("DATASET") == "nuscenes" and not versions:
@@ -48,13 +83,15 @@ def choose(asked: dict[str, str], python: str) -> tuple[dict[str, str], str]:
             "(ln -s /where/nuscenes/is data/nuscenes), or use DATASET=synthetic"
         )
     settings = {
-        "STACK": asked.get("STACK", "native"),
-        "RUNTIME": asked.get("RUNTIME", "host"),
+        "STACK": stack,
+        "RUNTIME": runtime,
         "DATASET": asked.get("DATASET", "nuscenes" if versions else "synthetic"),
         "GPUS": str(len(usable)),
-        "PYTHON": found[0],
+        "PYTHON": found[0] if found else python,
     }
-    reasons = [f"Python {found[1][0]}.{found[1][1]}"]
+    reasons = [where] if where else []
+    if found:
+        reasons.append(f"Python {found[1][0]}.{found[1][1]}")
     if usable:
         reasons.append(f"{len(usable)} GPU{'s' * (len(usable) > 1)}, {usable[0]}")
     elif gpus:

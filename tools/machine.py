@@ -66,6 +66,14 @@ def engines() -> dict[str, str]:
     return found
 
 
+def engine_has_gpus(name: str) -> bool:
+    """Whether containers can get GPUs: NVIDIA's runtime is registered, its hook is installed, or a CDI file names the devices."""
+    if "nvidia" in (run([name, "info", "--format", "{{json .}}"]) or "").lower():
+        return True
+    hook = shutil.which("nvidia-container-runtime-hook") or shutil.which("nvidia-container-toolkit")
+    return bool(hook) or any(next(Path(d).glob("nvidia*.y*ml"), None) for d in ("/etc/cdi", "/var/run/cdi"))
+
+
 def python_version(command: str) -> tuple[int, int] | None:
     text = run([command, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"])
     return tuple(int(v) for v in text.split()) if text else None  # type: ignore[return-value]

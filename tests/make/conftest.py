@@ -39,6 +39,9 @@ case "$tool" in
 esac
 """
 
+# Tools that need nothing but Python: the real ones
+PLAIN = ("configure", "machine", "doctor", "uniad_tree", "fetch_weights", "wait_for_nodes")
+
 
 @dataclass
 class Tree:
@@ -77,7 +80,7 @@ def tree(tmp_path: Path) -> Tree:
         shutil.copy(REPO / name, tmp_path / name)
     (tmp_path / "tools").mkdir()
     for path in (REPO / "tools").iterdir():
-        if path.suffix == ".sh" or path.stem in ("configure", "machine", "doctor"):
+        if path.suffix == ".sh" or path.stem in PLAIN:
             shutil.copy(path, tmp_path / "tools" / path.name)
     (tmp_path / "tools" / "setup_env.py").write_text("")
     stub = tmp_path / ".venv" / "bin" / "python"

@@ -43,15 +43,56 @@ def test_configure_finds_nuscenes(tree: Tree):
 
 
 @pytest.mark.parametrize("asked, hint", [
-    ({"STACK": "torch1.12"}, "STACK=native can"),
-    ({"RUNTIME": "podman"}, "RUNTIME=host can"),
+    ({"STACK": "torch1.12"}, "neither docker nor podman is installed.*use STACK=native"),
+    ({"STACK": "torch1.12", "RUNTIME": "host"}, "RUNTIME=docker or podman, or STACK=native"),
+    ({"RUNTIME": "podman"}, "use RUNTIME=host"),
     ({"DATASET": "nuscenes"}, "DATASET=synthetic"),
     ({"STACK": "x"}, "choose native, torch1.12"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_with_what_can(asked: dict[str, str], hint: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "engines", dict)
     with pytest.raises(configure.Refused, match=hint):
         configure.choose(asked, sys.executable)
+
+
+A40, H200 = machine.Gpu("A40", (8, 6), 48), machine.Gpu("H200", (9, 0), 140)
+
+
+@pytest.mark.parametrize("gpus, engine, engine_gpus, asked, expected", [
+    ([A40], "answers", True, {}, ("torch1.12", "docker")),
+    ([H200], "answers", True, {}, ("native", "docker")),
+    ([A40], "answers", False, {}, ("native", "host")),
+    ([A40], "permission denied", True, {}, ("native", "host")),
+    ([], "answers", False, {}, ("native", "host")),
+    ([], "answers", False, {"RUNTIME": "docker"}, ("native", "docker")),
+    ([], "answers", False, {"STACK": "torch1.12"}, ("torch1.12", "docker")),
+    ([H200], "answers", True, {"STACK": "torch1.12", "GPUS": "0"}, ("torch1.12", "docker")),
+    ([A40], "answers", True, {"STACK": "native", "RUNTIME": "host"}, ("native", "host")),
+])  # fmt: skip
+def test_the_documented_stack_is_chosen_where_it_can_work(gpus, engine, engine_gpus, asked, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    monkeypatch.setattr(machine, "engines", lambda: {"docker": engine})
+    monkeypatch.setattr(machine, "engine_has_gpus", lambda name: engine_gpus)
+    settings, _ = configure.choose(asked, sys.executable)
+    assert (settings["STACK"], settings["RUNTIME"]) == expected
+
+
+def test_a_gpu_newer_than_the_documented_stack_names_the_native_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "gpus", lambda: [H200])
+    monkeypatch.setattr(machine, "engines", lambda: {"docker": "answers"})
+    with pytest.raises(configure.Refused, match="H200.*sm_90.*sm_86.*STACK=native"):
+        configure.choose({"STACK": "torch1.12"}, sys.executable)
+
+
+def test_a_host_without_a_fitting_python_uses_the_engine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "find_python", lambda first: None)
+    monkeypatch.setattr(machine, "engines", lambda: {"podman": "answers"})
+    settings, _ = configure.choose({}, "python3")
+    assert (settings["STACK"], settings["RUNTIME"]) == ("native", "podman")
 
 
 def test_gpus_that_torch_can_use_are_counted(tmp_path, monkeypatch):
@@ -68,6 +109,7 @@ def test_gpus_that_torch_can_use_are_counted(tmp_path, monkeypatch):
 def test_a_machine_without_a_fitting_python_is_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "python_version", lambda command: (3, 14))
+    monkeypatch.setattr(machine, "engines", dict)
     with pytest.raises(configure.Refused, match="3.10, 3.11 or 3.12"):
         configure.choose({}, sys.executable)
 

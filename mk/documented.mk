@@ -1,0 +1,140 @@
+##@ The documented stack (STACK=torch1.12)
+
+# The training tree: the public repository at its pinned commit, our patches, our overlay. Each step leaves a stamp.
+UNIAD_COMMIT := 02fa68c5cbbd55261b34ad2c55c4c50fa6c120e6
+$(call path,UNIAD_TRAIN)
+TREE := $(UNIAD_TRAIN)/UniAD
+STEPS := $(UNIAD_TRAIN)/.steps
+PATCHES := $(sort $(wildcard patch/uniad-*.patch))
+# Copied into the tree: the operators' package, the configs, and the tools it lacks
+OVERLAY := third_party/uniad_mmdet3d projects/configs tools/postprocess_bevformer_tiny_epoch_24_pth.py
+OVERLAY_FILES = $(shell find $(OVERLAY) -type f -not -path '*/__pycache__/*' -not -path '*/build/*' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null)
+
+UNIAD_TREE = $(HOST_PYTHON) tools/uniad_tree.py
+CLONE_FROM = $(UNIAD_GIT_URL) $(UNIAD_COMMIT)
+
+.PHONY: clone patch overlay compile
+clone: $(STEPS)/clone ## Clone UniAD at its pinned commit into UniAD_train/UniAD
+patch: $(STEPS)/clone ## Apply our patches to it, once
+	@$(PATCH_TREE)
+overlay: $(STEPS)/overlay ## Copy third_party, configs and tools into it
+compile: $(STEPS)/compile ## Build uniad_mmdet3d inside the container
+
+$(STEPS)/clone: $$(if $$(wildcard $(TREE)/.git),,FORCE)
+	$(UNIAD_TREE) clone --tree $(TREE) --url $(call q,$(UNIAD_GIT_URL)) --commit $(UNIAD_COMMIT)
+	@mkdir -p $(@D) && touch $@
+
+PATCH_TREE = $(UNIAD_TREE) patch --tree $(TREE) --commit $(UNIAD_COMMIT) $(PATCHES)
+$(STEPS)/patch: $(STEPS)/clone $(PATCHES)
+	$(PATCH_TREE)
+	@touch $@
+
+$(STEPS)/overlay: $(STEPS)/patch $$(OVERLAY_FILES)
+	$(UNIAD_TREE) overlay --tree $(TREE) $(OVERLAY)
+	@mkdir -p $(TREE)/ckpts $(TREE)/data/nuscenes $(TREE)/data/infos $(TREE)/data/others $(UNIAD_TRAIN)/home
+	@touch $@
+
+# --- the container ------------------------------------------------------------------------------------------------------
+INSIDE := /workspace/UniAD_train/UniAD
+place = $(or $(realpath $1),$(abspath $1))
+# The world in use appears at the documented paths. The deployment tree is this repository.
+STACK_MOUNTS = $(abspath $(TREE)):$(INSIDE) $(CURDIR):/workspace/UniAD $(abspath $(UNIAD_TRAIN))/home:/home/uniad
+DATA_MOUNTS = $(call place,$(DATA_ROOT)):$(INSIDE)/data/nuscenes $(call place,$(INFO_ROOT)):$(INSIDE)/data/infos $(call place,$(dir $(ANCHORS))):$(INSIDE)/data/others
+STACK_ENV = --env HOME=/home/uniad
+# $(call in-stack,folder,GiB of /dev/shm,mounts,more)
+in-stack = $(call in-container,torch1.12,$2,$(STACK_MOUNTS) $3,$1,$(STACK_ENV)$(if $4, $4))
+
+IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(DATA_MOUNTS),)
+
+# Is there an engine, and is no GPU newer than this torch? Asked before anything that takes long.
+CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=$(RUNTIME) --ask GPUS=$(GPUS) --python $(call q,$(HOST_PYTHON)) --words > /dev/null
+
+# It builds against this image's torch and Python: another image, another build.
+$(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
+	@$(CAN_RUN)
+	$(call in-stack,$(INSIDE)/third_party/uniad_mmdet3d,,,) python3 setup.py build develop --user
+	@touch $@
+
+# --- training and evaluation --------------------------------------------------------------------------------------------
+# The documented scripts count the GPUs of all machines; several machines take the documented launch instead of the script.
+DOC_ENV := $(if $(NET_FLAGS),--env RANK=$(NODE_RANK) --env MASTER_ADDR=$(MASTER_ADDR) --env MASTER_PORT=$(MASTER_PORT))
+CPU_OPTIONS := $(if $(filter 0,$(GPUS)),data.workers_per_gpu=$(CPU_WORKERS))
+# From nothing: nothing is loaded, nothing is frozen, and the backbone learns as fast as the rest.
+SCRATCH_OPTIONS.1 := load_from=None model.img_backbone.frozen_stages=-1 model.img_backbone.norm_eval=False model.img_backbone.norm_cfg.requires_grad=True \
+  model.freeze_img_backbone=False model.freeze_img_neck=False model.freeze_bn=False optimizer.paramwise_cfg.custom_keys.img_backbone.lr_mult=1.0
+SCRATCH_OPTIONS.2 :=
+# A run of iterations: the runner's own names, and no validation in the middle.
+ITER_OPTIONS := $(if $(MAX_ITERS),total_epochs=None runner.type=IterBasedRunner runner.max_epochs=None runner.max_iters=$(MAX_ITERS) checkpoint_config.interval=$(MAX_ITERS) log_config.interval=1)
+EPOCH_OPTIONS := $(if $(EPOCHS),total_epochs=$(EPOCHS) runner.max_epochs=$(EPOCHS))
+doc-options = $(strip $(if $(filter 1,$(SCRATCH)),model.pretrained=None $(SCRATCH_OPTIONS.$1)) $(EPOCH_OPTIONS) $(ITER_OPTIONS) $(CLIP_OPTIONS) $(CPU_OPTIONS) $(CFG_OPTIONS))
+doc-config = ./projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
+doc-work = projects/work_dirs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)
+doc-trained = $(TREE)/$(call doc-work,$1)/$(if $(MAX_ITERS),iter_$(MAX_ITERS),epoch_$(or $(EPOCHS),$(EPOCHS.$1))).pth
+doc-name = $(STEM.$(VARIANT))_$(KIND.$1).pth
+
+doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
+DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(MASTER_ADDR) --master_port=$(MASTER_PORT)
+doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
+doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-config) ./ckpts/$(doc-name) --eval bbox,./tools/uniad_dist_eval.sh $(doc-config) ./ckpts/$(doc-name) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
+
+ifeq ($(STACK),torch1.12)
+define doc-stage-rules
+DOC_RUN.$(doc-work) = $$(call doc-train,$1) $$(CONFIG_SUM)
+
+.PHONY: train-stage$1
+train-stage$1: $(doc-trained)
+
+# A run that was asked for otherwise is set aside, never continued and never deleted; the same one goes on.
+$(doc-trained): $(STEPS)/compile $(INFOS) $(ANCHORS) $(if $(filter 1,$1),$(if $(INIT),$(TREE)/$(INIT)),$(TREE)/ckpts/$(call doc-name,1)) .make/var/DOC_RUN.$(doc-work)
+	@$$(CAN_RUN)
+	@tools/set_aside.sh $(TREE)/$(doc-work) $$(call q,$$(DOC_RUN.$(doc-work)))
+	$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT))
+	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM_SIZE)),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
+	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
+	@touch $$@
+
+# As documented: cp, then mv
+$(TREE)/ckpts/$(doc-name): $(doc-trained)
+	cp $$< $$(@D)/
+	mv $$(@D)/$$(<F) $$@
+
+# The deployment tree's copy, under the name that export and evaluation read
+$(call ckpt,$1): $(TREE)/ckpts/$(doc-name)
+	@mkdir -p $$(@D)
+	cp $$< $$@.partial
+	mv $$@.partial $$@
+	$$(if $$(DEPLOYED.$1),cp $$@ $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1)$$(DEPLOYED.$1).pth)
+
+$(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1
+	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM_SIZE)),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)
+	@touch $$@
+DOC_EVAL.$1 = $$(call doc-eval,$1)
+endef
+DEPLOYED.1 :=
+DEPLOYED.2 := _ep20
+$(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
+ifneq (,$(INIT))
+$(TREE)/$(INIT): $(INIT) $(STEPS)/overlay
+	cp $< $@.partial
+	mv $@.partial $@
+endif
+endif
+
+.PHONY: slurm
+slurm: ## Submit training to Slurm: NNODES machines, GPUS on each, SLURM_FLAGS
+	@command -v sbatch > /dev/null || { echo 'error: sbatch is not on PATH: this machine submits to no Slurm; run `make train NNODES=.. NODE_RANK=.. MASTER_ADDR=..` on each machine' >&2; exit 2; }
+	sbatch --nodes=$(NNODES) --ntasks-per-node=1 --gpus-per-node=$(GPUS) --job-name=uniad-$(VARIANT) $(SLURM_FLAGS) tools/slurm_job.sh VARIANT=$(VARIANT) STACK=$(STACK) RUNTIME=$(RUNTIME) DATASET=$(DATASET) GPUS=$(GPUS) $(MASTER_PORT:%=MASTER_PORT=%)
+
+##@ Workspace
+.PHONY: shell
+ifeq ($(STACK),torch1.12)
+shell: $(STEPS)/overlay .make/image/torch1.12 ## Open a shell where this STACK's commands run
+	$(IN_DOCUMENTED) /bin/bash
+else
+shell: $(ENV)
+  ifeq ($(TOOLS_RUNTIME),host)
+	@VIRTUAL_ENV=$$PWD/$(VENV) PATH=$$PWD/$(VENV)/bin:$$PATH exec "$${SHELL:-bash}"
+  else
+	$(IN) /bin/bash
+  endif
+endif

@@ -1,0 +1,33 @@
+##@ Data
+
+# Published files, where they come from, and what is made of them. WEIGHTS_URL.<file> names another address (a Google Drive
+# mirror goes through gdown); WEIGHTS_DIR is a folder of files that you have.
+BEVFORMER := https://github.com/zhiqi-li/storage/releases/download/v1.0
+UNIAD_RELEASE := https://github.com/OpenDriveLab/UniAD/releases/download/v1.0
+WEIGHTS_FROM.bevformer_tiny_epoch_24.pth := $(BEVFORMER)/bevformer_tiny_epoch_24.pth
+WEIGHTS_FROM.bevformer_r101_dcn_24ep.pth := $(BEVFORMER)/bevformer_r101_dcn_24ep.pth
+WEIGHTS_FROM.motion_anchor_infos_mode6.pkl := $(UNIAD_RELEASE)/motion_anchor_infos_mode6.pkl
+WEIGHTS_FROM.nuscenes_infos_temporal_train.pkl := $(UNIAD_RELEASE)/nuscenes_infos_temporal_train.pkl
+WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_RELEASE)/nuscenes_infos_temporal_val.pkl
+
+setting = $(if $(filter-out undefined,$(origin $1)),$($1))
+# $(call fetch,file)
+fetch = $(HOST_PYTHON) tools/fetch_weights.py --out $(call q,$1) $(foreach u,$(call setting,WEIGHTS_URL.$(notdir $1)) $(WEIGHTS_FROM.$(notdir $1)),--url $(call q,$u)) \
+  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(WEIGHTS_SHA256.$(notdir $1)))
+
+# What a variant's published weights are as they come
+RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
+RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
+RAW.nano :=
+PUBLISHED_INFOS := $(DATA_DIR)/infos/nuscenes_infos_temporal_train.pkl $(DATA_DIR)/infos/nuscenes_infos_temporal_val.pkl
+ANCHORS.nuscenes := $(DATA_DIR)/others/motion_anchor_infos_mode6.pkl
+
+.PHONY: weights init-weights
+weights: ## Fetch published weights, anchors and infos (WEIGHTS_DIR: those you have); checks those that are there
+	$(foreach f,$(RAW.$(VARIANT)) $(if $(filter nuscenes,$(DATASET)),$(ANCHORS.nuscenes) $(if $(PUBLISHED),$(PUBLISHED_INFOS))),$(call fetch,$f)$(newline))
+init-weights: $(INIT.$(VARIANT)) ## Make BEVFormer weights ready for stage 1 (tiny: adds the ego query, renames parameters)
+
+$(sort $(RAW.full) $(RAW.tiny)):
+	@$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
+$(INIT.tiny): $(RAW.tiny) | $(ENV)
+	$(RUN) tools/postprocess_bevformer_tiny_epoch_24_pth.py $< $@

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Runs one container and leaves none behind: in_container.sh IMAGE ENGINE run FLAG... IMAGE COMMAND...
+# Names what is missing (engine, image, GPU support) in one line; Ctrl-C, a closed terminal or a kill ends the container.
+set -euo pipefail
+image=$1 engine=$2
+shift 3
+fail() { echo "error: $*" >&2; exit 2; }
+
+command -v "$engine" > /dev/null || fail "no container engine: $engine is not installed; install it, or use STACK=native RUNTIME=host"
+if ! said=$("$engine" version 2>&1); then
+  fail "$engine does not answer (${said##*$'\n'}): start it or join its group, or use STACK=native RUNTIME=host"
+fi
+"$engine" image inspect "$image" > /dev/null 2>&1 || fail "image $image is missing: make image"
+
+name=uniad-$$-$RANDOM
+stop() {
+  trap '' INT TERM HUP
+  # The command's own end first (training writes a checkpoint), then by force.
+  "$engine" stop --time "${STOP_SECONDS:-20}" "$name" > /dev/null 2>&1 || true
+  "$engine" rm --force "$name" > /dev/null 2>&1 || true
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP
+
+# A bind-mounted path that is absent would be made by the engine's daemon, as root.
+previous=
+for word in "$@"; do
+  if [[ $previous == --volume || $previous == -v ]]; then
+    [[ -e ${word%%:*} ]] || fail "${word%%:*} is not there, and a container was to see it as ${word#*:}"
+  fi
+  [[ $word == "$image" ]] && break
+  previous=$word
+done
+
+gpus() { sed -u "s/^.*could not select device driver.*$/error: $engine cannot give GPUs to containers: install the NVIDIA Container Toolkit, or GPUS=0 for the CPU/; /^See '.* run --help'/d"; }
+# In the background, so that a signal is acted upon at once; input stays the terminal's.
+exec 3<&0
+"$engine" run --name "$name" --pull never "$@" <&3 2> >(gpus >&2) &
+status=0
+wait $! || status=$?
+exit "$status"
