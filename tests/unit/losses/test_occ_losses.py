@@ -1,0 +1,223 @@
+"""Occupancy losses: against plain loops, against recorded values, and where there is little or nothing to learn from."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specs import nano_spec, tiny_spec
+from stage2_clip import clip as stage2_clip
+from stage2_clip import targets as stage2_targets
+from tolerances import CLIP_GRAD_NORM, CLIP_LOSS, close
+from torch import Tensor, nn
+from uniad.losses.criterion import Criterion
+from uniad.losses.occ import occ_losses
+from uniad.models.agents import select_training_agents
+from uniad.models.motion import MotionHead
+from uniad.models.occ import OccHead, OccRaw
+from uniad.models.uniad import UniAD
+from uniad.spec import OccSpec
+from uniad.training.clip import forward_clip
+from uniad.types import Targets
+from weights import fill
+
+SPEC = replace(nano_spec(2).model.occ, weight_aux=0.5)
+STEPS, H, W = SPEC.n_future + 1, 6, 7
+
+
+class Case:
+    """``matched[b]``: the objects of sample b's agents, -1 none; the slots after them are empty. Objects: slots 0 to 3."""
+
+    def __init__(self, matched: list[list[int]], slots: int = 4, seed: int = 0) -> None:
+        g = torch.Generator().manual_seed(seed)
+        batch = len(matched)
+        rows = [row + [2] * (slots - len(row)) for row in matched]  # what an empty slot names must not matter
+        self.matched = torch.tensor(rows)
+        valid = torch.arange(slots) < torch.tensor([len(row) for row in matched])[:, None]
+        logits, masks = (torch.randn(batch, slots, STEPS, H, W, generator=g) * 3 for _ in range(2))
+        self.raw = OccRaw(logits.requires_grad_(), masks.requires_grad_(), valid)
+        ids = torch.tensor([3, 255, 17, 4]).expand(batch, 2, 4).clone()
+        ids[:, 0] = 99  # only the last frame's count
+        instance = torch.tensor([0, 3, -20, 17, 4])[torch.randint(0, 5, (batch, 7, H, W), generator=g)]
+        nothing = dict.fromkeys(Targets._fields)
+        self.targets = Targets(
+            **nothing | {"ids": ids, "instance": instance, "occ_img_is_valid": torch.ones(batch, 9, dtype=torch.bool)}
+        )
+
+    def losses(self, **options) -> dict[str, Tensor]:
+        return occ_losses(self.raw, self.matched, self.targets, SPEC, **options)
+
+
+def literal(case: Case, b: int, spec: OccSpec) -> dict[str, float]:
+    """What the documented rules give for one sample alone, agent by agent and frame by frame."""
+    exists, instance = case.targets.occ_img_is_valid[b], case.targets.instance[b]
+    frames = [t for t in range(STEPS) if exists[:3].all() and exists[2 + t]]
+    agents = [a for a in range(case.matched.shape[1]) if case.raw.valid[b, a]]
+    out = {}
+    for name, logits, weight in (("", case.raw.logits, 1.0), ("aux_", case.raw.mask_logits, spec.weight_aux)):
+        dice, entropy = 0.0, 0.0
+        for a in agents:
+            if case.matched[b, a] < 0 or (instance[:STEPS] == 255).all():
+                continue
+            number = int(case.targets.ids[b, -1, case.matched[b, a]])
+            overlap = size = 0.0
+            for t in frames:
+                mask = (instance[t] == (-20 if number == 255 else number)).double()
+                prob = logits[b, a, t].detach().double().sigmoid()
+                overlap += (prob * mask).sum()
+                size += (prob + mask).sum()
+                likelihood = mask * prob.log() + (1 - mask) * (1 - prob).log()
+                worst = (-likelihood).flatten().sort(descending=True).values
+                entropy += spec.future_discount**t * worst[: int(spec.top_k_ratio * H * W)].mean()
+            if frames:
+                dice += 1 - (2 * overlap + spec.dice_eps) / (size + spec.dice_eps)
+        count = max(len(agents), 1)
+        out[f"occ.loss_{name}dice"] = weight * spec.weight_dice * float(dice / count)
+        out[f"occ.loss_{name}mask"] = weight * spec.weight_mask * float(entropy / (count * STEPS))
+    return out
+
+
+def mean_of_samples(case: Case) -> dict[str, float]:
+    samples = [literal(case, b, SPEC) for b in range(len(case.matched))]
+    return {name: sum(s[name] for s in samples) / len(samples) for name in samples[0]}
+
+
+def check(case: Case) -> None:
+    got = case.losses()
+    want = mean_of_samples(case)
+    assert got.keys() == want.keys() == {"occ.loss_dice", "occ.loss_mask", "occ.loss_aux_dice", "occ.loss_aux_mask"}
+    for name in want:
+        assert got[name].item() == pytest.approx(want[name], rel=1e-5, abs=1e-7), name
+
+
+def test_every_agent_is_compared_with_its_object() -> None:
+    check(Case([[0, 3, 2, 1]]))
+
+
+def test_an_unmatched_agent_is_ignored_but_counted() -> None:
+    case = Case([[0, -1, 3]])
+    check(case)
+    sum(case.losses().values()).backward()
+    assert not case.raw.logits.grad[0, 1].any() and case.raw.logits.grad[0, 0].any()
+
+
+def test_a_batch_loses_the_mean_of_what_its_samples_lose_alone() -> None:
+    check(Case([[0, 3, 2, 1], [1], [], [-1, 2]]))
+
+
+def test_missing_frames_are_left_out() -> None:
+    case = Case([[0, 3], [1, 2]])
+    case.targets.occ_img_is_valid[0, 4] = False
+    case.targets.instance[0, 2] = 255
+    case.targets.occ_img_is_valid[1, 1] = False  # a past frame: the sample teaches nothing
+    check(case)
+    sum(case.losses().values()).backward()
+    assert not case.raw.logits.grad[1].any() and not case.raw.logits.grad[0, :, 2].any()
+
+
+def test_a_label_that_is_ignored_everywhere_teaches_nothing() -> None:
+    case = Case([[0, 3]])
+    case.targets.instance[:] = 255
+    check(case)
+    assert sum(case.losses().values()) == 0
+
+
+@pytest.mark.parametrize("matched", [[[], []], [[-1]]])
+def test_without_a_vehicle_losses_are_zero_and_gradients_finite(matched) -> None:
+    losses = (case := Case(matched)).losses()
+    total = sum(losses.values())
+    total.backward()
+    assert total == 0 and not case.raw.logits.grad.any() and not case.raw.mask_logits.grad.any()
+
+
+def test_what_empty_slots_hold_changes_nothing() -> None:
+    case = Case([[0, 3], [1]])
+    want = case.losses()
+    with torch.no_grad():
+        for x in case.raw[:2]:
+            x[~case.raw.valid] = float("nan")
+    got = case.losses()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    sum(got.values()).backward()
+    assert torch.isfinite(case.raw.logits.grad).all() and not case.raw.logits.grad[~case.raw.valid].any()
+
+
+def test_the_number_of_agents_is_averaged_over_processes() -> None:
+    case = Case([[0, 3]])
+    one, other = case.losses(), case.losses(reduce_mean=lambda counts: (counts + 6) / 2)
+    assert other["occ.loss_dice"].item() == pytest.approx(one["occ.loss_dice"].item() / 2)
+    assert other["occ.loss_mask"] == one["occ.loss_mask"]  # a plain mean, as documented
+
+
+# Against recorded values ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(golden: Path) -> dict[str, np.ndarray]:
+    out = {}
+    for part in ("inputs", "outputs"):
+        with np.load(golden / f"tiny_stage2_train_{part}.npz") as data:
+            out |= {k: data[k] for k in data.files}
+    return out | json.loads((golden / "tiny_stage2_train_losses.json").read_text())
+
+
+def tensors(recorded: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {k: torch.from_numpy(v) for k, v in recorded.items() if isinstance(v, np.ndarray) and v.dtype.kind != "U"}
+
+
+def test_recorded_losses_of_the_recorded_logits(recorded) -> None:
+    logits, masks = (torch.from_numpy(recorded[name]) for name in ("occ_ins_logits", "occ_mask_preds"))
+    matched = torch.from_numpy(recorded["motion_veh_matched_idxes"])[None]
+    raw = OccRaw(logits, masks, torch.ones(matched.shape, dtype=torch.bool))
+    for name, value in occ_losses(raw, matched, stage2_targets(tensors(recorded)), tiny_spec(2).model.occ).items():
+        assert value.item() == pytest.approx(recorded["losses"][name], rel=1e-6), name
+
+
+@pytest.mark.slow
+def test_recorded_training_iteration(recorded) -> None:
+    """Images to losses, running statistics and the gradients of every parameter, through this model's tracks and motion."""
+    clip = stage2_clip(tensors(recorded), image_seed=int(re.search(r"images\((\d+)", str(recorded["images_rule"]))[1]))
+    off = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}
+    spec = tiny_spec(2, **off, model__track__capacity=12).model
+    model = fill(UniAD(replace(spec, motion=None, occ=None, plan=None)), kind="train").train()
+    motion_head = fill(MotionHead(spec.motion, torch.from_numpy(recorded["anchors"])), "motion_head.", "train").train()
+    head = fill(OccHead(spec.occ), "occ_head.", "train").train()
+    for module in (*model.modules(), *motion_head.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    with torch.no_grad():
+        _, out = forward_clip(model, clip, Criterion(spec))
+        bev, match = out.bev[:, -1], out.match[-1]
+        agents, matched = select_training_agents(
+            out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], 20, spec.track
+        )
+        queries = model.seg_head.queries(bev)
+        motion = motion_head(bev, agents, queries.query, queries.query_pos)
+    label = clip.targets.labels[:, -1].gather(1, matched.clamp(min=0))
+    vehicle = torch.isin(label, torch.tensor(spec.motion.vehicle_ids)) & (matched >= 0)
+    assert matched[vehicle].tolist() == recorded["motion_veh_matched_idxes"].tolist()
+    raw = head.predict(bev, motion, agents, vehicle)
+    # Batch statistics of 49 cells magnify the noise of the clip before.
+    close(raw.logits[vehicle], torch.from_numpy(recorded["occ_ins_logits"])[0], "frame")
+    close(raw.mask_logits[vehicle], torch.from_numpy(recorded["occ_mask_preds"])[0], "frame")
+    losses = occ_losses(raw, matched, clip.targets, spec.occ)
+    sum(losses.values()).backward()
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(recorded["losses"][name], rel=CLIP_LOSS), name
+    state = head.state_dict()
+    for key in [k for k in recorded if k.startswith("bn_after/")]:
+        close(state[key.removeprefix("bn_after/occ_head.")], torch.from_numpy(recorded[key]), "occ")
+    noise = 1e-5  # of biases that a norm takes out again: rounding, in a norm of hundreds
+    for name, parameter in head.named_parameters():
+        want = recorded["grad_norms"][f"occ_head.{name}"]
+        if want is None:
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad.norm().item() == pytest.approx(want, rel=CLIP_GRAD_NORM, abs=noise), name
