@@ -51,7 +51,7 @@ def check(out: Path, expected: str | None) -> None:
     found = digest(out)
     for what, value in (("the published file", expected), ("what was recorded when it came", recorded)):
         if value and value != found:
-            raise Refused(f"{out} is not {what} (sha256 {found[:12]} instead of {value[:12]}): remove {out} and {note}, run again")
+            raise Refused(f"{out} is not {what} (sha256 {found[:12]}, not {value[:12]}): remove it and {note}, then run again")
     if not recorded:
         note.write_text(f"{found}  {out.name}\n")
         print(f"{out}: sha256 {found} recorded")
@@ -63,7 +63,7 @@ def plausible(path: Path, name: str) -> None:
     if start.lstrip()[:1] == b"<":
         raise Refused(f"what came for {name} is a web page, not the file: log in with a browser and use WEIGHTS_DIR")
     if name.endswith((".pth", ".pkl")) and start[:2] != b"PK" and start[:1] != b"\x80":
-        raise Refused(f"what came for {name} is neither a zip nor a pickle: the address is wrong, or something changed it on its way")
+        raise Refused(f"what came for {name} is neither a zip nor a pickle: the address is wrong, or it was changed on its way")
 
 
 def from_drive(url: str, partial: Path) -> None:
@@ -148,7 +148,7 @@ def fetch(out: Path, urls: list[str], have: Path | None, expected: str | None) -
         plausible(partial, out.name)
         found = digest(partial)
         if expected and found != expected:
-            raise Refused(f"{source} has sha256 {found[:12]}, not the published {expected[:12]}: it was tampered with or replaced")
+            raise Refused(f"{source} has sha256 {found[:12]}, not the published {expected[:12]}: tampered with, or replaced")
         note = note_of(out)
         if note.exists() and note.read_text().split()[:1] not in ([], [found]):
             raise Refused(f"{source} is not the file that {note} recorded earlier: remove that note if the new one is right")

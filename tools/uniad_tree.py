@@ -131,7 +131,8 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
     for path in reversed(before):  # another version of ours: taken back first
         reason = applies(tree, path, backwards=True)
         if reason:
-            raise Refused(f"an earlier {path.name.split('-', 1)[1]} cannot be taken back from {tree} ({reason}): undo your changes")
+            name = path.name.split("-", 1)[1]
+            raise Refused(f"an earlier {name} cannot be taken back from {tree} ({reason}): undo your changes")
         git("apply", "--unidiff-zero", "--reverse", str(path), tree=tree)
         path.unlink()
     if not before and all(not applies(tree, p, backwards=True) for p in patches):
@@ -140,7 +141,7 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
         changed = changed_files(tree)
         if changed:
             more = f" and {len(changed) - 1} more" if changed[1:] else ""
-            raise Refused(f"{tree} has local changes in {changed[0]}{more}: commit them elsewhere or undo them (git -C {tree} diff)")
+            raise Refused(f"{tree} has local changes in {changed[0]}{more}: undo them or keep them elsewhere (git -C {tree} diff)")
         done: list[Path] = []
         for path in patches:
             reason = applies(tree, path)
@@ -176,7 +177,7 @@ def overlay(tree: Path, sources: list[Path]) -> None:
             ["git", "-C", str(tree), "diff", "--quiet", "HEAD", "--", name], capture_output=True, check=False
         ).returncode == 0 and git("ls-files", "--", name, tree=tree, quiet=True)  # fmt: skip
         if not tracked:
-            raise Refused(f"{target} has been changed by hand: put your change into {name} of this repository, or remove it there")
+            raise Refused(f"{target} was changed by hand: put your change into {name} of this repository, or remove it there")
     copied = 0
     for name, path in files.items():
         target = tree / name

@@ -23,7 +23,8 @@ def listen(nodes: int, port: int, timeout: float) -> None:
     try:
         server.bind(("", port))
     except OSError as error:
-        raise Refused(f"port {port} cannot be used on this machine ({error.strerror}): MASTER_PORT={port + 1} on every machine") from None
+        why = error.strerror
+        raise Refused(f"port {port} cannot be used here ({why}): MASTER_PORT={port + 1} on every machine") from None
     server.listen(nodes)
     end, here = time.monotonic() + timeout, {0: None}
     try:
@@ -76,7 +77,8 @@ def call(nodes: int, rank: int, address: str, port: int, timeout: float) -> None
         except OSError as error:
             why = error.strerror or str(error)
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
-    raise Refused(f"MASTER_ADDR={address} port {port} does not answer within {timeout:.0f} s ({why}): is NODE_RANK=0 running there?")
+    where = f"MASTER_ADDR={address} port {port}"
+    raise Refused(f"{where} does not answer within {timeout:.0f} s ({why}): is NODE_RANK=0 running there?")
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ DEMO = [
     "visualize", "demo_summary",
 ]  # fmt: skip
 PUBLIC = [
-    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "anchors", "train", "train-stage1", "promote", "eval",
-    "export", "verify", "visualize", "engine", "test", "lint", "golden", "anchors", "image", "clone", "patch", "overlay", "compile",
-    "weights", "init-weights", "slurm",
+    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "promote", "eval",
+    "export", "verify", "visualize", "engine", "test", "lint", "golden", "anchors", "image",
+    "clone", "patch", "overlay", "compile", "weights", "init-weights", "slurm",
 ]  # fmt: skip
 
 
