@@ -51,8 +51,8 @@ def load_motion_anchors(path: str | Path, spec: MotionSpec) -> Tensor:
         raise UserError(f"{path} holds {found}, not motion anchors (a dict with 'anchors_all'): {remedy}")
     groups = data["anchors_all"]
     if not isinstance(groups, (list, tuple)) or len(groups) != len(spec.group_ids):
-        count = len(groups) if isinstance(groups, (list, tuple, np.ndarray)) else f"a {type(groups).__name__} of"
-        raise UserError(f"{path} has {count} groups of anchors, the config has {len(spec.group_ids)}: {remedy}")
+        found = f"{len(groups)} groups" if isinstance(groups, (list, tuple)) else f"one {type(groups).__name__}"
+        raise UserError(f"{path} has {found} of anchors, the config has {len(spec.group_ids)} groups: {remedy}")
     for number, group in enumerate(groups):
         shape = getattr(group, "shape", None)
         if not isinstance(group, np.ndarray) or shape != want or group.dtype.kind != "f":
