@@ -60,7 +60,7 @@ def occ_targets(matched_gt: Tensor, valid: Tensor, targets: Targets, spec: OccSp
     frame = frame & ~(instance == spec.ignore_index).flatten(1).all(1)[:, None]
     id_BA = targets.ids[:, -1].gather(1, matched_gt.clamp(min=0))
     known = valid & (matched_gt >= 0) & (id_BA >= 0)
-    id_BA = torch.where(id_BA == spec.ignore_index, ID_OF_255, id_BA)
+    id_BA = id_BA.masked_fill(id_BA == spec.ignore_index, ID_OF_255)
     return OccTargets(instance == id_BA[:, :, None, None, None], known[:, :, None] & frame[:, None], valid)
 
 

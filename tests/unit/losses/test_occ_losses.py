@@ -23,7 +23,7 @@ from uniad.models.occ import OccHead, OccRaw
 from uniad.models.uniad import UniAD
 from uniad.spec import OccSpec
 from uniad.training.clip import forward_clip
-from uniad.types import Targets
+from uniad.types import Agents, MotionOutput, Targets
 from weights import fill
 
 SPEC = replace(nano_spec(2).model.occ, weight_aux=0.5)
@@ -152,6 +152,25 @@ def test_the_number_of_agents_is_averaged_over_processes() -> None:
     one, other = case.losses(), case.losses(reduce_mean=lambda counts: (counts + 6) / 2)
     assert other["occ.loss_dice"].item() == pytest.approx(one["occ.loss_dice"].item() / 2)
     assert other["occ.loss_mask"] == one["occ.loss_mask"]  # a plain mean, as documented
+
+
+def test_no_value_visits_the_host_forward_or_back() -> None:
+    spec = replace(SPEC, bev_hw=(8, 8), xbound=(-4.0, 4.0, 1.0), ybound=(-4.0, 4.0, 1.0), slice_bev=True,
+                   bev_centres=(-6.0, 6.0, -6.0, 6.0))  # fmt: skip
+    head, dim = OccHead(spec).train(), spec.query_dims
+    query = torch.randn(2, 3, dim, requires_grad=True)
+    motion = MotionOutput(None, None, torch.randn(1, 2, 3, 6, dim, requires_grad=True), query, query)
+    vehicle = torch.tensor([[True, True, False], [False, False, False]])
+    agents = Agents(query, None, None, torch.rand(2, 3), None, vehicle, None, None)
+    bev, case = torch.randn(2, 64, spec.bev_dims), Case([[0, 3], []], slots=3)
+    targets = case.targets._replace(instance=case.targets.instance.new_ones(2, 7, 8, 8))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        sum(occ_losses(head.predict(bev, motion, agents, vehicle), case.matched, targets, spec).values()).backward()
+        with torch.no_grad():
+            head(bev, motion, agents, vehicle)
+    seen = {event.name for event in profile.events()}
+    assert "aten::topk" in seen, "the profiler listened"
+    assert not seen & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}
 
 
 # Against recorded values ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import golden_dir
-from recorded import Recorded
+from recorded import EXTRACTS, Recorded
 from specs import config_path, full_spec, nano_spec, tiny_spec
 from test_frames import STEMS, Prefixed
 from test_frames import _play as play
@@ -98,6 +99,14 @@ def test_occupancy_from_images_is_the_recorded_one(name: str, frames: int) -> No
             # Measured: no cell differs; the recorded margin to the threshold is 6e-6.
             assert (out.seg != source[at + "seg_out"][:, :, 0].int()).sum() <= 2
             assert (consecutive(out.ids) != source[at + "ins_seg_out"].numpy()).sum() <= 4
+
+
+def test_the_committed_extract_is_what_was_recorded(golden) -> None:
+    remade = runpy.run_path(str(EXTRACTS / "make_occ.py"))["compact"](golden)
+    kept = Recorded.extract("occ").arrays
+    assert kept.keys() == remade.keys()
+    for name, value in remade.items():
+        assert np.array_equal(kept[name], value), name
 
 
 def test_ids_of_cells_are_the_recorded_ones() -> None:
