@@ -33,7 +33,6 @@ class Problem(NamedTuple):
     place_weight: Tensor  # [N, F] square roots of weights, as all of these
     heading_weight: Tensor  # [N, F]
     live: Tensor  # [N, F] 1 where the step exists
-    before: Tensor  # [F, F] 1 where the column's step comes before the row's
 
 
 class Motion(NamedTuple):
@@ -60,7 +59,6 @@ def make_problem(start: Tensor, target: Tensor, length: Tensor) -> Problem:
         place_weight=(live * W_PLACE + last * W_LAST_PLACE).sqrt(),
         heading_weight=(live * W_HEADING + last * W_LAST_HEADING).sqrt(),
         live=live,
-        before=(index[None, :] < index[:, None]).to(target.dtype),
     )
 
 
@@ -69,15 +67,15 @@ def drive(problem: Problem, controls: Tensor) -> Motion:
     extra = (slice(None),) + (None,) * (controls.dim() - 2)
     start = problem.start[extra]
     accel, curvature = controls.chunk(2, -1)
-    speed = start[..., 3:] + DT_S * _sum_before(problem, accel)
+    speed = start[..., 3:] + DT_S * _sum_before(accel)
     middle = speed + DT_S / 2 * accel
     turn = DT_S * curvature * middle
-    heading = start[..., 2:3] + _sum_before(problem, turn)
+    heading = start[..., 2:3] + _sum_before(turn)
     x = y = 0.0
     for (weight, _), rate, angle in zip(STAGES, *_stages(accel, curvature, speed, middle, heading)):
         x, y = x + weight * rate * angle.cos(), y + weight * rate * angle.sin()
     step = torch.stack([x, y], -1) * (DT_S / 6)
-    place = start[..., None, :2] + step + (problem.before[..., None] * step.unsqueeze(-3)).sum(-2)
+    place = start[..., None, :2] + step.cumsum(-2)
     return Motion(accel, curvature, speed, middle, heading, turn, place)
 
 
@@ -88,8 +86,8 @@ def _stages(accel: Tensor, curvature: Tensor, speed: Tensor, middle: Tensor, hea
     return rates, [heading + DT_S * at * curvature * q for (_, at), q in zip(STAGES, led)]
 
 
-def _sum_before(problem: Problem, x: Tensor) -> Tensor:
-    return (problem.before * x.unsqueeze(-2)).sum(-1)
+def _sum_before(x: Tensor) -> Tensor:
+    return x.cumsum(-1) - x
 
 
 def residuals(problem: Problem, motion: Motion) -> Tensor:
@@ -135,14 +133,15 @@ def jacobians(problem: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
     n, steps = motion.accel.shape
     eye = torch.eye(steps, dtype=motion.accel.dtype, device=motion.accel.device)
     none = torch.zeros_like(eye)
-    before, live = problem.before, problem.live[..., None]
+    live = problem.live[..., None]
+    before = torch.ones_like(eye).tril(-1)  # 1 where the column's step comes before the row's
     accel = torch.cat([eye, none], -1)  # [F, U], the derivative of the quantity of that name, as all of these
     curvature = torch.cat([none, eye], -1)
     speed = torch.cat([DT_S * before, none], -1)
     middle, last = speed + DT_S / 2 * accel, speed + DT_S * accel
     k, v, m = motion.curvature[..., None], motion.speed[..., None], motion.middle[..., None]
     turn = DT_S * (k * middle + m * curvature)  # [N, F, U]
-    heading = before @ turn
+    heading = turn.cumsum(1) - turn
 
     step_x = step_y = 0.0
     stages = _stages(motion.accel, motion.curvature, motion.speed, motion.middle, motion.heading)
@@ -152,13 +151,12 @@ def jacobians(problem: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
         cos, sin, rate = angle.cos()[..., None], angle.sin()[..., None], rate[..., None]
         step_x = step_x + weight * (cos * drate - rate * sin * dangle)
         step_y = step_y + weight * (sin * drate + rate * cos * dangle)
-    until = (before + eye) * (DT_S / 6)
-    place_weight = problem.place_weight[..., None]
+    place_weight = problem.place_weight[..., None] * (DT_S / 6)
     lateral = 2 * v * k * speed + v.square() * curvature
     both = live[:, 1:] * live[:, :-1] * (W_RATE**0.5 / DT_S)
     of_residuals = torch.cat(
         [
-            place_weight * (until @ step_x), place_weight * (until @ step_y),
+            place_weight * step_x.cumsum(1), place_weight * step_y.cumsum(1),
             problem.heading_weight[..., None] * (heading + turn), W_LATERAL**0.5 * live * lateral,
             both * accel.diff(dim=0), both * curvature.diff(dim=0),
             (W_CONTROL**0.5 * accel).expand(n, -1, -1), (W_CONTROL**0.5 * curvature).expand(n, -1, -1),
