@@ -18,7 +18,7 @@ verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compar
 $(ONNX): $(CKPT) $(CONFIG) $(INFOS_VAL) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/export_onnx.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 
-$(REPORT): $(ONNX) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
+$(REPORT): $(ONNX) $(call code,deploy) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }
 
 PNG := outputs/$(SUB)$(STEM.$(VARIANT))_$(KIND.$(STAGE)).png

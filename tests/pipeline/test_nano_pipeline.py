@@ -210,12 +210,15 @@ def test_a_rig_that_sees_more_than_the_graph_has_room_for_is_refused(work: Path,
     advice = re.search(r"native\.sca_capacity=([0-9.]+) in the config", message)
     assert advice
     assert not (tmp_path / "out").exists()
-    picture = run(
-        "visualize.py", config_path("nano").relative_to(REPO), work / "nano.pth", "--out", tmp_path / "out" / "a.png",
-        *options(work, **{"data.test.ann_file": wide}),
-    )  # fmt: skip
-    assert one_line_error(picture) == message, "every tool that runs the step on a data set refuses alike"
+
+    def draw(**more: object) -> subprocess.CompletedProcess:
+        chosen = options(work, **{"data.test.ann_file": wide, **more})
+        return run(
+            "visualize.py", config_path("nano").relative_to(REPO), work / "nano.pth", "--frame", 1,
+            "--out", tmp_path / "out" / "a.png", *chosen,
+        )  # fmt: skip
+
+    assert one_line_error(draw()) == message, "every tool that runs the step on a data set refuses alike"
     assert not (tmp_path / "out").exists()
-    following = {"data.test.ann_file": wide, "native.sca_capacity": advice[1]}
-    result = export(work, tmp_path / "out" / "nano.onnx", "--frames", 1, **following)
+    result = draw(**{"native.sca_capacity": advice[1]})
     assert result.returncode == 0, result.stderr
