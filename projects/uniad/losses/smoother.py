@@ -15,6 +15,7 @@ from torch import Tensor
 from uniad.losses.trajectory_problem import (
     DT_S,
     MAX_ACCEL,
+    MAX_CURVATURE,
     MAX_SPEED,
     Problem,
     constraints,
@@ -87,32 +88,37 @@ def solve(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
     """Places [N, F, 2] along the best way, metres. float64 in and out."""
     controls = _inside(problem)
     shrink = 0.3 ** torch.arange(TRIALS, dtype=controls.dtype, device=controls.device)
-    barrier, price = BARRIER, None
-    unit = torch.eye(controls.shape[1], dtype=controls.dtype, device=controls.device)
+    count = controls.shape[1]
+    limit = torch.cat([controls.new_full((count // 2,), 1 / most) for most in (MAX_ACCEL, MAX_CURVATURE)])
+    price, barrier = None, BARRIER
     for _ in range(iterations):
         motion = drive(problem, controls)
-        res, con = residuals(problem, motion), constraints(problem, motion)
+        res, con = residuals(problem, motion), constraints(problem, motion, controls)
         jac, slope = jacobians(problem, motion)
         slack = torch.stack([1.0 + con, 1.0 - con])  # [2, N, C]
-        price = barrier / slack if price is None else price
         pull = barrier / slack
-        gradient = _apply(jac, res) + _apply(slope, pull[1] - pull[0])
-        weight = (price / slack).sum(0)
-        hessian = jac.mT @ jac + slope.mT @ (weight[..., None] * slope) + 1e-10 * unit
+        price = pull if price is None else price
+        force, stiffness = pull[1] - pull[0], price / slack
+        weight = stiffness.sum(0)
+        effort = _times(problem.effort, controls)
+        gradient = effort + _times(jac.mT, res) + _times(slope.mT, force[:, count:]) + limit * force[:, :count]
+        hessian = problem.effort + jac.mT @ jac + slope.mT @ (weight[:, count:, None] * slope)
+        hessian = hessian + torch.diag_embed(limit.square() * weight[:, :count])
         move = _solve_spd(hessian, -gradient)
 
-        dcon = (slope @ move[..., None])[..., 0]
+        dcon = torch.cat([limit * move, _times(slope, move)], -1)
         dslack = torch.stack([dcon, -dcon])
-        dprice = pull - price - price / slack * dslack
+        dprice = pull - price - stiffness * dslack
         # Try a row of step lengths at once and take the best; those that leave the inside cost infinitely much.
         length = _room(slack, dslack)[:, None] * shrink
         merit = _merit(problem, controls[:, None] + length[..., None] * move[:, None], slack, barrier)
         best = merit.argmin(1, keepdim=True)
-        now = 0.5 * res.square().sum(-1, keepdim=True) - barrier * slack.log().sum((0, 2))[:, None]
-        controls = controls + length.gather(1, best) * (merit.gather(1, best) <= now + 1e-12) * move
+        now = 0.5 * (res.square().sum(-1) + (controls * effort).sum(-1)) - barrier * slack.log().sum((0, 2))
+        better = merit.gather(1, best) <= now[:, None] + 1e-12
+        controls = controls + length.gather(1, best) * better * move
         price = price + _room(price, dprice)[:, None] * dprice
         barrier = max(barrier * BARRIER_DECAY, BARRIER_LAST)
-    return drive(problem, controls).place
+    return drive(problem, controls).place.mT
 
 
 def _room(value: Tensor, change: Tensor) -> Tensor:
@@ -132,16 +138,16 @@ def _inside(problem: Problem) -> Tensor:
 def _merit(problem: Problem, trial: Tensor, slack_before: Tensor, barrier: float) -> Tensor:
     """What each of the controls [N, T, U] costs with the barrier [N, T]."""
     motion = drive(problem, trial)
-    con = constraints(problem, motion)
+    con = constraints(problem, motion, trial)
     slack = torch.stack([1.0 + con, 1.0 - con])
     outside = (slack < TO_BORDER * slack_before[:, :, None]).flatten(3).any(-1).any(0)
     log = slack.clamp(min=1e-300).log().sum((0, 3))
-    cost = 0.5 * residuals(problem, motion).square().sum(-1) - barrier * log
-    return cost.masked_fill(outside, math.inf)
+    cost = residuals(problem, motion).square().sum(-1) + (trial * (trial @ problem.effort)).sum(-1)
+    return (0.5 * cost - barrier * log).masked_fill(outside, math.inf)
 
 
-def _apply(jacobian: Tensor, x: Tensor) -> Tensor:
-    return (jacobian.mT @ x[..., None])[..., 0]
+def _times(matrix: Tensor, x: Tensor) -> Tensor:
+    return (matrix @ x[..., None])[..., 0]
 
 
 def _solve_spd(matrix: Tensor, right: Tensor) -> Tensor:

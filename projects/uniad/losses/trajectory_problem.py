@@ -21,8 +21,6 @@ MAX_YAW_RATE = 1.75  # rad/s
 MAX_LATERAL = 4.0  # m/s^2
 W_PLACE, W_HEADING, W_RATE, W_CONTROL, W_LATERAL = 1.0, 0.1, 0.08, 0.08, 0.06
 W_LAST_PLACE, W_LAST_HEADING = 1.0, 40.0  # times a quarter of the number of steps
-# Runge-Kutta of fourth order: weight of each stage, and how far into the step its heading is taken
-STAGES = ((1.0, 0.0), (2.0, 0.5), (2.0, 0.5), (1.0, 1.0))
 
 
 class Problem(NamedTuple):
@@ -30,21 +28,26 @@ class Problem(NamedTuple):
 
     start: Tensor  # [N, 4] x, y, heading, speed
     target: Tensor  # [N, F, 3] x, y, heading after each step
-    place_weight: Tensor  # [N, F] square roots of weights, as all of these
-    heading_weight: Tensor  # [N, F]
+    weight: Tensor  # [N, 4 * F] square roots of the weights of ``residuals``
     live: Tensor  # [N, F] 1 where the step exists
+    effort: Tensor  # [N, U, U] cost of the controls and of their change, a quadratic form
+    slopes: Tensor  # [4, F, U] derivatives of a step's accelerations, curvatures, and speeds at its start and halfway
 
 
 class Motion(NamedTuple):
-    """States along the steps. ``speed`` and ``heading`` have the start of each step, ``place`` its end."""
+    """States along the steps. ``speed`` and ``heading`` have the start of each step, ``place`` its end. [..., F] each."""
 
-    accel: Tensor  # [..., F]
     curvature: Tensor
     speed: Tensor
     middle: Tensor  # speed halfway
+    last: Tensor  # speed at the end
     heading: Tensor
     turn: Tensor  # heading gained in the step
-    place: Tensor  # [..., F, 2]
+    rate_x: Tensor  # [..., 4, F] what each stage of the integration adds to x
+    rate_y: Tensor
+    cos: Tensor  # [..., 4, F] of the heading of each stage
+    sin: Tensor
+    place: Tensor  # [..., 2, F]
 
 
 def make_problem(start: Tensor, target: Tensor, length: Tensor) -> Problem:
@@ -53,121 +56,88 @@ def make_problem(start: Tensor, target: Tensor, length: Tensor) -> Problem:
     index = torch.arange(steps, device=target.device)
     live = (index < length[:, None]).to(target.dtype)
     last = (index + 1 == length[:, None]).to(target.dtype) * (length[:, None] / 4.0)
+    place, heading = live * W_PLACE + last * W_LAST_PLACE, live * W_HEADING + last * W_LAST_HEADING
+    eye = torch.eye(steps, dtype=target.dtype, device=target.device)
+    none = torch.zeros_like(eye)
+    accel, curvature = torch.cat([eye, none], -1), torch.cat([none, eye], -1)
+    speed = torch.cat([DT_S * torch.ones_like(eye).tril(-1), none], -1)
+    both = live[:, 1:] * live[:, :-1] * (W_RATE / DT_S**2)
+    change = torch.stack([accel.diff(dim=0), curvature.diff(dim=0)])  # [2, F-1, U]
+    # Steps that do not exist keep the cost of the controls: it holds them at zero.
+    effort = W_CONTROL * torch.eye(2 * steps, dtype=target.dtype, device=target.device)
+    effort = effort + (change.mT[:, None] @ (both[..., None] * change[:, None])).sum(0)
     return Problem(
         start=start,
         target=target,
-        place_weight=(live * W_PLACE + last * W_LAST_PLACE).sqrt(),
-        heading_weight=(live * W_HEADING + last * W_LAST_HEADING).sqrt(),
+        weight=torch.cat([place, place, heading, live * W_LATERAL], -1).sqrt(),
         live=live,
+        effort=effort,
+        slopes=torch.stack([accel, curvature, speed, speed + DT_S / 2 * accel]),
     )
 
 
 def drive(problem: Problem, controls: Tensor) -> Motion:
-    """The car under controls [N, ..., U]; extra axes are alternatives of the same problem."""
-    extra = (slice(None),) + (None,) * (controls.dim() - 2)
-    start = problem.start[extra]
+    """The car under controls [N, ..., U]; extra axes are alternatives of the same problem.
+
+    The documented integration, Runge-Kutta of fourth order, with its four stages side by side.
+    """
+    start = problem.start[(slice(None),) + (None,) * (controls.dim() - 2)]
     accel, curvature = controls.chunk(2, -1)
-    speed = start[..., 3:] + DT_S * _sum_before(accel)
-    middle = speed + DT_S / 2 * accel
+    gained = DT_S * accel
+    last = start[..., 3:] + gained.cumsum(-1)
+    speed, middle = last - gained, last - 0.5 * gained
     turn = DT_S * curvature * middle
-    heading = start[..., 2:3] + _sum_before(turn)
-    x = y = 0.0
-    for (weight, _), rate, angle in zip(STAGES, *_stages(accel, curvature, speed, middle, heading)):
-        x, y = x + weight * rate * angle.cos(), y + weight * rate * angle.sin()
-    step = torch.stack([x, y], -1) * (DT_S / 6)
-    place = start[..., None, :2] + step.cumsum(-2)
-    return Motion(accel, curvature, speed, middle, heading, turn, place)
-
-
-def _stages(accel: Tensor, curvature: Tensor, speed: Tensor, middle: Tensor, heading: Tensor) -> tuple[list, list]:
-    """Speed and heading at the four stages of a step. The middle ones differ in the yaw rate that led there."""
-    rates = [speed, middle, middle, speed + DT_S * accel]
-    led = [speed, speed, middle, middle]
-    return rates, [heading + DT_S * at * curvature * q for (_, at), q in zip(STAGES, led)]
-
-
-def _sum_before(x: Tensor) -> Tensor:
-    return x.cumsum(-1) - x
+    heading = start[..., 2:3] + turn.cumsum(-1) - turn
+    angle = torch.stack([heading, heading + (DT_S / 2) * curvature * speed, heading + 0.5 * turn, heading + turn], -2)
+    rate = (DT_S / 6) * torch.stack([speed, 2 * middle, 2 * middle, last], -2)
+    cos, sin = angle.cos(), angle.sin()
+    rate_x, rate_y = rate * cos, rate * sin
+    place = start[..., :2, None] + torch.stack([rate_x.sum(-2), rate_y.sum(-2)], -2).cumsum(-1)
+    return Motion(curvature, speed, middle, last, heading, turn, rate_x, rate_y, cos, sin, place)
 
 
 def residuals(problem: Problem, motion: Motion) -> Tensor:
-    """[N, ..., R]; half the documented cost, up to a constant, is half their sum of squares."""
-    extra = (slice(None),) + (None,) * (motion.accel.dim() - 2)
-    live = problem.live[extra]
-    both = live[..., 1:] * live[..., :-1]
-    place = (motion.place - problem.target[extra][..., :2]) * problem.place_weight[extra][..., None]
-    end = motion.heading + motion.turn
-    heading = (end - problem.target[extra][..., 2]) * problem.heading_weight[extra]
-    lateral = W_LATERAL**0.5 * live * motion.speed.square() * motion.curvature
-    rate = W_RATE**0.5 / DT_S
+    """[N, ..., R]: x, y, heading, lateral acceleration. Half the documented cost is, up to a constant, half their sum of squares
+    and half of ``effort``."""
+    extra = (slice(None),) + (None,) * (motion.turn.dim() - 2)
+    target = problem.target[extra]
+    off = [motion.place[..., 0, :] - target[..., 0], motion.place[..., 1, :] - target[..., 1]]
+    off += [motion.heading + motion.turn - target[..., 2], motion.speed.square() * motion.curvature]
+    return problem.weight[extra] * torch.cat(off, -1)
+
+
+def constraints(problem: Problem, motion: Motion, controls: Tensor) -> Tensor:
+    """[N, ..., C], each to stay within -1..1: the controls, then speed, yaw rate and lateral acceleration of each step.
+    Those of steps that do not exist are zero."""
+    live = problem.live[(slice(None),) + (None,) * (motion.turn.dim() - 2)]
+    accel, curvature = controls.chunk(2, -1)
     return torch.cat(
         [
-            place[..., 0], place[..., 1], heading, lateral,
-            both * rate * motion.accel.diff(dim=-1), both * rate * motion.curvature.diff(dim=-1),
-            # Steps that do not exist keep this one: it holds their controls at zero.
-            W_CONTROL**0.5 * motion.accel, W_CONTROL**0.5 * motion.curvature,
+            accel * (1 / MAX_ACCEL), curvature * (1 / MAX_CURVATURE),
+            live * (motion.last * (2 / MAX_SPEED) - 1.0),
+            live * motion.turn * (1 / (DT_S * MAX_YAW_RATE)),
+            live * motion.speed.square() * motion.curvature * (1 / MAX_LATERAL),
         ],
         -1,
     )  # fmt: skip
-
-
-def constraints(problem: Problem, motion: Motion) -> Tensor:
-    """[N, ..., C], each to stay within -1..1. Those of steps that do not exist are zero."""
-    extra = (slice(None),) + (None,) * (motion.accel.dim() - 2)
-    live = problem.live[extra]
-    end_speed = motion.speed + DT_S * motion.accel
-    return torch.cat(
-        [
-            motion.accel / MAX_ACCEL,
-            motion.curvature / MAX_CURVATURE,
-            live * (end_speed / (MAX_SPEED / 2) - 1.0),
-            live * motion.turn / (DT_S * MAX_YAW_RATE),
-            live * motion.speed.square() * motion.curvature / MAX_LATERAL,
-        ],
-        -1,
-    )
 
 
 def jacobians(problem: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Derivatives [N, R, U] of ``residuals`` and [N, C, U] of ``constraints``. motion: without extra axes."""
-    n, steps = motion.accel.shape
-    eye = torch.eye(steps, dtype=motion.accel.dtype, device=motion.accel.device)
-    none = torch.zeros_like(eye)
-    live = problem.live[..., None]
-    before = torch.ones_like(eye).tril(-1)  # 1 where the column's step comes before the row's
-    accel = torch.cat([eye, none], -1)  # [F, U], the derivative of the quantity of that name, as all of these
-    curvature = torch.cat([none, eye], -1)
-    speed = torch.cat([DT_S * before, none], -1)
-    middle, last = speed + DT_S / 2 * accel, speed + DT_S * accel
+    """Derivatives [N, R, U] of ``residuals`` and [N, C - U, U] of ``constraints`` but the controls' own. motion: without extra
+    axes."""
+    accel, curvature, speed, middle = problem.slopes  # [F, U] each
     k, v, m = motion.curvature[..., None], motion.speed[..., None], motion.middle[..., None]
-    turn = DT_S * (k * middle + m * curvature)  # [N, F, U]
+    turn = DT_S * (k * middle + m * curvature)  # [N, F, U], as all of these
     heading = turn.cumsum(1) - turn
-
-    step_x = step_y = 0.0
-    stages = _stages(motion.accel, motion.curvature, motion.speed, motion.middle, motion.heading)
-    led = ((v, speed), (v, speed), (m, middle), (m, middle))
-    for (weight, at), rate, angle, (q, dq), drate in zip(STAGES, *stages, led, (speed, middle, middle, last)):
-        dangle = heading + DT_S * at * (k * dq + q * curvature)
-        cos, sin, rate = angle.cos()[..., None], angle.sin()[..., None], rate[..., None]
-        step_x = step_x + weight * (cos * drate - rate * sin * dangle)
-        step_y = step_y + weight * (sin * drate + rate * cos * dangle)
-    place_weight = problem.place_weight[..., None] * (DT_S / 6)
-    lateral = 2 * v * k * speed + v.square() * curvature
-    both = live[:, 1:] * live[:, :-1] * (W_RATE**0.5 / DT_S)
-    of_residuals = torch.cat(
-        [
-            place_weight * step_x.cumsum(1), place_weight * step_y.cumsum(1),
-            problem.heading_weight[..., None] * (heading + turn), W_LATERAL**0.5 * live * lateral,
-            both * accel.diff(dim=0), both * curvature.diff(dim=0),
-            (W_CONTROL**0.5 * accel).expand(n, -1, -1), (W_CONTROL**0.5 * curvature).expand(n, -1, -1),
-        ],
-        1,
-    )  # fmt: skip
-    of_constraints = torch.cat(
-        [
-            (accel / MAX_ACCEL).expand(n, -1, -1), (curvature / MAX_CURVATURE).expand(n, -1, -1),
-            live * last / (MAX_SPEED / 2), live * turn / (DT_S * MAX_YAW_RATE), live * lateral / MAX_LATERAL,
-        ],
-        1,
-    )  # fmt: skip
-    return of_residuals, of_constraints
+    ahead = (DT_S / 2) * (k * speed + v * curvature)
+    angle = torch.stack([heading, heading + ahead, heading + 0.5 * turn, heading + turn], 1)
+    rate = (DT_S / 6) * torch.stack([speed, 2 * middle, 2 * middle, speed + DT_S * accel])
+    x = (motion.cos[..., None] * rate - motion.rate_y[..., None] * angle).sum(1).cumsum(1)
+    y = (motion.sin[..., None] * rate + motion.rate_x[..., None] * angle).sum(1).cumsum(1)
+    lateral = (2 * v * k) * speed + v.square() * curvature
+    live = problem.live[..., None]
+    fastest = live * (speed + DT_S * accel) * (2 / MAX_SPEED)
+    return (
+        problem.weight[..., None] * torch.cat([x, y, heading + turn, lateral], 1),
+        torch.cat([fastest, live * turn * (1 / (DT_S * MAX_YAW_RATE)), live * lateral * (1 / MAX_LATERAL)], 1),
+    )
