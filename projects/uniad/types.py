@@ -108,7 +108,7 @@ class Agents(NamedTuple):
     """
 
     query: Tensor  # [B, A, D] track embedding of the last decoder layer
-    boxes: Tensor  # [B, A, 9] box9, predicted, no gradient
+    boxes: Tensor  # [B, A, 9] box9, predicted; in training with gradient, as documented
     label: Tensor  # [B, A] int32 class
     score: Tensor  # [B, A] float32
     obj_id: Tensor  # [B, A] int32 track id; -2 the ego car, -1 an empty slot
