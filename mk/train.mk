@@ -38,7 +38,7 @@ ALONE := $(if $(filter 0 1,$(GPUS)),$(if $(filter 1,$(or $(NNODES),1)),1))
 TRAIN = $(if $(ALONE),$(RUN) tools/train.py $1,$(IN) tools/uniad_dist_train.sh $1 $(ALL_GPUS))
 export NNODES NODE_RANK MASTER_ADDR MASTER_PORT
 $(foreach v,NNODES NODE_RANK MASTER_PORT NODE_TIMEOUT,$(call whole,$v))
-$(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR),,$(error NNODES=$(NNODES) needs MASTER_ADDR: the name or address of the machine with NODE_RANK=0)))
+$(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR)$(filter slurm,$(MAKECMDGOALS)),,$(error NNODES=$(NNODES) needs MASTER_ADDR: the name or address of the machine with NODE_RANK=0)))
 
 # The documented configs start from published weights.
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))

@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, required=True)
     parser.add_argument("--url")
     parser.add_argument("--commit")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         if args.step == "clone":
             clone(args.tree, args.url, args.commit)

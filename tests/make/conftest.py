@@ -72,8 +72,8 @@ class Tree:
         return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
+def lay_tree(tmp_path: Path) -> Tree:
+    """The real Makefile and configs in a folder, and a stand-in for the environment's Python."""
     shutil.copytree(REPO / "mk", tmp_path / "mk")
     shutil.copytree(REPO / "projects" / "configs", tmp_path / "projects" / "configs")
     for name in ("Makefile", "pyproject.toml"):
@@ -88,3 +88,8 @@ def tree(tmp_path: Path) -> Tree:
     stub.write_text(STUB)
     stub.chmod(0o755)
     return Tree(tmp_path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return lay_tree(tmp_path)

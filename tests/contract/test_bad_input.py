@@ -1,0 +1,265 @@
+"""What goes wrong with engines, machines and clones gets one line that names it and what to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contract.conftest import PATCH, REPO, Documented, git
+
+STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host")
+
+
+def refused(tree: Documented, *arguments: str, **environment: str) -> str:
+    """The one line of a make that fails, make's own aside."""
+    own = ("make: ***", "mk/workspace.mk:")
+    result = tree.make(*arguments, **environment)
+    assert result.returncode != 0, result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith(own)]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+def test_no_engine(documented: Documented):
+    for engine in ("docker", "podman"):
+        (documented.root / "bin" / engine).unlink()
+    # Only what the workflow itself needs is on PATH, whatever this machine has.
+    clean = documented.root / "clean"
+    clean.mkdir()
+    for name in "bash env git python3 awk cat cksum mkdir touch find id nproc sh rm".split():
+        found = subprocess.run(["bash", "-c", f"command -v {name}"], capture_output=True, text=True).stdout.strip()
+        if found.startswith("/"):
+            (clean / name).symlink_to(sys.executable if name == "python3" else found)
+    path = {"PATH": str(clean)}
+    make = subprocess.run(["bash", "-c", "command -v make"], capture_output=True, text=True).stdout.strip()
+    (clean / "make").symlink_to(make)
+    line = refused(documented, "compile", *STACK, "GPUS=0", **path)
+    assert "RUNTIME=docker cannot work here (neither docker nor podman is installed)" in line and "RUNTIME=host" in line
+    command = ["bash", REPO / "tools/in_container.sh", "x", "docker", "run", "x"]
+    done = subprocess.run(command, env=path, capture_output=True, text=True)
+    assert done.returncode == 2 and "no container engine: docker is not installed" in done.stderr
+    assert "STACK=native" in done.stderr
+
+
+def test_an_engine_that_does_not_answer(documented: Documented):
+    line = refused(documented, "shell", *STACK, "GPUS=0", ENGINE_DOWN="1")
+    assert "docker" in line and "Cannot connect to the Docker daemon" in line and "start it or join its group" in line
+
+
+def test_an_engine_without_gpus(documented: Documented):
+    (documented.root / "config.mk").write_text("CONFIGURED_GPUS := 2\n")
+    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
+    line = refused(documented, "shell", *STACK, "GPUS=1", ENGINE_NO_GPUS="1")
+    assert "docker cannot give GPUs to containers" in line and "NVIDIA Container Toolkit" in line and "GPUS=0" in line
+
+
+def test_an_image_that_is_missing(documented: Documented):
+    done = subprocess.run(
+        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "uniad_torch1.12", "true"],
+        env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr == "error: image uniad_torch1.12 is missing: make image\n"
+
+
+def test_a_gpu_that_is_too_new(documented: Documented):
+    smi = documented.root / "bin/nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA L40S, 8.9, 46068'\n")
+    smi.chmod(0o755)
+    line = refused(documented, "train", *STACK)
+    assert "L40S" in line and "sm_89" in line and "STACK=native" in line
+    (documented.root / "config.mk").write_text("CONFIGURED_GPUS := 1\nCONFIGURED_RUNTIME := docker\n")
+    assert "STACK=native" in refused(documented, "compile", *STACK), "also where the machine was configured before"
+
+
+def test_shared_memory_that_is_too_small():
+    env = {**os.environ, "NEED_SHM_GIB": "99999"}
+    done = subprocess.run(["sh", REPO / "docker/setup/enter.sh", "true"], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and "/dev/shm has" in done.stderr and "--shm-size=99999g" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    fits = subprocess.run(["sh", REPO / "docker/setup/enter.sh", "echo", "a b"], capture_output=True, text=True)
+    assert fits.stdout == "a b\n"
+
+
+def test_training_asks_for_the_shared_memory_of_its_variant(documented: Documented):
+    for variant, gib in (("tiny", 8), ("full", 32)):
+        text = documented.done("-n", "train-stage1", *STACK, f"VARIANT={variant}", "FROM_SCRATCH=1", "GPUS=1")
+        assert f"NEED_SHM_GIB={gib} " in text
+
+
+def test_a_mount_that_is_not_there_is_not_made_by_the_daemon(documented: Documented):
+    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
+    run = ["docker", "run", "--volume", "/no/such:/data", "uniad_torch1.12"]
+    done = subprocess.run(
+        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", *run],
+        env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr == "error: /no/such is not there, and a container was to see it as /data\n"
+
+
+def test_the_dataset_is_missing(documented: Documented):
+    (documented.root / "data/nuscenes/v1.0-trainval/sample.json").unlink()
+    line = refused(documented, "train", *STACK, "GPUS=0", "FROM_SCRATCH=1")
+    assert "data/nuscenes" in line and "DATASET=synthetic" in line
+
+
+def test_the_host_cannot_run_the_documented_stack(documented: Documented):
+    result = documented.make("train", "STACK=torch1.12", "RUNTIME=host")
+    assert result.returncode != 0 and "RUNTIME=docker or podman" in result.stderr
+
+
+# --- the clone ----------------------------------------------------------------------------------------------------------
+def test_an_interrupted_clone_is_done_again(documented: Documented):
+    partial = documented.root / "UniAD_train/.UniAD.partial/.git"
+    partial.mkdir(parents=True)
+    (partial / "half").write_text("")
+    documented.uniad.mkdir()
+    documented.done("clone", *STACK)
+    assert (documented.uniad / "tools/train.py").is_file() and not partial.exists()
+
+
+def test_a_clone_that_cannot_be_had(documented: Documented, tmp_path: Path):
+    line = refused(documented, "clone", *STACK, "UNIAD_GIT_URL=/no/such/repository")
+    assert "UNIAD_GIT_URL=/no/such/repository" in line
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "-q")
+    git(other, "commit", "-q", "--allow-empty", "-m", "x")
+    assert "has no commit" in refused(documented, "clone", *STACK, f"UNIAD_GIT_URL={other}")
+    assert not documented.uniad.exists()
+
+
+def test_a_clone_at_another_commit_is_refused(documented: Documented):
+    documented.done("clone", *STACK)
+    git(documented.uniad, "fetch", "-q", "origin")
+    git(documented.uniad, "checkout", "-q", "--detach", "origin/HEAD")
+    line = refused(documented, "patch", *STACK)
+    assert "not at the pinned" in line and "checkout" in line
+
+
+def test_local_changes_are_refused_and_kept(documented: Documented):
+    documented.done("clone", *STACK)
+    mine = documented.uniad / "README.md"
+    mine.write_text("mine")
+    line = refused(documented, "patch", *STACK)
+    assert "local changes in README.md" in line
+    assert mine.read_text() == "mine" and "two" in (documented.uniad / "tools/train.py").read_text()
+
+
+def test_a_patch_that_does_not_apply_leaves_nothing(documented: Documented):
+    (documented.root / "patch/uniad-zz.patch").write_text(PATCH.replace("-two", "-four"))
+    line = refused(documented, "patch", *STACK)
+    assert "uniad-zz.patch does not apply" in line
+    assert (documented.uniad / "tools/train.py").read_text() == "one\ntwo\nthree\n", "the first patch was taken back"
+
+
+def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(documented: Documented):
+    assert "git -C UniAD_train/UniAD apply" in documented.done("patch", *STACK)
+    assert "already applied: uniad-torch1.12.patch" in documented.done("patch", *STACK)
+    (documented.root / "patch/uniad-torch1.12.patch").write_text(PATCH.replace("ours", "newer"))
+    documented.done("patch", *STACK)
+    assert (documented.uniad / "tools/train.py").read_text() == "one\nnewer\nthree\n"
+
+
+def test_a_patch_that_was_applied_by_hand_counts(documented: Documented):
+    documented.done("clone", *STACK)
+    git(documented.uniad, "apply", "--unidiff-zero", str(documented.root / "patch/uniad-torch1.12.patch"))
+    assert "already applied" in documented.done("patch", *STACK)
+
+
+def test_the_overlay_follows_this_repository_and_spares_what_others_wrote(documented: Documented):
+    documented.done("overlay", *STACK)
+    runtime = documented.uniad / "projects/configs/_base_/default_runtime.py"
+    ours = documented.root / "projects/configs/_base_/default_runtime.py"
+    assert runtime.read_text() == ours.read_text()
+    assert "already applied" in documented.done("patch", *STACK), "our own files are no local changes"
+    ours.write_text(ours.read_text() + "x = 1\n")
+    documented.done("overlay", *STACK)
+    assert runtime.read_text() == ours.read_text()
+    runtime.write_text("theirs")
+    ours.write_text(ours.read_text() + "y = 1\n")
+    line = refused(documented, "overlay", *STACK)
+    assert "was changed by hand" in line and runtime.read_text() == "theirs"
+
+
+# --- several machines ---------------------------------------------------------------------------------------------------
+WAIT = [sys.executable, str(REPO / "tools/wait_for_nodes.py")]
+
+
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait(number: int, rank: int, nodes: int = 2, timeout: str = "5") -> subprocess.Popen[str]:
+    words = ["--nodes", str(nodes), "--rank", str(rank), "--address", "127.0.0.1", "--port", str(number), "--timeout", timeout]
+    return subprocess.Popen([*WAIT, *words], stderr=subprocess.PIPE, text=True)
+
+
+def test_machines_that_all_come_start_together():
+    number = port()
+    started = [wait(number, rank, nodes=3, timeout="30") for rank in (1, 2, 0)]
+    assert [p.communicate(timeout=60)[1] for p in started] == ["", "", ""]
+    assert [p.returncode for p in started] == [0, 0, 0]
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", number))
+
+
+def test_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        process = wait(number, 0)
+        error = process.communicate(timeout=30)[1]
+    assert process.returncode == 2 and len(error.splitlines()) == 1
+    assert f"port {number} cannot be used here" in error and f"MASTER_PORT={number + 1}" in error
+
+
+def test_a_machine_that_does_not_answer():
+    process = wait(port(), 0, nodes=3, timeout="0.5")
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 2 and "NODE_RANK 1, 2 did not call" in error and len(error.splitlines()) == 1
+    process = wait(port(), 1, timeout="0.5")
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 2 and "MASTER_ADDR=127.0.0.1" in error and "does not answer" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_rank_that_cannot_be():
+    process = wait(port(), 5)
+    assert "ranks run from 0 to 1" in process.communicate(timeout=30)[1] and process.returncode == 2
+
+
+def test_slurm_without_sbatch(documented: Documented):
+    assert "sbatch is not on PATH" in refused(documented, "slurm", *STACK, "GPUS=8", PATH=f"{documented.root}/bin:/usr/bin:/bin")
+
+
+# --- an end in the middle -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_leaves_no_container(documented: Documented, number: int):
+    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
+    documented.engine_log()
+    process = subprocess.Popen(
+        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
+        env={**os.environ, **dict(documented.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    log = documented.root / "engine/log"
+    end = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    os.killpg(process.pid, signal.SIGKILL)  # the stand-in's sleep
+    (run, stop, remove) = documented.engine_log()
+    name = run[run.index("--name") + 1]
+    assert stop[0] == "stop" and stop[-1] == name and remove == ["rm", "--force", name]

@@ -1,0 +1,189 @@
+"""Each documented command, as the targets would run it: flags, mounts, config, checkpoint names, order."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from contract.conftest import REPO, Documented
+
+STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes")
+INSIDE = "/workspace/UniAD_train/UniAD"
+STEMS = {"tiny": "tiny_imgx0.25", "full": "full"}
+SHM = {"tiny": "8g", "full": "32g"}
+
+
+def shown(tree: Documented, *arguments: str) -> str:
+    """What `make -n` prints, quotes and doubled blanks aside."""
+    text = tree.done("-n", *STACK, *arguments).replace("'", "").replace("\\\n", " ")
+    return "\n".join(re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
+
+
+def in_order(text: str, *parts: str) -> None:
+    at = 0
+    for part in parts:
+        found = text.find(part, at)
+        assert found >= 0, f"{part!r} is not in what follows:\n{text[at:]}"
+        at = found + len(part)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "full"])
+def test_the_whole_workflow_is_the_documented_one_in_its_order(documented: Documented, variant: str):
+    stem = STEMS[variant]
+    text = shown(documented, "train", "eval", f"VARIANT={variant}", "GPUS=8")
+    run = f"run --rm --init --gpus all --shm-size={SHM[variant]} "
+    tree = f"{documented.root}/UniAD_train/UniAD:{INSIDE}"
+    in_order(text, "uniad_tree.py clone --tree UniAD_train/UniAD", "uniad_tree.py patch", "patch/uniad-torch1.12.patch")
+    in_order(
+        text, "uniad_tree.py overlay --tree UniAD_train/UniAD third_party/uniad_mmdet3d projects/configs",
+        "docker build --tag uniad_torch1.12", run, f"--volume {tree} ",
+        f"--workdir {INSIDE}/third_party/uniad_mmdet3d ", " uniad_torch1.12 python3 setup.py build develop --user",
+    )  # fmt: skip
+    in_order(
+        text, "python3 setup.py build develop --user", run, f"--volume {tree} ", f"--workdir {INSIDE} ",
+        f"uniad_torch1.12 ./tools/uniad_dist_train.sh ./projects/configs/stage1_track_map/{stem}_track_map.py 8",
+        f"cp UniAD_train/UniAD/projects/work_dirs/stage1_track_map/{stem}_track_map/epoch_6.pth UniAD_train/UniAD/ckpts/",
+        f"mv UniAD_train/UniAD/ckpts/epoch_6.pth UniAD_train/UniAD/ckpts/{stem}_track_map.pth",
+        run, f"uniad_torch1.12 ./tools/uniad_dist_train.sh ./projects/configs/stage2_e2e/{stem}_e2e.py 8",
+        f"cp UniAD_train/UniAD/projects/work_dirs/stage2_e2e/{stem}_e2e/epoch_20.pth UniAD_train/UniAD/ckpts/",
+        f"mv UniAD_train/UniAD/ckpts/epoch_20.pth UniAD_train/UniAD/ckpts/{stem}_e2e.pth",
+        "--env CUDA_VISIBLE_DEVICES=0",
+        f"uniad_torch1.12 ./tools/uniad_dist_eval.sh ./projects/configs/stage2_e2e/{stem}_e2e.py ./ckpts/{stem}_e2e.pth 1",
+    )  # fmt: skip
+    # nothing is added to the documented commands
+    assert all(re.search(end, text, re.M) for end in (r"track_map\.py 8$", r"_e2e\.py 8$", r"\.pth 1$"))
+    assert f"cp ckpts/{stem}_e2e.pth ckpts/{stem}_e2e_ep20.pth" in text
+
+
+def test_published_weights_are_those_that_the_variant_starts_from(documented: Documented):
+    tiny = shown(documented, "train-stage1", "VARIANT=tiny", "GPUS=1")
+    in_order(
+        tiny, "fetch_weights.py --out ckpts/bevformer_tiny_epoch_24.pth --url https://", "/bevformer_tiny_epoch_24.pth",
+        "postprocess_bevformer_tiny_epoch_24_pth.py ckpts/bevformer_tiny_epoch_24.pth ckpts/bevformer_tiny_epoch_24_updated2.pth",
+        "UniAD_train/UniAD/ckpts/bevformer_tiny_epoch_24_updated2.pth", "uniad_dist_train.sh",
+    )  # fmt: skip
+    full = shown(documented, "train-stage1", "VARIANT=full", "GPUS=1")
+    in_order(full, "--out ckpts/bevformer_r101_dcn_24ep.pth", "UniAD_train/UniAD/ckpts/bevformer_r101_dcn_24ep.pth", "dist_train")
+    assert "postprocess_bevformer_tiny_epoch_24_pth.py ckpts" not in full
+
+
+def test_the_pinned_commit_is_the_documented_one():
+    text = (REPO / "mk/documented.mk").read_text()
+    assert re.search(r"^UNIAD_COMMIT := 02fa68c5[0-9a-f]{32}$", text, re.M)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "full"])
+def test_a_shell_is_the_documented_container(documented: Documented, variant: str):
+    line = shown(documented, "shell", f"VARIANT={variant}", "GPUS=8").splitlines()[-1]
+    assert f"--gpus all --shm-size={SHM[variant]} " in line
+    assert f"--volume {documented.root}/UniAD_train/UniAD:{INSIDE} " in line
+    assert f"--volume {documented.root}:/workspace/UniAD " in line, "the deployment tree"
+    assert f"--user {os.getuid()}:{os.getgid()} " in line
+    assert line.endswith("uniad_torch1.12 /bin/bash")
+
+
+def test_the_dataset_appears_at_the_documented_paths_wherever_it_lies(documented: Documented, tmp_path: Path):
+    outside = tmp_path / "elsewhere"
+    (documented.root / "data/nuscenes").rename(outside)
+    (documented.root / "data/nuscenes").symlink_to(outside)
+    line = shown(documented, "shell").splitlines()[-1]
+    assert f"--volume {outside}:{INSIDE}/data/nuscenes " in line
+    assert f"--volume {documented.root}/data/infos:{INSIDE}/data/infos " in line
+    assert f"--volume {documented.root}/data/others:{INSIDE}/data/others " in line
+
+
+def test_without_gpus_no_gpu_is_asked_for(documented: Documented):
+    text = shown(documented, "train", "eval", "VARIANT=tiny", "GPUS=0")
+    assert "--gpus" not in text and "CUDA_VISIBLE_DEVICES" not in text
+    in_order(
+        text, "python3 ./tools/train.py ./projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --deterministic",
+        "python3 ./tools/test.py ./projects/configs/stage2_e2e/tiny_imgx0.25_e2e.py ./ckpts/tiny_imgx0.25_e2e.pth --eval bbox",
+    )  # fmt: skip
+
+
+def test_more_flags_and_another_engine(documented: Documented):
+    assert " --memory 9g --cpus 3 uniad_torch1.12 " in shown(documented, "shell", "DOCKER_FLAGS=--memory 9g --cpus 3")
+    line = documented.done("-n", "shell", "STACK=torch1.12", "RUNTIME=podman", "GPUS=1", "DATASET=nuscenes").splitlines()[-1]
+    assert "uniad_torch1.12 podman run" in line and "--device nvidia.com/gpu=all" in line and "--gpus" not in line
+    assert "--shm-size=16g " in shown(documented, "shell", "SHM_SIZE=16g")
+
+
+def test_a_terminal_is_handed_on_only_where_there_is_one(documented: Documented):
+    assert " -it " not in shown(documented, "shell")
+    host, terminal = pty.openpty()
+    try:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | dict(documented.environment)
+        done = subprocess.run(
+            ["make", "-n", "shell", *STACK, *documented.settings], cwd=documented.root, env=env, stdin=terminal,
+            stderr=terminal, stdout=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(host)
+    assert " run --rm --init -it " in done.stdout
+
+
+def test_several_machines_run_the_documented_launch(documented: Documented):
+    machines = ("VARIANT=full", "GPUS=8", "NNODES=4", "MASTER_ADDR=first")
+    text = shown(documented, "train-stage1", *machines, "NODE_RANK=2", "MASTER_PORT=28599")
+    in_order(
+        text, "wait_for_nodes.py --nodes 4 --rank 2 --address first --port 28599", "--network host",
+        "python -m torch.distributed.launch --nproc_per_node=8 --nnodes=4 --node_rank=2 --master_addr=first --master_port=28599 "
+        "./tools/train.py ./projects/configs/stage1_track_map/full_track_map.py --launcher pytorch",
+    )  # fmt: skip
+    rank = shown(documented, "train-stage1", *machines, "RANK=3")
+    assert "--node_rank=3" in rank and "--master_port=28599" in rank
+
+
+def test_a_cluster_gets_the_same_line_for_each_machine(documented: Documented):
+    sbatch = documented.root / "bin/sbatch"
+    sbatch.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > submitted\n')
+    sbatch.chmod(0o755)
+    documented.done("slurm", *STACK, "VARIANT=full", "GPUS=8", "NNODES=4", "SLURM_FLAGS=--partition=gpu")
+    words = (documented.root / "submitted").read_text().split()
+    assert {"--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--partition=gpu"} <= set(words)
+    assert "tools/slurm_job.sh" in words and {"VARIANT=full", "STACK=torch1.12", "GPUS=8"} <= set(words)
+
+
+def test_the_documented_advice_for_memory_is_a_variable(documented: Documented):
+    text = shown(documented, "train-stage1", "VARIANT=full", "GPUS=8", "QUEUE_LENGTH=3")
+    assert "full_track_map.py 8 --cfg-options queue_length=3 model.queue_length=3 data.train.queue_length=3" in text
+
+
+def test_iterations_instead_of_epochs_change_names_and_skip_validation(documented: Documented):
+    text = shown(documented, "train", "VARIANT=tiny", "GPUS=0", "MAX_ITERS=2", "FROM_SCRATCH=1")
+    assert "runner.type=IterBasedRunner runner.max_epochs=None runner.max_iters=2" in text and "--no-validate" in text
+    assert "cp UniAD_train/UniAD/projects/work_dirs/stage1_track_map/tiny_imgx0.25_track_map/iter_2.pth" in text
+    assert "load_from=None" in text and "fetch_weights" not in text
+
+
+def test_a_run_does_each_step_once_and_the_next_does_nothing(documented: Documented):
+    goals = ("train", "eval", *STACK, "VARIANT=tiny", "GPUS=8", "TOOLS_RUNTIME=host")
+    documented.done(*goals)
+    log = documented.engine_log()
+    assert [line[0] for line in log if line[0] == "build"] == ["build"], "no deployment image: native tools run on the host"
+    ran = [line[line.index("uniad_torch1.12") + 1] for line in log if line[0] == "run"]
+    assert ran == ["python3", "./tools/uniad_dist_train.sh", "./tools/uniad_dist_train.sh", "./tools/uniad_dist_eval.sh"]
+    assert (documented.uniad / "tools/train.py").read_text() == "one\nours\nthree\n"
+    assert not (documented.uniad / "sources").exists()
+    assert (documented.root / "ckpts/tiny_imgx0.25_e2e_ep20.pth").is_file()
+    documented.done(*goals)
+    assert documented.engine_log() == []
+    documented.done("train", *goals[2:], "CFG_OPTIONS=optimizer.lr=1e-5")
+    assert len([line for line in documented.engine_log() if line[0] == "run"]) == 2
+    assert list((documented.uniad / "projects/work_dirs/stage1_track_map").glob("tiny_imgx0.25_track_map.2*")), "set aside"
+
+
+def test_native_targets_run_in_the_deployment_image(documented: Documented):
+    text = documented.done("-n", "train", "VARIANT=nano", "STACK=native", "RUNTIME=docker", "GPUS=0", "DATASET=synthetic")
+    assert "docker build --tag uniad_deploy" in text and "tools/setup_env.py" not in text
+    lines = [line for line in text.splitlines() if "tools/train.py" in line and "run --rm" in line]
+    assert len(lines) == 1 and f"--volume '{documented.root}:/workspace/UniAD' --workdir /workspace/UniAD" in lines[0]
+    assert "uniad_deploy python3 tools/train.py projects/configs/stage1_track_map/nano_track_map.py" in lines[0]
+    many = documented.done("-n", "train", "VARIANT=nano", "STACK=native", "RUNTIME=docker", "GPUS=4", "DATASET=synthetic")
+    assert re.search(r"--gpus all .* uniad_deploy tools/uniad_dist_train.sh .* 4 ", many)
