@@ -65,8 +65,8 @@ def train(given: dict[str, Tensor], image_seed: int) -> Trained:
     return Trained(agents, matched, motion, head, motion_losses(motion, agents, matched, clip.targets, spec.motion))
 
 
-def compact(golden: Path) -> dict[str, np.ndarray]:
-    """Arrays of the extract, by name; ``meta`` holds how they were thinned."""
+def forward(golden: Path) -> dict[str, np.ndarray]:
+    """Frames, by name; ``meta`` holds how they were thinned."""
     out: dict[str, np.ndarray] = {"anchors": np.load(golden / "motion_anchors.npy")}
     meta: dict[str, str] = {}
 
@@ -77,21 +77,21 @@ def compact(golden: Path) -> dict[str, np.ndarray]:
 
     for model, (stem, frames) in MODELS.items():
         rules = json.loads((golden / f"{stem}_index.json").read_text())["meta"]
-        forward = np.load(golden / f"{stem}_forward.npz")
+        data = np.load(golden / f"{stem}_forward.npz")
         for f in range(frames):
             alone = model == "tiny" and f == 0
             for name in INPUTS + ("in_track_query",) * alone:
-                out[f"{model}/f{f}/mot/{name}"] = forward[f"f{f}/mot/{name}"]
+                out[f"{model}/f{f}/mot/{name}"] = data[f"f{f}/mot/{name}"]
             for name, strides in OUTPUTS.items():
                 key = f"f{f}/mot/{name}"
-                keep(f"{model}/{key}", key, forward[key], strides[0] if alone else strides[1], rules.get(key, ""))
+                keep(f"{model}/{key}", key, data[key], strides[0] if alone else strides[1], rules.get(key, ""))
     modules = np.load(golden / "tiny_stage2_modules.npz")
     rules = json.loads((golden / "tiny_stage2_index.json").read_text())["meta"]
     for name, stride in MODULES.items():
         key = f"f1/mot/{name}"
         keep(f"tiny/{key}", key, modules[key], stride, rules.get(key, ""))
     out["meta"] = np.array(json.dumps(meta))
-    return out | training(golden)
+    return out
 
 
 def training(golden: Path) -> dict[str, np.ndarray]:
@@ -119,4 +119,5 @@ def training(golden: Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez_compressed(Path(__file__).with_name("motion.npz"), **compact(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    np.savez_compressed(Path(__file__).with_name("motion.npz"), **forward(folder), **training(folder))

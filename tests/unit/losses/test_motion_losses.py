@@ -160,6 +160,8 @@ def test_the_recorded_clip_from_images_to_gradients_of_the_branches(extract: Rec
 
 def test_the_extract_is_what_was_recorded(golden) -> None:
     kept = Recorded.extract("motion").arrays
+    for name, value in runpy.run_path(str(EXTRACTS / "make_motion.py"))["forward"](golden).items():
+        assert np.array_equal(kept[name], value), name
     with np.load(golden / "tiny_stage2_train_inputs.npz") as data:
         for name in data.files:
             assert np.array_equal(kept[f"train/in/{name}"], data[name]), name
