@@ -20,6 +20,13 @@ class MVXTwoStageDetector(BaseDetector):
         super().__init__(init_cfg=init_cfg)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+        # The order of the parts is that of the parameters in checkpoints, by which optimisers find their state
+        if pts_bbox_head:
+            settings = dict(
+                train_cfg=train_cfg.pts if train_cfg else None,
+                test_cfg=test_cfg.pts if test_cfg else None,
+            )
+            self.pts_bbox_head = build_head(dict(pts_bbox_head, **settings))
         if img_backbone:
             self.img_backbone = build_backbone(img_backbone)
             weights = (pretrained or {}).get("img")
@@ -27,12 +34,6 @@ class MVXTwoStageDetector(BaseDetector):
                 self.img_backbone.init_cfg = dict(type="Pretrained", checkpoint=weights)
         if img_neck is not None:
             self.img_neck = build_neck(img_neck)
-        if pts_bbox_head:
-            settings = dict(
-                train_cfg=train_cfg.pts if train_cfg else None,
-                test_cfg=test_cfg.pts if test_cfg else None,
-            )
-            self.pts_bbox_head = build_head(dict(pts_bbox_head, **settings))
 
     @property
     def with_img_neck(self):
