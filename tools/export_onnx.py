@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     # Heavy imports come after the arguments were read, so that --help and typing errors answer at once.
+    from uniad.build import build_model
     from uniad.contract import contract_for
     from uniad.data.dataset import SceneStream
     from uniad.deploy.card import sequence_path, write_card
@@ -41,7 +42,6 @@ def main() -> None:
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
     from uniad.files import atomic_path, sha256
     from uniad.models.rig import check_dataset_rigs
-    from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
 
@@ -61,7 +61,7 @@ def main() -> None:
         raise UserError(f"--frames {args.frames}: a sequence needs at least one frame")
 
     spec = load_spec(args.config, args.cfg_options)
-    model = UniAD(spec.model).eval()
+    model = build_model(spec).eval()
     load_checkpoint(model, args.checkpoint, name=spec.name)
     contract = contract_for(spec)
     stream = SceneStream(spec, args.split)

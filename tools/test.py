@@ -35,12 +35,12 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
+    from uniad.build import build_model
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, sha256
     from uniad.models.rig import check_dataset_rigs
-    from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training import distributed
     from uniad.training.checkpoint import load_checkpoint
@@ -50,7 +50,7 @@ def evaluate(args: argparse.Namespace) -> None:
     try:
         stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size)
         check_dataset_rigs(spec, stream.table)
-        model = UniAD(spec.model)
+        model = build_model(spec)
         load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
         model.to(world.device)
         with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar:

@@ -26,11 +26,11 @@ def main() -> None:
     args = parse_args()
     import cv2
     import torch
+    from uniad.build import build_model
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import start_of_scene, to_device
     from uniad.files import atomic_path
     from uniad.models.rig import check_dataset_rigs
-    from uniad.models.uniad import UniAD
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
     from uniad.training.distributed import pick_device
@@ -39,7 +39,7 @@ def main() -> None:
 
     spec = load_spec(args.config, args.cfg_options)
     device = pick_device(args.device)
-    model = UniAD(spec.model)
+    model = build_model(spec)
     load_checkpoint(model, args.checkpoint, name=spec.name, say=None)
     model.to(device).eval()
     stream = SceneStream(spec, args.split, workers=0)

@@ -288,6 +288,12 @@ class ModelSpec:
     motion: MotionSpec | None = None  # stage 2
     occ: OccSpec | None = None
     plan: PlanSpec | None = None
+    agent_capacity: int = 0  # tracks whose future is predicted, the ego car apart; the best where there are more
+
+    @property
+    def has_stage2(self) -> bool:
+        """Whether the model has its motion, occupancy and planning heads."""
+        return self.motion is not None and self.occ is not None and self.plan is not None
 
 
 @dataclass(frozen=True)

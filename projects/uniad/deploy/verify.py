@@ -40,10 +40,10 @@ def _runner(
     if backend == "onnxruntime":
         return OrtRunner(contract, onnx_path)
     if backend == "torch":
-        from uniad.models.uniad import UniAD
+        from uniad.build import build_model
         from uniad.training.checkpoint import load_checkpoint
 
-        model = UniAD(load_spec(card["config"], card.get("config_options", [])).model).eval()
+        model = build_model(load_spec(card["config"], card.get("config_options", []))).eval()
         load_checkpoint(model, checkpoint or card["checkpoint"], say=None)
         return TorchRunner(contract, model)
     if backend in ("tensorrt", "tensorrt_rtx"):

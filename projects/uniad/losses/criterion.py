@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from uniad.losses.map import map_losses
 from uniad.losses.matcher import FrameTargets, Match, match_frame
+from uniad.losses.motion import motion_losses
+from uniad.losses.occ import occ_losses
+from uniad.losses.planning import plan_losses
 from uniad.losses.track import FrameTerms, frame_terms, track_losses
 from uniad.models.map import MapHead, MapQueries
+from uniad.models.occ import OccRaw
 from uniad.spec import ModelSpec
-from uniad.types import DetOutput, Targets
+from uniad.types import Agents, DetOutput, MotionOutput, PlanOutput, Targets
 
 
 def alone(values: Tensor) -> Tensor:
@@ -51,3 +55,13 @@ class Criterion(nn.Module):
     def mapping(self, head: MapHead, queries: MapQueries, targets: Targets) -> dict[str, Tensor]:
         """Losses of the map head on the clip's last frame."""
         return map_losses(head, queries, targets, self.spec.map_loss, self.reduce_mean)
+
+    def looking_ahead(
+        self, agents: Agents, matched_gt: Tensor, motion: MotionOutput, occ: OccRaw, plan: PlanOutput, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Losses of motion, occupancy and planning on the clip's last frame. matched_gt [B, A]: each agent's object, -1 none."""
+        return {
+            **motion_losses(motion, agents, matched_gt, targets, self.spec.motion),
+            **occ_losses(occ, matched_gt, targets, self.spec.occ, self.reduce_mean),
+            **plan_losses(plan, targets, self.spec.plan, self.spec.compat),
+        }

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from uniad.geometry.boxes import decode_boxes
+from uniad.models.agents import select_agents
 from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.map import MapHead
+from uniad.models.motion import MotionHead
 from uniad.models.neck import FPN
+from uniad.models.occ import OccHead
+from uniad.models.planning import PlanHead
 from uniad.models.track import (
     EGO_ID,
     FREE_ID,
@@ -60,7 +64,10 @@ class CodeWeights(nn.Module):
 
 
 class UniAD(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    vehicle_ids: Tensor
+
+    def __init__(self, spec: ModelSpec, motion_anchors: Tensor | None = None) -> None:
+        """motion_anchors: [groups, K, F, 2] metres, see ``data.anchors``; needed where the spec has a motion head."""
         super().__init__()
         self.spec = spec
         track = spec.track
@@ -73,6 +80,13 @@ class UniAD(nn.Module):
         self.query_interact = QueryInteraction(track)
         self.memory_bank = MemoryBank(track)
         self.criterion = CodeWeights(spec)
+        if spec.has_stage2:
+            if motion_anchors is None:
+                raise ValueError("a model with a motion head needs motion_anchors")
+            self.occ_head = OccHead(spec.occ)
+            self.motion_head = MotionHead(spec.motion, motion_anchors)
+            self.planning_head = PlanHead(spec.plan)
+            self.register_buffer("vehicle_ids", torch.tensor(spec.motion.vehicle_ids), persistent=False)
         for frozen, part in ((spec.freeze.img_backbone, self.img_backbone), (spec.freeze.img_neck, self.img_neck)):
             if frozen:
                 part.requires_grad_(False)
@@ -110,7 +124,25 @@ class UniAD(nn.Module):
         det = self.detect(bev, rows, all_layers=False)
         track, tracks, next_id = self.update_tracks(rows, det, state.next_id)
         outputs = StepOutputs(bev=bev, track=track, map=self.seg_head(bev))
+        if self.spec.has_stage2:
+            outputs = self.look_ahead(outputs, frame.command)
         return outputs, self.next_state(frame, bev, tracks, next_id)
+
+    def look_ahead(self, outputs: StepOutputs, command: Tensor) -> StepOutputs:
+        """Adds what stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. command: [B]."""
+        agents = select_agents(outputs.track, self.spec.agent_capacity, self.spec.track)
+        motion = self.motion_head(outputs.bev, agents, outputs.map.query, outputs.map.query_pos)
+        occ = self.occ_head(outputs.bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0))
+        plan = self.planning_head(outputs.bev, self.bev_position(), motion, command)
+        return outputs._replace(agents=agents, motion=motion, occ=occ, plan=plan)
+
+    def is_vehicle(self, label: Tensor) -> Tensor:
+        """Which classes occupancy is about, bool like ``label``."""
+        return (label[..., None] == self.vehicle_ids).any(-1)
+
+    def bev_position(self) -> Tensor:
+        """Learnt position of every BEV cell, [1, S, D]."""
+        return self.pts_bbox_head.positional_encoding().flatten(1).t()[None]
 
     def next_state(self, frame: Frame, bev: Tensor, tracks: Tracks, next_id: Tensor) -> State:
         """What this frame hands to the next one."""

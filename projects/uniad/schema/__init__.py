@@ -73,6 +73,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             motion=read_motion(n, pc_range, bev, decoder) if present else None,
             occ=read_occ(n, bev, compat) if present else None,
             plan=read_plan(n, bev) if present else None,
+            agent_capacity=native.whole("agent_capacity", min(128, track.capacity)) if present else 0,
         )
 
 

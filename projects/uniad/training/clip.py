@@ -24,11 +24,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import Match, frame_targets
+from uniad.models.agents import select_training_agents
 from uniad.models.grid_mask import DRAWS, apply_grid_mask
+from uniad.models.map import MapQueries
 from uniad.models.track import Rows, empty_tracks, select_training_tracks, take_rows, take_tracks
 from uniad.models.uniad import UniAD
 from uniad.spec import ModelSpec
-from uniad.types import Clip, DetOutput, Frame, Tracks
+from uniad.types import Clip, DetOutput, Frame, Targets, Tracks
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,26 @@ def forward_clip(
             carried, dropped = carry_on(model, rows, det, match, frames, t, draws.tracks[t])
             out = out._replace(dropped=out.dropped + dropped)
     losses = criterion.tracking(terms)
-    losses |= criterion.mapping(model.seg_head, model.seg_head.queries(bev[:, -1]), targets)
+    map_queries = model.seg_head.queries(bev[:, -1])
+    losses |= criterion.mapping(model.seg_head, map_queries, targets)
+    if model.spec.has_stage2:
+        losses |= look_ahead(model, criterion, out, map_queries, frames.command[:, -1], targets)
     return losses, out
+
+
+def look_ahead(
+    model: UniAD, criterion: Criterion, out: ClipOutput, map_queries: MapQueries, command: Tensor, targets: Targets
+) -> dict[str, Tensor]:
+    """Stage-2 losses of the last frame. The agents are the tracks that overlap their object, whatever their scores are."""
+    spec, bev, match = model.spec, out.bev[:, -1], out.match[-1]
+    agents, matched = select_training_agents(
+        out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.agent_capacity, spec.track
+    )
+    motion = model.motion_head(bev, agents, map_queries.query, map_queries.query_pos)
+    label = targets.labels[:, -1].gather(1, matched.clamp(min=0))
+    occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0))
+    plan = model.planning_head(bev, model.bev_position(), motion, command)
+    return criterion.looking_ahead(agents, matched, motion, occ, plan, targets)
 
 
 def total_loss(losses: dict[str, Tensor]) -> Tensor:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from uniad.build import build_model
 from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
-from uniad.models.uniad import UniAD
 from uniad.spec import Spec, from_scratch
 from uniad.training import distributed
 from uniad.training.clip import ClipOptions, forward_clip
@@ -122,7 +122,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
 
     # every process builds the same model, so they need not be told apart afterwards
     seed_all(mix("weights", options.train.seed))
-    model = UniAD(spec.model)
+    model = build_model(spec)
     if options.recompute:
         if options.train.cuda_graph:
             raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
