@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 MODELS = {"tiny": ("tiny_stage2", 3), "base": ("base_stage2_small", 2)}
+STATE_DICTS = ("tiny_stage1", "base_stage1", "tiny_stage2", "base_stage2")
 INPUTS = ("can_bus", "l2g_r_mat", "l2g_t", "timestamp")
 WHOLE = (
     "trk/after_obj_idxes", "trk/active_index", "trk/result_labels", "trk/result_track_ids", "trk/result_bbox_index",
@@ -27,7 +28,7 @@ THINNED = {"dec/last_ref_points": 7, "dec/all_cls_scores": 61, "dec/all_bbox_pre
 
 def digest(golden: Path, name: str) -> dict[str, str | int]:
     """How many entries a documented checkpoint has, and a digest of their names, shapes, dtypes and requires_grad."""
-    entries = sorted(json.loads((golden / f"state_dict_{name}_stage1.json").read_text()))
+    entries = sorted(json.loads((golden / f"state_dict_{name}.json").read_text()))
     return {"entries": len(entries), "sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest()}
 
 
@@ -51,7 +52,7 @@ def main(golden: Path) -> None:
                 before = rules.get(f"f{i}/{name}")
                 meta[f"{model}/f{i}/{name}"] = (f"{before}; then " if before else "") + f"flattened [::{stride}]"
     np.savez_compressed(here / "frames.npz", meta=np.array(json.dumps(meta)), **keep)
-    text = json.dumps({name: digest(golden, name) for name in ("tiny", "base")}, indent=1)
+    text = json.dumps({name: digest(golden, name) for name in STATE_DICTS}, indent=1)
     (here / "state_dict.json").write_text(text + "\n")
 
 

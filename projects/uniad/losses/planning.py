@@ -68,4 +68,5 @@ def aligned(centre: Tensor, width: Tensor | float, length: Tensor | float, yaw: 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
     """Area [...] that rectangles [..., 4] share."""
-    return (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    side = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    return side[..., 0] * side[..., 1]  # prod's backward pass would read back whether there is a zero

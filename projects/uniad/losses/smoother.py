@@ -25,6 +25,7 @@ from uniad.losses.trajectory_problem import (
     residuals,
 )
 from uniad.models.precision import full_precision
+from uniad.ops.spd import solve_spd
 
 ITERATIONS = 60  # 50 leave one agent in three hundred off by a millimetre
 BARRIER, BARRIER_DECAY, BARRIER_LAST = 0.1, 0.6, 1e-9  # weight of the logarithmic barrier, first, per iteration, and least
@@ -104,7 +105,7 @@ def solve(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
         gradient = effort + _times(jac.mT, res) + _times(slope.mT, force[:, count:]) + limit * force[:, :count]
         hessian = problem.effort + jac.mT @ jac + slope.mT @ (weight[:, count:, None] * slope)
         hessian = hessian + torch.diag_embed(limit.square() * weight[:, :count])
-        move = _solve_spd(hessian, -gradient)
+        move = solve_spd(hessian, -gradient)
 
         dcon = torch.cat([limit * move, _times(slope, move)], -1)
         dslack = torch.stack([dcon, -dcon])
@@ -148,10 +149,3 @@ def _merit(problem: Problem, trial: Tensor, slack_before: Tensor, barrier: float
 
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x[..., None])[..., 0]
-
-
-def _solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
-    # Neither call reads a status back, which a captured graph could not.
-    factor = torch.linalg.cholesky_ex(matrix, check_errors=False).L
-    half = torch.linalg.solve_triangular(factor, right[..., None], upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]

@@ -141,8 +141,9 @@ class UniAD(nn.Module):
         return (label[..., None] == self.vehicle_ids).any(-1)
 
     def bev_position(self) -> Tensor:
-        """Learnt position of every BEV cell, [1, S, D]."""
-        return self.pts_bbox_head.positional_encoding().flatten(1).t()[None]
+        """Learnt position of every BEV cell, [1, S, D]. It is part of the BEV encoder, and frozen with it."""
+        with torch.no_grad() if self.spec.freeze.bev_encoder else nullcontext():
+            return self.pts_bbox_head.positional_encoding().flatten(1).t()[None]
 
     def next_state(self, frame: Frame, bev: Tensor, tracks: Tracks, next_id: Tensor) -> State:
         """What this frame hands to the next one."""

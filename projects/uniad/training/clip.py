@@ -27,10 +27,11 @@ from uniad.losses.matcher import Match, frame_targets
 from uniad.models.agents import select_training_agents
 from uniad.models.grid_mask import DRAWS, apply_grid_mask
 from uniad.models.map import MapQueries
+from uniad.models.occ import OccRaw
 from uniad.models.track import Rows, empty_tracks, select_training_tracks, take_rows, take_tracks
 from uniad.models.uniad import UniAD
 from uniad.spec import ModelSpec
-from uniad.types import Clip, DetOutput, Frame, Targets, Tracks
+from uniad.types import Agents, Clip, DetOutput, Frame, MotionOutput, PlanOutput, Targets, Tracks
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,18 @@ class Carried(NamedTuple):
     iou: Tensor  # [B, Q] overlap with the object when last measured
 
 
+class Ahead(NamedTuple):
+    """What stage 2 made of the last frame."""
+
+    agents: Agents
+    matched_gt: Tensor  # [B, A] int64, each agent's object; -1 none, and the ego car
+    motion: MotionOutput
+    occ: OccRaw
+    plan: PlanOutput
+
+
 class ClipOutput(NamedTuple):
-    """What a clip leaves behind for later heads and for tests. Lists have an entry a frame."""
+    """What a clip leaves behind, for tests. Lists have an entry a frame."""
 
     bev: Tensor  # [B, T, S, D]
     history: Tensor  # [B, T, S, D] the BEV before that each frame was given, no gradient
@@ -72,6 +83,7 @@ class ClipOutput(NamedTuple):
     det: list[DetOutput]
     match: list[Match]
     dropped: Tensor  # [B] int32, tracks lost because all slots were taken
+    ahead: Ahead | None = None  # stage 2
 
 
 def forward_clip(
@@ -110,14 +122,14 @@ def forward_clip(
     map_queries = model.seg_head.queries(bev[:, -1])
     losses |= criterion.mapping(model.seg_head, map_queries, targets)
     if model.spec.has_stage2:
-        losses |= look_ahead(model, criterion, out, map_queries, frames.command[:, -1], targets)
+        ahead = look_ahead(model, out, map_queries, frames.command[:, -1], targets)
+        losses |= criterion.looking_ahead(*ahead, targets)
+        out = out._replace(ahead=ahead)
     return losses, out
 
 
-def look_ahead(
-    model: UniAD, criterion: Criterion, out: ClipOutput, map_queries: MapQueries, command: Tensor, targets: Targets
-) -> dict[str, Tensor]:
-    """Stage-2 losses of the last frame. The agents are the tracks that overlap their object, whatever their scores are."""
+def look_ahead(model: UniAD, out: ClipOutput, map_queries: MapQueries, command: Tensor, targets: Targets) -> Ahead:
+    """Stage 2 on the last frame. The agents are the tracks that overlap their object, whatever their scores are."""
     spec, bev, match = model.spec, out.bev[:, -1], out.match[-1]
     agents, matched = select_training_agents(
         out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.agent_capacity, spec.track
@@ -126,7 +138,7 @@ def look_ahead(
     label = targets.labels[:, -1].gather(1, matched.clamp(min=0))
     occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0))
     plan = model.planning_head(bev, model.bev_position(), motion, command)
-    return criterion.looking_ahead(agents, matched, motion, occ, plan, targets)
+    return Ahead(agents, matched, motion, occ, plan)
 
 
 def total_loss(losses: dict[str, Tensor]) -> Tensor:
