@@ -40,11 +40,13 @@ place = $(or $(realpath $1),$(abspath $1))
 # The world in use appears at the documented paths. The deployment tree is this repository.
 STACK_MOUNTS = $(abspath $(TREE)):$(INSIDE) $(CURDIR):/workspace/UniAD $(abspath $(UNIAD_TRAIN))/home:/home/uniad
 DATA_MOUNTS = $(call place,$(DATA_ROOT)):$(INSIDE)/data/nuscenes $(call place,$(INFO_ROOT)):$(INSIDE)/data/infos $(call place,$(dir $(ANCHORS))):$(INSIDE)/data/others
-STACK_ENV = --env HOME=/home/uniad
+# The documented scripts end in `| tee`: with pipefail a failed run is one.
+STACK_ENV = --env HOME=/home/uniad --env SHELLOPTS=pipefail
 # $(call in-stack,folder,GiB of /dev/shm,mounts,more)
 in-stack = $(call in-container,torch1.12,$2,$(STACK_MOUNTS) $3,$1,$(STACK_ENV)$(if $4, $4))
 
-IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(DATA_MOUNTS),)
+# A shell sees what data there is.
+IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(foreach m,$(DATA_MOUNTS),$(if $(wildcard $(firstword $(subst :, ,$m))),$m)),)
 
 # Is there an engine, and is no GPU newer than this torch? Asked before anything that takes long.
 CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=$(RUNTIME) --ask GPUS=$(GPUS) --python $(call q,$(HOST_PYTHON)) --words > /dev/null
@@ -89,7 +91,7 @@ $(doc-trained): $(STEPS)/compile $(INFOS) $(ANCHORS) $(if $(filter 1,$1),$(if $(
 	@$$(CAN_RUN)
 	@tools/set_aside.sh $(TREE)/$(doc-work) $$(call q,$$(DOC_RUN.$(doc-work)))
 	$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT))
-	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM_SIZE)),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
+	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
 	@touch $$@
 
@@ -106,7 +108,7 @@ $(call ckpt,$1): $(TREE)/ckpts/$(doc-name)
 	$$(if $$(DEPLOYED.$1),cp $$@ $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1)$$(DEPLOYED.$1).pth)
 
 $(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1
-	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM_SIZE)),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)
+	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)
 	@touch $$@
 DOC_EVAL.$1 = $$(call doc-eval,$1)
 endef

@@ -18,3 +18,7 @@ lint: $(ENV) ## Style and errors that need no run
 golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNIAD_GOLDEN
 	@[[ -f $(call q,$(UNIAD_GOLDEN)/weight_rule.py) ]] || { echo 'error: UNIAD_GOLDEN=$(UNIAD_GOLDEN) holds no recorded numbers' >&2; exit 2; }
 	@for script in tests/golden/make_*.py; do echo "$$script"; $(RUN) "$$script" "$$UNIAD_GOLDEN"; done
+
+.PHONY: test-containers
+test-containers: $(VENV_READY) ## The documented stack's workflow through a real container engine, where one can be had
+	@status=0; tools/with_engine.sh $(VENV)/bin/python -m pytest tests/containers $(TEST_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]

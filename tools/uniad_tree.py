@@ -141,7 +141,7 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
         changed = changed_files(tree)
         if changed:
             more = f" and {len(changed) - 1} more" if changed[1:] else ""
-            raise Refused(f"{tree} has local changes in {changed[0]}{more}: undo them or keep them elsewhere (git -C {tree} diff)")
+            raise Refused(f"{tree} has local changes in {changed[0]}{more}: undo them or keep them (git -C {tree} diff)")
         done: list[Path] = []
         for path in patches:
             reason = applies(tree, path)
