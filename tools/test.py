@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented."""
+"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented; of a stage-2
+config also motion, occupancy and planning, each beside constant velocity."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from uniad.errors import UserError, run_cli
@@ -48,7 +50,7 @@ def evaluate(args: argparse.Namespace) -> None:
     spec = load_spec(args.config, args.cfg_options)
     world = distributed.start(args.launcher, args.device)
     try:
-        stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size)
+        stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
         check_dataset_rigs(spec, stream.table)
         model = build_model(spec)
         load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
@@ -63,6 +65,8 @@ def evaluate(args: argparse.Namespace) -> None:
                 "config": args.config,
                 "checkpoint": args.checkpoint,
                 "checkpoint_sha256": sha256(args.checkpoint),
+                "stage": spec.stage,
+                "compat": asdict(spec.model.compat),
                 "dataset": {"root": spec.data.data_root, "version": stream.version, "split": "val"},
                 **metrics,
             }

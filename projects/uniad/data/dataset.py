@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from uniad.command import check_command
 from uniad.data.check import CAMERAS
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
@@ -211,7 +212,7 @@ def frame_tensors(
         l2g_t=torch.from_numpy(global_from_lidar[:, :3, 3].astype(np.float32)),
         time_s=torch.from_numpy(scene_time(table.timestamp_us[span], int(table.timestamp_us[start]), rounded_time)),
         scene_start=torch.tensor([number == 0 for number in range(len(frames))]),
-        command=torch.tensor([labeller.command(frame) for frame in frames], dtype=torch.int32),
+        command=torch.from_numpy(check_command([labeller.command(f) for f in frames], f"{table.path}: a command").astype(np.int32)),
     )
 
 

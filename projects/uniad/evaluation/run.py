@@ -6,6 +6,7 @@ many give the same numbers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uniad.evaluation.future import EgoMotion, FutureScores
 from uniad.evaluation.map_iou import MapIoU
 from uniad.evaluation.official import evaluate_detection, evaluate_tracking
 from uniad.evaluation.submission import class_ranges, to_annotations
@@ -25,18 +27,33 @@ from uniad.types import Frame, State
 
 @dataclass
 class Collected:
-    """What one process saw: submission entries by sample token, map counts, tracks that found no slot."""
+    """What one process saw: submission entries by sample token, map counts, tracks that found no slot, and stage 2's scores.
+
+    Those are kept by scene and added up in the scenes' order: a sum of floats depends on it, and processes must not matter.
+    """
 
     detections: dict[str, list[dict]] = field(default_factory=dict)
     tracks: dict[str, list[dict]] = field(default_factory=dict)
     map_iou: MapIoU = field(default_factory=MapIoU)
     dropped: int = 0
+    future: dict[str, FutureScores] = field(default_factory=dict)
 
     def merge(self, other: Collected) -> None:
         self.detections |= other.detections
         self.tracks |= other.tracks
         self.map_iou.merge(other.map_iou)
         self.dropped += other.dropped
+        self.future |= other.future
+
+    def all_futures(self) -> FutureScores | None:
+        """Stage 2's scores of all scenes; None for a model without it."""
+        scenes = [self.future[token] for token in sorted(self.future)]
+        if not scenes:
+            return None
+        total = copy.deepcopy(scenes[0])
+        for scene in scenes[1:]:
+            total.merge(scene)
+        return total
 
 
 def start_of_scene(model: torch.nn.Module, previous: np.ndarray | None, device: torch.device) -> State:
@@ -64,10 +81,11 @@ def collect(
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Collected:
-    """Run the model over every frame of ``stream`` (a SceneStream of this process's scenes)."""
+    """Run the model over every frame of ``stream`` (a SceneStream of this process's scenes, with the spec's stage)."""
     found, ranges = Collected(), class_ranges()
     model.eval()
     state: State | None = None
+    ego = EgoMotion()
     for done, sample in enumerate(stream, start=1):
         if bool(sample.frame.scene_start[0]):
             state = start_of_scene(model, sample.previous_can_bus, device)
@@ -98,13 +116,17 @@ def collect(
                 labels,
                 gt.drivable[0],
             )
+        if spec.model.has_stage2:
+            scene = sample.info["scene_token"]
+            scores = found.future.setdefault(scene, FutureScores(spec))
+            scores.update(outputs, sample, ego.velocity(sample.frame), spec)
         found.dropped += int(track.dropped[0])
         progress(done)
     return found
 
 
 def score(found: Collected, spec: Spec, version: str, out: Path) -> dict:
-    """All metrics of the config's ``eval_mod`` from what all processes collected."""
+    """All metrics of the config's ``eval_mod`` from what all processes collected, and those of stage 2 where there is one."""
     out.mkdir(parents=True, exist_ok=True)
     metrics: dict = {"samples": len(found.detections), "tracks_dropped": found.dropped}
     if "det" in spec.data.eval_mod:
@@ -113,7 +135,8 @@ def score(found: Collected, spec: Spec, version: str, out: Path) -> dict:
         metrics["tracking"] = evaluate_tracking(found.tracks, spec.data.data_root, version, out)
     if "map" in spec.data.eval_mod:
         metrics["map"] = {k: None if np.isnan(v) else v for k, v in found.map_iou.compute().items()}
-    return metrics
+    future = found.all_futures()
+    return metrics | future.compute() if future else metrics
 
 
 def gather(world: World, found: Collected) -> Collected:

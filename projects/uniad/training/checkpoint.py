@@ -30,6 +30,9 @@ BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
 # BEV cells identify a variant better than a name in the metadata, which published files lack.
 VARIANT_OF_CELLS = {40000: "full", 2500: "tiny", 625: "nano"}
 
+# What stage 2 adds to stage 1
+STAGE2_HEADS = ("motion_head.", "occ_head.", "planning_head.")
+
 # Constants and counters: a model has them from its construction, and files differ in whether they carry them.
 CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.code_weights")
 
@@ -225,12 +228,22 @@ def load_state(
     missing = tuple(k for k in own if k not in state)
     unexpected = tuple(k for k in state if k not in own)
     bad = [k for k in missing if not matches(k, (*CONSTANTS, *allow_missing))]
+    if bad and all(k.startswith(STAGE2_HEADS) for k in bad):
+        raise UserError(
+            f"checkpoint {path} is of stage 1, {name} is stage 2: choose a stage-2 checkpoint (`make train-stage2 promote` makes "
+            "one from it), or a config in stage1_track_map (make: STAGE=1)"
+        )
     if bad:
         raise UserError(
             f"checkpoint {path} lacks {len(bad)} of the {len(own)} entries of {name} ({_summary(bad)}; first {bad[0]}){hint}; "
             "choose a checkpoint of this variant and stage"
         )
     extra = [k for k in unexpected if not matches(k, (*CONSTANTS, *allow_unexpected))]
+    if extra and all(k.startswith(STAGE2_HEADS) for k in extra):
+        raise UserError(
+            f"checkpoint {path} is of stage 2, {name} is stage 1 and would lose its motion, occupancy and planning heads: "
+            "choose a config in stage2_e2e (make: STAGE=2)"
+        )
     if extra:
         raise UserError(
             f"checkpoint {path} holds {len(extra)} entries that {name} has no place for ({_summary(extra)}; first {extra[0]}), "

@@ -1,0 +1,163 @@
+"""What stage 2 predicts, scored frame by frame: trajectories, occupancy and the plan, each beside constant velocity.
+
+The baselines go through the same metrics as the model. Motion: the model's own detections go on with the velocity that it gave
+them. Occupancy: the same vehicles, drawn where that velocity takes them. Plan: the ego car goes on as it moved until now.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uniad.data.dataset import SceneSample
+from uniad.data.occupancy import draw_instances
+from uniad.deploy.collision import optimise_plan
+from uniad.evaluation import motion_boxes
+from uniad.evaluation.motion import MotionMetric
+from uniad.evaluation.occupancy import OccupancyMetric
+from uniad.evaluation.planning import STEP_S, PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
+from uniad.geometry.grid import BevGrid
+from uniad.spec import Spec
+from uniad.types import Agents, Frame, OccOutput, StepOutputs
+
+MOTION_NAMES = ("car", "pedestrian")  # groups of the motion protocol; the first holds all vehicles
+MODEL, BASELINE, OPTIMISED = "model", "constant_velocity", "model_with_collision_optimiser"
+
+
+class EgoMotion:
+    """The ego car's velocity from frame to frame, without looking ahead."""
+
+    def __init__(self) -> None:
+        self.before: tuple[NDArray[np.float32], float] | None = None
+
+    def velocity(self, frame: Frame) -> NDArray[np.float64]:
+        """[2] m/s in the lidar frame of now, since the frame before; from the CAN bus at a scene's start. Frames in order."""
+        place, time_s = frame.l2g_t[0].cpu().numpy(), float(frame.time_s[0])
+        before, self.before = self.before, (place, time_s)
+        if before is None or bool(frame.scene_start[0]):
+            return ego_velocity_from_can_bus(frame.can_bus[0].cpu())
+        return ego_velocity(frame.l2g_r[0].cpu().numpy(), place, before[0], time_s - before[1])
+
+
+def driven_plan(outputs: StepOutputs, spec: Spec) -> NDArray[np.float32]:
+    """The plan [F, 2] of a batch of one as a car would drive it: past the collision optimiser, where the config has one."""
+    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
+    return optimise_plan(
+        outputs.plan.traj[0].float().cpu(), outputs.occ.seg[0].cpu(), spec.model.plan, spec.model.compat, grid
+    )
+
+
+class FutureScores:
+    """Metrics of some frames; ``merge`` joins those of others. Grids and compatibility switches are the config's."""
+
+    def __init__(self, spec: Spec) -> None:
+        data, compat = spec.data, spec.model.compat
+        # Of the labels, which are what the plan is held against and what the occupancy head predicts
+        bounds = (data.occ_xbound, data.occ_ybound)
+        plans = (MODEL, OPTIMISED, BASELINE) if spec.model.plan.use_col_optim else (MODEL, BASELINE)
+        self.planning = {name: PlanningMetric(bounds, spec.model.plan.steps, compat.planning_metric) for name in plans}
+        self.motion = {name: MotionMetric(MOTION_NAMES, compat=compat.motion_metric) for name in (MODEL, BASELINE)}
+        self.occupancy = {name: OccupancyMetric(*bounds) for name in (MODEL, BASELINE)}
+        self.agents_dropped = 0
+
+    def update(self, outputs: StepOutputs, sample: SceneSample, velocity: NDArray[np.float64], spec: Spec) -> None:
+        """One frame: a step's outputs (batch of one), its sample with the targets of stage 2, the ego's velocity [2] m/s."""
+        self._update_motion(outputs, sample, spec)
+        self._update_occupancy(outputs, sample, spec)
+        gt = sample.targets
+        plans = {
+            MODEL: outputs.plan.traj[0].float().cpu().numpy(),
+            BASELINE: constant_velocity_plan(velocity, spec.model.plan.steps),
+        }
+        if OPTIMISED in self.planning:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a plan that stays as it was counts as it is
+                plans[OPTIMISED] = driven_plan(outputs, spec)
+        steps = spec.model.plan.steps
+        truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1]
+        for name, plan in plans.items():
+            self.planning[name].update(plan, *truth)
+        self.agents_dropped += int(outputs.agents.dropped[0])
+
+    def _update_motion(self, outputs: StepOutputs, sample: SceneSample, spec: Spec) -> None:
+        names, compat, gt = spec.data.class_names, spec.model.compat.motion_metric, sample.targets
+        agents = outputs.agents
+        tracked = _rows(agents.valid[0] & (agents.obj_id[0] >= 0))
+        boxes, scores, labels = (_rows(x[0])[tracked] for x in (agents.boxes, agents.score, agents.label))
+        ego_xy = ego_in_lidar(sample.info)
+        predicted = motion_boxes.predictions(
+            boxes, scores, motion_boxes.motion_labels(labels, names, MOTION_NAMES, True, compat),
+            _rows(outputs.motion.traj[-1, 0, ..., :2])[tracked], MOTION_NAMES, ego_xy,
+        )  # fmt: skip
+        seen = gt.valid[0, 0]  # annotated, in range, and with a lidar or radar point on it
+        truth = motion_boxes.truth(
+            gt.boxes[0, 0][seen], motion_boxes.motion_labels(gt.labels[0, 0][seen], names, MOTION_NAMES, False, compat),
+            gt.fut_traj[0][seen], gt.fut_traj_mask[0][seen], MOTION_NAMES, spec.data.use_nonlinear_optimizer, ego_xy,
+        )  # fmt: skip
+        token = sample.info["token"]
+        self.motion[MODEL].update(token, predicted, truth)
+        self.motion[BASELINE].update(token, motion_boxes.constant_velocity(predicted, gt.fut_traj.shape[2]), truth)
+
+    def _update_occupancy(self, outputs: StepOutputs, sample: SceneSample, spec: Spec) -> None:
+        occ = outputs.occ
+        receptive = spec.data.occ_receptive_field
+        self.occupancy[MODEL].update_batch(occ, sample.targets, receptive)
+        grid = BevGrid.from_bounds(spec.data.occ_xbound, spec.data.occ_ybound)
+        drawn = constant_velocity_occupancy(outputs.agents, occ, grid)
+        self.occupancy[BASELINE].update_batch(drawn, sample.targets, receptive)
+
+    def merge(self, other: FutureScores) -> None:
+        for mine, theirs in ((self.planning, other.planning), (self.motion, other.motion), (self.occupancy, other.occupancy)):
+            for name, metric in mine.items():
+                metric.merge(theirs[name])
+        self.agents_dropped += other.agents_dropped
+
+    def compute(self) -> dict[str, Any]:
+        """``motion``, ``occupancy`` and ``planning``, each by who predicted; None for what nothing was seen of."""
+        families = {"motion": self.motion, "occupancy": self.occupancy, "planning": self.planning}
+        scores: dict[str, Any] = {
+            family: {name: _plain(metric.compute()) for name, metric in metrics.items()} for family, metrics in families.items()
+        }
+        scores["occupancy"]["areas"] = [area.name for area in self.occupancy[MODEL].areas]
+        scores["planning"]["grid"] = self.planning[MODEL].grid
+        scores["agents_dropped"] = self.agents_dropped
+        return scores
+
+
+def ego_in_lidar(info: dict[str, Any]) -> NDArray[np.float64]:
+    """The ego car's origin [2] in the lidar frame, metres; info: the pose of the lidar on the car."""
+    from pyquaternion import Quaternion
+
+    return -Quaternion(info["lidar2ego_rotation"]).inverse.rotate(np.asarray(info["lidar2ego_translation"], float))[:2]
+
+
+def constant_velocity_occupancy(agents: Agents, occ: OccOutput, grid: BevGrid) -> OccOutput:
+    """``occ`` of a batch of one with seg and ids drawn from the same vehicles' boxes, moved by their velocities."""
+    slots = np.flatnonzero(_rows(occ.valid[0]))
+    boxes = _rows(agents.boxes[0])[slots]
+    frames = []
+    for step in range(occ.seg.shape[1]):
+        moved = boxes.copy()
+        moved[:, :2] += boxes[:, 7:9] * (step * STEP_S)
+        # The surest first in the slots, so last on the canvas: it keeps the cells that two claim
+        frames.append(draw_instances(grid, moved[::-1], slots[::-1] + 1 + _OFFSET))
+    seg, ids = (np.stack(x)[None] for x in zip(*frames))
+    like = occ.seg.cpu()
+    return occ._replace(seg=like.new_tensor(seg), ids=like.new_tensor(np.where(ids > 0, ids - _OFFSET, 0)))
+
+
+# draw_instances reads the id 255 as one that means "ignore"; slots are counted from beyond it.
+_OFFSET = 1000
+
+
+def _rows(tensor: Tensor) -> NDArray:
+    return tensor.detach().cpu().float().numpy() if tensor.is_floating_point() else tensor.detach().cpu().numpy()
+
+
+def _plain(scores: dict[str, float]) -> dict[str, float | int | None]:
+    """Ready for JSON, which knows no NaN."""
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in scores.items()}

@@ -1,0 +1,230 @@
+"""Stage 2 scored on frames as the data set gives them: the truth is perfect, scenes of every kind are taken, order is nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specs import edit, nano_spec
+from uniad.data.dataset import SceneSample, SceneStream
+from uniad.data.infos import create_infos
+from uniad.data.occupancy import vehicle_labels
+from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, FutureScores, ego_in_lidar
+from uniad.evaluation.report import table
+from uniad.evaluation.run import Collected, collect, score
+from uniad.models.uniad import UniAD
+from uniad.spec import Spec
+from uniad.types import Agents, MotionOutput, OccOutput, PlanOutput, StepOutputs
+
+GRID = (-50.0, 50.0, 0.5)  # fine enough for a footprint to be one
+VAL = "nuscenes_infos_temporal_val.pkl"
+
+
+@pytest.fixture(scope="module")
+def infos(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("future-infos")
+    create_infos(synthetic_root, folder, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spec(synthetic_root: Path, infos: Path) -> Spec:
+    return edit(
+        nano_spec(2), data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
+        data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fine(spec: Spec) -> Spec:
+    return edit(spec, data__occ_xbound=GRID, data__occ_ybound=GRID, model__occ__xbound=GRID, model__occ__ybound=GRID)
+
+
+@pytest.fixture(scope="module")
+def samples(fine: Spec) -> list[SceneSample]:
+    return list(SceneStream(fine, "val", stage=2))
+
+
+def perfect(sample: SceneSample, spec: Spec) -> StepOutputs:
+    """What a model would say that is never wrong."""
+    gt = sample.targets
+    chosen = gt.valid[0, 0]
+    boxes, labels, ids = gt.boxes[0, 0][chosen], gt.labels[0, 0][chosen], gt.ids[0, 0][chosen]
+    count, steps = len(boxes), spec.model.occ.n_future + 1
+
+    def with_ego(x: torch.Tensor, ego: float) -> torch.Tensor:
+        return torch.cat([x, torch.full((1, *x.shape[1:]), ego, dtype=x.dtype)])[None]
+
+    agents = Agents(
+        query=torch.zeros(1, count + 1, 1),
+        boxes=with_ego(boxes, 0),
+        label=with_ego(labels, 0),
+        score=with_ego(1 - 0.001 * torch.arange(count), 1),
+        obj_id=with_ego(ids, -2),
+        valid=torch.ones(1, count + 1, dtype=torch.bool),
+        row=torch.arange(count + 1)[None],
+        dropped=torch.zeros(1, dtype=torch.int32),
+    )
+    offsets = gt.fut_traj[0][chosen] - boxes[:, None, :2]  # positions, for the smoother
+    modes = torch.stack([offsets, offsets + 5], 1)
+    traj = torch.cat([modes, torch.zeros(*modes.shape[:-1], 3)], -1)
+    motion = MotionOutput(with_ego(traj, 0)[None], torch.zeros(1, 1, count + 1, 2), *[torch.zeros(0)] * 3)
+    vehicle = torch.from_numpy(np.isin(labels.numpy(), vehicle_labels(spec.data.class_names)))
+    instance = gt.instance[0, :steps].where(gt.segmentation[0, :steps] == 1, 0)
+    seg = (gt.segmentation[:, :steps] == 1).int()
+    occ = OccOutput(torch.zeros(0), with_ego(vehicle, 0).bool(), torch.zeros(0), seg, instance[None].int())
+    return StepOutputs(torch.zeros(0), None, None, agents, motion, occ, PlanOutput(gt.sdc_planning[:, 0, :, :2]))
+
+
+def scored(samples: list[SceneSample], spec: Spec) -> FutureScores:
+    scores, ego = FutureScores(spec), EgoMotion()
+    for sample in samples:
+        scores.update(perfect(sample, spec), sample, ego.velocity(sample.frame), spec)
+    return scores
+
+
+@pytest.fixture(scope="module")
+def truth(samples: list[SceneSample], fine: Spec) -> dict:
+    return scored(samples, fine).compute()
+
+
+def test_true_forecasts_are_perfect_and_constant_velocity_is_not(truth: dict) -> None:
+    model, baseline = truth["motion"][MODEL], truth["motion"][BASELINE]
+    assert model["car/N_gt"] == model["car/N_tp"] > 0
+    assert model["car/min_ade_mean"] == pytest.approx(0, abs=1e-5)
+    assert 0.5 < model["car/EPA"] <= 1, "in a scene's last frame nothing has a future to match"
+    assert baseline["car/min_ade_mean"] > 0.01 and baseline["car/N_tp"] == model["car/N_tp"], "the same detections"
+
+
+def test_true_occupancy_is_perfect_and_boxes_at_constant_velocity_come_close(truth: dict) -> None:
+    far = truth["occupancy"]["areas"][1]
+    model, baseline = truth["occupancy"][MODEL], truth["occupancy"][BASELINE]
+    assert model["occ_samples"] > 0 and model[f"occ_iou_{far}"] == model[f"occ_pq_{far}"] == 1.0
+    assert 0.5 < baseline[f"occ_iou_{far}"] < 1.0
+
+
+def test_the_drivers_own_path_is_perfect_and_constant_velocity_is_not(truth: dict) -> None:
+    assert truth["planning"][MODEL]["L2_1s"] == 0
+    assert truth["planning"][BASELINE]["L2_1s"] > 0
+    assert truth["planning"][MODEL]["obj_box_col_1s"] == 0
+    assert set(truth["planning"]) == {MODEL, OPTIMISED, BASELINE, "grid"}
+
+
+def test_the_collision_optimiser_is_scored_beside_the_plan_and_only_where_the_config_has_one(samples, fine) -> None:
+    """A plan through a parked car: pushed away by the optimiser, left alone without it."""
+    sample, ego = samples[0], EgoMotion()
+    outputs = perfect(sample, fine)
+    seg = torch.zeros_like(outputs.occ.seg)
+    seg[:, :, 108:112, 101:104] = 1  # 4 to 6 m ahead, right of the middle
+    path = torch.linspace(1, 6, 6)[:, None] * torch.tensor([0.0, 1.0])
+    outputs = outputs._replace(occ=outputs.occ._replace(seg=seg), plan=PlanOutput(path[None]))
+    velocity = ego.velocity(sample.frame)
+    for wanted in (True, False):
+        spec = edit(fine, model__plan__use_col_optim=wanted)
+        scores = FutureScores(spec)
+        scores.update(outputs, sample, velocity, spec)
+        found = scores.compute()["planning"]
+        assert (OPTIMISED in found) == wanted
+        assert not wanted or found[OPTIMISED]["L2_3s"] != found[MODEL]["L2_3s"]
+
+
+def test_compatibility_switches_reach_the_metrics(fine: Spec) -> None:
+    fixed = edit(fine, model__compat__planning_metric="fixed", model__compat__motion_metric="fixed")
+    assert all(m.compat == "fixed" for m in (*FutureScores(fixed).planning.values(), *FutureScores(fixed).motion.values()))
+    assert all(m.compat == "documented" for m in FutureScores(fine).planning.values())
+
+
+def test_metrics_stand_on_the_grid_of_the_labels(spec: Spec, fine: Spec) -> None:
+    for one, cells in ((spec, 25), (fine, 200)):
+        scores = FutureScores(one)
+        assert scores.planning[MODEL].cells == (cells, cells) == scores.occupancy[MODEL].shape
+
+
+def test_the_ego_cars_velocity_starts_from_the_can_bus_and_goes_on_from_poses(samples: list[SceneSample]) -> None:
+    ego = EgoMotion()
+    velocities = [ego.velocity(sample.frame) for sample in samples]
+    assert velocities[0] == pytest.approx(-1 * np.array([1, -1]) * samples[0].frame.can_bus[0, [14, 13]].numpy())
+    # What it did in the last half second, seen from where it is now
+    moved = samples[1].frame.l2g_t[0] - samples[0].frame.l2g_t[0]
+    dt = float(samples[1].frame.time_s[0] - samples[0].frame.time_s[0])
+    assert np.linalg.norm(velocities[1]) == pytest.approx(float(moved[:2].norm()) / dt, rel=1e-3)
+    ego.before = (np.full(3, 1e6, np.float32), 0.0)
+    assert ego.velocity(samples[0].frame) == pytest.approx(velocities[0]), "a new scene forgets the one before"
+
+
+def test_the_ego_car_is_where_its_lidar_is_not() -> None:
+    quarter = [np.sqrt(0.5), 0, 0, -np.sqrt(0.5)]  # x right, y forward in a lidar 1 m ahead of the ego's origin
+    assert ego_in_lidar({"lidar2ego_rotation": quarter, "lidar2ego_translation": [1, 0, 2]}) == pytest.approx([0, -1])
+
+
+def test_the_order_of_scenes_and_processes_changes_nothing(samples: list[SceneSample], fine: Spec) -> None:
+    parts = {f"scene {i}": scored([sample], fine) for i, sample in enumerate(samples)}
+    alone = Collected(future=parts)
+    first, second = (Collected(future=dict(part)) for part in (list(parts.items())[3:], list(parts.items())[:3]))
+    first.merge(second)
+    assert json.dumps(first.all_futures().compute()) == json.dumps(alone.all_futures().compute())
+    assert Collected().all_futures() is None
+
+
+# Whole scenes through the model --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> UniAD:
+    torch.manual_seed(0)
+    return UniAD(edit(nano_spec(2).model, track__score_thresh=0.0, track__filter_score_thresh=0.0), torch.randn(4, 6, 12, 2))
+
+
+@pytest.fixture(scope="module")
+def odd(spec: Spec, infos: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """A scene without any object, and one of a single frame far from every lane."""
+    content = pickle.loads((infos / VAL).read_bytes())
+    empty, single = content["infos"][:2], content["infos"][3]
+    for info in empty:
+        count = len(info["gt_names"])
+        for key, value in info.items():
+            if isinstance(value, np.ndarray) and key != "can_bus" and value.shape[:1] == (count,):
+                info[key] = value[:0]
+    single["scene_token"] = "single"
+    single["ego2global_translation"] = [1e4, 1e4, 0.0]
+    content["infos"] = [*empty, single]
+    path = tmp_path_factory.mktemp("odd") / VAL
+    path.write_bytes(pickle.dumps(content))
+    return edit(spec, data__ann_file_val=str(path))
+
+
+def test_scenes_without_objects_or_lanes_or_of_one_frame_are_scored(model: UniAD, odd: Spec, tmp_path: Path) -> None:
+    stream = SceneStream(odd, "val", stage=2)
+    kinds = [(int(s.targets.valid.sum()), int(s.targets.lane_valid.sum())) for s in stream]
+    assert [n for n, _ in kinds[:2]] == [0, 0] and kinds[2][0] > 0 and kinds[2][1] == 0
+    found = collect(model, odd, stream, torch.device("cpu"))
+    assert len(found.future) == 2
+    metrics = score(found, odd, stream.version, tmp_path)
+    assert metrics["occupancy"][MODEL]["occ_samples"] == 0, "no frame has all its futures"
+    json.dumps(metrics, allow_nan=False)
+    shown = table(metrics)
+    assert "nan" not in shown and "constant velocity" in shown
+
+
+def test_a_scene_without_any_track_is_scored(model: UniAD, odd: Spec) -> None:
+    strict = edit(model.spec, track__score_thresh=1.1, track__filter_score_thresh=1.1)
+    before, model.spec = model.spec, strict
+    try:
+        found = collect(model, edit(odd, model__track=strict.track), SceneStream(odd, "val", stage=2), torch.device("cpu"))
+    finally:
+        model.spec = before
+    scores = found.all_futures().compute()
+    assert scores["motion"][MODEL]["car/N_tp"] == 0 < scores["motion"][MODEL]["car/N_gt"]
+    assert scores["planning"][MODEL]["L2_1s"] is not None
+
+
+def test_the_table_shows_both_definitions_and_every_baseline(truth: dict) -> None:
+    shown = table({"samples": 6, **truth})
+    for words in ("at the time (UniAD)", "mean up to it (ST-P3, VAD)", "minADE", "EPA", "VPQ near", "with collision optimiser"):
+        assert words in shown
+    assert shown.count("constant velocity") == 2 + 1 + 3  # two classes, occupancy, three planning metrics
+    assert max(map(len, shown.splitlines())) <= 110
