@@ -1,8 +1,9 @@
 // Multi-scale deformable attention on the GPU.
+#include <ATen/Dispatch.h>
 #include <ATen/cuda/Atomic.cuh>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 
@@ -112,7 +113,7 @@ void attention_forward(const AttentionSizes& sizes, const at::Tensor& value, con
   if (out.numel() == 0) return;
   const c10::cuda::CUDAGuard guard(value.device());
   AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "attention_forward", [&] {
-    forward_kernel<scalar_t><<<blocks_for(out.numel()), THREADS, 0, at::cuda::getCurrentCUDAStream()>>>(
+    forward_kernel<scalar_t><<<blocks_for(out.numel()), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
         sizes, value.data_ptr<scalar_t>(), spatial_shapes.data_ptr<int64_t>(), level_starts.data_ptr<int64_t>(),
         locations.data_ptr<scalar_t>(), weights.data_ptr<scalar_t>(), out.data_ptr<scalar_t>());
   });
@@ -127,7 +128,7 @@ void attention_backward(const AttentionSizes& sizes, const at::Tensor& value, co
   if (rows == 0) return;
   const c10::cuda::CUDAGuard guard(value.device());
   AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "attention_backward", [&] {
-    backward_kernel<scalar_t><<<blocks_for(rows * LANES), THREADS, 0, at::cuda::getCurrentCUDAStream()>>>(
+    backward_kernel<scalar_t><<<blocks_for(rows * LANES), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
         sizes, value.data_ptr<scalar_t>(), spatial_shapes.data_ptr<int64_t>(), level_starts.data_ptr<int64_t>(),
         locations.data_ptr<scalar_t>(), weights.data_ptr<scalar_t>(), grad_out.data_ptr<scalar_t>(),
         grad_value.data_ptr<scalar_t>(), grad_locations.data_ptr<scalar_t>(), grad_weights.data_ptr<scalar_t>());

@@ -1,8 +1,9 @@
 // Sampling for modulated deformable convolution, on the GPU.
+#include <ATen/Dispatch.h>
 #include <ATen/cuda/Atomic.cuh>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 
@@ -94,7 +95,7 @@ void sample_forward(const SamplingSizes& sizes, const at::Tensor& image, const a
   if (threads == 0) return;
   const c10::cuda::CUDAGuard guard(image.device());
   AT_DISPATCH_FLOATING_TYPES(image.scalar_type(), "sample_forward", [&] {
-    forward_kernel<scalar_t><<<blocks_for(threads), THREADS, 0, at::cuda::getCurrentCUDAStream()>>>(
+    forward_kernel<scalar_t><<<blocks_for(threads), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
         sizes, image.data_ptr<scalar_t>(), offset.data_ptr<scalar_t>(), mask.data_ptr<scalar_t>(),
         columns.data_ptr<scalar_t>());
   });
@@ -107,7 +108,7 @@ void sample_backward(const SamplingSizes& sizes, const at::Tensor& image, const 
   if (grad_mask.numel() == 0) return;
   const c10::cuda::CUDAGuard guard(image.device());
   AT_DISPATCH_FLOATING_TYPES(image.scalar_type(), "sample_backward", [&] {
-    backward_kernel<scalar_t><<<blocks_for(grad_mask.numel()), THREADS, 0, at::cuda::getCurrentCUDAStream()>>>(
+    backward_kernel<scalar_t><<<blocks_for(grad_mask.numel()), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
         sizes, image.data_ptr<scalar_t>(), offset.data_ptr<scalar_t>(), mask.data_ptr<scalar_t>(),
         grad_columns.data_ptr<scalar_t>(), grad_image.data_ptr<scalar_t>(), grad_offset.data_ptr<scalar_t>(),
         grad_mask.data_ptr<scalar_t>());
