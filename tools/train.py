@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("how")
     g.add_argument("--from-scratch", action="store_true",
                    help="load no published weights; train backbone and norms, which the documented configs freeze")
+    g.add_argument("--no-regularisation", action="store_true",
+                   help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
     g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
     g.add_argument("--max-epochs", type=whole(1), metavar="N", help="length of the run, instead of the config's")
     g.add_argument("--max-iters", type=whole(1), metavar="N", help="length of the run in iterations, for the schedule too")
@@ -137,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             from_scratch=args.from_scratch,
             recompute=args.recompute,
+            regularise=not args.no_regularisation,
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),
         ),
     )

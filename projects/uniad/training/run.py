@@ -24,6 +24,7 @@ from uniad.training.loader import ClipLoader
 from uniad.training.logging import RunLog
 from uniad.training.options import Outcome, TrainOptions, prepare_backend
 from uniad.training.recompute import recompute_layers
+from uniad.training.regularisation import plain_images, without_dropout
 from uniad.training.seeding import mix, seed_all
 from uniad.training.trainer import LossFunction, Trainer
 
@@ -37,6 +38,7 @@ class RunOptions:
     launcher: Literal["none", "pytorch"] = "none"
     device: str = "auto"
     from_scratch: bool = False
+    regularise: bool = True  # with dropout, grid mask and photometric distortion, as far as the config has them
     recompute: bool = False  # activations of transformer layers, to save memory
     clip: ClipOptions = ClipOptions()
 
@@ -120,9 +122,14 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
             f"stage {spec.stage} starts from stage 1's weights and freezes what its config says; --from-scratch changes nothing"
         )
 
+    if not options.regularise:
+        spec = plain_images(spec)
+        announce("no dropout, no grid mask, no photometric distortion")
     # every process builds the same model, so they need not be told apart afterwards
     seed_all(mix("weights", options.train.seed))
     model = build_model(spec)
+    if not options.regularise:
+        without_dropout(model)
     if options.recompute:
         if options.train.cuda_graph:
             raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
