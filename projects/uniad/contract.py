@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.spec import Spec
+from uniad.geometry.grid import BevGrid
+from uniad.spec import ModelSpec, Spec
 from uniad.types import Frame, State, StepOutputs, Tracks
 
 CONTRACT_VERSION = 2
@@ -48,11 +49,26 @@ class MapMerge:
 
 
 @dataclass(frozen=True)
+class OccGrid:
+    """Where the cells of ``occ_seg`` and ``occ_ids`` lie: lidar frame, metres, (from, to, step) of columns and of rows."""
+
+    xbound: tuple[float, float, float]
+    ybound: tuple[float, float, float]
+    step_s: float = 0.5
+
+
+@dataclass(frozen=True)
 class Contract:
     frame: tuple[Port, ...]
     state: tuple[Port, ...]  # named state_x at the input and next_x at the output
     outputs: tuple[Port, ...]
     map_merge: MapMerge
+    occ_grid: OccGrid | None = None  # None: the step of stage 1, which tracks and maps and looks no further
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the graph is the end-to-end step, with motion, occupancy and planning."""
+        return self.occ_grid is not None
 
     @property
     def input_names(self) -> list[str]:
@@ -103,6 +119,7 @@ class Contract:
             "outputs": [row(n, p, False) for n, p in self.output_ports().items()],
             "feedback": {f"next_{p.name}": f"state_{p.name}" for p in self.state},
             "map_merge": asdict(self.map_merge),
+            **({"occ_grid": asdict(self.occ_grid)} if self.occ_grid else {}),
         }
 
 
@@ -208,12 +225,55 @@ def contract_for(spec: Spec) -> Contract:
         Port("map_drivable", "map.drivable", (1, h, w), "float32", "drivable area"),
     )
     merge = MapMerge(m.map.num_things, m.map.quality_threshold_things, m.map.overlap_threshold_things)
-    return Contract(frame, state, outputs, merge)
+    if not m.has_stage2:
+        return Contract(frame, state, outputs, merge)
+    grid = OccGrid(tuple(m.occ.xbound), tuple(m.occ.ybound))
+    return Contract((*frame, COMMAND), state, (*outputs, *_future_ports(m)), merge, grid)
+
+
+COMMAND = Port("command", "command", (1,), "int32", "where the navigation wants to go: 0 right, 1 left, 2 straight")
+
+
+def _future_ports(m: ModelSpec) -> tuple[Port, ...]:
+    """What stage 2 adds. Agents carry no boxes of their own: ``agent_row`` says which row of ``boxes`` is theirs."""
+    agents, modes, steps = m.agent_capacity + 1, m.motion.predict_modes, m.motion.predict_steps
+    occ = (1, m.occ.n_future + 1, *BevGrid.from_bounds(m.occ.xbound, m.occ.ybound).shape)
+    return (
+        Port(
+            "agent_row",
+            "agents.row",
+            (1, agents),
+            "int32",
+            "row of boxes, score and label that an agent slot holds: reported tracks, best score first; the ego car is the last",
+        ),
+        Port("agent_id", "agents.obj_id", (1, agents), "int32", "track id; -1 an empty slot, -2 the ego car"),
+        Port("agent_valid", "agents.valid", (1, agents), "int32", "0 for an empty slot", is_mask=True),
+        Port("agents_dropped", "agents.dropped", (1,), "int32", "reported tracks in range that found no slot, so have no future"),
+        Port(
+            "motion_traj",
+            "motion.traj.-1",
+            (1, agents, modes, steps, 5),
+            "float32",
+            "futures, 0.5 s steps: x, y as offsets from the agent's centre in lidar axes (m), inverse deviations along x and y, "
+            "correlation",
+        ),
+        Port("motion_score", "motion.score.-1", (1, agents, modes), "float32", "log probability of each future"),
+        Port("occ_seg", "occ.seg", occ, "int32", "1 where a vehicle is, now and in 0.5 s steps; row 0 behind, column 0 left"),
+        Port("occ_ids", "occ.ids", occ, "int32", "0 free, else 1 + the agent slot that claims the cell"),
+        Port(
+            "plan_traj",
+            "plan.traj",
+            (1, m.plan.steps, 2),
+            "float32",
+            "planned path, 0.5 s steps: x, y in the lidar frame of now (m), before any collision optimisation",
+        ),
+    )
 
 
 def _lookup(owner: object, path: str) -> Tensor:
+    """The tensor at ``path``: names of fields, or numbers that index a leading axis (``-1``: the last layer)."""
     for part in path.split("."):
-        owner = getattr(owner, part)
+        owner = owner[int(part)] if part.lstrip("-").isdigit() else getattr(owner, part)
     return owner
 
 

@@ -90,9 +90,11 @@ class MotionHead(nn.Module):
     def anchor_ends(self, agents: Agents) -> tuple[Tensor, Tensor, Tensor]:
         """Where each agent's anchors end, in lidar axes and in its own, [B, A, K, 2] metres from its centre; and the anchors'
         learnt embeddings [B, A, K, D]."""
-        group = self.group_of_class[agents.label.long()]
-        end = self.anchors[:, :, -1][group]
-        learnt = self.learnable_motion_query_embedding.weight.unflatten(0, self.anchors.shape[:2])[group]
+        shape, label = agents.label.shape, agents.label.flatten().to(torch.int32)
+        group = self.group_of_class.index_select(0, label)  # by rows: an index in brackets leaves as GatherND
+        end = self.anchors[:, :, -1].index_select(0, group).unflatten(0, shape)
+        table = self.learnable_motion_query_embedding.weight.unflatten(0, self.anchors.shape[:2])
+        learnt = table.index_select(0, group).unflatten(0, shape)
         return geometry.scene_from_agent(end, agents.boxes.float()), end, learnt
 
     def goal_embeddings(self, agent_end: Tensor, scene_end: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
