@@ -55,7 +55,7 @@ def smooth_trajectories(gt_boxes: Tensor, traj: Tensor, mask: Tensor, boxes: Ten
         wanted = _worth_it(gt_boxes, offsets, start, length)
         # Problems that nobody wants are solved too; plain ones, so that no number overflows.
         plain = torch.zeros_like(start)
-        plain[:, 3] = 1.0
+        plain[:, 3].fill_(1.0)  # an assignment would copy the number from the host
         start = torch.where(wanted[:, None], start, plain)
         target = torch.where(wanted[:, None, None], target, torch.zeros_like(target))
         length = torch.where(wanted, length, torch.ones_like(length))

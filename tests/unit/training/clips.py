@@ -28,16 +28,41 @@ def small_spec(**changes) -> ModelSpec:
     return edit(spec, **(quiet | changes))
 
 
+def small_stage2_spec(**changes) -> ModelSpec:
+    """The same with motion, occupancy and planning, nothing frozen."""
+    spec, ahead = small_spec(), nano_spec(2).model
+    grid = {"occ__xbound": (-50.0, 50.0, 10.0), "occ__ybound": (-50.0, 50.0, 10.0)}
+    small = {
+        "motion__embed_dims": 32, "motion__bev_hw": (10, 10), "motion__ffn_dims": 32, "motion__det_layers": 2,
+        "motion__ffn_dropout": 0.0, "occ__bev_hw": (10, 10), "occ__bev_dims": 32, "occ__proj_dims": 32, "occ__embed_dims": 32,
+        "occ__ffn_dims": 32, "occ__query_dims": 32, "plan__embed_dims": 32, "plan__bev_hw": (10, 10), "plan__dropout": 0.0,
+        "agent_capacity": 6,
+    }  # fmt: skip
+    heads = {"motion": ahead.motion, "occ": ahead.occ, "plan": ahead.plan}
+    return edit(edit(spec, **heads), **(grid | small | changes))
+
+
+def anchors(spec: ModelSpec) -> torch.Tensor | None:
+    """Ways ahead, some of them turning: [groups, K, F, 2]; None in stage 1."""
+    if not spec.has_stage2:
+        return None
+    rng = torch.Generator().manual_seed(3)
+    groups, modes, steps = len(spec.motion.group_ids), spec.motion.predict_modes, spec.motion.predict_steps
+    return torch.randn(groups, modes, 1, 2, generator=rng) * torch.arange(1, steps + 1)[:, None]
+
+
 def small_model(spec: ModelSpec, seed: int = 0) -> UniAD:
     """In training mode, with weights that differ from zero everywhere and no dropout left at a fixed rate."""
     torch.manual_seed(seed)
-    model = UniAD(spec).train()
+    model = UniAD(spec, anchors(spec)).train()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     return model
 
 
@@ -93,3 +118,29 @@ def small_clip(samples: int = 1, frames: int = 3, objects: tuple[int, ...] | Non
         drivable=masks[:, 0],
     )
     return Clip(frame, targets, [[{} for _ in range(frames)] for _ in range(samples)])
+
+
+def with_future(clip: Clip, grid: tuple[int, int] = (10, 10), seed: int = 1) -> Clip:
+    """The clip with what stage 2 learns from: objects and the car drive straight on, the first object fills some cells."""
+    now, (samples, _, capacity) = clip.targets, clip.targets.valid.shape
+    rng = torch.Generator().manual_seed(seed)
+    valid, boxes = now.valid[:, -1], now.boxes[:, -1]
+    speed = 4 * torch.randn(samples, capacity, 1, 2, generator=rng)
+    path = boxes[:, :, None, :2] + speed * 0.5 * torch.arange(1, 13)[:, None]
+    known = (torch.rand(samples, capacity, 1, 1, generator=rng) * 16 > torch.arange(12)[:, None]) & valid[..., None, None]
+    own = torch.stack([torch.zeros(12), 2.0 * torch.arange(1, 13)], -1).expand(samples, 1, -1, -1)
+    future = boxes[:, None].repeat(1, 7, 1, 1)
+    future[..., :2] += speed.transpose(1, 2) * 0.5 * torch.arange(7)[:, None, None]
+    instance = torch.zeros(samples, 7, *grid, dtype=torch.int64)
+    for g in range(capacity):
+        instance[:, :, g, : g + 3] = torch.where(valid[:, g], now.ids[:, -1, g], 0)[:, None, None]
+    return clip._replace(
+        targets=now._replace(
+            fut_traj=path * known, fut_traj_mask=known.float().expand(-1, -1, -1, 2), sdc_fut_traj=own,
+            sdc_fut_traj_mask=torch.ones(samples, 1, 12, 2), segmentation=(instance > 0).long(), instance=instance,
+            occ_img_is_valid=torch.ones(samples, 9, dtype=torch.bool), future_boxes=future,
+            future_boxes_valid=valid[:, None].expand(-1, 7, -1),
+            sdc_planning=torch.cat([own[:, :, :6], torch.zeros(samples, 1, 6, 1)], -1),
+            sdc_planning_mask=torch.ones(samples, 1, 6, 2),
+        )
+    )  # fmt: skip
