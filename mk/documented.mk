@@ -54,7 +54,7 @@ CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=
 # It builds against this image's torch and Python: another image, another build.
 $(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
 	@$(CAN_RUN)
-	$(call in-stack,$(INSIDE)/third_party/uniad_mmdet3d,,,) python3 setup.py build develop --user
+	UNIAD_LOCK=$(STEPS)/lock $(call in-stack,$(INSIDE)/third_party/uniad_mmdet3d,,,) python3 setup.py build develop --user
 	@touch $@
 
 # --- training and evaluation --------------------------------------------------------------------------------------------
@@ -92,20 +92,28 @@ $(doc-trained): $(STEPS)/compile $(INFOS) $(ANCHORS) $(if $(filter 1,$1),$(if $(
 	@tools/set_aside.sh $(TREE)/$(doc-work) $$(call q,$$(DOC_RUN.$(doc-work)))
 	$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT))
 	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
-	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
+	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
 	@touch $$@
 
-# As documented: cp, then mv
+# As documented: cp, then mv. Of several machines the first one does it, on storage that they share.
 $(TREE)/ckpts/$(doc-name): $(doc-trained)
+  ifeq (0,$(NODE_RANK))
 	cp $$< $$(@D)/
 	mv $$(@D)/$$(<F) $$@
+  else
+	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
+  endif
 
 # The deployment tree's copy, under the name that export and evaluation read
 $(call ckpt,$1): $(TREE)/ckpts/$(doc-name)
+  ifeq (0,$(NODE_RANK))
 	@mkdir -p $$(@D)
 	cp $$< $$@.partial
 	mv $$@.partial $$@
 	$$(if $$(DEPLOYED.$1),cp $$@ $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1)$$(DEPLOYED.$1).pth)
+  else
+	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
+  endif
 
 $(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1
 	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)

@@ -12,6 +12,9 @@ if ! said=$("$engine" version 2>&1); then
 fi
 "$engine" image inspect "$image" > /dev/null 2>&1 || fail "image $image is missing: make image"
 
+# Machines that share a folder build in it one after the other.
+if [[ -n ${UNIAD_LOCK:-} ]] && command -v flock > /dev/null; then exec 9> "$UNIAD_LOCK"; flock 9; fi
+
 name=uniad-$$-$RANDOM
 stop() {
   trap '' INT TERM HUP

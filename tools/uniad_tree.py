@@ -11,6 +11,7 @@ Standard library and git only. Whatever is refused leaves the tree as it was.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -205,6 +206,10 @@ def main() -> int:
     parser.add_argument("--commit")
     args = parser.parse_intermixed_args()
     try:
+        # Machines that share the folder take turns; the second finds the step done.
+        args.tree.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(args.tree.parent / ".lock", "w")  # noqa: SIM115 - held until the end
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if args.step == "clone":
             clone(args.tree, args.url, args.commit)
         elif args.step == "patch":

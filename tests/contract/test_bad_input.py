@@ -234,6 +234,15 @@ def test_a_machine_that_does_not_answer():
     assert len(error.splitlines()) == 1
 
 
+def test_storage_that_is_not_shared(tmp_path: Path):
+    (tmp_path / "trained").touch()
+    command = ["bash", REPO / "tools/wait_for_file.sh", tmp_path / "promoted", tmp_path / "trained", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "NODE_RANK=0" in done.stderr and "all machines share" in done.stderr
+    (tmp_path / "promoted").touch()
+    assert subprocess.run(command).returncode == 0
+
+
 def test_a_rank_that_cannot_be():
     process = wait(port(), 5)
     assert "ranks run from 0 to 1" in process.communicate(timeout=30)[1] and process.returncode == 2

@@ -136,6 +136,8 @@ def test_several_machines_run_the_documented_launch(documented: Documented):
         "python -m torch.distributed.launch --nproc_per_node=8 --nnodes=4 --node_rank=2 --master_addr=first --master_port=28599 "
         "./tools/train.py ./projects/configs/stage1_track_map/full_track_map.py --launcher pytorch",
     )  # fmt: skip
+    assert "epoch_6.pth UniAD_train" not in shown(documented, "train", *machines, "NODE_RANK=2"), "the first machine promotes"
+    assert "epoch_6.pth UniAD_train" in shown(documented, "train", *machines, "NODE_RANK=0")
     rank = shown(documented, "train-stage1", *machines, "RANK=3")
     assert "--node_rank=3" in rank and "--master_port=28599" in rank
 
