@@ -189,3 +189,20 @@ def test_native_targets_run_in_the_deployment_image(documented: Documented):
     assert "uniad_deploy python3 tools/train.py projects/configs/stage1_track_map/nano_track_map.py" in lines[0]
     many = documented.done("-n", "train", "VARIANT=nano", "STACK=native", "RUNTIME=docker", "GPUS=4", "DATASET=synthetic")
     assert re.search(r"--gpus all .* uniad_deploy tools/uniad_dist_train.sh .* 4 ", many)
+
+
+def test_each_machine_of_a_job_trains_with_its_own_rank(tmp_path: Path):
+    for name, text in {
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        "make": 'echo "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2"}
+    done = subprocess.run(
+        ["bash", REPO / "tools/slurm_job.sh", "VARIANT=full", "GPUS=8"], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"train NNODES=2 NODE_RANK={rank} MASTER_ADDR=node7 VARIANT=full GPUS=8" for rank in (0, 1)
+    ]
