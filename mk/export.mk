@@ -1,22 +1,26 @@
 ##@ Export and verification
 
 $(if $(EXPORT_SAMPLING),$(call one-of,EXPORT_SAMPLING,gridsample gather plugin))
-$(call whole,EXPORT_FRAMES)
+$(if $(EXPORT_FRAMES),$(call whole,EXPORT_FRAMES))
 
 # The documented names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map
+ONNX_NAME.2 := uniad_$(STEM.$(VARIANT))_cp
 ONNX := onnx/$(SUB)$(ONNX_NAME.$(STAGE)).onnx
 REPORT := $(ONNX).verify.json
+# The end-to-end step leaves by the documented export config, from the checkpoint under its name in deployment.
+EXPORT_CONFIG := $(if $(filter 2,$(STAGE)),$(CONFIG:.py=_trt_p.py),$(CONFIG))
+EXPORT_CKPT := $(if $(filter 2,$(STAGE)),$(DEPLOYED),$(CKPT))
 
-EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) --frames $(EXPORT_FRAMES) $(call cfg-options,$(OPTIONS)))
+EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) $(if $(EXPORT_FRAMES),--frames $(EXPORT_FRAMES)) $(call cfg-options,$(OPTIONS)))
 VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))
 
 .PHONY: export verify
 export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
-$(ONNX): $(CKPT) $(CONFIG) $(INFOS_VAL) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) | $(ENV)
-	$(RUN) tools/export_onnx.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
+$(ONNX): $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) | $(ENV)
+	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 
 $(REPORT): $(ONNX) $(call code,deploy) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }

@@ -99,8 +99,8 @@ VISUALIZE_ARGS ?=
 EXPORT_SAMPLING ?=
 # TensorRT version that will read the graph, such as 8.5, 10.3 or rtx. Empty: a graph for most.
 TRT ?=
-# Frames in the recorded sequence that verify replays
-EXPORT_FRAMES ?= 10
+# Frames in the recorded sequence that verify replays. Empty: 10; 20 of the end-to-end step, 3 of full's
+EXPORT_FRAMES ?=
 VERIFY_BACKENDS ?= torch,onnxruntime
 # tensorrt_rtx builds without a GPU; tensorrt needs the GPU it builds for
 ENGINE_BACKEND ?= tensorrt_rtx

@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     )
     p.add_argument("--opset", type=int, help="16 to 19 (default: from --trt, else 17)")
     p.add_argument("--sampling", help="gridsample, gather or plugin (default: from --trt, else gridsample)")
-    p.add_argument("--frames", type=int, default=10, help="frames of the recorded sequence (default 10)")
+    p.add_argument("--frames", type=int, help="frames of the recorded sequence (default 10; of the end-to-end step 20, full 3)")
     p.add_argument("--split", default="val", choices=("train", "val"), help="split that the recorded frames come from")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="override config values")
     return p.parse_args()
@@ -36,8 +36,8 @@ def main() -> None:
     from uniad.build import build_model
     from uniad.contract import contract_for
     from uniad.data.dataset import SceneStream
-    from uniad.deploy.card import sequence_path, write_card
-    from uniad.deploy.sequence import record
+    from uniad.deploy.card import future_entries, sequence_path, write_card
+    from uniad.deploy.sequence import default_frames, record
     from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
     from uniad.files import atomic_path, sha256
@@ -57,7 +57,7 @@ def main() -> None:
             f"and older parsers then sample nearest without a word"
         )
 
-    if args.frames < 1:
+    if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames}: a sequence needs at least one frame")
 
     spec = load_spec(args.config, args.cfg_options)
@@ -70,7 +70,7 @@ def main() -> None:
     started = time.monotonic()
     # The sequence takes its place only after the graph passed its audit: a mistake in either leaves what was there before.
     with atomic_path(sequence_path(args.out)) as sequence:
-        frames = (sample.frame for sample in itertools.islice(iter(stream), args.frames))
+        frames = (sample.frame for sample in itertools.islice(iter(stream), args.frames or default_frames(spec)))
         count = record(model, contract, frames, spec.data.image, sequence)
         recorded = time.monotonic()
         graph = export_onnx(
@@ -100,6 +100,7 @@ def main() -> None:
             "sequence": sequence_path(args.out).name,
             "sequence_frames": count,
             "contract": contract.to_json(),
+            **(future_entries(spec) if contract.looks_ahead else {}),
         },
     )
     print(f"{sequence_path(args.out)}: {count} recorded frames, {recorded - started:.0f} s")

@@ -38,6 +38,11 @@ def main() -> int:
             f"scores {w['score']:.2e}, map elements {w['map_mask']:.2e}, map cells flipped {w['map_cells']:.2e}, "
             f"BEV {w['bev_rel']:.2e}"
         )
+        if "plan_m" in w:
+            print(
+                f"{'':17s} plan {w['plan_m']:.2e} (<= {limit.plan_m:g} m), trajectories {w['traj_m']:.2e} m, "
+                f"occupancy cells that differ {w['occ_cells']:.2e} (plans are those before the collision optimiser)"
+            )
         if not report.tracks:
             print("  no track was reported in this sequence, so boxes and ids were not put to the test: train longer")
         for fault in report.faults[:5]:

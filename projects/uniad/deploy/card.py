@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
+from uniad.spec import Spec
 
 
 def card_path(artefact: str | Path) -> Path:
@@ -24,6 +25,26 @@ def write_card(artefact: str | Path, card: dict) -> Path:
     with atomic_path(card_path(artefact)) as temporary:
         temporary.write_text(json.dumps(full, indent=2) + "\n")
     return card_path(artefact)
+
+
+def future_entries(spec: Spec) -> dict:
+    """What the card of an end-to-end graph says besides: the anchors inside it, and what a host does after it."""
+    plan, motion, compat = spec.model.plan, spec.model.motion, spec.model.compat
+    return {
+        "anchors": motion.anchor_path,
+        "anchors_sha256": sha256(motion.anchor_path),
+        "post_processing": {
+            "collision_optimiser": {
+                "what": "not in the graph: plan_traj, recorded and verified, is the path before it; a host applies "
+                "uniad.deploy.collision.optimise_plan to plan_traj and occ_seg",
+                "wanted_by_config": plan.use_col_optim,
+                "filter_range_m": plan.col_filter_range,
+                "sigma_m": plan.col_sigma,
+                "alpha": plan.col_alpha,
+                "cells": compat.collision_pixels,
+            }
+        },
+    }
 
 
 def read_card(artefact: str | Path) -> dict:

@@ -1,7 +1,8 @@
 """Compare a replay with what was recorded, in the terms a driver cares about: metres, track ids, map cells.
 
 Every output and every state tensor is judged; a fault names it. Objects are compared row by row: fp32 keeps rows, and a row
-that moved is a track that changed its id. Map elements are a set, see ``map_compare``.
+that moved is a track that changed its id. Map elements and agents are sets, see ``map_compare`` and ``future_compare``.
+The plan is judged as the graph gives it: the collision optimiser comes after the graph, on the host.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from uniad.contract import Contract
+from uniad.deploy.future_compare import compare_future
 from uniad.deploy.lanes import merged_anew
 from uniad.deploy.map_compare import compare_elements
 from uniad.deploy.runner import Runner
@@ -27,7 +29,7 @@ class Tolerance:
 
     boxes_m: float  # centre, size and velocity of reported tracks: metres, metres per second, radians
     score: float  # of objects, and of map elements where they are below 1, else relative to them
-    logits: float  # class logits of all valid rows
+    logits: float  # class logits of all valid rows, and log probabilities of predicted trajectories
     ids: float  # rows whose id, label or validity differs, and state slots of another track
     map_cells: float  # fraction of map cells that may flip
     map_box: float  # fraction of the canvas
@@ -35,28 +37,37 @@ class Tolerance:
     map_elements: float  # share of elements without counterpart in the other set
     bev_rel: float  # last BEV features: largest difference over largest value
     state_rel: float  # any other state of carried tracks at the end, likewise
+    plan_m: float  # mean distance of a frame's planned positions: metres
+    traj_m: float  # any position of any predicted trajectory of an agent: metres from its centre
+    traj_spread: float  # its inverse deviations and correlation: largest difference over the larger of 1 and the value
+    occ_cells: float  # fraction of occupancy cells that differ, in being occupied or in whose they are
 
 
 # fp32 backends differ by the order of additions: 20 layers of it measure 1e-5 on scores and 1e-4 m on boxes, amplified by
 # feeding the state back. A logit of 5 moves 150 times as much as its score, so logits have more room. A map box of 1e-3 is 0.1 m,
 # half a cell of full's canvas. The elements are the best 100 of 900 pairs: when two nearly tie for the last place either may be
 # in, so 2 % may be exchanged, but none that the merged map is made of.
+# Plans of 1e-3 m and occupancy equal on 99.9 % of the cells are what the product promises. Predicted trajectories start from
+# boxes and read the BEV, and have the room that boxes have; spreads are exponentials of what the network gives.
 # Lower precisions follow from the spacing of their numbers; there scores cross thresholds, and limits are on the tasks' metrics.
 _ANY = float("inf")
 TOLERANCES = {
     "fp32": Tolerance(
         boxes_m=1e-3, score=1e-3, logits=1e-2, ids=0, map_cells=1e-3, map_box=1e-3, map_mask=1e-3, map_elements=0.02,
-        bev_rel=1e-3, state_rel=1e-3,
+        bev_rel=1e-3, state_rel=1e-3, plan_m=1e-3, traj_m=1e-3, traj_spread=1e-3, occ_cells=1e-3,
     ),
     "fp16": Tolerance(
         boxes_m=0.1, score=0.02, logits=0.2, ids=_ANY, map_cells=0.01, map_box=0.02, map_mask=0.1, map_elements=0.1,
-        bev_rel=0.05, state_rel=_ANY,
+        bev_rel=0.05, state_rel=_ANY, plan_m=0.1, traj_m=0.2, traj_spread=0.05, occ_cells=0.01,
     ),
     "int8": Tolerance(
         boxes_m=0.5, score=0.1, logits=1.0, ids=_ANY, map_cells=0.05, map_box=0.05, map_mask=0.3, map_elements=0.3,
-        bev_rel=0.2, state_rel=_ANY,
+        bev_rel=0.2, state_rel=_ANY, plan_m=0.5, traj_m=1.0, traj_spread=0.2, occ_cells=0.05,
     ),
 }  # fmt: skip
+
+
+AHEAD = ("plan_m", "traj_m", "traj_spread", "occ_cells")  # rows that only the end-to-end step is judged by
 
 
 class Check(NamedTuple):
@@ -103,7 +114,8 @@ def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
 def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, backend: str, precision: str = "fp32") -> Report:
     """Judge a replay by the row of ``TOLERANCES`` that ``precision`` names."""
     limit = TOLERANCES[precision]
-    report = Report(backend, precision, len(outputs), 0, dict.fromkeys(vars(limit), 0.0))
+    judged = [row for row in vars(limit) if contract.looks_ahead or row not in AHEAD]
+    report = Report(backend, precision, len(outputs), 0, dict.fromkeys(judged, 0.0))
 
     def judge(where: str, checks: Iterator[Check]) -> None:
         for check in checks:
@@ -119,6 +131,8 @@ def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, back
         if not broken:
             judge(f"frame {i}", _objects(got, want, limit))
             judge(f"frame {i}", _map(got, want, contract, limit))
+            if contract.looks_ahead:
+                judge(f"frame {i}", (Check(*found) for found in compare_future(got, want, limit)))
     if outputs:
         judge("last frame", _state(outputs[-1], sequence.end_state))
     if len(outputs) != len(sequence):

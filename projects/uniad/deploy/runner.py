@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from uniad.command import check_command
 from uniad.contract import Contract, pack_outputs, unpack_inputs
 from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
@@ -58,6 +59,8 @@ class Runner:
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """Outputs of one frame, with the lanes merged to the end; the state is carried to the next call."""
+        if "command" in frame:
+            check_command(frame["command"])
         outputs = self.infer({**frame, **self._state})
         self._state = self.contract.carry(outputs)
         return finish_lanes(outputs, self.contract.map_merge)

@@ -19,8 +19,15 @@ from uniad.contract import Contract, pack_frame, pack_outputs, unpack_inputs
 from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.spec import ImageSpec
+from uniad.spec import ImageSpec, Spec
 from uniad.types import Frame
+
+
+def default_frames(spec: Spec) -> int:
+    """How many frames to record unless told otherwise: enough for what errors feed back, few where a frame takes minutes."""
+    if spec.stage == 1:
+        return 10
+    return 3 if spec.variant == "full" else 20
 
 
 @dataclass

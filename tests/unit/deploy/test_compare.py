@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from replays import FRAMES, Parrot, draw_sequence, judge
 from uniad.contract import contract_for
 from uniad.deploy.card import card_path, read_card, write_card
-from uniad.deploy.compare import TOLERANCES, compare, replay
+from uniad.deploy.compare import TOLERANCES, compare
 from uniad.deploy.lanes import finish_lanes, merged_anew
-from uniad.deploy.runner import Runner
 from uniad.deploy.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
 
 from tests.specs import nano_spec
-
-FRAMES = 3
 
 
 @pytest.fixture(scope="module")
@@ -27,63 +25,7 @@ def contract():
 
 @pytest.fixture()
 def sequence(contract) -> Sequence:
-    """Three frames with a few reported tracks each; the numbers are arbitrary, the shapes are the contract's."""
-    rng = np.random.default_rng(0)
-
-    def draw(port):
-        if port.dtype == "int32":
-            return np.zeros(port.shape, np.int32)
-        return rng.random(port.shape, np.float32)
-
-    feeds = [{p.name: draw(p) for p in contract.frame} for _ in range(FRAMES)]
-    expected = [{p.name: draw(p) for p in contract.outputs} for _ in range(FRAMES)]
-    for frame in expected:
-        frame["active"][:, :4] = 1
-        frame["valid"][:, :20] = 1
-        frame["obj_id"][:, :4] = np.arange(4)
-        frame["label"][:] = frame["cls_logits"].argmax(-1)
-        frame["map_score"][:] = np.sort(frame["map_score"])[:, ::-1] * 0.9
-        frame["map_kept"][:] = frame["map_score"] >= contract.map_merge.quality_threshold
-        frame["map_label"][:] = rng.integers(0, 3, frame["map_label"].shape)
-        _draw_masks(rng, frame["map_mask"][0])
-        frame["map_settled"][:] = 1
-        frame["map_lanes"] = merged_anew(frame, contract.map_merge)
-    end = {p.name: draw(p) for p in contract.state}
-    end["track_id"][:, :6] = np.arange(6)
-    return Sequence(feeds, expected, end)
-
-
-def _draw_masks(rng, masks):
-    """A street of its own for every element: a few cells in a row."""
-    masks *= 0.1
-    for mask in masks:
-        y, x = rng.integers(0, mask.shape[0]), rng.integers(0, mask.shape[1] - 6)
-        mask[y, x : x + 6] = rng.uniform(0.7, 1.3, 6)
-
-
-class Parrot(Runner):
-    """Answers with what it was given; remembers the state it was fed."""
-
-    name = "parrot"
-
-    def __init__(self, contract, sequence, change=lambda i, out: out):
-        super().__init__(contract)
-        self.sequence, self.change, self.fed = sequence, change, []
-
-    def _infer(self, feeds):
-        i = len(self.fed)
-        self.fed.append(feeds["state_bev"])
-        out = {k: v.copy() for k, v in self.sequence.expected[i].items()}
-        out |= {
-            f"next_{p.name}": self.sequence.end_state[p.name] + (i if p.name == "bev" and i < FRAMES - 1 else 0)
-            for p in self.contract.state
-        }
-        return self.change(i, out)
-
-
-def judge(contract, sequence, change=lambda i, out: out, precision="fp32"):
-    runner = Parrot(contract, sequence, change)
-    return compare(replay(runner, sequence), sequence, contract, runner.name, precision), runner
+    return draw_sequence(contract)
 
 
 def test_what_is_right_passes_and_the_state_is_fed_back(contract, sequence):
