@@ -2,11 +2,15 @@
 
 DEMO_PRODUCTS := $(DATA_DIR)/demo projects/work_dirs/demo ckpts/demo onnx/demo engines/demo outputs/demo
 
-$(foreach v,DEMO_ITERS.nano DEMO_ITERS.tiny DEMO_ITERS.full,$(call whole,$v))
+DEMO_ITERS := $(DEMO_ITERS.$(DEMO_VARIANT))
+DEMO_ITERS_1 := $(firstword $(DEMO_ITERS))
+DEMO_ITERS_2 := $(or $(word 2,$(DEMO_ITERS)),$(DEMO_ITERS_1))
+$(foreach v,DEMO_ITERS_1 DEMO_ITERS_2,$(call whole,$v))
 
 .PHONY: demo
-demo: ## From nothing to a verified engine in minutes: data, training, evaluation, export, engine, a picture
-	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) MAX_ITERS=$(DEMO_ITERS.$(DEMO_VARIANT)) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
+demo: ## From nothing to a verified engine in minutes: data, both stages, evaluation, export, engine, a picture
+	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2 \
+	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
 
 # In the order that a person would type them; each is done once.
 DEMO_STEPS := env data train eval export verify engine visualize

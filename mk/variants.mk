@@ -17,8 +17,8 @@ SHM.full := 32g
 SHM.tiny := 8g
 SHM.nano := 2g
 
-# Stages, and epochs of the documented schedule. Native has recipes for the first.
-STAGES = $(if $(filter torch1.12,$(STACK)),1 2,1)
+# Stages, and epochs of the documented schedule
+STAGES := 1 2
 EPOCHS.1 := 6
 EPOCHS.2 := 20
 

@@ -26,8 +26,10 @@ JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>
 # --- Training -----------------------------------------------------------------------------------------------------------
 # Epochs of a stage. Empty: the config's (6 and 20).
 EPOCHS ?=
-# Stop after so many iterations instead; the learning rate follows.
+# Stop after so many iterations instead; the learning rate follows. MAX_ITERS.1 and MAX_ITERS.2: of one stage
 MAX_ITERS ?=
+MAX_ITERS.1 ?= $(MAX_ITERS)
+MAX_ITERS.2 ?= $(MAX_ITERS)
 # Frames in a training clip (native). Empty: the config's. 3 instead of 5 takes about 60 % of the memory.
 QUEUE_LENGTH ?=
 SEED ?= 0
@@ -90,8 +92,8 @@ UNIAD_TRAIN ?= UniAD_train
 CPU_WORKERS ?= 1
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
-# Which stage eval, export, verify, engine and visualize take
-STAGE ?= $(lastword $(STAGES))
+# Which stage eval, export, verify, engine and visualize take. Unless said: 2; eval and visualize take 1 while only it was trained
+STAGE ?= $(stage-there)
 # More options for tools/test.py and tools/visualize.py
 EVAL_ARGS ?=
 VISUALIZE_ARGS ?=
@@ -119,9 +121,9 @@ DEMO_TRAIN_SCENES ?= 8
 DEMO_VAL_SCENES ?= 2
 DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
-# Iterations of the demo's training, per variant: minutes on two CPU cores
-DEMO_ITERS.nano ?= 75
-DEMO_ITERS.tiny ?= 4
-DEMO_ITERS.full ?= 2
+# Iterations of the demo's training per variant, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
+DEMO_ITERS.nano ?= 60 25
+DEMO_ITERS.tiny ?= 4 2
+DEMO_ITERS.full ?= 2 1
 # Half the cost of the backbone, for numbers that are not quite the documented ones
 DEMO_TRAIN_ARGS ?= --shared-history

@@ -10,12 +10,14 @@ import pytest
 
 from make.conftest import REPO, Tree
 
-DEMO = [
-    "make_synthetic_nuscenes", "create_data", "claim_work_dir", "train", "test", "export_onnx", "verify", "build_engine",
-    "visualize", "demo_summary",
-]  # fmt: skip
+DATA = ["make_synthetic_nuscenes", "create_data"]
+STAGE1 = ["claim_work_dir", "train"]
+STAGE2 = ["claim_work_dir", "train"]
+TRAIN = [*DATA, *STAGE1, "make_motion_anchors", *STAGE2]
+DEMO = [*TRAIN, "test", "export_onnx", "verify", "build_engine", "visualize", "demo_summary"]
 PUBLIC = [
-    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "promote", "eval",
+    "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "train-stage2",
+    "promote", "eval", "eval-stage1", "eval-stage2",
     "export", "verify", "visualize", "engine", "test", "lint", "golden", "anchors", "image",
     "clone", "patch", "overlay", "compile", "weights", "init-weights", "slurm",
 ]  # fmt: skip
@@ -57,8 +59,18 @@ def test_demo_makes_everything_in_order_and_only_once(tree: Tree):
     time.sleep(0.01)
     tree.done("demo")
     assert tree.tools() == ["demo_summary"]
-    assert (tree.root / "ckpts/demo/nano_track_map.pth").is_file()
-    assert (tree.root / "onnx/demo/uniad_nano_track_map.onnx").is_file()
+    for product in ("ckpts/demo/nano_track_map.pth", "ckpts/demo/nano_e2e_ep20.pth", "onnx/demo/uniad_nano_cp.onnx",
+                    "engines/demo/uniad_nano_cp.fp32.tensorrt_rtx.engine", "outputs/demo/nano_e2e.png"):  # fmt: skip
+        assert (tree.root / product).is_file(), product
+
+
+def test_demo_trains_each_stage_for_its_own_iterations_and_the_second_from_the_demos_first(tree: Tree):
+    tree.done("demo", "DEMO_ITERS.nano=7 5")
+    first, second = (line for line in tree.calls() if line.startswith("tools/train.py"))
+    assert "[--max-iters] [7]" in first and "[--from-scratch]" in first and "load_from" not in first
+    assert "[--max-iters] [5]" in second and "[load_from=ckpts/demo/nano_track_map.pth]" in second
+    assert "[--from-scratch]" not in second, "stage 2 starts from stage 1"
+    assert (tree.root / "projects/work_dirs/demo/stage2_e2e/nano_e2e/iter_5.pth").is_file()
 
 
 def test_demo_takes_another_variant(tree: Tree):
@@ -69,11 +81,13 @@ def test_demo_takes_another_variant(tree: Tree):
 
 def test_train_leaves_documented_names_and_does_nothing_twice(tree: Tree):
     tree.done("train")
-    assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "claim_work_dir", "train"]
-    work = tree.root / "projects/work_dirs/stage1_track_map/tiny_imgx0.25_track_map"
-    assert (work / "epoch_6.pth").is_file()
-    assert (tree.root / "ckpts/tiny_imgx0.25_track_map.pth").is_file()
-    for target in ("train", "promote", "train-stage1"):
+    assert tree.tools() == TRAIN
+    work = tree.root / "projects/work_dirs"
+    assert (work / "stage1_track_map/tiny_imgx0.25_track_map/epoch_6.pth").is_file()
+    assert (work / "stage2_e2e/tiny_imgx0.25_e2e/epoch_20.pth").is_file()
+    for name in ("track_map", "e2e", "e2e_ep20"):
+        assert (tree.root / f"ckpts/tiny_imgx0.25_{name}.pth").is_file()
+    for target in ("train", "promote", "train-stage1", "train-stage2"):
         tree.done(target)
     assert tree.tools() == []
     assert "tools/" not in tree.done("-n", "train")
@@ -82,7 +96,46 @@ def test_train_leaves_documented_names_and_does_nothing_twice(tree: Tree):
 @pytest.mark.parametrize("stem, variant", [("full", "full"), ("nano", "nano")])
 def test_other_variants_have_their_documented_names(tree: Tree, stem: str, variant: str):
     tree.done("train", f"VARIANT={variant}")
-    assert (tree.root / f"ckpts/{stem}_track_map.pth").is_file()
+    for name in ("track_map", "e2e", "e2e_ep20"):
+        assert (tree.root / f"ckpts/{stem}_{name}.pth").is_file()
+
+
+def test_a_stage_at_a_time_leaves_the_other_alone(tree: Tree):
+    tree.done("train-stage1", "VARIANT=nano")
+    assert tree.tools() == [*DATA, *STAGE1]
+    assert not (tree.root / "ckpts/nano_track_map.pth").exists(), "not promoted yet"
+    tree.done("train-stage2", "VARIANT=nano")
+    assert tree.tools() == ["make_motion_anchors", *STAGE2]
+    assert (tree.root / "ckpts/nano_track_map.pth").is_file(), "stage 2 starts from it"
+    tree.done("train", "VARIANT=nano")
+    assert tree.tools() == []
+
+
+def test_eval_takes_the_second_stage_or_the_only_one_that_is_there_and_says_so(tree: Tree):
+    def evaluated() -> str:
+        (line,) = (line for line in tree.calls() if line.startswith("tools/uniad_dist_eval") or "/test.py" in line)
+        return line
+
+    tree.done("eval-stage1", "VARIANT=nano")
+    assert "stage1_track_map/nano_track_map.py" in evaluated()
+    assert "stage 1: the only one" in tree.done("eval", "VARIANT=nano", "EVAL_ARGS=--device cpu")
+    assert "stage1_track_map/nano_track_map.py" in evaluated()
+    assert "stage 1:" not in tree.done("eval", "VARIANT=nano", "STAGE=2")
+    assert "stage2_e2e/nano_e2e.py" in evaluated()
+    assert "stage 1:" not in tree.done("eval", "VARIANT=nano")
+    assert tree.tools() == [], "and nothing twice"
+
+
+def test_a_bare_tree_is_evaluated_after_both_stages(tree: Tree):
+    tree.done("eval", "VARIANT=nano")
+    assert tree.tools() == [*TRAIN, "test"]
+
+
+def test_each_stage_can_have_a_length_of_its_own(tree: Tree):
+    tree.done("train", "VARIANT=nano", "MAX_ITERS=9", "MAX_ITERS.2=4")
+    first, second = (line for line in tree.calls() if line.startswith("tools/train.py"))
+    assert "[--max-iters] [9]" in first and "[--max-iters] [4]" in second
+    assert tree.make("train", "EPOCHS=1", "MAX_ITERS.2=4").returncode != 0
 
 
 def test_a_changed_flag_rebuilds_what_depends_on_it_and_a_repeated_one_does_not(tree: Tree):
@@ -91,7 +144,7 @@ def test_a_changed_flag_rebuilds_what_depends_on_it_and_a_repeated_one_does_not(
     tree.done("eval", "VARIANT=nano", "EPOCHS=2")
     assert tree.tools() == []
     tree.done("eval", "VARIANT=nano", "EPOCHS=2", "SEED=1")
-    assert tree.tools() == ["claim_work_dir", "train", "test"]
+    assert tree.tools() == [*STAGE1, *STAGE2, "test"]
     tree.done("eval", "VARIANT=nano", "EPOCHS=2", "SEED=1", "EVAL_ARGS=--device cpu")
     assert tree.tools() == ["test"]
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1")
@@ -113,7 +166,8 @@ def test_a_bigger_world_is_made_again_with_all_that_follows(tree: Tree):
     tree.done("train", "VARIANT=nano")
     tree.calls()
     tree.done("train", "VARIANT=nano", "SYNTH_TRAIN_SCENES=30")
-    assert tree.tools() == ["make_synthetic_nuscenes", "create_data", "claim_work_dir", "train"]
+    ran = tree.tools()
+    assert sorted(ran) == sorted(TRAIN) and ran[:2] == DATA
 
 
 def test_the_length_of_a_clip_is_said_in_all_its_places(tree: Tree):
@@ -142,9 +196,10 @@ def test_touched_configs_are_not_changed_configs(tree: Tree):
 @pytest.mark.parametrize("tool, product", [
     ("create_data", "data/synthetic/infos/nuscenes_infos_temporal_train.pkl"),
     ("train", "projects/work_dirs/stage1_track_map/nano_track_map/epoch_6.pth"),
-    ("export_onnx", "onnx/uniad_nano_track_map.onnx"),
-    ("verify", "onnx/uniad_nano_track_map.onnx.verify.json"),
-    ("build_engine", "engines/uniad_nano_track_map.fp32.tensorrt_rtx.engine"),
+    ("make_motion_anchors", "data/synthetic/others/motion_anchor_infos_mode6.pkl"),
+    ("export_onnx", "onnx/uniad_nano_cp.onnx"),
+    ("verify", "onnx/uniad_nano_cp.onnx.verify.json"),
+    ("build_engine", "engines/uniad_nano_cp.fp32.tensorrt_rtx.engine"),
 ])  # fmt: skip
 def test_a_failed_step_leaves_no_product_and_is_done_again(tree: Tree, tool: str, product: str):
     goals = ("verify", "engine", "VARIANT=nano")
@@ -160,7 +215,15 @@ def test_an_interrupted_run_goes_on_by_the_same_command(tree: Tree):
     tree.make("train", "VARIANT=nano", FAIL="train")
     tree.done("train", "VARIANT=nano")
     last = [line for line in tree.calls() if line.startswith("tools/train.py")]
-    assert len(last) == 2 and last[0] == last[1] and "[--resume] [auto]" in last[1]
+    assert len(last) == 3 and last[0] == last[1] and all("[--resume] [auto]" in line for line in last)
+
+
+def test_an_engine_asked_for_between_the_stages_is_that_of_the_second(tree: Tree):
+    """Else the same command, typed again after an interruption, would make something else."""
+    tree.done("train-stage1", "promote", "VARIANT=nano", "STAGE=2")
+    tree.calls()
+    tree.done("engine", "VARIANT=nano")
+    assert (tree.root / "engines/uniad_nano_cp.fp32.tensorrt_rtx.engine").exists()
 
 
 def test_without_published_weights_training_says_what_to_do(tree: Tree):
@@ -207,7 +270,7 @@ def test_absent_nuscenes_is_one_line(tree: Tree):
     ("TRAIN_PRECISION=half", "choose fp32, tf32, bf16, fp16"),
     ("EXPORT_SAMPLING=nearest", "choose gridsample, gather, plugin"),
     ("ENGINE_BACKEND=tvm", "choose tensorrt_rtx, tensorrt"),
-    ("STAGE=3", "choose 1"),
+    ("STAGE=3", "choose 1, 2"),
     ("EPOCHS=six", "no whole number"),
     ("QUEUE_LENGTH=3.5", "no whole number"),
     ("SEED=-1", "no whole number"),

@@ -202,4 +202,5 @@ optimizer = dict(lr=4e-4)
 lr_config = dict(warmup_iters=50, by_epoch=False)
 load_from = "ckpts/nano_track_map.pth"
 
-native = dict(track_capacity=64)
+# The collision optimiser counts half a metre a cell as documented; here a cell is four.
+native = dict(track_capacity=64, compat=dict(_delete_=True, collision_pixels="fixed"))
