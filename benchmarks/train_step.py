@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Times a training iteration on one GPU, eager against a CUDA graph, with memory and, if asked, the costliest kernels.
 
-Clips are random but plausible (objects in range that persist over frames, map elements as rectangles), so nothing is read from
-disk. `python benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]`
+Clips are random but plausible (objects in range that persist over frames and drive on, map elements as rectangles), and so are
+motion anchors: nothing is read from disk.
+
+    python benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]
+    python benchmarks/train_step.py --variant full --stage 2 --samples 1 --frames 3 --frozen --recompute --modes eager
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from uniad.geometry.grid import BevGrid
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.spec import ModelSpec, Spec, from_scratch, load_spec
@@ -25,7 +29,8 @@ from uniad.training.trainer import ClipLoss
 from uniad.types import Clip, Frame, Targets
 
 CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
-STEMS = {"tiny": "tiny_imgx0.25_track_map.py", "full": "full_track_map.py", "nano": "nano_track_map.py"}
+STEMS = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}
+KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
 
 
 def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, objects: int = 30, lanes: int = 12) -> Clip:
@@ -83,7 +88,52 @@ def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, obj
         lane_valid=(torch.arange(elements, device=device) < lanes).expand(samples, -1).contiguous(),
         drivable=masks[:, 0].contiguous(),
     )
+    if model.has_stage2:
+        targets = targets._replace(**future_targets(spec, targets, rng))
     return Clip(Frame(*(x.contiguous() for x in clip_frames)), targets, [[{} for _ in range(frames)] for _ in range(samples)])
+
+
+def future_targets(spec: Spec, targets: Targets, rng: torch.Generator) -> dict[str, Tensor]:
+    """What stage 2 learns from: objects drive straight on, each covers a few cells of the occupancy grid; so does the car."""
+    boxes, valid, ids = targets.boxes[:, -1], targets.valid[:, -1], targets.ids[:, -1]
+    (samples, slots), device = valid.shape, boxes.device
+    steps, plan, cuts = spec.data.predict_steps, spec.data.planning_steps, spec.data.occ_n_future + spec.data.occ_receptive_field
+    speed = torch.randn(samples, slots, 1, 2, generator=rng, device=device) * 3
+    step = torch.arange(1, steps + 1, device=device)[:, None] * 0.5
+    moved = boxes[:, None].repeat(1, plan + 1, 1, 1)
+    moved[..., :2] += speed.transpose(1, 2) * 0.5 * torch.arange(plan + 1, device=device)[:, None, None]
+    own = torch.cat([torch.zeros_like(step), 4 * step], -1)
+    occ = BevGrid.from_bounds(spec.data.occ_xbound, spec.data.occ_ybound)
+    height, width = occ.shape
+    # the object's cells, as an index that is compared: 4 metres around its centre
+    (x0, _, dx), (y0, _, dy) = spec.data.occ_xbound, spec.data.occ_ybound
+    x = x0 + dx * (torch.arange(width, device=device) + 0.5)
+    y = y0 + dy * (torch.arange(height, device=device) + 0.5)
+    near = ((x - moved[..., 0, None]).abs() < 2)[..., None, :] & ((y - moved[..., 1, None]).abs() < 2)[..., :, None]
+    instance = torch.where(near & valid[:, None, :, None, None], ids[:, None, :, None, None], 0).amax(2)
+    ones = {"device": device, "dtype": torch.float32}
+    return {
+        "fut_traj": (boxes[:, :, None, :2] + speed * step).contiguous(),
+        "fut_traj_mask": valid[..., None, None].expand(-1, -1, steps, 2).float(),
+        "sdc_fut_traj": own.repeat(samples, 1, 1, 1),
+        "sdc_fut_traj_mask": torch.ones(samples, 1, steps, 2, **ones),
+        "segmentation": (instance > 0).long(),
+        "instance": instance,
+        "occ_img_is_valid": torch.ones(samples, cuts + plan - spec.data.occ_n_future, dtype=torch.bool, device=device),
+        "future_boxes": moved,
+        "future_boxes_valid": valid[:, None].repeat(1, plan + 1, 1),
+        "sdc_planning": torch.nn.functional.pad(own[:plan], (0, 1)).repeat(samples, 1, 1, 1),
+        "sdc_planning_mask": torch.ones(samples, 1, plan, 2, **ones),
+    }
+
+
+def random_anchors(model: ModelSpec) -> Tensor | None:
+    """Ways ahead [groups, K, F, 2] in metres; None without a motion head."""
+    if not model.has_stage2:
+        return None
+    motion = model.motion
+    heading = torch.randn(len(motion.group_ids), motion.predict_modes, 1, 2, generator=torch.Generator().manual_seed(0))
+    return heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None]
 
 
 def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
@@ -93,7 +143,7 @@ def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
 def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> None:
     device = torch.device("cuda")
     torch.manual_seed(0)
-    model = UniAD(with_frames(spec.model, frames)).to(device).train()
+    model = UniAD(with_frames(spec.model, frames), random_anchors(spec.model)).to(device).train()
     for name, part in model.named_children():
         if name in ("img_backbone", "img_neck") and not args.no_channels_last:
             part.to(memory_format=torch.channels_last)
@@ -148,6 +198,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--stage", type=int, choices=sorted(KINDS), default=1)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--frames", type=int, nargs="+", default=[5])
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
@@ -165,7 +216,8 @@ def main() -> None:
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
     tf32 = args.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    spec = load_spec(CONFIGS / "stage1_track_map" / STEMS[args.variant])
+    folder, kind = KINDS[args.stage]
+    spec = load_spec(CONFIGS / folder / f"{STEMS[args.variant]}_{kind}.py")
     spec = spec if args.frozen else from_scratch(spec)
     for frames in args.frames:
         for mode in args.modes:

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("how")
     g.add_argument("--from-scratch", action="store_true",
-                   help="load no published weights; train backbone and norms, which the documented configs freeze")
+                   help="load no weights, not even stage 1's; train backbone and norms, which the documented configs freeze")
     g.add_argument("--no-regularisation", action="store_true",
                    help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
     g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")

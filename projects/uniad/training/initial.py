@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uniad.errors import UserError
 from uniad.spec import Spec
-from uniad.training.checkpoint import LoadReport, load_checkpoint
+from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint
 
 OBJECT_QUERIES = "pts_bbox_head.query_embedding.weight"
 RENAMED = {
@@ -41,7 +41,7 @@ STARTS_FROM = {
         ),
         unexpected=(OBJECT_QUERIES,),  # its copy with the ego query added is what is loaded
     ),
-    2: AllowList(missing=("motion_head.*", "occ_head.*", "planning_head.*"), unexpected=()),
+    2: AllowList(missing=tuple(f"{head}*" for head in STAGE2_HEADS), unexpected=()),
 }
 
 
@@ -78,7 +78,7 @@ def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> Lo
         how = (
             "get them as docs/training.md says under 'Published weights', or train without them: --from-scratch"
             if spec.stage == 1
-            else "train stage 1 first: make train-stage1 promote"
+            else "train stage 1 first: make train-stage1 promote, or do without: --from-scratch"
         )
         raise UserError(f"initial weights {source} (load_from in {spec.path}) not found: {how}")
     allow = STARTS_FROM[spec.stage]

@@ -113,14 +113,10 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
             said.append(line)
             print(line, file=sys.stderr, flush=True)
 
-    scratch = options.from_scratch and spec.stage == 1
-    if scratch:
+    if options.from_scratch:
         spec = from_scratch(spec)
-        announce(f"from scratch: no weights are loaded; backbone and norms of {spec.name} are trained, not frozen")
-    elif options.from_scratch:
-        announce(
-            f"stage {spec.stage} starts from stage 1's weights and freezes what its config says; --from-scratch changes nothing"
-        )
+        of_stage1 = ", not even stage 1's" if spec.stage == 2 else ""
+        announce(f"from scratch: no weights are loaded{of_stage1}; backbone and norms of {spec.name} are trained, not frozen")
 
     if not options.regularise:
         spec = plain_images(spec)
