@@ -148,6 +148,9 @@ def _graph(nodes: list, opset: int = 17, domain: str = "") -> onnx.ModelProto:
     [
         ([helper.make_node("TopK", ["x", "k"], ["y", "i"])], 17, "less than 3840"),
         ([helper.make_node("NonZero", ["x"], ["y"])], 17, "depends on the data"),
+        ([helper.make_node("CumSum", ["x", "k"], ["y"])], 17, "as a loop"),
+        ([helper.make_node("GatherND", ["x", "k"], ["y"])], 17, "index_select"),
+        ([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ij")], 17, "multiply matrices"),
         ([helper.make_node("Magic", ["x"], ["y"], domain="mine")], 17, "needs a plugin"),
         ([helper.make_node("GridSample", ["x", "x"], ["y"], mode="linear")], 19, "opset-20 spelling"),
         ([helper.make_node("Identity", ["x"], ["y"])], 20, "outside 16..19"),

@@ -1,0 +1,155 @@
+"""The end-to-end step from checkpoint to verified ONNX and engine, with the nano model on the synthetic world of the session.
+
+Weights follow the rule of tests/weights.py, and thresholds are set so that agents live: without any the heads say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from command_line import REPO, World, finish, refused, start
+from specs import nano_spec
+from uniad.contract import contract_for
+from uniad.data.anchors import save_motion_anchors
+from uniad.models.uniad import UniAD
+from uniad.training.checkpoint import save_checkpoint
+from weights import rule_state_dict
+
+pytestmark = pytest.mark.slow
+FRAMES = 6  # the world's scene
+EXPORT_CONFIG = REPO / "projects/configs/stage2_e2e/nano_e2e_trt_p.py"
+
+
+class Work:
+    """A folder with anchors and a checkpoint, and how to export it."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder = folder
+        spec = nano_spec(2)
+        motion = spec.model.motion
+        rng = np.random.default_rng(0)
+        shape = (motion.predict_modes, motion.predict_steps, 2)
+        anchors = [np.cumsum(rng.uniform(-0.5, 1.5, shape), axis=1) for _ in motion.group_ids]
+        save_motion_anchors(folder / "motion_anchor_infos_mode6.pkl", anchors, motion, spec.data.class_names)
+        model = UniAD(spec.model, torch.from_numpy(np.stack(anchors)))
+        state = model.state_dict()
+        state.update(rule_state_dict(state))
+        save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
+        self.options = [
+            "--cfg-options", f"data_root={world.root}/", f"info_root={world.infos}/", f"anchor_root={folder}/",
+            "data.workers_per_gpu=0", "model.score_thresh=0.88", "model.filter_score_thresh=0.86",
+        ]  # fmt: skip
+
+    def export(self, out: Path, *args: object, checkpoint: Path | None = None) -> list[object]:
+        return ["tools/export_onnx.py", EXPORT_CONFIG.relative_to(REPO), checkpoint or self.folder / "nano.pth", "--out", out,
+                *args, *self.options]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(world: World, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work(tmp_path_factory.mktemp("stage2"), world)
+
+
+@pytest.fixture(scope="module", params=["gridsample", "gather"])
+def exported(request: pytest.FixtureRequest, work: Work) -> Path:
+    out = work.folder / request.param / "uniad_nano_cp.onnx"
+    code, said, err = finish(start(*work.export(out, "--sampling", request.param, "--frames", FRAMES)))
+    assert code == 0 and err == "", err
+    return out
+
+
+def test_the_whole_step_leaves_as_one_plain_static_graph(exported: Path) -> None:
+    card = json.loads(Path(f"{exported}.json").read_text())
+    assert (card["variant"], card["stage"], card["opset"], card["sequence_frames"]) == ("nano", 2, 17, FRAMES)
+    graph = onnx.load(exported).graph
+    contract = contract_for(nano_spec(2))
+    assert [i.name for i in graph.input] == contract.input_names
+    assert [o.name for o in graph.output] == contract.output_names
+    used = {node.op_type for node in graph.node}
+    assert ("GridSample" in used) == (exported.parent.name == "gridsample")
+    assert all(node.domain == "" for node in graph.node)
+
+
+def test_the_card_says_what_the_graph_holds_and_what_comes_after_it(exported: Path, work: Work) -> None:
+    card = json.loads(Path(f"{exported}.json").read_text())
+    assert card["contract"]["occ_grid"]["xbound"] == [-50.0, 50.0, 4.0]
+    assert card["anchors"] == f"{work.folder}/motion_anchor_infos_mode6.pkl" and len(card["anchors_sha256"]) == 64
+    assert "not in the graph" in card["post_processing"]["collision_optimiser"]["what"]
+    meaning = {e["name"]: e["meaning"] for e in (*card["contract"]["inputs"], *card["contract"]["outputs"])}
+    assert "0 right, 1 left, 2 straight" in meaning["command"]
+    assert "before any collision optimisation" in meaning["plan_traj"]
+
+
+def test_agents_come_and_go_and_occupy_cells_in_the_recorded_sequence(exported: Path) -> None:
+    with np.load(exported.with_suffix(".sequence.npz")) as z:
+        ids = [set(z[f"f{i}/out/agent_id"][0][z[f"f{i}/out/agent_valid"][0] != 0].tolist()) - {-2} for i in range(FRAMES)]
+        occ = np.stack([z[f"f{i}/out/occ_seg"] for i in range(FRAMES)])
+        plans = np.stack([z[f"f{i}/out/plan_traj"] for i in range(FRAMES)])
+    assert all(ids[1:]) and any(b - a for a, b in zip(ids, ids[1:])) and any(a - b for a, b in zip(ids, ids[1:]))
+    assert 0.0 < occ.mean() < 1.0
+    assert np.abs(np.diff(plans, axis=0)).max() > 1e-2, "the plan follows from what is seen"
+
+
+def test_onnxruntime_and_torch_agree_on_the_future_over_fed_back_frames(exported: Path) -> None:
+    code, said, err = finish(start("tools/verify.py", exported, "--backend", "torch,onnxruntime"))
+    assert code == 0, said + err
+    for report in json.loads(Path(f"{exported}.verify.json").read_text()):
+        worst = report["worst"]
+        assert report["ok"] and report["tracks"] > FRAMES and worst["ids"] == 0
+        assert worst["plan_m"] <= 1e-3 and worst["traj_m"] <= 1e-3 and worst["occ_cells"] <= 1e-3
+    assert "before the collision optimiser" in said
+
+
+def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported: Path, tmp_path: Path) -> None:
+    if exported.parent.name != "gridsample":
+        pytest.skip("mistakes do not depend on the sampling")
+    for source in exported.parent.glob("uniad_nano_cp.*"):
+        shutil.copy(source, tmp_path)
+    path = tmp_path / "uniad_nano_cp.sequence.npz"
+    arrays = dict(np.load(path))
+    arrays["f3/out/plan_traj"] = arrays["f3/out/plan_traj"] + np.float32(0.01)
+    with open(path, "wb") as handle:
+        np.savez_compressed(handle, **arrays)
+    code, said, err = finish(start("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime"))
+    assert code == 1 and "frame 3: plan_traj differs by 0.0141" in err, err
+
+
+def test_an_engine_carries_the_interface_of_the_whole_step(exported: Path) -> None:
+    if exported.parent.name != "gridsample":
+        pytest.skip("one engine proves the way; gather is verified above")
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")
+    engine = exported.with_suffix(".engine")
+    code, _, err = finish(start("tools/build_engine.py", exported, "--out", engine, "--backend", "tensorrt_rtx"))
+    assert code == 0, err
+    card, source = (json.loads(Path(f"{p}.json").read_text()) for p in (engine, exported))
+    assert card["stage"] == 2 and card["contract"] == source["contract"] and card["onnx_sha256"] == source["sha256"]
+
+
+def test_a_checkpoint_of_stage_1_is_refused_in_one_line_and_nothing_is_written(work: Work, tmp_path: Path) -> None:
+    state = torch.load(work.folder / "nano.pth", weights_only=True)["state_dict"]
+    heads = ("motion_head.", "occ_head.", "planning_head.")
+    torch.save({"state_dict": {k: v for k, v in state.items() if not k.startswith(heads)}}, tmp_path / "nano_track_map.pth")
+    message = refused(*work.export(tmp_path / "out" / "a.onnx", checkpoint=tmp_path / "nano_track_map.pth"))
+    assert "motion_head" in message and "stage" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_anchors_are_refused_with_the_target_that_makes_them(work: Work, tmp_path: Path) -> None:
+    options = [o if not str(o).startswith("anchor_root") else f"anchor_root={tmp_path}/none/" for o in work.options]
+    message = refused("tools/export_onnx.py", EXPORT_CONFIG, work.folder / "nano.pth", "--out", tmp_path / "a.onnx", *options)
+    assert "make anchors" in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_documented_script_takes_the_export_config(work: Work, tmp_path: Path) -> None:
+    """CFG CKPT GPUS, as documented; the graph has its documented name unless told otherwise."""
+    out = tmp_path / "a.onnx"
+    command = ["tools/uniad_export_onnx.sh", EXPORT_CONFIG.relative_to(REPO), work.folder / "absent.pth", 1, "--out", out]
+    assert "absent.pth" in refused(*command, *work.options)
