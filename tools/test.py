@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented; of a stage-2
-config also motion, occupancy and planning, each beside constant velocity."""
+"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented; of stage 2
+also motion, occupancy and planning, each beside constant velocity."""
 
 from __future__ import annotations
 

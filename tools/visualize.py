@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Draw one frame of a scene: six cameras with predicted boxes, and the model's view from above beside the annotated one."""
+"""Draw one frame of a scene: six cameras with predicted boxes, and the model's view from above beside the annotated one.
+
+Of stage 2 also forecasts, occupancy, the planned path and the command.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def main() -> None:
     model = build_model(spec)
     load_checkpoint(model, args.checkpoint, name=spec.name, say=None)
     model.to(device).eval()
-    stream = SceneStream(spec, args.split, workers=0)
+    stream = SceneStream(spec, args.split, stage=spec.stage, workers=0)
     check_dataset_rigs(spec, stream.table)
     if not 0 <= args.scene < len(stream.scenes):
         raise UserError(f"--scene {args.scene}: the {args.split} split has scenes 0 to {len(stream.scenes) - 1}")

@@ -6,7 +6,11 @@ from typing import Any
 
 from uniad.evaluation.planning import HORIZONS_S
 
-WHO = {"model": "model", "model_with_collision_optimiser": "  with collision optimiser", "constant_velocity": "  constant velocity"}
+WHO = {
+    "model": "model",
+    "model_with_collision_optimiser": "  with collision optimiser",
+    "constant_velocity": "  constant velocity",
+}
 PLANNING_ROWS = (("L2", "distance to the driver's path (m)", 1), ("obj_box_col", "collisions of the car's footprint (%)", 100),
                  ("obj_col", "collisions of its centre (%)", 100))  # fmt: skip
 
@@ -51,7 +55,7 @@ def table(metrics: dict) -> str:
     if metrics.get("motion"):
         lines += _motion(metrics["motion"]) + _occupancy(metrics["occupancy"]) + _planning(metrics["planning"])
     if metrics.get("agents_dropped"):
-        lines += ["", f"{metrics['agents_dropped']} tracks had no slot in the motion head: raise native.agent_capacity in the config"]
+        lines += ["", f"{metrics['agents_dropped']} tracks found no slot in the motion head: raise native.agent_capacity"]
     if metrics.get("tracks_dropped"):
         lines += ["", f"{metrics['tracks_dropped']} tracks found no free slot: raise native.track_capacity in the config"]
     return "\n".join(lines)

@@ -67,3 +67,35 @@ def _clip(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], tuple[int, int
     limit = 1e5
     p, q = (tuple(int(v) for v in np.clip(c[:2] / c[2], -limit, limit)) for c in (a, b))
     return p, q
+
+
+def draw_path(
+    image: np.ndarray, path: np.ndarray, lidar2img: np.ndarray, colour: tuple[int, int, int], width: int = 1, opacity: float = 1.0
+) -> None:
+    """A line through [n, 3] points of the lidar frame, drawn into ``image`` in place."""
+    points = np.concatenate([path, np.ones((len(path), 1))], 1) @ lidar2img.T
+    layer = image if opacity >= 1 else image.copy()
+    for a, b in zip(points, points[1:]):
+        segment = _clip(a, b)
+        if segment is not None:
+            cv2.line(layer, *segment, colour, width, cv2.LINE_AA)
+    if layer is not image:
+        cv2.addWeighted(layer, opacity, image, 1 - opacity, 0, image)
+
+
+def draw_ribbon(
+    image: np.ndarray, path: np.ndarray, half_width: float, lidar2img: np.ndarray, colour: tuple[int, int, int],
+    opacity: float = 0.5,
+) -> None:  # fmt: skip
+    """A strip of the ground, ``half_width`` metres to each side of [n, 3] points: where the car would drive."""
+    ahead = np.gradient(path[:, :2], axis=0)
+    length = np.linalg.norm(ahead, axis=1, keepdims=True)
+    side = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / np.maximum(length, 1e-6) * half_width
+    edges = [np.concatenate([path[:, :2] + s * side, path[:, 2:], np.ones((len(path), 1))], 1) @ lidar2img.T for s in (-1, 1)]
+    layer = image.copy()
+    for i in range(len(path) - 1):
+        corners = np.stack([edges[0][i], edges[0][i + 1], edges[1][i + 1], edges[1][i]])
+        if (corners[:, 2] > NEAR_M).all():
+            pixels = (corners[:, :2] / corners[:, 2:3]).clip(-1e4, 1e4)
+            cv2.fillPoly(layer, [pixels.round().astype(np.int32)], colour, cv2.LINE_AA)
+    cv2.addWeighted(layer, opacity, image, 1 - opacity, 0, image)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from uniad.command import COMMANDS
 from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
 from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
+from uniad.models.track import EGO_ID
 from uniad.spec import Spec
 from uniad.types import StepOutputs
-from uniad.viz.page import Content
+from uniad.viz.page import Content, Future
 
 BEST_GUESSES = 15
 MOST_TRACKS = 40  # drawn; more boxes than that tell a person nothing
+OCCUPIED = 1  # in labels, which say 255 where they know nothing
 
 
 def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int) -> Content:
@@ -23,7 +26,9 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
     found, kind = decode_tracks(track, 0, spec.model.track), "tracks"
     if len(found["boxes_3d"]) == 0:
         # A model that has just begun to learn is sure of nothing; its best guesses still tell how far it is.
-        found = {k: v[:BEST_GUESSES] for k, v in decode_detections(track, 0, spec.model.track).items()}
+        found = decode_detections(track, 0, spec.model.track)
+        others = (found["track_ids"] != EGO_ID).nonzero()[:BEST_GUESSES, 0]
+        found = {key: found[key][others] for key in ("boxes_3d", "labels", "track_ids")}
         kind = "best guesses, no track yet"
     count = len(found["boxes_3d"])
     if count > MOST_TRACKS:
@@ -35,6 +40,10 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
     kept = gt.lane_valid[0].numpy()
     images = {name: _read(path) for name, path in sample.info["cams"].items()}
     speed = float(np.linalg.norm(sample.frame.can_bus[0, 13:16].numpy()))
+    caption = [spec.name, f"frame {number}, {speed:.1f} m/s", f"{len(found['boxes_3d'])} {kind}", f"{int(valid.sum())} annotated"]
+    future = _future(outputs, sample, spec) if spec.model.has_stage2 else None
+    if future:
+        caption.append(f"command: {COMMANDS[future.command]}")
     return Content(
         images=images,
         lidar2img=dict(zip(sample.info["cams"], sample.info["lidar2img"])),
@@ -47,7 +56,40 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         gt_labels=gt.labels[0, 0][valid].numpy(),
         gt_drivable=gt.drivable[0].numpy(),
         gt_lanes=np.stack([lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]),
-        caption=f"{spec.name}\nframe {number}, {speed:.1f} m/s\n{len(found['boxes_3d'])} {kind}\n{int(valid.sum())} annotated",
+        caption="\n".join(caption),
+        future=future,
+    )
+
+
+def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
+    from uniad.evaluation.future import driven_plan  # needs the solver, which stage 1 does without
+
+    gt, agents = sample.targets, outputs.agents
+    chosen = (agents.valid[0] & (agents.obj_id[0] >= 0)).cpu().numpy().nonzero()[0][:MOST_TRACKS]
+    boxes = agents.boxes[0].float().cpu().numpy()[chosen]
+    traj = outputs.motion.traj[-1, 0, ..., :2].float().cpu().numpy()[chosen]
+    seen = gt.valid[0, 0]
+    starts = gt.boxes[0, 0][seen][:, :2].numpy()
+    future, known = gt.fut_traj[0][seen].numpy(), gt.fut_traj_mask[0][seen].numpy()[..., 0] != 0
+    if not spec.data.use_nonlinear_optimizer:  # labels are positions for the smoother, offsets without it
+        future = future + starts[:, None]
+    driven = gt.sdc_planning_mask[0, 0, :, 0].numpy() != 0
+    steps = outputs.occ.seg.shape[1]
+    return Future(
+        starts=boxes[:, :3],
+        traj=boxes[:, None, None, :2] + traj,
+        prob=outputs.motion.score[-1, 0].float().exp().cpu().numpy()[chosen],
+        labels=agents.label[0].cpu().numpy()[chosen],
+        plan=driven_plan(outputs, spec),
+        command=int(sample.frame.command[0]),
+        occupancy=outputs.occ.seg[0].cpu().numpy(),
+        bounds=(spec.data.occ_xbound, spec.data.occ_ybound),
+        # The lidar is mounted at a known height over the ground that the ego frame stands on.
+        ground_z=-float(sample.info["lidar2ego_translation"][2]),
+        gt_starts=starts,
+        gt_traj=[path[mask] for path, mask in zip(future, known)],
+        gt_plan=gt.sdc_planning[0, 0, :, :2].numpy()[driven],
+        gt_occupancy=gt.segmentation[0, :steps].numpy() == OCCUPIED,
     )
 
 

@@ -19,4 +19,13 @@ DRIVABLE = (70, 74, 80)
 GROUND = (28, 30, 34)
 GROUND_TRUTH = (235, 235, 235)
 EGO = (220, 50, 47)
+PLAN = (255, 84, 112)
 TEXT = (235, 235, 235)
+FAINT = (150, 152, 156)
+# Occupancy from now (first) to the last step: brightness falls with time, so that the order is plain without colour too
+OCCUPIED = ((255, 244, 170), (253, 190, 90), (236, 112, 74), (180, 54, 122), (96, 40, 130))
+
+
+def occupied(step: int, steps: int) -> tuple[int, int, int]:
+    """Colour of occupancy at ``step`` of ``steps`` frames, now being step 0."""
+    return OCCUPIED[round(step * (len(OCCUPIED) - 1) / max(steps - 1, 1))]

@@ -71,7 +71,8 @@ def perfect(sample: SceneSample, spec: Spec) -> StepOutputs:
         row=torch.arange(count + 1)[None],
         dropped=torch.zeros(1, dtype=torch.int32),
     )
-    offsets = gt.fut_traj[0][chosen] - boxes[:, None, :2]  # positions, for the smoother
+    known = gt.fut_traj_mask[0][chosen] != 0
+    offsets = (gt.fut_traj[0][chosen] - boxes[:, None, :2]) * known  # the labels are positions, for the smoother
     modes = torch.stack([offsets, offsets + 5], 1)
     traj = torch.cat([modes, torch.zeros(*modes.shape[:-1], 3)], -1)
     motion = MotionOutput(with_ego(traj, 0)[None], torch.zeros(1, 1, count + 1, 2), *[torch.zeros(0)] * 3)

@@ -9,8 +9,8 @@ import pytest
 from specs import nano_spec
 from uniad.viz.birdseye import BirdsEye
 from uniad.viz.camera import NEAR_M, box_corners, draw_boxes
-from uniad.viz.page import CAMERA_H, CAMERA_W, VIEW, WALL, Content, render
-from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, GROUND
+from uniad.viz.page import CAMERA_H, CAMERA_W, LEGEND, VIEW, WALL, Content, Future, render
+from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, EGO, GROUND, GROUND_TRUTH, OCCUPIED, PLAN
 
 DATA = nano_spec().data
 NAMES, RANGE = DATA.class_names, DATA.pc_range
@@ -124,3 +124,110 @@ def test_predictions_and_annotations_have_a_view_each():
     predicted, annotated = below[:, :VIEW], below[:, VIEW : 2 * VIEW]
     line = CLASS_COLOURS["car"]
     assert painted(predicted, line)[:, 0].max() < VIEW / 2 < painted(annotated, line)[:, 0].min()
+
+
+# Stage 2 -------------------------------------------------------------------------------------------------------------------
+
+STEPS = np.arange(1, 7)[:, None] * 0.5  # seconds
+AHEAD, LEFT = np.array([0.0, 8.0]), np.array([-8.0, 0.0])  # m/s
+BOUNDS = ((-50.0, 50.0, 4.0), (-50.0, 50.0, 4.0))
+
+
+def future(**changes) -> Future:
+    """A plan straight ahead, one agent 20 m to the right that drives ahead or, less likely, to the left."""
+    content = {
+        "starts": np.array([[20.0, 0.0, -1.8]]),
+        "traj": np.stack([np.array([20.0, 0.0]) + STEPS * v for v in (AHEAD, LEFT)])[None],
+        "prob": np.array([[0.8, 0.2]]),
+        "labels": np.zeros(1, int),
+        "plan": STEPS * AHEAD,
+        "command": 2,
+        "occupancy": np.zeros((5, 25, 25), bool),
+        "bounds": BOUNDS,
+        "ground_z": -1.8,
+        "gt_starts": np.zeros((0, 2)),
+        "gt_traj": [],
+        "gt_plan": np.zeros((0, 2)),
+        "gt_occupancy": np.zeros((5, 25, 25), bool),
+    }
+    return Future(**{**content, **changes})
+
+
+NOBODY = {"starts": np.zeros((0, 3)), "traj": np.zeros((0, 2, 6, 2)), "prob": np.zeros((0, 2)), "labels": np.zeros(0, int)}
+EMPTY = np.zeros((0, 9))
+
+
+def views(image: np.ndarray) -> list[np.ndarray]:
+    """Predicted, annotated and occupancy view of a page."""
+    return [image[2 * CAMERA_H : 2 * CAMERA_H + VIEW, i * VIEW : (i + 1) * VIEW] for i in range(3)]
+
+
+def test_the_plan_is_seen_from_above_and_by_the_cameras_that_look_along_it():
+    image, without = (page(EMPTY, future=future(plan=plan, **NOBODY)) for plan in (STEPS * AHEAD, np.zeros((6, 2))))
+    differ = {name for name in WALL if (tile(image, name) != tile(without, name)).any()}
+    assert differ == {"CAM_FRONT"}
+    rows, columns = painted(views(image)[0][80:], PLAN).T  # below the command
+    assert rows.min() + 80 == pytest.approx(VIEW / 2 - 24 / 102.4 * VIEW, abs=8) and abs(columns.mean() - VIEW / 2) < 3
+    left = page(EMPTY, future=future(plan=STEPS * LEFT, **NOBODY))
+    assert painted(views(left)[0][80:], PLAN)[:, 1].mean() < VIEW / 2 - 20
+    # In the front camera the strip lies on the ground: below the horizon
+    changed = np.argwhere((tile(image, "CAM_FRONT") != tile(without, "CAM_FRONT")).any(-1))
+    assert changed[:, 0].min() > CAMERA_H / 2
+
+
+def test_the_command_shows_as_an_arrow_that_points_its_way():
+    def arrow(command: int) -> np.ndarray:
+        return painted(views(page(EMPTY, future=future(command=command, plan=np.zeros((6, 2)), **NOBODY)))[0][:60, VIEW // 2 :], PLAN)
+
+    right, left, straight = (arrow(command) for command in range(3))
+    # An arrow has most of its paint at its head.
+    middle = VIEW / 2 - 34
+    assert right[:, 1].mean() > middle > left[:, 1].mean() and straight[:, 0].mean() < 38
+    assert np.ptp(right[:, 1]) > np.ptp(right[:, 0]) and np.ptp(straight[:, 0]) > np.ptp(straight[:, 1])
+
+
+def test_likelier_modes_are_drawn_stronger():
+    view = views(page(EMPTY, future=future()))[0].astype(int)
+    bird = BirdsEye(VIEW, RANGE)
+    paint = []
+    for place in ((20.0, 10.0), (10.0, 0.0)):  # on the likely and on the unlikely path
+        column, row = bird.pixels(np.array(place))
+        paint.append(np.abs(view[row - 2 : row + 3, column - 2 : column + 3] - GROUND).sum(-1).max())
+    assert paint[0] > 2 * paint[1] > 0
+
+
+def test_forecasts_are_seen_by_cameras_too():
+    image, without = (page(EMPTY, future=f) for f in (future(), future(**NOBODY)))
+    assert (tile(image, "CAM_FRONT_RIGHT") != tile(without, "CAM_FRONT_RIGHT")).any()
+
+
+def test_a_parked_agent_has_no_path():
+    still = future(traj=np.broadcast_to([20.0, 0.0], (1, 2, 6, 2)))
+    assert (page(EMPTY, future=still) == page(EMPTY, future=future(**NOBODY))).all()
+
+
+def test_occupancy_lies_where_it_is_and_the_present_covers_the_future():
+    occupancy = np.zeros((5, 25, 25), bool)
+    occupancy[0, 20, 20] = True  # ahead on the right
+    occupancy[4, 20, 20:23] = True
+    view = views(page(EMPTY, future=future(occupancy=occupancy)))[2]
+    cell = VIEW / 25
+    centre = [(int((24 - 20 + 0.5) * cell), int((column + 0.5) * cell)) for column in (20, 21, 23)]
+    assert [tuple(view[place]) for place in centre] == [OCCUPIED[0], OCCUPIED[4], GROUND]
+
+
+def test_annotated_paths_and_occupancy_are_lines():
+    true = np.zeros((5, 25, 25), bool)
+    true[:, 3, 3] = True
+    shown = future(gt_plan=STEPS * LEFT, gt_starts=np.array([[20.0, 20.0]]), gt_traj=[np.array([20.0, 20.0]) + STEPS * AHEAD],
+                   gt_occupancy=true)  # fmt: skip
+    annotated, occupancy = views(page(EMPTY, future=shown))[1:]
+    rows, columns = painted(annotated[40:], GROUND_TRUTH).T
+    assert columns.min() < VIEW / 2 - 100 and columns.max() > VIEW / 2 + 100
+    assert len(painted(occupancy[60:], GROUND_TRUTH)) > 0 and not len(painted(occupancy, OCCUPIED[1]))
+
+
+def test_a_page_of_stage_2_in_which_nothing_is_known_renders_in_full():
+    image = page(EMPTY, future=future(**NOBODY))
+    assert image.shape == (2 * CAMERA_H + VIEW + LEGEND, 3 * CAMERA_W, 3)
+    assert len(painted(views(image)[0], EGO)) and len(painted(image[-LEGEND:], PLAN)), "the legend names the plan"
