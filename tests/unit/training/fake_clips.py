@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from uniad.data.collate import collate
 from uniad.data.sampler import TrainSampler
+from uniad.geometry.grid import BevGrid
 from uniad.spec import Spec
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
@@ -44,7 +45,7 @@ class FakeClips:
         valid = (torch.arange(slots) < OBJECTS).expand(frames, slots).clone()
         masks = torch.zeros(lanes, rows, cols, dtype=torch.uint8)
         masks[:2, 3:6] = 1
-        return Clip(
+        clip = Clip(
             Frame(
                 img=normal(frames, 6, 3, image.height, image.width),
                 lidar2img=projections(image.height, image.width).expand(frames, 6, 4, 4).clone(),
@@ -72,6 +73,25 @@ class FakeClips:
             ),
             [{"token": f"{position.index}-{t}"} for t in range(frames)],
         )
+        return clip._replace(targets=clip.targets._replace(**self._future(clip.targets))) if self.spec.stage == 2 else clip
+
+    def _future(self, targets: Targets) -> dict[str, torch.Tensor]:
+        """All drive straight on; the first object fills some cells of the occupancy grid."""
+        data, valid = self.spec.data, targets.valid[-1]
+        boxes = targets.boxes[-1].expand(7, -1, -1).clone()
+        boxes[:, :, :2] += torch.arange(7)[:, None, None] * 0.5
+        fut_traj = targets.boxes[-1, :, None, :2] + 0.5 * torch.arange(1, 13)[:, None]
+        known = valid[:, None, None].expand(-1, 12, 2).float()
+        own = torch.stack([torch.zeros(12), torch.arange(1.0, 13)], -1)[None]
+        instance = torch.zeros(7, *BevGrid.from_bounds(data.occ_xbound, data.occ_ybound).shape, dtype=torch.int64)
+        instance[:, 2:5, 3:6] = 1
+        return {
+            "fut_traj": fut_traj * known, "fut_traj_mask": known, "sdc_fut_traj": own,
+            "sdc_fut_traj_mask": torch.ones_like(own), "segmentation": instance.clone(), "instance": instance,
+            "occ_img_is_valid": torch.ones(9, dtype=torch.bool), "future_boxes": boxes,
+            "future_boxes_valid": valid.expand(7, -1).clone(), "sdc_planning": torch.nn.functional.pad(own[:, :6], (0, 1)),
+            "sdc_planning_mask": torch.ones(1, 6, 2),
+        }  # fmt: skip
 
 
 def projections(height: int, width: int) -> torch.Tensor:

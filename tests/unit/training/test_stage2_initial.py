@@ -66,7 +66,7 @@ def test_a_stage_1_checkpoint_is_not_a_trained_stage_2(tmp_path, spec2, model1, 
 
 
 def test_a_stage_2_checkpoint_is_refused_by_a_stage_1_config(tmp_path, spec1, model1, model2) -> None:
-    with pytest.raises(UserError, match="is of stage 2, nano_track_map is stage 1 and would lose .*: choose a config in stage2_e2e"):
+    with pytest.raises(UserError, match="is of stage 2, nano_track_map is stage 1 and would lose .*: choose a config in stage2"):
         load_checkpoint(model1, save(model2, tmp_path / "x.pth"), name=spec1.name)
 
 
