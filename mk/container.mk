@@ -11,7 +11,7 @@ GPU_FLAGS.docker := --gpus all
 GPU_FLAGS.podman := --device nvidia.com/gpu=all
 # Rootless podman maps the caller to root inside unless told otherwise.
 USER_FLAGS.docker := --user $(UID):$(GID)
-USER_FLAGS.podman := --user $(UID):$(GID)$(if $(filter-out 0,$(UID)), --userns=keep-id)
+USER_FLAGS.podman := --user $(UID):$(GID)$(if $(filter-out 0,$(shell id -u)), --userns=keep-id)
 GPU_FLAGS := $(if $(filter-out 0,$(GPUS)),$(GPU_FLAGS.$(ENGINE_CLI)))
 USER_FLAGS := $(USER_FLAGS.$(ENGINE_CLI))
 SHM_SIZE ?= $(SHM.$(VARIANT))

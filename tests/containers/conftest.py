@@ -61,10 +61,9 @@ class Machine:
         )
 
     def containers(self) -> list[str]:
-        done = subprocess.run(
-            [self.engine, "ps", "--all", "--quiet", "--filter", "ancestor=uniad_test"], capture_output=True, text=True, check=True
-        )
-        return done.stdout.split()
+        command = [self.engine, "ps", "--all", "--format", "{{.ID}} {{.Image}}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [line.split()[0] for line in done.stdout.splitlines() if "uniad_test" in line]
 
 
 @pytest.fixture(scope="module")
