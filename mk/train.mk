@@ -81,17 +81,17 @@ EVAL_FLAGS.$(call work,$1) = $$(OPTIONS) $$(EVAL_ARGS)
 endef
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
-
-$(DEPLOYED): $(call ckpt,2)
-	cp $< $@.partial
-	mv $@.partial $@
 endif
+
+# The documented stack's recipe has made it already.
+$(DEPLOYED): $(call ckpt,2)
+	$(if $(filter native,$(STACK)),cp $< $@.partial,@[[ $@ -nt $< ]] || cp $< $@.partial)
+	$(if $(filter native,$(STACK)),mv $@.partial $@,@[[ ! -e $@.partial ]] || mv $@.partial $@)
 
 CONFIG := $(call config,$(STAGE))
 CKPT := $(call ckpt,$(STAGE))
 RESULTS := $(call results,$(STAGE))
-# The documented stack's recipe makes the deployed name itself.
-PROMOTED := $(foreach s,$(STAGES),$(call ckpt,$s)) $(if $(filter native,$(STACK)),$(DEPLOYED))
+PROMOTED := $(foreach s,$(STAGES),$(call ckpt,$s)) $(DEPLOYED)
 
 .PHONY: train promote eval eval-stage1 eval-stage2
 train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes on where it was interrupted

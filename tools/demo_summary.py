@@ -25,12 +25,17 @@ def read(path: Path) -> Any:
 
 def scores(results: dict[str, Any]) -> str:
     detection, tracking, road = (results.get(key) or {} for key in ("detection", "tracking", "map"))
+    motion, occupancy, planning = ((results.get(key) or {}).get("model") or {} for key in ("motion", "occupancy", "planning"))
+    far = ((results.get("occupancy") or {}).get("areas") or [""])[-1]
     named = {
         "NDS": detection.get("NDS"),
         "mAP": detection.get("mAP"),
         "car AP": (detection.get("mean_AP") or {}).get("car"),
         "AMOTA": tracking.get("amota"),
         "drivable IoU": road.get("drivable_iou"),
+        "vehicles' minADE": motion.get("car/min_ade_mean"),
+        "occupancy IoU": occupancy.get(f"occ_iou_{far}"),
+        "planning L2 at 3 s": planning.get("L2_3s"),
     }
     return ", ".join(f"{name} {value:.3f}" for name, value in named.items() if isinstance(value, (int, float)))
 
@@ -40,6 +45,7 @@ def checks(report: Any) -> str:
     return "; ".join(
         f"{row['backend']} {'agrees' if row['ok'] else 'DIFFERS'} over {row['frames']} frames, "
         f"boxes within {row['worst']['boxes_m']:.0e} m"
+        + (f", plan {row['worst']['plan_m']:.0e} m" if "plan_m" in row["worst"] else "")
         for row in rows
     )
 
@@ -58,7 +64,7 @@ def main() -> None:
         ("ONNX", args.onnx, "with its card and a recorded sequence"),
         ("verification", args.report, checks(read(args.report))),
         ("engine", args.engine, ""),
-        ("picture", args.picture, "six cameras, bird's-eye view, map"),
+        ("picture", args.picture, "boxes, map, forecasts, occupancy, plan"),
     ]
     print(f"\nUniAD-{args.variant}, from nothing to an engine:\n")
     for what, path, note in rows:

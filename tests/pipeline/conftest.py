@@ -37,3 +37,34 @@ def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "nano.pth"
     torch.save({"state_dict": UniAD(nano_spec().model).state_dict()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a motion anchor file, random within what cars drive."""
+    import numpy as np
+    from uniad.data.anchors import save_motion_anchors
+
+    spec, rng = nano_spec(2), np.random.default_rng(0)
+    motion = spec.model.motion
+    shape = (motion.predict_modes, motion.predict_steps, 2)
+    folder = tmp_path_factory.mktemp("anchors")
+    groups = [rng.normal(size=shape).cumsum(1) for _ in motion.group_ids]
+    save_motion_anchors(folder / Path(motion.anchor_path).name, groups, motion, spec.data.class_names)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_e2e_checkpoint(anchors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random nano weights of stage 2."""
+    from dataclasses import replace
+
+    from uniad.build import build_model
+
+    spec = nano_spec(2)
+    motion = replace(spec.model.motion, anchor_path=str(anchors / Path(spec.model.motion.anchor_path).name))
+    model = replace(spec.model, motion=motion)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "nano_e2e.pth"
+    torch.save({"state_dict": build_model(replace(spec, model=model)).state_dict()}, path)
+    return path

@@ -177,7 +177,8 @@ def test_the_plan_is_seen_from_above_and_by_the_cameras_that_look_along_it():
 
 def test_the_command_shows_as_an_arrow_that_points_its_way():
     def arrow(command: int) -> np.ndarray:
-        return painted(views(page(EMPTY, future=future(command=command, plan=np.zeros((6, 2)), **NOBODY)))[0][:60, VIEW // 2 :], PLAN)
+        still = future(command=command, plan=np.zeros((6, 2)), **NOBODY)
+        return painted(views(page(EMPTY, future=still))[0][:60, VIEW // 2 :], PLAN)
 
     right, left, straight = (arrow(command) for command in range(3))
     # An arrow has most of its paint at its head.
