@@ -110,7 +110,6 @@ $(call ckpt,$1): $(TREE)/ckpts/$(doc-name)
 	@mkdir -p $$(@D)
 	cp $$< $$@.partial
 	mv $$@.partial $$@
-	$$(if $$(DEPLOYED.$1),cp $$@ $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1)$$(DEPLOYED.$1).pth)
   else
 	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif
@@ -120,8 +119,6 @@ $(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/com
 	@touch $$@
 DOC_EVAL.$1 = $$(call doc-eval,$1)
 endef
-DEPLOYED.1 :=
-DEPLOYED.2 := _ep20
 $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
 ifneq (,$(INIT))
 $(TREE)/$(INIT): $(INIT) $(STEPS)/overlay

@@ -83,10 +83,8 @@ ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 endif
 
-# The documented stack's recipe has made it already.
 $(DEPLOYED): $(call ckpt,2)
-	$(if $(filter native,$(STACK)),cp $< $@.partial,@[[ $@ -nt $< ]] || cp $< $@.partial)
-	$(if $(filter native,$(STACK)),mv $@.partial $@,@[[ ! -e $@.partial ]] || mv $@.partial $@)
+	cp $< $@
 
 CONFIG := $(call config,$(STAGE))
 CKPT := $(call ckpt,$(STAGE))
