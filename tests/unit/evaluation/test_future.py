@@ -12,7 +12,9 @@ import torch
 from specs import edit, nano_spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.data.infos import create_infos
+from uniad.data.labels import Labeller
 from uniad.data.occupancy import vehicle_labels
+from uniad.errors import UserError
 from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, FutureScores, ego_in_lidar
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, collect, score
@@ -224,6 +226,12 @@ def test_a_scene_without_any_track_is_scored(model: UniAD, odd: Spec) -> None:
     scores = found.all_futures().compute()
     assert scores["motion"][MODEL]["car/N_tp"] == 0 < scores["motion"][MODEL]["car/N_gt"]
     assert scores["planning"][MODEL]["L2_1s"] is not None
+
+
+def test_a_command_that_is_none_stops_where_data_is_read(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labeller, "command", lambda self, frame: 3)
+    with pytest.raises(UserError, match="command is 3, .* use 0 right, 1 left, 2 straight"):
+        next(iter(SceneStream(spec, "val", stage=2)))
 
 
 def test_the_table_shows_both_definitions_and_every_baseline(truth: dict) -> None:
