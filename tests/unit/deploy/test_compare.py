@@ -99,6 +99,23 @@ def test_no_state_can_be_wrong_unnoticed(contract, sequence, name):
     assert [f for f in report.faults if f"next_{name} differs" in f] == report.faults != []
 
 
+def test_a_rounding_on_the_edge_of_the_range_is_none_of_the_place(contract, sequence):
+    points = sequence.end_state["track_ref_pts"]
+    points[0, 0] = 11.49
+
+    def change(shift):
+        def apply(i, out):
+            out["next_track_ref_pts"][0, 0, 0] += shift
+            return out
+
+        return apply
+
+    assert judge(contract, sequence, change(0.014))[0].ok, "two roundings of a place at 0.99999 of the range"
+    points[0, 0] = 0.5
+    report, _ = judge(contract, sequence, change(0.014))
+    assert any("next_track_ref_pts" in fault for fault in report.faults), "0.3 m in the middle of it"
+
+
 def test_map_elements_that_tie_may_change_places(contract, sequence):
     for frame in sequence.expected:
         frame["map_score"][0, 3] = frame["map_score"][0, 4] = (frame["map_score"][0, 2] + frame["map_score"][0, 5]) / 2
