@@ -24,6 +24,8 @@ $(call one-of,NUSC_VERSION,v1.0-trainval v1.0-mini)
 
 # What a config needs to hear: nothing, where the data lies at the documented paths.
 DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/ anchor_root=$(ANCHOR_ROOT)/)
+# Both stages of the demo read the same few images again and again: they are decoded once.
+DATA_OPTIONS += $(if $(filter demo,$(DATASET)),native.image_cache=exact native.image_cache_dir=$(DATA_DIR)/demo/cache)
 
 TABLES := $(DATA_ROOT)/$(VERSION)/sample.json
 INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl
