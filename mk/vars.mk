@@ -122,7 +122,7 @@ DEMO_VAL_SCENES ?= 2
 DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
 # Iterations of the demo's training per variant, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
-DEMO_ITERS.nano ?= 60 25
+DEMO_ITERS.nano ?= 65 20
 DEMO_ITERS.tiny ?= 4 2
 DEMO_ITERS.full ?= 2 1
 # Half the cost of the backbone, for numbers that are not quite the documented ones
