@@ -197,6 +197,7 @@ def frame_tensors(
     """Model input of consecutive frames [T, ...]; the first one starts afresh."""
     table, spec = labeller.table, labeller.spec
     span = slice(frames.start, frames.stop)
+    commands = check_command([labeller.command(frame) for frame in frames], f"{table.path}: a command")
     img = torch.empty(len(frames), len(CAMERAS), 3, spec.image.height, spec.image.width)
     for number, frame in enumerate(frames):
         images.load(frame, distort, img[number].numpy())
@@ -212,7 +213,7 @@ def frame_tensors(
         l2g_t=torch.from_numpy(global_from_lidar[:, :3, 3].astype(np.float32)),
         time_s=torch.from_numpy(scene_time(table.timestamp_us[span], int(table.timestamp_us[start]), rounded_time)),
         scene_start=torch.tensor([number == 0 for number in range(len(frames))]),
-        command=torch.from_numpy(check_command([labeller.command(f) for f in frames], f"{table.path}: a command").astype(np.int32)),
+        command=torch.from_numpy(commands.astype(np.int32)),
     )
 
 
