@@ -9,7 +9,7 @@ $(foreach v,DEMO_ITERS_1 DEMO_ITERS_2,$(call whole,$v))
 
 .PHONY: demo
 demo: ## From nothing to a verified engine in minutes: data, both stages, evaluation, export, engine, a picture
-	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2 \
+	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter nano,$(DEMO_VARIANT)), STACK=native) \
 	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
 
 # In the order that a person would type them; each is done once.

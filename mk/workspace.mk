@@ -48,6 +48,10 @@ GPUS ?= $(CONFIGURED_GPUS)
 ifeq ($(STACK) $(RUNTIME),torch1.12 host)
 $(error STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here)
 endif
+# UniAD's code has 900 queries of width 256 written into it; nano has fewer of both.
+ifeq ($(STACK) $(VARIANT),torch1.12 nano)
+$(error STACK=torch1.12 has no VARIANT=nano: UniAD's code fixes 900 queries of width 256; choose VARIANT=tiny, or STACK=native)
+endif
 # Where native tools run: with STACK=torch1.12 a host environment can serve as well
 TOOLS_RUNTIME ?= $(RUNTIME)
 $(call check-settings,STACK RUNTIME DATASET)

@@ -48,6 +48,13 @@ def test_no_engine(documented: Documented):
     assert "STACK=native" in done.stderr
 
 
+def test_a_variant_that_uniad_s_code_cannot_hold(documented: Documented):
+    done = documented.make("-n", "train", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=nano")
+    assert done.returncode != 0 and not done.stdout
+    assert "STACK=torch1.12 has no VARIANT=nano" in done.stderr and "STACK=native" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_an_engine_that_does_not_answer(documented: Documented):
     line = refused(documented, "shell", *STACK, "GPUS=0", ENGINE_DOWN="1")
     assert "docker" in line and "Cannot connect to the Docker daemon" in line and "start it or join its group" in line
