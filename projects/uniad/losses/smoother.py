@@ -7,7 +7,12 @@ iterations on tensors of fixed shape in float64, nothing read back. Its optimum 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,41 +90,75 @@ def _worth_it(gt_boxes: Tensor, offsets: Tensor, start: Tensor, length: Tensor) 
     )
 
 
+class Iterate(NamedTuple):
+    """Where the search stands."""
+
+    controls: Tensor  # [N, U] strictly inside all limits
+    price: Tensor  # [2, N, C] multipliers of the limits, positive
+    barrier: Tensor  # [] weight of the logarithmic barrier
+
+
 def solve(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
     """Places [N, F, 2] along the best way, metres. float64 in and out."""
     controls = _inside(problem)
-    shrink = 0.3 ** torch.arange(TRIALS, dtype=controls.dtype, device=controls.device)
+    barrier = torch.full((), BARRIER, dtype=controls.dtype, device=controls.device)
+    price = barrier / _slack(constraints(problem, drive(problem, controls), controls))
+    state, advance = Iterate(controls, price, barrier), _advance_on(controls.device.type)
+    for _ in range(iterations):
+        state = advance(problem, state)
+    return drive(problem, state.controls).place.mT
+
+
+@functools.cache
+def _advance_on(device: str) -> Callable[[Problem, Iterate], Iterate]:
+    """``_advance`` as this kind of device runs it best: an iteration is 250 kernels that a GPU finishes faster than they are
+    queued, so there they are fused, at the price of some seconds once."""
+    if device != "cuda":
+        return _advance
+    if importlib.util.find_spec("triton") is None:
+        warnings.warn("triton is not installed: the trajectory smoother runs kernel by kernel", stacklevel=3)
+        return _advance
+    return torch.compile(_advance, fullgraph=True, dynamic=False)
+
+
+def _advance(problem: Problem, state: Iterate) -> Iterate:
+    """One step of the search."""
+    controls, price, barrier = state
+    shrink = torch.pow(0.3, torch.arange(TRIALS, dtype=controls.dtype, device=controls.device))
     count = controls.shape[1]
     limit = torch.cat([controls.new_full((count // 2,), 1 / most) for most in (MAX_ACCEL, MAX_CURVATURE)])
-    price, barrier = None, BARRIER
-    for _ in range(iterations):
-        motion = drive(problem, controls)
-        res, con = residuals(problem, motion), constraints(problem, motion, controls)
-        jac, slope = jacobians(problem, motion)
-        slack = torch.stack([1.0 + con, 1.0 - con])  # [2, N, C]
-        pull = barrier / slack
-        price = pull if price is None else price
-        force, stiffness = pull[1] - pull[0], price / slack
-        weight = stiffness.sum(0)
-        effort = _times(problem.effort, controls)
-        gradient = effort + _times(jac.mT, res) + _times(slope.mT, force[:, count:]) + limit * force[:, :count]
-        hessian = problem.effort + jac.mT @ jac + slope.mT @ (weight[:, count:, None] * slope)
-        hessian = hessian + torch.diag_embed(limit.square() * weight[:, :count])
-        move = solve_spd(hessian, -gradient)
+    motion = drive(problem, controls)
+    res, con = residuals(problem, motion), constraints(problem, motion, controls)
+    jac, slope = jacobians(problem, motion)
+    slack = _slack(con)
+    pull = barrier / slack
+    force, stiffness = pull[1] - pull[0], price / slack
+    weight = stiffness.sum(0)
+    effort = _times(problem.effort, controls)
+    gradient = effort + _times(jac.mT, res) + _times(slope.mT, force[:, count:]) + limit * force[:, :count]
+    hessian = problem.effort + jac.mT @ jac + slope.mT @ (weight[:, count:, None] * slope)
+    hessian = hessian + torch.diag_embed(limit.square() * weight[:, :count])
+    move = solve_spd(hessian, -gradient)
 
-        dcon = torch.cat([limit * move, _times(slope, move)], -1)
-        dslack = torch.stack([dcon, -dcon])
-        dprice = pull - price - stiffness * dslack
-        # Try a row of step lengths at once and take the best; those that leave the inside cost infinitely much.
-        length = _room(slack, dslack)[:, None] * shrink
-        merit = _merit(problem, controls[:, None] + length[..., None] * move[:, None], slack, barrier)
-        best = merit.argmin(1, keepdim=True)
-        now = 0.5 * (res.square().sum(-1) + (controls * effort).sum(-1)) - barrier * slack.log().sum((0, 2))
-        better = merit.gather(1, best) <= now[:, None] + 1e-12
-        controls = controls + length.gather(1, best) * better * move
-        price = price + _room(price, dprice)[:, None] * dprice
-        barrier = max(barrier * BARRIER_DECAY, BARRIER_LAST)
-    return drive(problem, controls).place.mT
+    dcon = torch.cat([limit * move, _times(slope, move)], -1)
+    dslack = torch.stack([dcon, -dcon])
+    dprice = pull - price - stiffness * dslack
+    # Try a row of step lengths at once and take the best; those that leave the inside cost infinitely much.
+    length = _room(slack, dslack)[:, None] * shrink
+    merit = _merit(problem, controls[:, None] + length[..., None] * move[:, None], slack, barrier)
+    best = merit.argmin(1, keepdim=True)
+    now = 0.5 * (res.square().sum(-1) + (controls * effort).sum(-1)) - barrier * slack.log().sum((0, 2))
+    better = merit.gather(1, best) <= now[:, None] + 1e-12
+    return Iterate(
+        controls=controls + length.gather(1, best) * better * move,
+        price=price + _room(price, dprice)[:, None] * dprice,
+        barrier=(barrier * BARRIER_DECAY).clamp(min=BARRIER_LAST),
+    )
+
+
+def _slack(con: Tensor) -> Tensor:
+    """How far constraints [N, C], all within -1..1, are from both borders: [2, N, C]."""
+    return torch.stack([1.0 + con, 1.0 - con])
 
 
 def _room(value: Tensor, change: Tensor) -> Tensor:
@@ -136,11 +175,11 @@ def _inside(problem: Problem) -> Tensor:
     return torch.nn.functional.pad(first[:, None], (0, 2 * steps - 1))
 
 
-def _merit(problem: Problem, trial: Tensor, slack_before: Tensor, barrier: float) -> Tensor:
+def _merit(problem: Problem, trial: Tensor, slack_before: Tensor, barrier: Tensor) -> Tensor:
     """What each of the controls [N, T, U] costs with the barrier [N, T]."""
     motion = drive(problem, trial)
     con = constraints(problem, motion, trial)
-    slack = torch.stack([1.0 + con, 1.0 - con])
+    slack = _slack(con)
     outside = (slack < TO_BORDER * slack_before[:, :, None]).flatten(3).any(-1).any(0)
     log = slack.clamp(min=1e-300).log().sum((0, 3))
     cost = residuals(problem, motion).square().sum(-1) + (trial * (trial @ problem.effort)).sum(-1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from recorded import Recorded
 from torch import Tensor
+from uniad.losses import smoother
 from uniad.losses.smoother import smooth_trajectories, solve
 from uniad.losses.trajectory_problem import constraints, drive, jacobians, make_problem, residuals
 
@@ -164,3 +165,17 @@ def test_an_agent_is_smoothed_alike_in_any_company_and_precision_in_is_precision
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-7)
     assert smooth_trajectories(gt.float(), traj.float(), mask.float(), seen.float()).dtype == torch.float32
     assert smooth_trajectories(gt[:0], traj[:0], mask[:0], seen[:0]).shape == (0, 12, 2)
+
+
+@pytest.mark.slow
+def test_the_compiled_search_finds_the_same_ways(monkeypatch):
+    """What a GPU runs; here the compiler's code for a CPU."""
+    generator = torch.Generator().manual_seed(3)
+    start = torch.rand(6, 4, generator=generator, dtype=torch.float64) * torch.tensor([2.0, 2.0, 1.0, 10.0])
+    steps = torch.arange(1, 13, dtype=torch.float64)
+    target = torch.stack([steps * 2.0, steps * 0.3, torch.full_like(steps, 0.2)], -1).expand(6, -1, -1).contiguous()
+    problem = make_problem(start, target, torch.tensor([12.0, 12, 8, 5, 2, 1], dtype=torch.float64))
+    plain = solve(problem)
+    monkeypatch.setattr(smoother, "_advance_on", lambda _: torch.compile(smoother._advance, fullgraph=True, dynamic=False))
+    # Single iterations may part where two step lengths are equally good; where they lead is the same.
+    torch.testing.assert_close(solve(problem), plain, rtol=0, atol=1e-6)
