@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Dict, NamedTuple  # noqa: UP035
 
 import numpy as np
 
-from uniad.contract import Contract
 from uniad.deploy.future_compare import compare_future
 from uniad.deploy.lanes import merged_anew
 from uniad.deploy.map_compare import compare_elements
-from uniad.deploy.runner import Runner
-from uniad.deploy.sequence import Sequence
 
-Outputs = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from uniad.contract import Contract
+    from uniad.deploy.runner import Runner
+    from uniad.deploy.sequence import Sequence
+
+# This file, and what it imports, travels to Jetsons: Python 3.8 and numpy are all that JetPack 5 has.
+Outputs = Dict[str, np.ndarray]  # noqa: UP006
 
 
 @dataclass(frozen=True)

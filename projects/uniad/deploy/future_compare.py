@@ -6,8 +6,8 @@ came from. A cell is claimed by a slot, and is compared by the row that the slot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Mapping  # noqa: UP035  Python 3.8 cannot index the newer one
 
 import numpy as np
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Mapping  # noqa: UP035  Python 3.8 cannot index the newer one
 
 import numpy as np
 
-from uniad.contract import MapMerge
-from uniad.models.map_select import merge_masks
+from uniad.models.map_paint import merge_masks
+
+if TYPE_CHECKING:
+    from uniad.contract import MapMerge
 
 Outputs = Mapping[str, np.ndarray]
 

@@ -6,15 +6,15 @@ exchanged for another. So elements are matched first, by all that they are, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Mapping  # noqa: UP035  Python 3.8 cannot index the newer one
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from uniad.contract import MapMerge
+from uniad.deploy.assignment import assign
 
 if TYPE_CHECKING:
+    from uniad.contract import MapMerge
     from uniad.deploy.compare import Tolerance
 
 Outputs = Mapping[str, np.ndarray]
@@ -69,7 +69,7 @@ def match(got: Outputs, want: Outputs, inside_got: np.ndarray, inside_want: np.n
     score = np.abs(want["score"][:, None] - got["score"][None])
     label = want["label"][:, None] != got["label"][None]
     cost = np.minimum(apart, 1.0) + np.minimum(10.0 * box, 1.0) + np.minimum(score, 1.0) + 2.0 * label
-    return linear_sum_assignment(cost)[1]
+    return assign(cost)
 
 
 def _largest(values: np.ndarray, rows: np.ndarray) -> float:
