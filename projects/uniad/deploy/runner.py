@@ -94,13 +94,13 @@ class TorchRunner(Runner):
 
 
 class OrtRunner(Runner):
-    """onnxruntime on CPU, or on CUDA where its GPU build is installed."""
+    """onnxruntime on CPU, or on CUDA where its GPU build is installed. ``device``: auto, cpu or cuda."""
 
     name = "onnxruntime"
 
-    def __init__(self, contract: Contract, path: str | Path, threads: int = 0) -> None:
+    def __init__(self, contract: Contract, path: str | Path, threads: int = 0, device: str = "auto") -> None:
         super().__init__(contract)
-        self.path, self.threads = Path(path), threads
+        self.path, self.threads, self.device = Path(path), threads, device
         self.session: Any = None
 
     def _open(self) -> None:
@@ -110,7 +110,10 @@ class OrtRunner(Runner):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         available = onnxruntime.get_available_providers()
-        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        if self.device == "cuda" and "CUDAExecutionProvider" not in available:
+            raise UserError(f"{self.path}: this onnxruntime has no CUDA; install onnxruntime-gpu, or use device cpu")
+        wanted = ("CPUExecutionProvider",) if self.device == "cpu" else ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [p for p in wanted if p in available]
         try:
             self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # the package raises several private classes

@@ -33,14 +33,11 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
     count = len(found["boxes_3d"])
     if count > MOST_TRACKS:
         found, kind = {k: v[:MOST_TRACKS] for k, v in found.items()}, f"best of {count} tracks"
-    gt = sample.targets
-    valid = gt.valid[0, 0]
-    lanes = gt.lane_masks[0].numpy()
-    labels = gt.lane_labels[0].numpy()
-    kept = gt.lane_valid[0].numpy()
-    images = {name: _read(path) for name, path in sample.info["cams"].items()}
+    truth = truth_of(sample)
+    images = {name: read_image(path) for name, path in sample.info["cams"].items()}
     speed = float(np.linalg.norm(sample.frame.can_bus[0, 13:16].numpy()))
-    caption = [spec.name, f"frame {number}, {speed:.1f} m/s", f"{len(found['boxes_3d'])} {kind}", f"{int(valid.sum())} annotated"]
+    counts = f"{len(found['boxes_3d'])} {kind}", f"{len(truth['gt_boxes'])} annotated"
+    caption = [spec.name, f"frame {number}, {speed:.1f} m/s", *counts]
     future = _future(outputs, sample, spec) if spec.model.has_stage2 else None
     if future:
         caption.append(f"command: {COMMANDS[future.command]}")
@@ -52,29 +49,53 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         ids=found["track_ids"].numpy(),
         drivable=outputs.map.drivable[0].cpu().numpy(),
         lanes=image_lanes(outputs.map, 0, spec.model.map),
-        gt_boxes=gt.boxes[0, 0][valid].numpy(),
-        gt_labels=gt.labels[0, 0][valid].numpy(),
-        gt_drivable=gt.drivable[0].numpy(),
-        gt_lanes=np.stack([lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]),
         caption="\n".join(caption),
         future=future,
+        **truth,
     )
 
 
-def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
-    from uniad.evaluation.future import driven_plan  # needs the solver, which stage 1 does without
+def truth_of(sample: SceneSample) -> dict[str, np.ndarray]:
+    """The fields of ``Content`` that come from the annotations."""
+    gt = sample.targets
+    valid = gt.valid[0, 0]
+    lanes = gt.lane_masks[0].numpy()
+    labels = gt.lane_labels[0].numpy()
+    kept = gt.lane_valid[0].numpy()
+    return {
+        "gt_boxes": gt.boxes[0, 0][valid].numpy(),
+        "gt_labels": gt.labels[0, 0][valid].numpy(),
+        "gt_drivable": gt.drivable[0].numpy(),
+        "gt_lanes": np.stack(
+            [lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]
+        ),
+    }
 
-    gt, agents = sample.targets, outputs.agents
-    chosen = (agents.valid[0] & (agents.obj_id[0] >= 0)).cpu().numpy().nonzero()[0][:MOST_TRACKS]
-    boxes = agents.boxes[0].float().cpu().numpy()[chosen]
-    traj = outputs.motion.traj[-1, 0, ..., :2].float().cpu().numpy()[chosen]
+
+def true_future_of(sample: SceneSample, spec: Spec, steps: int) -> dict:
+    """The fields of ``Future`` that come from the annotations; ``steps``: frames of occupancy, now included."""
+    gt = sample.targets
     seen = gt.valid[0, 0]
     starts = gt.boxes[0, 0][seen][:, :2].numpy()
     future, known = gt.fut_traj[0][seen].numpy(), gt.fut_traj_mask[0][seen].numpy()[..., 0] != 0
     if not spec.data.use_nonlinear_optimizer:  # labels are positions for the smoother, offsets without it
         future = future + starts[:, None]
     driven = gt.sdc_planning_mask[0, 0, :, 0].numpy() != 0
-    steps = outputs.occ.seg.shape[1]
+    return {
+        "gt_starts": starts,
+        "gt_traj": [path[mask] for path, mask in zip(future, known)],
+        "gt_plan": gt.sdc_planning[0, 0, :, :2].numpy()[driven],
+        "gt_occupancy": gt.segmentation[0, :steps].numpy() == OCCUPIED,
+    }
+
+
+def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
+    from uniad.evaluation.future import driven_plan  # needs the solver, which stage 1 does without
+
+    agents = outputs.agents
+    chosen = (agents.valid[0] & (agents.obj_id[0] >= 0)).cpu().numpy().nonzero()[0][:MOST_TRACKS]
+    boxes = agents.boxes[0].float().cpu().numpy()[chosen]
+    traj = outputs.motion.traj[-1, 0, ..., :2].float().cpu().numpy()[chosen]
     return Future(
         starts=boxes[:, :3],
         traj=boxes[:, None, None, :2] + traj,
@@ -86,14 +107,12 @@ def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
         bounds=(spec.data.occ_xbound, spec.data.occ_ybound),
         # The lidar is mounted at a known height over the ground that the ego frame stands on.
         ground_z=-float(sample.info["lidar2ego_translation"][2]),
-        gt_starts=starts,
-        gt_traj=[path[mask] for path, mask in zip(future, known)],
-        gt_plan=gt.sdc_planning[0, 0, :, :2].numpy()[driven],
-        gt_occupancy=gt.segmentation[0, :steps].numpy() == OCCUPIED,
+        **true_future_of(sample, spec, outputs.occ.seg.shape[1]),
     )
 
 
-def _read(path: str) -> np.ndarray:
+def read_image(path: str) -> np.ndarray:
+    """A camera's file as RGB."""
     image = cv2.imread(path)
     if image is None:
         raise UserError(f"{path}: cannot be read as an image; run `make data` or restore the file")

@@ -1,0 +1,108 @@
+"""Scenes through a runtime: results to disk frame by frame; submissions and latencies at the end, however it comes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write_json
+from uniad.deploy.result import Objects
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sources import Scene
+from uniad.evaluation.submission import class_ranges, submission, to_annotations
+from uniad.training.interrupt import Interrupt
+
+STAGES = ("load", "preprocess", "step", "postprocess")
+
+
+def run(
+    runtime: Runtime,
+    scenes: Sequence[Scene],
+    out: Path,
+    about: dict[str, Any],
+    warmup: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Run every scene from its start, write all results to ``out``, return the summary.
+
+    about: entries of the summary that say what is run over what. warmup: first frames that the latencies leave out, where there
+    are more. SIGINT or SIGTERM ends it after the frame in progress; a second Ctrl-C at once. Either way, and after an error, the
+    frames done are kept and accounted for.
+    """
+    claim(out)
+    spec, ranges = runtime.spec, class_ranges()
+    names = spec.data.class_names
+    detections: dict[str, list[dict]] = {}
+    tracks: dict[str, list[dict]] = {}
+    timings: list[dict[str, float]] = []
+    done: list[dict[str, Any]] = []
+    interrupt = Interrupt()
+
+    def account(finished: bool) -> dict[str, Any]:
+        write_json(out / "detection.json", submission(detections))
+        write_json(out / "tracking.json", submission(tracks))
+        counted = timings[warmup:] or timings
+        summary = {
+            "finished": finished,
+            **about,
+            "backend": runtime.backend,
+            "stage": spec.stage,
+            "collision_optimiser": bool(spec.model.has_stage2 and spec.model.plan.use_col_optim),
+            "scenes": done,
+            "frames": len(timings),
+            "latency_ms": percentiles({stage: [t[stage] for t in counted] for stage in STAGES if counted}),
+            "latency_frames": len(counted),
+        }
+        write_json(out / SUMMARY, summary)
+        return summary
+
+    finished = False
+    with interrupt:
+        try:
+            for scene in scenes:
+                entry = {"name": scene.name, "token": scene.token, "folder": folder_name(scene.name), "frames": 0}
+                done.append(entry)
+                runtime.reset(scene.previous_can_bus)
+                shots = iter(scene)
+                while not interrupt.requested:
+                    begun = time.perf_counter()
+                    shot = next(shots, None)
+                    if shot is None:
+                        break
+                    load = 1e3 * (time.perf_counter() - begun)
+                    result = runtime.step(shot.sensors)
+                    result.timings_ms["load"] = load
+                    write_frame(out / entry["folder"], shot.number, result, shot.info, names)
+                    token = shot.info["token"]
+                    detections[token] = _entries(result.detections, shot.info, names, ranges, False)
+                    tracks[token] = _entries(result.tracks, shot.info, names, ranges, True)
+                    timings.append(result.timings_ms)
+                    entry["frames"] += 1
+                    progress()
+                if interrupt.requested:
+                    break
+            finished = not interrupt.requested
+        finally:
+            with interrupt.held_off():
+                summary = account(finished)
+    return summary
+
+
+def folder_name(scene: str) -> str:
+    """A scene's name as a folder's."""
+    return re.sub(r"[^\w.-]", "_", scene).lstrip(".") or "scene"
+
+
+def latency_table(summary: dict[str, Any]) -> str:
+    """The latencies for people, one stage a line."""
+    rows = [f"{'ms':12s}{'mean':>10s}{'p50':>10s}{'p90':>10s}{'p99':>10s}{'max':>10s}"]
+    for stage, values in summary["latency_ms"].items():
+        rows.append(f"{stage:12s}" + "".join(f"{values[key]:10.2f}" for key in ("mean", "p50", "p90", "p99", "max")))
+    return "\n".join(rows)
+
+
+def _entries(objects: Objects, info: dict[str, Any], names: Sequence[str], ranges: dict, tracked: bool) -> list[dict]:
+    return to_annotations(objects.boxes, objects.scores, objects.labels, info, names, ranges, objects.ids if tracked else None)

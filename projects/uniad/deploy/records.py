@@ -1,0 +1,174 @@
+"""Results on disk: a folder for each scene with one JSON and one file of masks a frame, nuScenes submissions, a summary.
+
+    OUT/summary.json              what ran, over what, how fast; whether it was interrupted
+    OUT/detection.json, tracking.json      nuScenes submissions of all frames
+    OUT/<scene>/0000.json         tracks, best detections, forecasts, plan, poses, times
+    OUT/<scene>/0000.npz          lanes, drivable, occupancy, occupancy_ids
+
+Every file is written whole or not at all, the masks before the JSON that names them: a JSON stands for a finished frame.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniad.command import COMMANDS
+from uniad.deploy.result import Forecasts, Objects, Plan, Result
+from uniad.errors import UserError
+from uniad.files import atomic_path
+
+SUMMARY = "summary.json"
+MOST_DETECTIONS = 50  # in a frame's JSON; the submission holds all of them
+PERCENTILES = (50, 90, 99)
+
+
+def claim(out: Path) -> None:
+    """Make ``out`` an empty folder of results. Earlier results go; anything else there is a UserError, and stays."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; results need a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / SUMMARY).exists():
+        raise UserError(f"{out} holds something that is no results; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (*out.glob("*/*.json"), *out.glob("*/*.npz")):
+        if re.fullmatch(r"\d+", path.stem):
+            path.unlink()
+    for name in ("detection.json", "tracking.json"):
+        (out / name).unlink(missing_ok=True)
+    write_json(out / SUMMARY, {"finished": False})
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value) + "\n")
+
+
+def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    """One frame's two files. ``info``: as ``sources.Shot`` has it."""
+    masks = {"lanes": result.lanes, "drivable": result.drivable}
+    if result.occupancy is not None:
+        masks |= {"occupancy": result.occupancy, "occupancy_ids": result.occupancy_ids.astype(np.int32)}
+    name = f"{number:04d}"
+    with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, **masks)
+    frame = {
+        "frame": number,
+        **info,
+        "tracks": _objects(result.tracks, class_names),
+        "detections": _objects(result.detections, class_names)[:MOST_DETECTIONS],
+        "tracks_dropped": result.dropped,
+        "masks": f"{name}.npz",
+        "timings_ms": {key: round(value, 3) for key, value in result.timings_ms.items()},
+    }
+    agents = result.forecasts
+    if agents is not None:
+        frame["forecasts"] = [
+            {
+                "id": int(which),
+                "class": class_names[label],
+                "start": _list(start),
+                "modes": [{"prob": _list(p), "path": _list(path)} for p, path in zip(prob, paths)],
+            }
+            for which, start, label, paths, prob in zip(agents.ids, agents.starts, agents.labels, agents.traj, agents.prob)
+        ]
+        plan = result.plan
+        frame["plan"] = {"command": COMMANDS[plan.command], "path": _list(plan.path), "raw": _list(plan.raw)}
+    write_json(folder / f"{name}.json", frame)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a folder of results."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        summary["scenes"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them") from None
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{folder / SUMMARY} is not complete; run `make infer` again") from None
+    return summary
+
+
+def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str, Any]]:
+    """Result and info of a frame's JSON; detections are those that it keeps."""
+    try:
+        frame = json.loads(path.read_text())
+        with np.load(path.parent / frame["masks"], allow_pickle=False) as file:
+            masks = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `make infer` again") from None
+    number = {name: index for index, name in enumerate(class_names)}
+    forecasts = plan = None
+    if "plan" in frame:
+        said = frame["forecasts"]
+        forecasts = Forecasts(
+            ids=np.array([f["id"] for f in said], np.int64),
+            starts=np.array([f["start"] for f in said], np.float32).reshape(-1, 3),
+            labels=np.array([number[f["class"]] for f in said], np.int64),
+            traj=np.array([[m["path"] for m in f["modes"]] for f in said], np.float32).reshape(len(said), -1, *_steps(said), 2),
+            prob=np.array([[m["prob"] for m in f["modes"]] for f in said], np.float32).reshape(len(said), -1),
+        ) if said else _no_forecasts()  # fmt: skip
+        paths = (np.array(frame["plan"][key], np.float32) for key in ("path", "raw"))
+        plan = Plan(*paths, COMMANDS.index(frame["plan"]["command"]))
+    result = Result(
+        tracks=_arrays(frame["tracks"], number),
+        detections=_arrays(frame["detections"], number),
+        lanes=masks["lanes"],
+        drivable=masks["drivable"],
+        forecasts=forecasts,
+        occupancy=masks.get("occupancy"),
+        occupancy_ids=masks.get("occupancy_ids"),
+        plan=plan,
+        dropped=frame["tracks_dropped"],
+        timings_ms=frame["timings_ms"],
+    )
+    return result, frame
+
+
+def percentiles(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """By stage: mean, p50, p90, p99 and the largest, milliseconds; ``total`` adds the stages of each frame up."""
+    columns = {name: np.asarray(values, np.float64) for name, values in timings.items() if len(values)}
+    if columns:
+        columns["total"] = np.sum(list(columns.values()), axis=0)
+    return {
+        name: {
+            "mean": round(float(values.mean()), 3),
+            **{f"p{p}": round(float(np.percentile(values, p)), 3) for p in PERCENTILES},
+            "max": round(float(values.max()), 3),
+        }
+        for name, values in columns.items()
+    }
+
+
+def _list(value: np.ndarray) -> Any:
+    """Numbers for people and files: a tenth of a millimetre is more than any model knows."""
+    return np.round(np.asarray(value, np.float64), 4).tolist()
+
+
+def _objects(objects: Objects, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"id": int(which), "class": class_names[label], "score": _list(score), "box": _list(box)}
+        for which, label, score, box in zip(objects.ids, objects.labels, objects.scores, objects.boxes)
+    ]
+
+
+def _arrays(said: list[dict[str, Any]], number: Mapping[str, int]) -> Objects:
+    return Objects(
+        boxes=np.array([o["box"] for o in said], np.float32).reshape(-1, 9),
+        labels=np.array([number[o["class"]] for o in said], np.int64),
+        scores=np.array([o["score"] for o in said], np.float32),
+        ids=np.array([o["id"] for o in said], np.int64),
+    )
+
+
+def _steps(said: list[dict[str, Any]]) -> tuple[int]:
+    return (len(said[0]["modes"][0]["path"]),)
+
+
+def _no_forecasts() -> Forecasts:
+    empty = np.zeros(0, np.int64)
+    return Forecasts(empty, np.zeros((0, 3), np.float32), empty, np.zeros((0, 1, 1, 2), np.float32), np.zeros((0, 1), np.float32))

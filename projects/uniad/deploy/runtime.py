@@ -1,0 +1,208 @@
+"""The step for a car: open a model once, hand it frame after frame, get what it sees and where it would drive.
+
+    runtime = Runtime.open("onnx/uniad_tiny_imgx0.25_cp.onnx")
+    result = runtime.step(Sensors(images, lidar2img, ego2global, lidar2ego, time_s, command))
+    runtime.reset()                                   # another drive begins
+
+What one frame hands to the next stays inside. An instance is one car's world: its methods may be called from any thread, one
+call at a time (a lock makes the others wait; it does not order them, so frames should come from one queue). Two instances share
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uniad.command import check_command
+from uniad.contract import CONTRACT_VERSION, Contract, contract_for, pack_frame
+from uniad.deploy.card import read_card
+from uniad.deploy.result import Result, result_of
+from uniad.deploy.runner import BACKENDS, OrtRunner, Runner, TensorRtRunner, TorchRunner
+from uniad.deploy.sensors import Sensors, check_time, prepare
+from uniad.errors import UserError
+from uniad.models.bev_encoder import check_rig
+from uniad.spec import Spec, load_spec
+from uniad.types import Frame
+
+CHECKPOINTS = (".pth", ".pt")
+
+
+class Runtime:
+    """A loaded model with its state. Make one with ``Runtime.open``; a context manager, or ``close`` it."""
+
+    def __init__(self, runner: Runner, spec: Spec, source: str = "", options: Sequence[str] = ()) -> None:
+        self.spec, self.source, self.options = spec, source, list(options)
+        self._runner = runner
+        self._lock = threading.RLock()
+        self._open = True
+        self._start_s: float | None = None  # of the scene; None: the next frame begins one
+        self._last_s = 0.0
+        runner.__enter__()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        backend: str = "auto",
+        *,
+        config: str | Path | None = None,
+        options: Sequence[str] = (),
+        threads: int = 0,
+    ) -> Runtime:
+        """Load an ONNX, an engine, the card of either, or a checkpoint, which needs its ``config``.
+
+        config, options: in place of the card's config file, and config values on top, such as where the data lies.
+        backend: auto takes what the file is made for; torch also runs an ONNX's checkpoint. device: auto, cpu or cuda.
+        threads: of onnxruntime, 0 its own choice. Raises UserError for a missing card, a file changed after its card was
+        written, a config that has changed since, and a backend or device that is not here.
+        """
+        if backend not in ("auto", *BACKENDS):
+            raise UserError(f"unknown backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+        if device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device 'cuda' asked for, but this machine shows no GPU: check nvidia-smi, or use device cpu")
+        path = Path(path)
+        if path.name.endswith((".onnx.json", ".engine.json")):
+            path = path.with_suffix("")
+        if path.suffix in CHECKPOINTS:
+            if config is None:
+                raise UserError(f"{path}: a checkpoint needs the config that it was trained with")
+            if backend not in ("auto", "torch"):
+                raise UserError(f"{path}: a checkpoint runs in torch; for {backend} run `make export` or `make engine` first")
+            spec = load_spec(config, options)
+            return cls(_torch_runner(spec, path, device), spec, str(path), options)
+        card = read_card(path)
+        options = [*card.get("config_options", []), *options]
+        spec = load_spec(config or card["config"], options)
+        return cls(_from_card(card, spec, path, device, backend, threads), spec, str(path), options)
+
+    @property
+    def backend(self) -> str:
+        return self._runner.name
+
+    @property
+    def contract(self) -> Contract:
+        """Names, shapes and meanings of what flows in and out of the graph."""
+        return self._runner.contract
+
+    def step(self, frame: Sensors | Frame) -> Result:
+        """What the model says of the next frame. The first one after ``open`` or ``reset`` begins a scene.
+
+        frame: raw sensor data, or a prepared Frame with a batch of 1, whose own ``scene_start`` begins scenes, too. A frame that
+        is refused (UserError) leaves the state as it was.
+        """
+        with self._lock:
+            self._check_open()
+            begun = time.perf_counter()
+            ready, now = self._prepared(frame)
+            feed = self._feed(ready)
+            self._begin(ready, now)
+            prepared = time.perf_counter()
+            outputs = self._runner.step(feed)
+            stepped = time.perf_counter()
+            result = result_of(outputs, feed, self.spec)
+            done = time.perf_counter()
+            result.timings_ms.update(
+                preprocess=1e3 * (prepared - begun), step=1e3 * (stepped - prepared), postprocess=1e3 * (done - stepped)
+            )
+            return result
+
+    def reset(self, can_bus: np.ndarray | None = None) -> None:
+        """Forget the scene. ``can_bus`` [18]: of the frame before, where the next scene follows another one in a recorded split;
+        the documented evaluation carries the pose over that border, and this repeats it to the digit.
+        """
+        with self._lock:
+            self._check_open()
+            self._runner.reset()
+            self._start_s = None
+            if can_bus is not None:
+                self._runner.state["state_pos"] = np.asarray(can_bus[:3], np.float32).reshape(1, 3)
+                self._runner.state["state_angle"] = np.asarray(can_bus[17], np.float32).reshape(1)
+
+    def close(self) -> None:
+        """Release the model. Closing twice does nothing."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._runner.__exit__(None, None, None)
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise UserError(f"{self.source or 'this runtime'} is closed; open it again")
+
+    def _prepared(self, frame: Sensors | Frame) -> tuple[Frame, float]:
+        """The step's input, and the time by the caller's clock (s)."""
+        first = self._start_s is None
+        if isinstance(frame, Frame):
+            starts = first or bool(frame.scene_start[0])
+            ready, now = frame._replace(scene_start=torch.tensor([starts])), float(frame.time_s[0])
+        elif isinstance(frame, Sensors):
+            starts, now = first, check_time(frame.time_s)
+            ready = prepare(frame, self.spec.data, now if first else self._start_s, first)
+        else:
+            raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
+        if not starts and now <= self._last_s:
+            raise UserError(f"this frame's time is {now:.3f} s, after one of {self._last_s:.3f} s; reset() begins a scene")
+        return ready, now
+
+    def _begin(self, frame: Frame, now: float) -> None:
+        """A new scene's cameras are held against the graph's room for them; then the time is noted."""
+        if bool(frame.scene_start[0]):
+            image = self.spec.data.image
+            check_rig(self.spec.model.bev, frame.lidar2img, (image.height, image.width))
+            self._start_s = now
+        self._last_s = now
+
+    def _feed(self, frame: Frame) -> dict[str, np.ndarray]:
+        check_command(frame.command.cpu().numpy())
+        feed = {p.name: t.detach().cpu().numpy() for p, t in zip(self.contract.frame, pack_frame(self.contract, frame))}
+        try:
+            self.contract.check_inputs({**feed, **self._runner.state})
+        except ValueError as error:
+            raise UserError(f"this frame does not fit the model: {error}") from None
+        return feed
+
+
+def _from_card(card: dict, spec: Spec, path: Path, device: str, backend: str, threads: int) -> Runner:
+    contract = contract_for(spec)
+    if card["contract"].get("version") != CONTRACT_VERSION or card["contract"] != json.loads(json.dumps(contract.to_json())):
+        raise UserError(f"{path}: was made with another interface than {spec.path} has now; make it again")
+    if card.get("kind") == "engine":
+        # What trtexec builds, the package of the same TensorRT loads.
+        made_for = "tensorrt" if card["builder"] == "trtexec" else card["builder"]
+        if backend not in ("auto", made_for):
+            raise UserError(f"{path}: this engine runs in {made_for}, not in {backend}")
+        if device == "cpu":
+            raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
+        return TensorRtRunner(contract, path, made_for)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
+    if backend == "torch":
+        return _torch_runner(spec, Path(card["checkpoint"]), device)
+    return OrtRunner(contract, path, threads, device)
+
+
+def _torch_runner(spec: Spec, checkpoint: Path, device: str) -> Runner:
+    from uniad.build import build_model
+    from uniad.training.checkpoint import load_checkpoint
+
+    model = build_model(spec).eval()
+    load_checkpoint(model, checkpoint, name=spec.name, say=None)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TorchRunner(contract_for(spec), model, device)

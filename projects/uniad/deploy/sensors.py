@@ -1,0 +1,137 @@
+"""What a car's drivers deliver, checked and turned into the step's input: the dataset's own arithmetic, on live data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from uniad.command import check_command
+from uniad.data.check import CAMERAS
+from uniad.data.transforms import check_size, finish, resampler, scaled_projection
+from uniad.errors import UserError
+from uniad.geometry import transforms as tf
+from uniad.spec import DataSpec
+from uniad.types import Frame
+
+F64 = NDArray[np.float64]
+UNIT_TOLERANCE = 1e-2  # of a quaternion's length: what writing four digits costs, and far from a mixed-up order of fields
+
+
+@dataclass(frozen=True)
+class Pose:
+    """dst_from_src. ROS messages carry x, y, z, w; here w comes first, as in nuScenes."""
+
+    translation: ArrayLike  # [3] m
+    rotation: ArrayLike  # [4] quaternion w, x, y, z
+
+    def checked(self, where: str) -> Pose:
+        """The same as float64 arrays; a UserError names what is no pose."""
+        translation = _numbers(self.translation, (3,), f"{where} translation", "x, y, z in metres")
+        rotation = _numbers(self.rotation, (4,), f"{where} rotation", "a quaternion w, x, y, z")
+        if abs(np.linalg.norm(rotation) - 1.0) > UNIT_TOLERANCE:
+            raise UserError(f"{where} rotation has length {np.linalg.norm(rotation):.3g}; a quaternion w, x, y, z has length 1")
+        return Pose(translation, rotation)
+
+    def matrix(self) -> F64:
+        return tf.pose_matrix(self.rotation, self.translation)
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """One instant as the car's drivers deliver it."""
+
+    images: Mapping[str, NDArray[np.uint8]]  # camera name -> [h, w, 3] BGR, as decoded, at the size the config was made for
+    lidar2img: Mapping[str, ArrayLike]  # camera name -> [4, 4], lidar frame (m) to pixels of that image
+    ego2global: Pose
+    lidar2ego: Pose
+    time_s: float  # of any epoch; seconds
+    command: int = 2  # 0 right, 1 left, 2 straight
+    can_bus: ArrayLike | None = None  # [18] as nuScenes has it; 7:10 acceleration, 10:13 angular rate, 13:16 velocity are used
+
+
+def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> Frame:
+    """Model input of one instant, batch of 1. ``start_s``: time of the scene's first frame.
+
+    Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
+    and a command outside 0..2.
+    """
+    _check_cameras(sensors.images, "images")
+    _check_cameras(sensors.lidar2img, "lidar2img")
+    command = _command(sensors.command)
+    img = torch.empty(1, len(CAMERAS), 3, spec.image.height, spec.image.width)
+    for number, name in enumerate(CAMERAS):
+        image = np.asarray(sensors.images[name])
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(f"image of {name} is {image.dtype}{list(image.shape)}; needed is uint8 [height, width, 3], BGR")
+        check_size(image.shape[:2], spec.image, f"of {name}")
+        scaler = resampler(image.shape[:2], spec.image.scale)
+        finish(scaler.pick(image), spec.image, scaler, None, img[0, number].numpy())
+    what = "a projection from the lidar frame to pixels"
+    img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in CAMERAS])
+    ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")
+    global_from_ego = ego.matrix()
+    global_from_lidar = global_from_ego @ lidar.matrix()
+    # Points are row vectors here: the rotation is stored transposed.
+    l2g_r = np.ascontiguousarray(global_from_lidar[:3, :3].T, dtype=np.float32)
+    return Frame(
+        img=img,
+        lidar2img=torch.from_numpy(scaled_projection(img_from_lidar, spec.image.scale).astype(np.float32))[None],
+        can_bus=torch.from_numpy(_can_bus(sensors.can_bus, ego, global_from_ego, spec))[None],
+        l2g_r=torch.from_numpy(l2g_r)[None],
+        l2g_t=torch.from_numpy(global_from_lidar[:3, 3].astype(np.float32))[None],
+        time_s=torch.tensor([check_time(sensors.time_s) - start_s], dtype=torch.float32),
+        scene_start=torch.tensor([scene_start]),
+        command=torch.tensor([command], dtype=torch.int32),
+    )
+
+
+def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
+    vector = np.zeros(18) if recorded is None else _numbers(recorded, (18,), "can_bus", "18 numbers as in nuScenes").copy()
+    vector[:3] = ego.translation
+    # Documented: the quaternion's first component stands in all four places. See data.dataset.can_bus.
+    vector[3:7] = ego.rotation[0] if spec.compat.can_bus_quaternion == "documented" else ego.rotation
+    angle_deg = float(np.degrees(tf.heading(global_from_ego))) % 360.0
+    vector[16], vector[17] = np.radians(angle_deg), angle_deg
+    return vector.astype(np.float32)
+
+
+def _check_cameras(given: Mapping[str, Any], what: str) -> None:
+    missing, unknown = [c for c in CAMERAS if c not in given], [c for c in given if c not in CAMERAS]
+    if missing or unknown:
+        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(map(str, unknown))}"] * bool(unknown)
+        raise UserError(f"{what} has {len(given)} of {len(CAMERAS)} cameras: it {' and '.join(faults)}")
+
+
+def _command(value: object) -> int:
+    try:
+        return int(check_command([value])[0])
+    except (TypeError, ValueError):
+        raise UserError(f"command is {value!r}, which is no driving command; use 0 right, 1 left, 2 straight") from None
+
+
+def check_time(value: object) -> float:
+    """Seconds as a float, or a UserError."""
+    try:
+        time_s = float(value)
+    except (TypeError, ValueError):
+        time_s = float("nan")
+    if not np.isfinite(time_s):
+        raise UserError(f"time_s is {value!r}; needed is the time of the images in seconds")
+    return time_s
+
+
+def _numbers(value: ArrayLike, shape: tuple[int, ...], where: str, what: str) -> F64:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{where} is no array of numbers; needed is {what}, {list(shape)}") from None
+    if array.shape != shape:
+        raise UserError(f"{where} has shape {list(array.shape)}; needed is {what}, {list(shape)}")
+    if not np.isfinite(array).all():
+        raise UserError(f"{where} holds a value that is not finite; needed is {what}")
+    return array

@@ -1,0 +1,47 @@
+"""A nano model of stage 2 whose agents live, on the session's small world, and how to open it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specs import config_path, nano_spec
+from uniad.data.anchors import save_motion_anchors
+from uniad.data.infos import create_infos
+from uniad.deploy.runtime import Runtime
+from uniad.models.uniad import UniAD
+from uniad.training.checkpoint import save_checkpoint
+from weights import rule_state_dict
+
+
+class Nano:
+    """Where its files lie, and the options that point a config at them."""
+
+    config = config_path("nano", 2)
+
+    def __init__(self, folder: Path, world: Path) -> None:
+        self.folder, self.world, self.checkpoint = folder, world, folder / "nano.pth"
+        spec = nano_spec(2)
+        motion, rng = spec.model.motion, np.random.default_rng(0)
+        shape = (motion.predict_modes, motion.predict_steps, 2)
+        anchors = [np.cumsum(rng.uniform(-0.5, 1.5, shape), axis=1) for _ in motion.group_ids]
+        save_motion_anchors(folder / "motion_anchor_infos_mode6.pkl", anchors, motion, spec.data.class_names)
+        state = UniAD(spec.model, torch.from_numpy(np.stack(anchors))).state_dict()
+        state.update(rule_state_dict(state))
+        save_checkpoint(self.checkpoint, {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
+        create_infos(world, folder / "infos", workers=1, progress=False)
+        # With weights of a rule every score lies between 0.8 and 0.9; these thresholds let some tracks live and die.
+        self.options = [
+            f"data_root={world}/", f"info_root={folder}/infos/", f"anchor_root={folder}/",
+            "data.workers_per_gpu=0", "model.score_thresh=0.88", "model.filter_score_thresh=0.86",
+        ]  # fmt: skip
+
+    def open(self) -> Runtime:
+        return Runtime.open(self.checkpoint, "cpu", config=self.config, options=self.options)
+
+
+@pytest.fixture(scope="session")
+def nano(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Nano:
+    return Nano(tmp_path_factory.mktemp("nano"), synthetic_root)

@@ -1,0 +1,216 @@
+"""The class that a car holds: the dataset's numbers from raw sensors, its own state, and one clear line for a wrong input."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from uniad.data.check import CAMERAS
+from uniad.data.dataset import SceneStream
+from uniad.deploy.result import result_of
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sensors import Pose, Sensors, prepare
+from uniad.deploy.sources import DatasetFrames, Shot
+from uniad.errors import UserError
+
+FRAMES = 6  # the world's scene
+
+
+@pytest.fixture(scope="module")
+def runtime(nano) -> Iterator[Runtime]:
+    with nano.open() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shots(runtime: Runtime) -> list[Shot]:
+    return list(DatasetFrames(runtime.spec.data).scene("0"))
+
+
+@pytest.fixture
+def sensors(runtime: Runtime, shots: list[Shot]) -> Sensors:
+    """The first frame of a scene, before a runtime that expects one."""
+    runtime.reset()
+    return shots[0].sensors
+
+
+def test_raw_sensors_make_the_very_input_that_the_dataset_makes(runtime: Runtime, shots: list[Shot]) -> None:
+    samples = list(SceneStream(runtime.spec, "val", stage=2, workers=0))
+    assert len(samples) == len(shots) == FRAMES
+    for number, (sample, shot) in enumerate(zip(samples, shots)):
+        frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0)
+        for name, live, stored in zip(frame._fields, frame, sample.frame):
+            assert live.dtype == stored.dtype and torch.equal(live, stored), (number, name)
+
+
+def test_it_says_what_the_model_says_frame_by_frame(runtime: Runtime, shots: list[Shot]) -> None:
+    runtime.reset()
+    model, state = runtime._runner.model, runtime._runner.model.init_state(1, torch.device("cpu"))
+    seen, moved = set(), 0.0
+    for number, shot in enumerate(shots):
+        result = runtime.step(shot.sensors)
+        frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0)
+        with torch.no_grad():
+            said, state = model.step(frame, state)
+        active = said.track.active[0] & (said.track.obj_id[0] >= 0)
+        assert set(result.tracks.ids.tolist()) <= set(said.track.obj_id[0][active].tolist())
+        np.testing.assert_array_equal(result.plan.raw, said.plan.traj[0].numpy())
+        np.testing.assert_array_equal(result.occupancy, said.occ.seg[0].numpy() != 0)
+        np.testing.assert_array_equal(result.drivable, said.map.drivable[0].numpy() > 0.5)
+        agents = said.agents.valid[0] & (said.agents.obj_id[0] >= 0)
+        assert result.forecasts.ids.tolist() == said.agents.obj_id[0][agents].tolist()
+        centres = said.agents.boxes[0][agents][:, None, None, :2] + said.motion.traj[-1, 0][agents][..., :2]
+        np.testing.assert_array_equal(result.forecasts.traj, centres.numpy())
+        np.testing.assert_allclose(result.forecasts.prob.sum(-1), 1.0, atol=1e-5)
+        claimed = set(result.occupancy_ids[result.occupancy].tolist())
+        assert claimed <= set(result.forecasts.ids.tolist()) | {-1}
+        seen |= claimed
+        moved = max(moved, result.plan.moved_m)
+        assert set(result.timings_ms) == {"preprocess", "step", "postprocess"}
+        assert result.plan.command == shot.sensors.command
+    assert len(seen) > 1 and moved > 0, "vehicles occupy cells, and the optimiser has something to do"
+
+
+def test_a_prepared_frame_gives_what_its_sensors_give(runtime: Runtime, shots: list[Shot]) -> None:
+    both = []
+    for prepared in (False, True):
+        runtime.reset()
+        for number, shot in enumerate(shots[:3]):
+            frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0) if prepared else shot.sensors
+            result = runtime.step(frame)
+        both.append(result)
+    np.testing.assert_array_equal(both[0].tracks.boxes, both[1].tracks.boxes)
+    np.testing.assert_array_equal(both[0].plan.path, both[1].plan.path)
+
+
+def test_time_may_count_from_any_epoch_and_reset_forgets(runtime: Runtime, shots: list[Shot]) -> None:
+    plans = []
+    for epoch in (0.0, 1.5e9):
+        runtime.reset()
+        for shot in shots[:2]:
+            result = runtime.step(replace(shot.sensors, time_s=shot.sensors.time_s + epoch))
+        plans.append(result.plan.raw)
+    np.testing.assert_allclose(plans[0], plans[1], atol=1e-4)
+    runtime.reset()
+    alone = runtime.step(shots[1].sensors).plan.raw
+    assert np.abs(alone - plans[0]).max() > 1e-4, "the frame before mattered"
+
+
+def test_a_refused_frame_changes_nothing(runtime: Runtime, shots: list[Shot]) -> None:
+    def drive(disturbed: bool) -> np.ndarray:
+        runtime.reset()
+        for shot in shots[:3]:
+            if disturbed:
+                with pytest.raises(UserError):
+                    runtime.step(replace(shot.sensors, command=7))
+            result = runtime.step(shot.sensors)
+        return result.plan.raw
+
+    np.testing.assert_array_equal(drive(True), drive(False))
+
+
+def test_calls_from_many_threads_take_their_turns(runtime: Runtime, shots: list[Shot], monkeypatch) -> None:
+    runtime.reset()
+    inside, most, original = [0], [0], runtime._runner.step
+
+    def watched(feed):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        out = original(feed)
+        inside[0] -= 1
+        return out
+
+    monkeypatch.setattr(runtime._runner, "step", watched)
+    frame = prepare(shots[0].sensors, runtime.spec.data, 0.0, True)
+    threads = [threading.Thread(target=runtime.step, args=(frame,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+
+
+def without(mapping: dict, *names: str) -> dict:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+BROKEN = {
+    "a camera is missing": (lambda s: replace(s, images=without(s.images, "CAM_BACK")), "5 of 6 cameras: it lacks CAM_BACK"),
+    "a camera too many": (lambda s: replace(s, images={**s.images, "CAM_TOP": 0}), "unknown CAM_TOP"),
+    "a matrix is missing": (lambda s: replace(s, lidar2img=without(s.lidar2img, "CAM_FRONT")), "lidar2img has 5 of 6"),
+    "an image of another size": (
+        lambda s: replace(s, images={**s.images, "CAM_FRONT": np.zeros((720, 1280, 3), np.uint8)}),
+        "of CAM_FRONT has 1280x720 pixels",
+    ),
+    "an image of floats": (
+        lambda s: replace(s, images={c: i.astype(np.float32) for c, i in s.images.items()}), "image of CAM_FRONT is float32"
+    ),
+    "a grey image": (lambda s: replace(s, images={c: i[..., 0] for c, i in s.images.items()}), "BGR"),
+    "a small matrix": (lambda s: replace(s, lidar2img=dict.fromkeys(CAMERAS, np.eye(3))), "CAM_FRONT has shape [3, 3]"),
+    "nan in a matrix": (lambda s: replace(s, lidar2img=dict.fromkeys(CAMERAS, np.full((4, 4), np.nan))), "not finite"),
+    "a pose of zeros": (lambda s: replace(s, ego2global=Pose([0, 0, 0], [0, 0, 0, 0])), "ego2global rotation has length 0"),
+    "a pose of text": (lambda s: replace(s, lidar2ego=Pose("here", [1, 0, 0, 0])), "lidar2ego translation"),
+    "half a can bus": (lambda s: replace(s, can_bus=np.zeros(9)), "can_bus has shape [9]"),
+    "command 3": (lambda s: replace(s, command=3), "command is 3, which is no driving command"),
+    "command -1": (lambda s: replace(s, command=-1), "command is -1"),
+    "command left": (lambda s: replace(s, command="left"), "no driving command"),
+    "no time": (lambda s: replace(s, time_s=None), "time_s is None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_wrong_sensors_get_one_line(runtime: Runtime, sensors: Sensors, case: str) -> None:
+    spoil, message = BROKEN[case]
+    with pytest.raises(UserError) as error:
+        runtime.step(spoil(sensors))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_time_that_stands_still_and_things_that_are_no_frames_get_one_line(runtime: Runtime, sensors: Sensors) -> None:
+    runtime.step(sensors)
+    with pytest.raises(UserError, match="reset\\(\\) begins a scene"):
+        runtime.step(sensors)
+    with pytest.raises(UserError, match="not dict"):
+        runtime.step({})
+    frame = prepare(sensors, runtime.spec.data, 0.0, True)
+    with pytest.raises(UserError, match="does not fit the model: img is"):
+        runtime.step(frame._replace(img=frame.img[:, :5]))
+
+
+def test_numbers_that_are_none_never_reach_the_car(runtime: Runtime, sensors: Sensors) -> None:
+    frame = prepare(sensors, runtime.spec.data, 0.0, True)
+    feed = runtime._feed(frame)
+    outputs = dict(runtime._runner.step(feed))
+    outputs["plan_traj"] = outputs["plan_traj"] * np.nan
+    with pytest.raises(UserError, match="plan_traj are not finite"):
+        result_of(outputs, feed, runtime.spec)
+
+
+def test_opening_says_what_is_missing(nano, tmp_path) -> None:
+    for path, arguments, message in (
+        (tmp_path / "a.onnx", {}, "no such file"),
+        (nano.checkpoint, {}, "needs the config"),
+        (nano.checkpoint, {"config": nano.config, "backend": "tensorrt"}, "runs in torch"),
+        (nano.checkpoint, {"config": nano.config, "backend": "openvino"}, "unknown backend 'openvino'"),
+        (nano.checkpoint, {"config": nano.config, "device": "npu"}, "unknown device 'npu'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Runtime.open(path, **arguments)
+    lone = tmp_path / "lone.onnx"
+    lone.write_bytes(b"graph")
+    with pytest.raises(UserError, match="the card of lone.onnx is missing"):
+        Runtime.open(lone)
+    with pytest.raises(UserError, match="the card of lone.onnx is missing"):
+        Runtime.open(tmp_path / "lone.onnx.json")
+
+
+def test_a_closed_runtime_says_so(nano) -> None:
+    opened = nano.open()
+    opened.close()
+    opened.close()
+    with pytest.raises(UserError, match="is closed"):
+        opened.reset()

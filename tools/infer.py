@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Run a model along a scene of a dataset, or along a folder of frames, with its state carried from frame to frame.
+
+Writes a JSON and the masks of each frame, nuScenes submission files, and how long each stage took. Ctrl-C ends after the current
+frame; what was done until then is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("model", type=Path, help="ONNX, engine, or a checkpoint with --config")
+    p.add_argument("--out", required=True, type=Path, help="folder for the results")
+    p.add_argument("--backend", default="auto", help="auto, torch, onnxruntime, tensorrt or tensorrt_rtx")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
+    p.add_argument("--scene", action="append", help="scene by number, name or token; may be repeated (default 0)")
+    p.add_argument("--split", default="val", choices=("train", "val"))
+    p.add_argument("--folder", type=Path, help="a folder of frames instead of a dataset's scene; docs/inference.md")
+    p.add_argument("--frames", type=int, help="first frames of each scene only")
+    p.add_argument("--warmup", type=int, default=1, help="frames that latencies leave out, for buffers and caches (default 1)")
+    p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
+    return p.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    if args.folder and args.scene:
+        raise UserError("--folder and --scene both say what to run along: give one")
+    for name in ("frames", "warmup"):
+        value = getattr(args, name)
+        if value is not None and value < (name == "frames"):
+            raise UserError(f"--{name} {value}: give a number from {int(name == 'frames')} on")
+    from tqdm import tqdm
+    from uniad.deploy.infer import latency_table, run
+    from uniad.deploy.runtime import Runtime
+    from uniad.deploy.sources import DatasetFrames, FolderFrames
+    from uniad.files import sha256
+
+    with Runtime.open(
+        args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads
+    ) as runtime:
+        spec = runtime.spec
+        if args.folder:
+            scenes = [FolderFrames(args.folder).scene(args.frames)]
+        else:
+            dataset = DatasetFrames(spec.data, args.split)
+            scenes = [dataset.scene(scene, args.frames) for scene in args.scene or ["0"]]
+        about = {
+            "model": str(args.model),
+            "model_sha256": sha256(args.model),
+            "config": spec.path,
+            "config_options": runtime.options,
+            "device": args.device,
+            "split": None if args.folder else args.split,
+            "source": str(args.folder or spec.data.data_root),
+        }
+        with tqdm(total=sum(map(len, scenes)), unit="frame", desc=f"infer ({runtime.backend})", disable=None) as bar:
+            summary = run(runtime, scenes, args.out, about, args.warmup, bar.update)
+    print(f"{args.out}: {summary['frames']} frames of {len(summary['scenes'])} scene(s), {summary['backend']}")
+    if summary["latency_ms"]:
+        print(f"latency over {summary['latency_frames']} frames\n{latency_table(summary)}")
+    if not summary["finished"]:
+        print("interrupted: what was done is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
