@@ -23,5 +23,6 @@ include mk/train.mk
 include mk/documented.mk
 include mk/export.mk
 include mk/engine.mk
+include mk/jetson.mk
 include mk/test.mk
 include mk/demo.mk

@@ -109,6 +109,24 @@ ENGINE_BACKEND ?= tensorrt_rtx
 # fp32, fp16 or int8
 PRECISION ?= fp32
 
+# --- Jetson ---------------------------------------------------------------------------------------------------------------
+# user@host or user@host:port (ssh, by key), local, or bundle. Empty: local where trtexec is, else bundle
+JETSON ?=
+# 5.1, 6.0, 6.1, 6.2, 7.0, 7.1 or 7.2: sets TRT
+JETPACK ?=
+# Folder on the device, from the login's home or absolute
+JETSON_DIR ?= uniad-engines
+# Further words for ssh: JETSON_SSH_FLAGS='-i ~/.ssh/jetson'
+JETSON_SSH_FLAGS ?=
+# trtexec where it is not on the PATH
+TRTEXEC ?=
+JETSON_WORKSPACE_MIB ?= 4096
+# Disk that must stay free on the device
+JETSON_SPARE_MIB ?= 512
+# Steps and seconds to time, at least
+JETSON_ITERATIONS ?= 200
+JETSON_SECONDS ?= 10
+
 # --- Tests --------------------------------------------------------------------------------------------------------------
 TEST_JOBS ?= $(JOBS)
 # What pytest runs: TESTS=tests/unit or TESTS='tests -k export'

@@ -1,0 +1,166 @@
+"""A device over ssh: run a command, copy a file there or back so that a broken copy goes on where it stopped.
+
+Uses the system's ssh with the person's own configuration and keys, asks no questions, and needs on the other side what every
+Linux has: sh, cat, tail, sha256sum, df.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from uniad.errors import UserError
+from uniad.files import sha256
+
+LOST = 255  # ssh's own exit status
+TARGET = re.compile(r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(:\d{1,5})?$")
+# What ssh says -> what to do about it
+REASONS = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key changed: was it flashed anew? If so, `ssh-keygen -R {name}`"),
+    ("Host key verification failed", "its host key is not known here: connect once by hand, `ssh {name}`, and compare the key"),
+    ("Permission denied", "it refused the login: put a key there with `ssh-copy-id {name}`; passwords are not asked for"),
+    ("Connection refused", "connection refused: is sshd running there, and is the port right (JETSON=user@host:port)?"),
+    ("Could not resolve hostname", "there is no host of that name; check JETSON, or use its address"),
+    ("timed out", "no answer: is it on, and in this network?"),
+    ("No route to host", "no answer: is it on, and in this network?"),
+    ("Network is unreachable", "no answer: is it on, and in this network?"),
+)
+
+
+class ConnectionLost(UserError):
+    """The connection ended before the command did."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """``target``: [user@]host[:port]. ``flags``: further words for ssh, such as -i KEY."""
+
+    target: str
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not TARGET.match(self.target):
+            raise UserError(f"JETSON={self.target}: should be user@host or user@host:port, or bundle")
+
+    @property
+    def _host(self) -> tuple[str, list[str]]:
+        found = TARGET.match(self.target)
+        user, host, port = found.group(1) or "", found.group(2).strip("[]"), found.group(3)
+        return user + host, ["-p", port[1:]] if port else []
+
+    def command(self, script: str) -> list[str]:
+        host, port = self._host
+        options = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=4")
+        return ["ssh", *(f"-o{o}" for o in options), *port, *self.flags, "--", host, f"sh -c {shlex.quote(script)}"]
+
+    def run(self, script: str, stdin=subprocess.DEVNULL) -> str:
+        """What ``script`` prints. Raises UserError when it fails, ConnectionLost when the connection does."""
+        done = self._start(script, stdin=stdin, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise self._failure(done, script)
+        return done.stdout.decode("utf8", "replace")
+
+    def succeeds(self, script: str) -> bool:
+        done = self._start(script, stdout=subprocess.DEVNULL)
+        if done.returncode == LOST:
+            raise self._failure(done, script)
+        return done.returncode == 0
+
+    def _start(self, script: str, **pipes) -> subprocess.CompletedProcess:
+        try:
+            return subprocess.run(self.command(script), **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **pipes})
+        except FileNotFoundError:
+            raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
+
+    def _failure(self, done: subprocess.CompletedProcess, script: str) -> UserError:
+        said = (done.stderr or b"").decode("utf8", "replace")
+        if done.returncode == LOST:
+            for pattern, advice in REASONS:
+                if pattern in said:
+                    return ConnectionLost(f"{self.target}: {advice.format(name=self._name())}")
+            last = said.strip().splitlines()[-1:] or ["no reason given"]
+            return ConnectionLost(f"{self.target}: the connection broke ({last[0].strip()}); run the same again, it goes on")
+        if "No space left" in said or "Disk quota" in said:
+            return UserError(f"{self.target}: out of disk there; make room, or name another folder with JETSON_DIR")
+        last = said.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return UserError(f"{self.target}: {last[0].strip()}")
+
+    def _name(self) -> str:
+        """For advice: as known_hosts spells it."""
+        host, port = self._host
+        host = host.split("@")[-1]
+        return f"'[{host}]:{port[1]}'" if port else host
+
+    def free_bytes(self, folder: str) -> int:
+        """Free space where ``folder`` is or will be."""
+        script = f"d={shlex.quote(folder)}; while [ ! -d \"$d\" ]; do d=$(dirname \"$d\"); done; df -Pk \"$d\" | tail -n 1"
+        fields = self.run(script).split()
+        return int(fields[-3]) * 1024
+
+    def send(self, source: Path, target: str) -> int:
+        """Copy a file there unless it is there; returns the bytes sent. What a broken copy left is continued."""
+        digest = sha256(source)
+        part = f"{target}.{digest[:16]}.part"
+        q, qp = shlex.quote(target), shlex.quote(part)
+        there = self.run(
+            f"mkdir -p {shlex.quote(os.path.dirname(target) or '.')} && "
+            f"if [ -f {q} ]; then sha256sum < {q}; else echo none; fi; if [ -f {qp} ]; then wc -c < {qp}; else echo 0; fi"
+        ).split()
+        if there[0] == digest:
+            return 0
+        size, begin = source.stat().st_size, int(there[-1])
+        if begin > size:
+            begin = 0
+        with open(source, "rb") as handle:
+            os.lseek(handle.fileno(), begin, os.SEEK_SET)
+            self.run(f"cat {'>>' if begin else '>'} {qp}", stdin=handle)
+        if self.run(f"sha256sum < {qp}").split()[0] != digest:
+            self.run(f"rm -f {qp}")
+            raise UserError(f"{self.target}:{target}: arrived damaged and was removed; run the same again")
+        self.run(f"mv -f {qp} {q}")
+        return size - begin
+
+    def fetch(self, source: str, target: Path) -> None:
+        """Copy a file back; the copy takes its place when it is whole."""
+        q = shlex.quote(source)
+        digest = self.run(f"sha256sum < {q}").split()[0]
+        if target.is_file() and sha256(target) == digest:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{digest[:16]}.part")
+        begin = part.stat().st_size if part.exists() else 0
+        with open(part, "ab") as handle:
+            done = self._start(f"tail -c +{begin + 1} {q}", stdout=handle)
+        if done.returncode:
+            raise self._failure(done, "tail")
+        if sha256(part) != digest:
+            part.unlink()
+            raise UserError(f"{self.target}:{source}: came back damaged and was removed; run the same again")
+        os.replace(part, target)
+
+    def follow(self, script: str, say) -> int:
+        """Run ``script`` and hand on its lines as they come; returns its exit status."""
+        process = subprocess.Popen(
+            self.command(script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        try:
+            for line in process.stdout:
+                say(line.rstrip("\n"))
+            error = process.stderr.read()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+        if process.returncode == LOST:
+            raise self._failure(subprocess.CompletedProcess([], LOST, b"", error.encode()), script)
+        return process.returncode

@@ -1,0 +1,257 @@
+"""``trtexec`` of any release from 8.5 on: find it, know its version, build, run one frame, time it.
+
+Options differ between releases; what its own --help lists is believed, and the version only decides what help cannot tell.
+Travels to the device: Python 3.8 and numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Dict, NamedTuple  # noqa: UP035
+
+import numpy as np
+
+from uniad.errors import UserError
+
+PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
+PRECISIONS = ("fp32", "fp16", "int8")
+LATENCY = re.compile(
+    r"GPU Compute Time: min = ([\d.]+) ms, max = ([\d.]+) ms, mean = ([\d.]+) ms, median = ([\d.]+) ms"
+    r"(?:.*?percentile\(99%\) = ([\d.]+) ms)?"
+)
+Outputs = Dict[str, np.ndarray]  # noqa: UP006
+
+
+class Trtexec(NamedTuple):
+    path: str
+    version: tuple[int, ...]  # (8, 5, 2)
+    help: str
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def strongly_typed_only(self) -> bool:
+        """From 11 on types come from the graph, and there is no flag to lower them."""
+        return self.version >= (11,)
+
+    def knows(self, flag: str) -> bool:
+        return re.search(rf"{re.escape(flag)}\b", self.help) is not None
+
+
+def find() -> str:
+    """Path of trtexec: TRTEXEC, the PATH, or where NVIDIA's packages put it."""
+    named = os.environ.get("TRTEXEC")
+    if named:
+        if not (os.path.isfile(named) and os.access(named, os.X_OK)):
+            raise UserError(f"TRTEXEC={named}: no such program")
+        return os.path.abspath(named)
+    found = shutil.which("trtexec") or next((p for p in PLACES if os.access(p, os.X_OK)), None)
+    if not found:
+        raise UserError(
+            "trtexec was not found on the PATH nor in /usr/src/tensorrt/bin: on a Jetson `sudo apt install nvidia-jetpack` "
+            "brings it; elsewhere name it, TRTEXEC=/path/to/trtexec"
+        )
+    return found
+
+
+def parse_version(banner: str) -> tuple[int, ...]:
+    """(8, 5, 2) of "[TensorRT v8502]"; from 10 on two digits each: (10, 13, 3) of "[TensorRT v101303]"."""
+    found = re.search(r"\[TensorRT v(\d+)\]", banner)
+    if not found:
+        raise UserError("trtexec does not say its version ('[TensorRT v...]' in its first line); is TRTEXEC the right program?")
+    number = int(found.group(1))
+    unit = 10000 if number >= 100000 else 1000
+    return number // unit, number % unit // 100, number % 100
+
+
+def probe(path: str | None = None) -> Trtexec:
+    """Ask trtexec what it is."""
+    path = path or find()
+    try:
+        done = subprocess.run(
+            [path, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=120
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"{path}: cannot be run ({error})") from None
+    said = done.stdout.decode("utf8", "replace")
+    try:
+        return Trtexec(path, parse_version(said), said)
+    except UserError as error:
+        last = said.strip().splitlines()[-1:] or ["no output"]
+        raise UserError(f"{path}: {error} It said: {last[0]}") from None
+
+
+def build_command(
+    trtexec: Trtexec,
+    onnx: str,
+    engine: str,
+    precision: str = "fp32",
+    workspace_mib: int = 4096,
+    timing_cache: str = "",
+    capabilities: Sequence[str] = (),
+) -> list[str]:
+    """The command that builds. Raises UserError where this release has no such option."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}")
+    if capabilities:
+        raise UserError("trtexec builds for the GPU of its machine only; leave COMPUTE_CAPABILITIES empty")
+    words = [trtexec.path, f"--onnx={onnx}", f"--saveEngine={engine}"]
+    words.append(f"--memPoolSize=workspace:{workspace_mib}")  # 8.4 and newer, in MiB
+    if timing_cache:
+        words.append(f"--timingCacheFile={timing_cache}")
+    if trtexec.strongly_typed_only:
+        if precision == "fp16":
+            raise UserError(
+                f"PRECISION=fp16: TensorRT {trtexec.version_text} takes types from the graph and has no --fp16, and this graph "
+                f"is fp32; use PRECISION=fp32 here, or TensorRT 8.5 to 10"
+            )
+    elif precision == "fp16":
+        words.append("--fp16")
+    elif precision == "int8":
+        words += ["--int8", "--fp16"]  # types between Q and DQ come from the graph; the rest may run in fp16
+    if precision == "fp32":
+        words.append("--noTF32")  # on by default, and TF32 keeps ten bits of a product: no fp32
+    # Build alone; timing has a run of its own. 8.5 calls it otherwise.
+    words.append("--skipInference" if trtexec.knows("--skipInference") else "--buildOnly")
+    return words
+
+
+def build(words: Sequence[str], log: Path, say: Callable[[str], None] = print) -> float:
+    """Run a build, its output in ``log``; returns seconds. Raises UserError with the first line of the builder's own error."""
+    started = beat = time.monotonic()
+    with open(log, "wb") as handle:
+        process = subprocess.Popen(list(words), stdout=handle, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        try:
+            while process.poll() is None:
+                time.sleep(0.05)
+                if time.monotonic() - beat > 30:
+                    beat = time.monotonic()
+                    say(f"building for {beat - started:.0f} s: {_last_line(log)}")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode:
+        raise UserError(f"trtexec could not build the engine: {first_error(log.read_text(errors='replace'))}; all of it: {log}")
+    return time.monotonic() - started
+
+
+def first_error(said: str) -> str:
+    """The line that explains a failure: running out of memory or disk first, then the first error of TensorRT."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    for pattern in (r"out of memory|OutOfMemory|No space left", r"\[E\]", r"rror"):
+        for line in lines:
+            if re.search(pattern, line):
+                return re.sub(r"^(\[[^\]]*\]\s*)+", "", line)[:300]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_bytes()[-2000:].decode("utf8", "replace").strip().splitlines()
+    return re.sub(r"^(\[[^\]]*\]\s*)+", "", lines[-1])[:120] if lines else "no output yet"
+
+
+class TrtexecEngine:
+    """An engine run by trtexec, a process a frame: slow, and in need of nothing else. For verification, not for driving."""
+
+    def __init__(self, trtexec: Trtexec, engine: Path, outputs: Mapping[str, dict]) -> None:
+        """outputs: name to {"shape": ..., "dtype": ...}."""
+        self.trtexec, self.engine, self.outputs = trtexec, Path(engine).resolve(), outputs
+        # Text has six digits; where this release can write bytes, it does.
+        self.exact = trtexec.knows("--dumpRawBindingsToFile")
+
+    def command(self, feeds: Sequence[str], exact: bool) -> list[str]:
+        inputs = ",".join(f"{name}:{name}.in" for name in feeds)
+        words = [self.trtexec.path, f"--loadEngine={self.engine}", f"--loadInputs={inputs}"]
+        words += ["--iterations=1", "--warmUp=0", "--duration=0", "--avgRuns=1"] + self._transfers()
+        return words + (["--dumpRawBindingsToFile"] if exact else ["--exportOutput=outputs.json"])
+
+    def _transfers(self) -> list[str]:
+        """Without copies to and from the GPU there is nothing to load or to read; newer releases leave them out unless told."""
+        if self.trtexec.version < (11,):
+            return []
+        found = re.search(r"--(?!no)\w*[tT]ransfers\b", self.trtexec.help)
+        return [found.group(0)] if found else []
+
+    def infer(self, feeds: Mapping[str, np.ndarray], folder: Path | None = None) -> Outputs:
+        """All outputs for all inputs, through files in ``folder`` (default: a temporary one that is removed)."""
+        if folder is None:
+            with tempfile.TemporaryDirectory(prefix="trtexec-") as made:
+                return self.infer(feeds, Path(made))
+        for name, value in feeds.items():
+            np.ascontiguousarray(value).tofile(str(folder / f"{name}.in"))
+        said = _run(self.command(list(feeds), self.exact), folder)
+        if self.exact:
+            return read_raw(folder, self.outputs, said)
+        return read_json(folder / "outputs.json", self.outputs)
+
+    def latency(self, feeds: Mapping[str, np.ndarray], iterations: int = 200, seconds: int = 10) -> dict[str, float]:
+        """GPU milliseconds of a step, at least so many iterations and seconds after a warm-up: median, p99, min, max."""
+        with tempfile.TemporaryDirectory(prefix="trtexec-") as made:
+            for name, value in feeds.items():
+                np.ascontiguousarray(value).tofile(os.path.join(made, f"{name}.in"))
+            words = self.command(list(feeds), False)[:3]
+            words += [f"--iterations={iterations}", "--warmUp=500", f"--duration={seconds}", "--percentile=99"]
+            found = LATENCY.search(_run(words + self._transfers(), Path(made)))
+        if not found:
+            return {}
+        low, high, mean, median, p99 = found.groups()
+        figures = {"median_ms": median, "p99_ms": p99, "mean_ms": mean, "min_ms": low, "max_ms": high}
+        return {name: float(value) for name, value in figures.items() if value}
+
+
+def _run(words: Sequence[str], folder: Path) -> str:
+    done = subprocess.run(
+        list(words), cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+    said = done.stdout.decode("utf8", "replace")
+    if done.returncode:
+        if re.search(r"(plan|engine).*(version|incompatible|different)|[Ss]erialization|[Dd]eserializ", said):
+            raise UserError(
+                f"this engine was built for another TensorRT or another GPU, or is damaged: {first_error(said)}; "
+                f"build it again here"
+            )
+        raise UserError(f"trtexec could not run the engine: {first_error(said)}")
+    return said
+
+
+def read_raw(folder: Path, ports: Mapping[str, dict], said: str = "") -> Outputs:
+    """Outputs from the files NAME.output.SHAPE.TYPE.raw that trtexec leaves."""
+    outputs = {}
+    for name, port in ports.items():
+        files = sorted(Path(folder).glob(f"{name}.output.*.raw"))
+        if not files:
+            raise UserError(f"trtexec wrote no {name}: {first_error(said) if said else 'is this the engine of this graph?'}")
+        outputs[name] = _shaped(name, np.fromfile(str(files[0]), port["dtype"]), port)
+    return outputs
+
+
+def read_json(path: Path, ports: Mapping[str, dict]) -> Outputs:
+    """Outputs from --exportOutput, whose numbers have six digits and may be nan or inf."""
+    try:
+        text = re.sub(r"(?<=[\s,\[-])nan(?=[\s,\]])", "NaN", path.read_text())
+        text = re.sub(r"(?<=[\s,\[-])inf(?=[\s,\]])", "Infinity", text)
+        entries = json.loads(text.replace("-NaN", "NaN"))
+        values = {entry["name"]: entry["values"] for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not what trtexec --exportOutput writes ({error})") from None
+    missing = [name for name in ports if name not in values]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing; is this the engine of this graph?")
+    return {name: _shaped(name, np.array(values[name], port["dtype"]), port) for name, port in ports.items()}
+
+
+def _shaped(name: str, flat: np.ndarray, port: dict) -> np.ndarray:
+    if flat.size != int(np.prod(port["shape"], dtype=np.int64)):
+        raise UserError(f"{name} has {flat.size} values, the card says {port['shape']}; is this the engine of this graph?")
+    return flat.reshape(port["shape"])
