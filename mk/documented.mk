@@ -145,3 +145,8 @@ shell: $(ENV)
 	$(IN) /bin/bash
   endif
 endif
+
+##@ Tests
+.PHONY: compare-stacks
+compare-stacks: $(VENV_READY) ## Both stacks on one synthetic world: samples, evaluation, losses; DOCUMENTED_PYTHON=...
+	@status=0; $(VENV)/bin/python tests/stacks/compare_stacks.py --python $(call q,$(DOCUMENTED_PYTHON)) --tree $(TREE) $(COMPARE_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]

@@ -90,6 +90,9 @@ UNIAD_GIT_URL ?= https://github.com/OpenDriveLab/UniAD.git
 UNIAD_TRAIN ?= UniAD_train
 # Loader processes without a GPU
 CPU_WORKERS ?= 1
+# For compare-stacks: the interpreter of an environment with docker/torch1.12/requirements.txt, and more options of its script
+DOCUMENTED_PYTHON ?=
+COMPARE_ARGS ?=
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
 # Which stage eval, export, verify, engine and visualize take. Unless said: 2; eval and visualize take 1 while only it was trained

@@ -1,0 +1,207 @@
+"""The native stack's half of compare_stacks.py: the same scenes, clips and weights, under the documented stack's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from uniad.build import build_model
+from uniad.data.collate import collate
+from uniad.data.dataset import ClipDataset, SceneStream
+from uniad.evaluation.future import driven_plan
+from uniad.evaluation.run import collect, score
+from uniad.losses.criterion import Criterion
+from uniad.models.results import decode_detections, decode_tracks
+from uniad.spec import DataSpec, Spec, load_spec
+from uniad.training.checkpoint import load_checkpoint
+from uniad.training.clip import forward_clip
+from uniad.types import Targets
+
+Arrays = dict[str, NDArray]
+
+NOTHING_RANDOM = ["model.use_grid_mask=False", "model.qim_args.random_drop=0.0", "model.qim_args.fp_ratio=0.0"]
+
+
+def spec_of(config: Path, queue_length: int, options: list[str]) -> Spec:
+    """The config with clips of ``queue_length`` frames; paths in it are relative to the working folder."""
+    lengths = [f"{name}={queue_length}" for name in ("queue_length", "model.queue_length", "data.train.queue_length")]
+    return load_spec(config, [*lengths, *options])
+
+
+# Samples ----------------------------------------------------------------------------------------------------------------
+
+
+def train_samples(spec: Spec) -> Iterator[tuple[int, Arrays]]:
+    """Every clip by its last frame, flattened to the documented keys; nothing distorted."""
+    dataset = ClipDataset(spec.data, "train", spec.stage, training=False)
+    for last in range(len(dataset)):
+        frames = dataset.clip_frames(last)
+        same_scene = frames.start >= dataset.table.frames_of(int(dataset.table.scene[last])).start
+        if same_scene and all(dataset.labeller.has_objects(frame) for frame in frames):
+            yield last, _train_sample(dataset, last, _judged(spec))
+
+
+def _train_sample(dataset: ClipDataset, last: int, judged: int) -> Arrays:
+    clip = dataset.clip(last, np.random.default_rng(0))
+    frames, t, found = clip.frames, clip.targets, {}
+    found["img"] = frames.img.numpy()
+    before = None
+    for i, _ in enumerate(dataset.clip_frames(last)):
+        pose = frames.can_bus[i].numpy().astype(np.float64)
+        moved = pose.copy()
+        moved[:3] -= pose[:3] if before is None else before[:3]
+        moved[-1] -= pose[-1] if before is None else before[-1]
+        before = pose
+        found[f"img_metas/{i}/can_bus"] = moved
+        found |= _meta(f"img_metas/{i}", dataset.spec, clip.meta[i], frames.lidar2img[i], frames.img.shape[-2:])
+        found[f"img_metas/{i}/prev_bev"] = np.asarray(i > 0)
+        found |= _pose(frames, i, f"/{i}")
+        found[f"timestamp/{i}"] = np.asarray([clip.meta[i]["timestamp"] / 1e6], np.float32)
+        valid = t.valid[i]
+        found[f"gt_bboxes_3d/{i}"] = t.boxes[i][valid].numpy()
+        found[f"gt_labels_3d/{i}"] = t.labels[i][valid].numpy()
+        found[f"gt_inds/{i}"] = t.ids[i][valid].numpy()
+        found[f"gt_past_traj/{i}"] = t.past_traj[i][valid].numpy()
+        found[f"gt_past_traj_mask/{i}"] = t.past_traj_mask[i][valid].numpy()
+        found[f"gt_sdc_bbox/{i}"] = t.sdc_box[i][None].numpy()
+        found[f"gt_sdc_label/{i}"] = t.sdc_label[i][None].numpy()
+    valid = t.valid[-1]
+    found["gt_fut_traj"], found["gt_fut_traj_mask"] = t.fut_traj[valid].numpy(), t.fut_traj_mask[valid].numpy()
+    found["gt_sdc_fut_traj"], found["gt_sdc_fut_traj_mask"] = t.sdc_fut_traj.numpy(), t.sdc_fut_traj_mask.numpy()
+    for i, present in enumerate(t.future_boxes_valid):
+        if present.any() or bool(t.occ_img_is_valid[2 + i]):
+            found[f"gt_future_boxes/{i}"] = t.future_boxes[i][present].numpy()
+    return found | _labels(t, frames.command[-1], "", judged)
+
+
+def val_samples(spec: Spec) -> Iterator[tuple[int, Arrays]]:
+    """Every frame of the validation split."""
+    for index, sample in enumerate(SceneStream(spec.data, "val", stage=spec.stage, workers=0)):
+        frame, found = sample.frame, {"img/0": sample.frame.img[0].numpy()}
+        found["img_metas/0/can_bus"] = frame.can_bus[0].numpy()
+        found |= _meta("img_metas/0", spec.data, sample.info, frame.lidar2img[0], frame.img.shape[-2:])
+        found["timestamp/0"] = np.asarray(sample.info["timestamp"] / 1e6)
+        found |= _pose(frame, 0, "")
+        targets = Targets(*(None if x is None else x[0] for x in sample.targets))
+        yield index, found | _labels(targets, frame.command[0], "/0", _judged(spec))
+
+
+def _judged(spec: Spec) -> int:
+    """How many occupancy frames have to exist for a sample to be judged: past, now and predicted."""
+    return spec.model.occ.receptive_field + spec.model.occ.n_future
+
+
+def _meta(at: str, spec: DataSpec, info: dict[str, Any], lidar2img: Tensor, size: tuple[int, int]) -> Arrays:
+    found = {f"{at}/lidar2img": lidar2img.numpy()}
+    found[f"{at}/sample_idx"], found[f"{at}/scene_token"] = np.asarray(info["token"]), np.asarray(info["scene_token"])
+    for camera, path in enumerate(info["cams"].values()):
+        found[f"{at}/filename/{camera}"] = np.asarray(str(path).removeprefix(str(spec.data_root)))
+        for axis, length in enumerate((*size, 3)):
+            found[f"{at}/img_shape/{camera}/{axis}"] = found[f"{at}/pad_shape/{camera}/{axis}"] = np.asarray(length)
+    return found
+
+
+def _pose(frames: Any, i: int, at: str) -> Arrays:
+    return {f"l2g_r_mat{at}": frames.l2g_r[i].numpy(), f"l2g_t{at}": frames.l2g_t[i].numpy()}
+
+
+def _labels(t: Targets, command: Tensor, at: str, judged: int) -> Arrays:
+    """What belongs to one instant. The documented code puts the drivable area last among the map elements, as label 3."""
+    lanes = t.lane_valid
+    road = t.drivable.numpy()
+    occ_valid = t.occ_img_is_valid.numpy()
+    return {
+        f"gt_lane_labels{at}": np.append(t.lane_labels[lanes].numpy(), 3),
+        f"gt_lane_bboxes{at}": np.concatenate([t.lane_boxes[lanes].numpy(), _extent(road)[None]]),
+        f"gt_lane_masks{at}": np.concatenate([t.lane_masks[lanes].numpy(), road[None]]),
+        f"gt_segmentation{at}": t.segmentation.numpy(),
+        f"gt_instance{at}": t.instance.numpy(),
+        f"gt_occ_img_is_valid{at}": occ_valid,
+        f"gt_occ_has_invalid_frame{at}": np.asarray(not occ_valid[:judged].all()),
+        f"sdc_planning{at}": t.sdc_planning.numpy(),
+        f"sdc_planning_mask{at}": t.sdc_planning_mask.numpy(),
+        f"command{at}": command.numpy(),
+    }
+
+
+def _extent(mask: NDArray) -> NDArray[np.int64]:
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return np.asarray([columns[0], rows[0], columns[-1], rows[-1]])
+
+
+# Evaluation -------------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A model that keeps what its steps said, on its way through ``collect``."""
+
+    def __init__(self, model: nn.Module, spec: Spec) -> None:
+        self.model, self.spec, self.frames = model, spec, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def step(self, frame: Any, state: Any) -> Any:
+        outputs, state = self.model.step(frame, state)
+        found: Arrays = {}
+        tracked = decode_tracks(outputs.track, 0, self.spec.model.track)
+        detected = decode_detections(outputs.track, 0, self.spec.model.track)
+        for key, name in (("boxes_3d", "boxes_3d"), ("scores", "scores_3d"), ("labels", "labels_3d")):
+            found[name], found[f"{name}_det"] = tracked[key].numpy(), detected[key].numpy()
+        found["track_ids"] = tracked["track_ids"].numpy()
+        if outputs.plan is not None:
+            agents = outputs.agents
+            rows = agents.valid[0] & (agents.obj_id[0] >= 0)
+            found["traj"] = outputs.motion.traj[-1, 0][rows].numpy()
+            found["traj_scores"] = outputs.motion.score[-1, 0][rows].numpy()
+            found["occ/seg_out"] = outputs.occ.seg[:, :, None].numpy()
+            found["plan"] = driven_plan(outputs, self.spec)[None]
+        self.frames.append(found)
+        return outputs, state
+
+
+def evaluate(spec: Spec, weights: Path, out: Path) -> tuple[list[Arrays], dict]:
+    """Each frame's results under the documented names, and the metrics."""
+    model = build_model(spec)
+    load_checkpoint(model, weights, name=spec.name, say=None)
+    recorder = Recorder(model, spec)
+    stream = SceneStream(spec.data, "val", stage=spec.stage, workers=0)
+    found = collect(recorder, spec, stream, torch.device("cpu"))
+    metrics = score(found, spec, stream.version, out / "eval")
+    future = found.all_futures()
+    if future:
+        metrics["planning_per_step"] = {name: metric.per_step() for name, metric in future.planning.items()}
+    return recorder.frames, json.loads(json.dumps(metrics, default=lambda x: np.asarray(x).tolist()))
+
+
+# Losses -----------------------------------------------------------------------------------------------------------------
+
+
+def losses(spec: Spec, weights: Path, last: int) -> dict[str, float]:
+    """The losses of one clip in training mode, nothing random."""
+    model = build_model(spec)
+    load_checkpoint(model, weights, name=spec.name, say=None)
+    model.train()
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0
+    dataset = ClipDataset(spec.data, "train", spec.stage, training=False)
+    clip = dataset.clip(last, np.random.default_rng(0))
+    clip = clip._replace(frames=clip.frames._replace(time_s=_documented_times(clip)))
+    with torch.no_grad():
+        found, _ = forward_clip(model, collate([clip]), Criterion(spec.model))
+    return {name: float(value) for name, value in found.items()}
+
+
+def _documented_times(clip: Any) -> Tensor:
+    """Seconds as documented training sees them: stored as float32 since 1970, so steps of 0.5 s read as 0."""
+    seconds = np.asarray([np.float32(meta["timestamp"] / 1e6) for meta in clip.meta])
+    return torch.from_numpy(seconds - seconds[0])
