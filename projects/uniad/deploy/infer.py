@@ -77,7 +77,10 @@ def run(
                     result.timings_ms["load"] = load
                     write_frame(out / entry["folder"], shot.number, result, shot.info, names)
                     token = shot.info["token"]
-                    detections[token] = _entries(result.detections, shot.info, names, ranges, False)
+                    detections[token] = [
+                        *_entries(result.detections, shot.info, names, ranges, False),
+                        *_entries(result.ego, shot.info, names, ranges, False),
+                    ]
                     tracks[token] = _entries(result.tracks, shot.info, names, ranges, True)
                     timings.append(result.timings_ms)
                     entry["frames"] += 1

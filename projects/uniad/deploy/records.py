@@ -117,6 +117,7 @@ def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str
     result = Result(
         tracks=_arrays(frame["tracks"], number),
         detections=_arrays(frame["detections"], number),
+        ego=_arrays([], number),
         lanes=masks["lanes"],
         drivable=masks["drivable"],
         forecasts=forecasts,

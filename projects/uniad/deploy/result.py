@@ -68,6 +68,7 @@ class Result:
 
     tracks: Objects
     detections: Objects
+    ego: Objects  # the car's own box as a detection, where it is among the best: documented evaluation counts it with the others
     lanes: NDArray[np.bool_]  # [3, h, w] dividers, crossings, contours
     drivable: NDArray[np.bool_]  # [h, w]
     forecasts: Forecasts | None = None
@@ -86,10 +87,11 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
             raise UserError(f"the model's {name} are not finite; verify the engine (`make verify`) and the inputs, then reset")
     track = _track(outputs)
-    tracks, detections = (_objects(f(track, 0, spec.model.track)) for f in (decode_tracks, decode_detections))
+    detected = decode_detections(track, 0, spec.model.track)
     common = {
-        "tracks": tracks,
-        "detections": detections,
+        "tracks": _objects(decode_tracks(track, 0, spec.model.track), ego=False),
+        "detections": _objects(detected, ego=False),
+        "ego": _objects(detected, ego=True),
         "lanes": outputs["map_lanes"][0] > 0,
         "drivable": outputs["map_drivable"][0] > 0.5,
         "dropped": int(outputs["dropped"][0]),
@@ -115,12 +117,10 @@ def _track(outputs: Mapping[str, np.ndarray]) -> TrackOutput:
     return TrackOutput(**tensors, **masks, embedding=torch.empty(1, 0))
 
 
-def _objects(decoded: Mapping[str, torch.Tensor]) -> Objects:
-    ids = decoded["track_ids"].numpy()
-    other = ids != EGO_ID  # the car itself is no object of its surroundings
-    return Objects(
-        decoded["boxes_3d"].numpy()[other], decoded["labels"].numpy()[other], decoded["scores"].numpy()[other], ids[other]
-    )
+def _objects(decoded: Mapping[str, torch.Tensor], ego: bool) -> Objects:
+    """The car itself, or all others: it is no object of its surroundings."""
+    chosen = (decoded["track_ids"] == EGO_ID).numpy() == ego
+    return Objects(*(decoded[key].numpy()[chosen] for key in ("boxes_3d", "labels", "scores", "track_ids")))
 
 
 def _slot_ids(outputs: Mapping[str, np.ndarray]) -> NDArray[np.int64]:

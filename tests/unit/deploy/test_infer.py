@@ -1,0 +1,214 @@
+"""A scene or a folder through a runtime: whole files, submissions the devkit takes, latencies, and a graceful end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from uniad.deploy.infer import folder_name, run
+from uniad.deploy.records import claim, percentiles, read_frame, read_summary
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sources import INDEX, DatasetFrames, FolderFrames
+from uniad.errors import UserError
+
+FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def runtime(nano) -> Iterator[Runtime]:
+    with nano.open() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def dataset(runtime: Runtime) -> DatasetFrames:
+    return DatasetFrames(runtime.spec.data)
+
+
+@pytest.fixture(scope="module")
+def results(runtime: Runtime, dataset: DatasetFrames, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("infer") / "results"
+    run(runtime, [dataset.scene("0")], out, {"split": "val"})
+    return out
+
+
+def record_folder(dataset: DatasetFrames, folder: Path, **changes: object) -> Path:
+    """The dataset's scene as the folder that a user would record, images linked."""
+    frames = []
+    for shot in dataset.scene("0"):
+        info, sensors = shot.info, shot.sensors
+        images = {}
+        for camera, path in info["cams"].items():
+            link = folder / camera / f"{shot.number}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, link)
+            images[camera] = str(link.relative_to(folder))
+        pose = {key: info[f"ego2global_{key}"] for key in ("translation", "rotation")}
+        frames.append({
+            "time_s": 100.0 + sensors.time_s, "images": images, "ego2global": pose, "command": sensors.command,
+            "can_bus": np.asarray(sensors.can_bus).tolist(), "token": info["token"],
+        })  # fmt: skip
+    lidar = {key: info[f"lidar2ego_{key}"] for key in ("translation", "rotation")}
+    cameras = {camera: {"lidar2img": matrix} for camera, matrix in info["lidar2img"].items()}
+    (folder / INDEX).write_text(json.dumps({"lidar2ego": lidar, "cameras": cameras, "frames": frames, **changes}))
+    return folder
+
+
+def test_every_frame_is_on_disk_as_the_runtime_said_it(results: Path, runtime: Runtime, dataset: DatasetFrames) -> None:
+    summary = read_summary(results)
+    (scene,) = summary["scenes"]
+    assert summary["finished"] and summary["frames"] == scene["frames"] == FRAMES and summary["collision_optimiser"]
+    runtime.reset()
+    for shot in dataset.scene(scene["name"]):
+        result = runtime.step(shot.sensors)
+        read, info = read_frame(results / scene["folder"] / f"{shot.number:04d}.json", runtime.spec.data.class_names)
+        assert info["token"] == shot.info["token"] and info["scene_token"] == scene["token"]
+        np.testing.assert_allclose(read.tracks.boxes, result.tracks.boxes, atol=1e-3)
+        np.testing.assert_array_equal(read.tracks.ids, result.tracks.ids)
+        np.testing.assert_array_equal(read.occupancy_ids, result.occupancy_ids)
+        np.testing.assert_array_equal(read.lanes, result.lanes)
+        np.testing.assert_allclose(read.plan.path, result.plan.path, atol=1e-4)
+        np.testing.assert_allclose(read.forecasts.traj, result.forecasts.traj, atol=1e-3)
+        np.testing.assert_allclose(read.forecasts.prob, result.forecasts.prob, atol=1e-4)
+        assert read.plan.command == result.plan.command
+
+
+def test_latencies_are_given_by_stage_without_the_warmup(results: Path) -> None:
+    summary = read_summary(results)
+    assert summary["latency_frames"] == FRAMES - 1
+    assert list(summary["latency_ms"]) == ["load", "preprocess", "step", "postprocess", "total"]
+    for values in summary["latency_ms"].values():
+        assert 0 < values["p50"] <= values["p90"] <= values["p99"] <= values["max"]
+    worked = percentiles({"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0, 4.0]})
+    assert worked["a"]["mean"] == worked["a"]["p50"] == 2.0 and worked["total"]["max"] == 7.0
+    assert percentiles({}) == {}
+
+
+def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime) -> None:
+    import torch
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.common.loaders import load_prediction
+    from nuscenes.eval.detection.data_classes import DetectionBox
+    from nuscenes.eval.tracking.data_classes import TrackingBox
+    from uniad.data.dataset import SceneStream
+    from uniad.evaluation.run import collect
+
+    config_factory("tracking_nips_2019")  # what the devkit's tracking classes take their names from
+    stream = SceneStream(runtime.spec, "val", stage=2, workers=0)
+    found = collect(runtime._runner.model, runtime.spec, stream, torch.device("cpu"))
+    for name, kind, expected in (("detection", DetectionBox, found.detections), ("tracking", TrackingBox, found.tracks)):
+        written = json.loads((results / f"{name}.json").read_text())["results"]
+        assert written.keys() == expected.keys()
+        for token, entries in expected.items():
+            assert sorted(entries, key=str) == sorted(written[token], key=str)
+        boxes, _ = load_prediction(str(results / f"{name}.json"), 1000, kind)
+        assert sum(map(len, boxes.boxes.values())) == sum(map(len, written.values())) > 0
+
+
+def test_a_recorded_folder_gives_the_same_as_the_dataset(results, runtime, dataset, tmp_path) -> None:
+    folder = record_folder(dataset, tmp_path / "drive")
+    out = tmp_path / "out"
+    summary = run(runtime, [FolderFrames(folder).scene(3)], out, {})
+    assert summary["frames"] == 3 and summary["scenes"][0]["folder"] == "drive"
+    (scene,) = read_summary(results)["scenes"]
+    for number in range(3):
+        paths = (results / scene["folder"], out / "drive")
+        one, two = (read_frame(path / f"{number:04d}.json", runtime.spec.data.class_names)[0] for path in paths)
+        np.testing.assert_allclose(one.plan.raw, two.plan.raw, atol=2e-3)  # time_s in seconds of another epoch is rounded
+        assert set(one.tracks.ids.tolist()) == set(two.tracks.ids.tolist())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_was_done_and_says_so(runtime, dataset, tmp_path, number) -> None:
+    count = []
+
+    def progress() -> None:
+        count.append(1)
+        if len(count) == 2:
+            os.kill(os.getpid(), number)
+
+    summary = run(runtime, [dataset.scene("0")], tmp_path / "out", {}, progress=progress)
+    assert not summary["finished"] and summary["frames"] == 2 and summary == read_summary(tmp_path / "out")
+    (scene,) = summary["scenes"]
+    found = sorted(p.name for p in (tmp_path / "out" / scene["folder"]).iterdir())
+    assert found == ["0000.json", "0000.npz", "0001.json", "0001.npz"]
+    assert len(json.loads((tmp_path / "out" / "tracking.json").read_text())["results"]) == 2
+
+
+def test_an_error_in_the_middle_accounts_for_the_frames_before_it(runtime, dataset, tmp_path) -> None:
+    folder = record_folder(dataset, tmp_path / "drive")
+    (folder / "CAM_BACK" / "2.jpg").unlink()
+    with pytest.raises(UserError, match="CAM_BACK/2.jpg does not exist"):
+        run(runtime, [FolderFrames(folder).scene()], tmp_path / "out", {})
+    summary = read_summary(tmp_path / "out")
+    assert summary["frames"] == 2 and not summary["finished"]
+
+
+def test_results_replace_results_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    claim(out)
+    (out / "scene").mkdir()
+    (out / "scene" / "0003.json").write_text("{}")
+    (out / "scene" / "notes.json").write_text("{}")
+    claim(out)
+    assert sorted(p.name for p in out.rglob("*.json")) == ["notes.json", "summary.json"]
+    with pytest.raises(UserError, match="not complete"):
+        read_summary(out)
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "0001.jpg").write_text("")
+    with pytest.raises(UserError, match="no results; choose another"):
+        claim(other)
+    with pytest.raises(UserError, match="is a file"):
+        claim(other / "0001.jpg")
+    with pytest.raises(UserError, match="make infer"):
+        read_summary(other)
+
+
+def test_scenes_are_found_by_number_name_and_token(dataset: DatasetFrames) -> None:
+    scene = dataset.scene("0")
+    assert scene.name.startswith("scene-") and dataset.scene(scene.name).token == dataset.scene(scene.token).token == scene.token
+    assert len(scene) == FRAMES and len(dataset.scene("0", 2)) == 2
+    for wrong in ("7", "scene-9999", "-1"):
+        with pytest.raises(UserError, match="is not in the val split: it has 0 to 0"):
+            dataset.scene(wrong)
+    assert folder_name("../a b") == "_a_b" and folder_name("..") == "scene"
+
+
+FRAME = {"time_s": 0.0, "images": {}, "ego2global": {"translation": [0, 0, 0], "rotation": [1, 0, 0, 0]}}
+LIDAR = {"translation": [0, 0, 1.8], "rotation": [1, 0, 0, 0]}
+
+
+@pytest.mark.parametrize("index, message", [
+    ("{", "frames.json cannot be read"),
+    ({"frames": []}, "lists no frames"),
+    ([1], "lists no frames"),
+    ({"frames": [FRAME]}, "frame 0 lacks cameras, lidar2ego"),
+    ({"frames": [{**FRAME, "images": 3}], "cameras": {}, "lidar2ego": LIDAR}, "images is no object"),
+    ({"frames": [FRAME], "cameras": {"CAM_FRONT": {}}, "lidar2ego": LIDAR}, "CAM_FRONT has no projection"),
+    ({"frames": [FRAME], "cameras": {}, "lidar2ego": [0, 0]}, "lidar2ego is no pose"),
+])  # fmt: skip
+def test_a_folder_that_is_none_gets_one_line(tmp_path: Path, index: object, message: str) -> None:
+    (tmp_path / INDEX).write_text(index if isinstance(index, str) else json.dumps(index))
+    with pytest.raises(UserError) as error:
+        list(FolderFrames(tmp_path).scene())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_an_index_gets_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="frames.json does not exist"):
+        FolderFrames(tmp_path)
+
+
+def test_an_intrinsic_and_a_pose_make_a_projection(tmp_path: Path, dataset: DatasetFrames) -> None:
+    intrinsic, pose = np.diag([100.0, 100.0, 1.0]).tolist(), np.eye(4).tolist()
+    camera = {"CAM_FRONT": {"intrinsic": intrinsic, "lidar2cam": pose}}
+    index = {"frames": [FRAME], "cameras": camera, "lidar2ego": LIDAR}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    (shot,) = FolderFrames(tmp_path).scene()
+    np.testing.assert_array_equal(shot.sensors.lidar2img["CAM_FRONT"], np.diag([100.0, 100.0, 1.0, 1.0]))
