@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Where a training iteration spends its time on one GPU: each part as a CUDA graph, plain and, if asked, compiled.
+
+Parts are fed what the parts before them made, cut off from their gradient, so the sum is about one iteration of one frame.
+
+    python benchmarks/train_parts.py --variant tiny --samples 8 [--compile images decoder]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from train_step import CONFIGS, KINDS, STEMS, random_clip, with_frames
+from uniad.losses.criterion import Criterion
+from uniad.losses.matcher import frame_targets
+from uniad.models.uniad import UniAD
+from uniad.spec import from_scratch, load_spec
+from uniad.training.clip import no_tracks, pose_deltas
+from uniad.training.regularisation import without_dropout
+from uniad.types import Frame
+
+
+def leaves(value: Any) -> Any:
+    """The same nested structure with every float tensor as a leaf that takes a gradient."""
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_() if value.is_floating_point() else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(leaves(v) for v in value))
+    return [leaves(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def summed(value: Any) -> Tensor:
+    """A scalar that depends on every tensor with a gradient."""
+    if isinstance(value, Tensor):
+        return value.float().sum() if value.requires_grad else torch.zeros((), device=value.device)
+    values = value.values() if isinstance(value, dict) else value
+    return torch.stack([summed(v) for v in values if v is not None]).sum()
+
+
+def timed(name: str, part: Callable[[], Any], repeats: int, note: str = "") -> None:
+    """Prints milliseconds of ``part`` forward and backward, replayed as a graph, with the number of kernels."""
+
+    def both() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            out = part()
+        summed(out).backward()
+
+    started = time.perf_counter()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            both()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    ready = time.perf_counter() - started
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        both()
+    graph.replay()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(repeats):
+        graph.replay()
+    last.record()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        graph.replay()
+        torch.cuda.synchronize()
+    kernels = sum(event.count for event in profile.key_averages())
+    print(f"{name:24s}{note:10s} {first.elapsed_time(last) / repeats:8.2f} ms {kernels:6d} kernels, ready after {ready:.1f} s",
+          flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--compile", nargs="*", default=[], metavar="PART", help="parts to time again behind torch.compile")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
+    folder, kind = KINDS[1]
+    spec = from_scratch(load_spec(CONFIGS / folder / f"{STEMS[args.variant]}_{kind}.py"))
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    model = UniAD(with_frames(spec.model, 1)).to(device).train()
+    without_dropout(model)
+    for part in (model.img_backbone, model.img_neck):
+        part.to(memory_format=torch.channels_last)
+    criterion = Criterion(model.spec).to(device)
+    clip = random_clip(spec, args.samples, 1, device)
+    frame = Frame(*(x[:, 0] for x in clip.frames))
+    delta = pose_deltas(clip.frames.can_bus)[:, 0]
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        feats = model.extract_features(frame.img)
+        prev, has_prev = model.init_state(args.samples, device, feats[0].dtype).prev_bev, torch.ones_like(frame.scene_start)
+        bev = model.encode_bev(feats, frame, delta, prev, has_prev)
+        carried = no_tracks(model, args.samples)
+        rows = model.rows(carried.tracks, carried.valid)
+        det = model.detect(bev, rows)
+        queries = model.seg_head.queries(bev)
+    feats, bev, det, queries = leaves(feats), leaves(bev), leaves(det), leaves(queries)
+    iou = torch.zeros(rows.valid.shape, device=device)
+
+    def matching() -> Any:
+        _, terms = criterion.frame(det, rows.tracks.obj_id, iou, rows.valid, frame_targets(clip.targets, 0))
+        return criterion.tracking([terms])
+
+    parts: dict[str, Callable[[], Any]] = {
+        "images": lambda: model.extract_features(frame.img),
+        "bev": lambda: model.encode_bev(feats, frame, delta, prev, has_prev),
+        "decoder": lambda: model.detect(bev, model.rows(carried.tracks, carried.valid)),
+        "track_losses": matching,
+        "map_queries": lambda: model.seg_head.queries(bev),
+        "map_losses": lambda: criterion.mapping(model.seg_head, queries, clip.targets),
+    }
+    unknown = [name for name in args.compile if name not in parts]
+    if unknown:
+        parser.exit(2, f"error: no part '{unknown[0]}': choose {', '.join(parts)}\n")
+    for name, part in parts.items():
+        timed(name, part, args.repeats)
+        if name in args.compile:
+            timed(name, torch.compile(part, dynamic=False), args.repeats, "compiled")
+
+
+if __name__ == "__main__":
+    main()
