@@ -24,5 +24,6 @@ include mk/documented.mk
 include mk/export.mk
 include mk/engine.mk
 include mk/jetson.mk
+include mk/infer.mk
 include mk/test.mk
 include mk/demo.mk

@@ -29,6 +29,6 @@ PNG := outputs/$(SUB)$(STEM.$(VARIANT))_$(KIND.$(STAGE)).png
 VISUALIZE_FLAGS.$(PNG) = $(call cfg-options,$(OPTIONS)) $(VISUALIZE_ARGS)
 
 .PHONY: visualize
-visualize: $(PNG) ## Draw what the model says of a frame: cameras, bird's-eye view, map, forecasts, occupancy, plan
+visualize: $$(PICTURES) ## Draw what the model says of a frame; with SCENE=0 a film of a scene, with COMPARE='A B' of two runs
 $(PNG): $(CKPT) $(INFOS_VAL) $(call code,models ops viz) $(wildcard projects/uniad/evaluation/future.py projects/uniad/deploy/collision.py) .make/var/VISUALIZE_FLAGS.$(PNG) | $(ENV)
 	$(RUN) tools/visualize.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(VISUALIZE_FLAGS.$(PNG))

@@ -28,7 +28,7 @@ results = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/.steps/eval.$(VARIANT
 
 # Somebody who trained the first stage and asks for its scores or picture does not ask for days of the second. Where that was
 # begun, or anything else is asked for, the same command must go on.
-stage-there = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(call work,2)),2,$(if $(wildcard $(call ckpt,1)),1,2)),2)
+stage-there = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(call work,2)),2,$(if $(wildcard $(call ckpt,1)),1,2)),2)
 $(call one-of,STAGE,$(STAGES))
 $(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE))),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second)))
 

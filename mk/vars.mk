@@ -112,6 +112,21 @@ ENGINE_BACKEND ?= tensorrt_rtx
 # fp32, fp16 or int8
 PRECISION ?= fp32
 
+# --- Inference and pictures ---------------------------------------------------------------------------------------------
+# Scene of the validation split by number, name or token; or a recorded folder instead. FRAMES: the first so many
+SCENE ?=
+FRAMES_DIR ?=
+FRAMES ?=
+# torch, onnxruntime (unless said) or engine
+BACKEND ?=
+# Two folders of results side by side, for visualize
+COMPARE ?=
+# More options for tools/infer.py and tools/make_video.py
+INFER_ARGS ?=
+VIDEO_ARGS ?=
+# Frames of `make metadata`. Empty: 69, as documented, or all where there are fewer
+NUM_FRAME ?=
+
 # --- Jetson ---------------------------------------------------------------------------------------------------------------
 # user@host or user@host:port (ssh, by key), local, or bundle. Empty: local where trtexec is, else bundle
 JETSON ?=

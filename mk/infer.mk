@@ -1,0 +1,47 @@
+##@ Inference and pictures
+
+$(if $(BACKEND),$(call one-of,BACKEND,torch onnxruntime engine))
+$(if $(FRAMES),$(call whole,FRAMES))
+$(if $(NUM_FRAME),$(call whole,NUM_FRAME))
+$(foreach v,SCENE FRAMES_DIR,$(if $($v),$(call path,$v)))
+$(if $(and $(SCENE),$(FRAMES_DIR)),$(error SCENE=$(SCENE) and FRAMES_DIR=$(FRAMES_DIR) both say what to run along: give one))
+$(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPARE) takes two folders of results, as `make infer` writes them)))
+
+INFER_BACKEND := $(or $(BACKEND),onnxruntime)
+INFER_MODEL.torch := $(EXPORT_CKPT)
+INFER_MODEL.onnxruntime := $(ONNX)
+INFER_MODEL.engine := $(ENGINE)
+INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
+# Runs of several models, backends and scenes lie beside each other, for COMPARE.
+RUN_NAME := $(STEM.$(VARIANT))_$(KIND.$(STAGE)).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
+INFERRED := outputs/$(SUB)infer/$(RUN_NAME)
+FILMED := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
+
+# An ONNX and an engine know their config by their card; where the data lies now is said to each.
+INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch,$(INFER_BACKEND)),--config $(EXPORT_CONFIG)) \
+  $(if $(FRAMES_DIR),--folder $(call q,$(FRAMES_DIR)),--scene $(call q,$(or $(SCENE),0))) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
+
+.PHONY: infer
+infer: $(INFERRED)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
+	@echo $(call q,$(INFERRED))
+$(INFERRED)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
+  $(foreach f,infer records result runtime runner sensors sources collision,$(wildcard projects/uniad/deploy/$f.py)) .make/var/INFER_FLAGS.$(INFERRED) | $(ENV)
+	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFERRED))
+	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
+
+# `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and films.
+PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(FILMED)/.finished,$(PNG))
+FILM_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFERRED)))
+FILM_FLAGS.$(FILMED) = $(FILM_OF) $(VIDEO_ARGS)
+$(FILMED)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFERRED)/.finished) $(call code,viz) .make/var/FILM_FLAGS.$(FILMED) | $(ENV)
+	$(RUN) tools/make_video.py $(FILM_OF) --out $(call q,$(@D)) $(VIDEO_ARGS)
+	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
+$(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$(@D) holds no results; `make infer` writes them' >&2; exit 2))
+
+METADATA := nuscenes_np/$(SUB)
+METADATA_FLAGS = $(strip --config $(call config,2) --dump_folder $(call q,$(METADATA:%/=%)) $(if $(NUM_FRAME),--num_frame $(NUM_FRAME)) $(call cfg-options,$(OPTIONS)))
+
+.PHONY: metadata
+metadata: $(METADATA)uniad_trt_input/info.txt ## Write nuscenes_np/uniad_{onnx,trt}_input, which the documented deployment reads; NUM_FRAME=69
+$(METADATA)uniad_trt_input/info.txt: $(INFOS_VAL) $(if $(wildcard $(METADATA)uniad_onnx_input),,FORCE) .make/var/METADATA_FLAGS | $(ENV)
+	$(RUN) tools/process_metadata.py $(METADATA_FLAGS)

@@ -1,0 +1,134 @@
+"""Pictures of results on disk: what was said, over the images that it was said of, beside the annotations where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniad.command import COMMANDS
+from uniad.data.dataset import SceneSample, SceneStream
+from uniad.deploy.records import read_frame, read_summary
+from uniad.deploy.result import Result
+from uniad.errors import UserError
+from uniad.spec import Spec, load_spec
+from uniad.viz.content import BEST_GUESSES, MOST_TRACKS, read_image, true_future_of, truth_of
+from uniad.viz.page import Content, Future, render
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A folder that inference wrote."""
+
+    folder: Path
+    summary: dict[str, Any]
+    spec: Spec
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Replay:
+        """Read its summary and the config that it names."""
+        folder = Path(folder)
+        summary = read_summary(folder)
+        return cls(folder, summary, load_spec(summary["config"], summary["config_options"]))
+
+    @property
+    def title(self) -> str:
+        return f"{self.spec.name}, {self.summary['backend']}"
+
+    def frames(self, scene: str) -> list[Path]:
+        """JSON files of a scene by name, in time order."""
+        found = [s for s in self.summary["scenes"] if s["name"] == scene]
+        if not found:
+            names = ", ".join(s["name"] for s in self.summary["scenes"])
+            raise UserError(f"{self.folder} holds no scene {scene!r}; it has {names}")
+        # What an interrupted run had begun beyond its account does not exist: a JSON is a finished frame.
+        return sorted((self.folder / found[0]["folder"]).glob("[0-9]*.json"))
+
+    @property
+    def scenes(self) -> list[str]:
+        return [s["name"] for s in self.summary["scenes"] if s["frames"]]
+
+    def pictures(self, scene: str) -> Iterator[np.ndarray]:
+        """[H, W, 3] RGB of each frame of a scene."""
+        for path in self.frames(scene):
+            result, info = read_frame(path, self.spec.data.class_names)
+            content = content_of_result(result, info, self.truth(info["token"]), self.spec, self.title)
+            yield render(content, self.spec.data.class_names, self.spec.data.pc_range)
+
+    def truth(self, token: str) -> SceneSample | None:
+        """The annotated sample of a frame; None for a recorded folder."""
+        if not self.summary.get("split"):
+            return None
+        stream, numbers = self._annotated
+        return stream._samples.make(numbers[token]) if token in numbers else None
+
+    @cached_property
+    def _annotated(self) -> tuple[SceneStream, dict[str, int]]:
+        try:
+            stream = SceneStream(self.spec, self.summary["split"], stage=self.spec.stage, workers=0)
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: no such file; the dataset of {self.folder} is gone") from None
+        return stream, {str(stream.table.token[frame]): position for position, frame in enumerate(stream.frames)}
+
+
+def content_of_result(
+    result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec, title: str
+) -> Content:
+    """Content of a picture. ``info``: as results hold it; ``sample``: the annotations, None where there are none."""
+    found, kind = result.tracks, "tracks"
+    if len(found) == 0:
+        found, kind = result.detections, "best guesses, no track yet"
+    most = MOST_TRACKS if kind == "tracks" else BEST_GUESSES
+    truth = truth_of(sample) if sample else _no_truth(result)
+    caption = [title, f"frame {info['frame']}", f"{min(len(found), most)} {kind}"]
+    if sample:
+        caption.append(f"{len(truth['gt_boxes'])} annotated")
+    future = _future(result, info, sample, spec) if result.plan is not None else None
+    if future:
+        caption.append(f"command: {COMMANDS[future.command]}")
+    return Content(
+        images={name: read_image(path) for name, path in info["cams"].items()},
+        lidar2img={name: np.asarray(matrix, np.float32) for name, matrix in info["lidar2img"].items()},
+        boxes=found.boxes[:most],
+        labels=found.labels[:most],
+        ids=found.ids[:most],
+        drivable=result.drivable,
+        lanes=result.lanes,
+        caption="\n".join(caption),
+        future=future,
+        **truth,
+    )
+
+
+def _no_truth(result: Result) -> dict[str, np.ndarray]:
+    return {
+        "gt_boxes": np.zeros((0, 9), np.float32),
+        "gt_labels": np.zeros(0, np.int64),
+        "gt_drivable": np.zeros_like(result.drivable),
+        "gt_lanes": np.zeros_like(result.lanes),
+    }
+
+
+def _future(result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec) -> Future:
+    agents, steps = result.forecasts, len(result.occupancy)
+    truth = true_future_of(sample, spec, steps) if sample else {
+        "gt_starts": np.zeros((0, 2)), "gt_traj": [], "gt_plan": np.zeros((0, 2)),
+        "gt_occupancy": np.zeros_like(result.occupancy),
+    }  # fmt: skip
+    return Future(
+        starts=agents.starts[:MOST_TRACKS],
+        traj=agents.traj[:MOST_TRACKS],
+        prob=agents.prob[:MOST_TRACKS],
+        labels=agents.labels[:MOST_TRACKS],
+        plan=result.plan.path,
+        command=result.plan.command,
+        occupancy=result.occupancy,
+        bounds=(spec.data.occ_xbound, spec.data.occ_ybound),
+        # The lidar is mounted at a known height over the ground that the ego frame stands on.
+        ground_z=-float(info["lidar2ego_translation"][2]),
+        **truth,
+    )

@@ -1,0 +1,99 @@
+"""Inference, films and metadata by make: each once, through the model that was asked for, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import pytest
+
+from make.conftest import Tree
+
+
+def inferred(tree: Tree) -> str:
+    (line,) = (line for line in tree.calls() if line.startswith("tools/infer.py"))
+    return line
+
+
+def test_a_scene_runs_once_through_the_exported_model_unless_said_otherwise(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    tree.calls()
+    tree.done("infer", "VARIANT=nano")
+    assert "[onnx/uniad_nano_cp.onnx] [--out] [outputs/infer/nano_e2e.onnxruntime/0] [--scene] [0]" in inferred(tree)
+    tree.done("infer", "VARIANT=nano")
+    assert tree.tools() == []
+    tree.done("infer", "VARIANT=nano", "FRAMES=3")
+    assert "[--frames] [3]" in inferred(tree), "another length is another run"
+
+
+def test_other_backends_and_scenes_lie_beside_it(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    tree.calls()
+    tree.done("infer", "VARIANT=nano", "BACKEND=torch", "SCENE=scene-0103")
+    line = inferred(tree)
+    assert "[ckpts/nano_e2e_ep20.pth] [--out] [outputs/infer/nano_e2e.torch/scene-0103] [--config]" in line
+    assert "[--scene] [scene-0103]" in line
+    tree.done("infer", "VARIANT=nano", "BACKEND=engine")
+    assert "[engines/uniad_nano_cp.fp32.tensorrt_rtx.engine]" in inferred(tree)
+
+
+def test_a_recorded_folder_runs_in_place_of_a_scene(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    (tree.root / "drives/monday").mkdir(parents=True)
+    (tree.root / "drives/monday/frames.json").write_text("{}")
+    tree.calls()
+    tree.done("infer", "VARIANT=nano", "FRAMES_DIR=drives/monday")
+    line = inferred(tree)
+    assert "[outputs/infer/nano_e2e.onnxruntime/monday] [--folder] [drives/monday]" in line and "--scene" not in line
+
+
+def test_visualize_draws_a_frame_and_films_a_scene_when_one_is_named(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    tree.calls()
+    tree.done("visualize", "VARIANT=nano")
+    assert tree.tools() == ["visualize"]
+    tree.done("visualize", "VARIANT=nano", "SCENE=1")
+    assert tree.tools() == ["infer", "make_video"]
+    tree.done("visualize", "VARIANT=nano", "SCENE=1")
+    assert tree.tools() == []
+
+
+def test_two_runs_are_filmed_side_by_side(tree: Tree):
+    for run in ("a", "b"):
+        (tree.root / run).mkdir()
+        (tree.root / run / "summary.json").write_text("{}")
+    tree.done("visualize", "VARIANT=nano", "COMPARE=a b")
+    (line,) = tree.calls()
+    assert line == "tools/make_video.py [--compare] [a] [b] [--out] [outputs/video/compare]"
+    result = tree.make("visualize", "VARIANT=nano", "COMPARE=a c")
+    assert result.returncode != 0 and "error: c holds no results" in result.stderr
+    assert tree.tools() == []
+
+
+def test_metadata_lies_at_its_documented_place_with_the_number_that_was_asked_for(tree: Tree):
+    tree.done("data")
+    tree.calls()
+    tree.done("metadata", "NUM_FRAME=12")
+    (line,) = tree.calls()
+    assert "tiny_imgx0.25_e2e.py] [--dump_folder] [nuscenes_np] [--num_frame] [12]" in line
+
+
+def test_an_interrupted_run_is_done_again_by_the_same_command(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    kept = "outputs/infer/nano_e2e.onnxruntime/0/summary.json"
+    result = tree.make("infer", "VARIANT=nano", FAIL="infer", LEAVE=kept)
+    assert result.returncode != 0 and (tree.root / kept).exists(), "what was done is kept"
+    tree.calls()
+    tree.done("infer", "VARIANT=nano")
+    assert tree.tools() == ["infer"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["BACKEND=openvino"], "BACKEND=openvino is unknown: choose torch, onnxruntime, engine"),
+    (["FRAMES=some"], "FRAMES=some is no whole number"),
+    (["NUM_FRAME=-3"], "NUM_FRAME=-3 is no whole number"),
+    (["SCENE=1", "FRAMES_DIR=x"], "both say what to run along"),
+    (["COMPARE=a"], "takes two folders"),
+    (["SCENE=a b"], "SCENE=a b cannot be used"),
+])  # fmt: skip
+def test_wrong_values_stop_at_once(tree: Tree, arguments: list[str], message: str):
+    result = tree.make("infer", "VARIANT=nano", *arguments)
+    assert result.returncode != 0 and message in result.stderr
+    assert tree.tools() == []

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Pictures and a film of each scene in a folder of results that tools/infer.py wrote; or two such folders side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("results", nargs="?", type=Path, help="folder of results")
+    p.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two folders of results instead, side by side")
+    p.add_argument("--out", required=True, type=Path, help="folder for SCENE.mp4 and, below SCENE/, a PNG of each frame")
+    p.add_argument("--scene", help="name of one scene (default: all that are there)")
+    p.add_argument("--fps", type=float, default=2.0, help="pictures a second (default 2, the pace of nuScenes keyframes)")
+    p.add_argument("--no-png", action="store_true", help="the film only")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if (args.results is None) == (args.compare is None):
+        raise UserError("give one folder of results, or --compare A B")
+    if not args.fps > 0:
+        raise UserError(f"--fps {args.fps:g}: give a number above 0")
+    import numpy as np
+    from tqdm import tqdm
+    from uniad.viz.replay import Replay
+    from uniad.viz.video import side_by_side, write_picture, write_video
+
+    replays = [Replay.open(folder) for folder in args.compare or [args.results]]
+    scenes = [scene for scene in replays[0].scenes if all(scene in replay.scenes for replay in replays)]
+    if args.scene:
+        scenes = [args.scene]
+    if not scenes:
+        raise UserError(f"{' and '.join(str(r.folder) for r in replays)}: no scene in common; run `make infer` again")
+
+    def pictures(scene: str) -> Iterator[np.ndarray]:
+        shown = [replay.pictures(scene) for replay in replays]
+        if len(replays) == 2:
+            shown[0] = side_by_side(*shown, tuple(f"{r.title}: {r.folder}" for r in replays))
+        count = min(len(replay.frames(scene)) for replay in replays)
+        for number, picture in enumerate(tqdm(shown[0], total=count, unit="frame", desc=scene, disable=None)):
+            if not args.no_png:
+                write_picture(args.out / scene / f"{number:04d}.png", picture)
+            yield picture
+
+    for scene in scenes:
+        film = args.out / f"{scene}.mp4"
+        count = write_video(film, pictures(scene), args.fps)
+        print(f"{film}: {count} frames, {film.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run_cli(main)
