@@ -25,10 +25,11 @@ ifneq (,$(filter jetson-engine,$(MAKECMDGOALS)))
   JETSON_WHERE := $(or $(JETSON),$(if $(TRTEXEC)$(shell command -v trtexec)$(wildcard /usr/src/tensorrt/bin/trtexec),local,bundle))
 endif
 JETSON_PRODUCT := engines/jetson/$(SUB)$(ONNX_NAME.$(STAGE)).$(PRECISION)$(if $(filter bundle,$(JETSON_WHERE)),.bundle.tar,.engine)
-JETSON_FLAGS.$(JETSON_PRODUCT) = $(strip --where $(call q,$(JETSON_WHERE)) --precision $(PRECISION) \
+JETSON_FLAGS.$(JETSON_PRODUCT) = $(strip --where=$(call q,$(JETSON_WHERE)) --precision $(PRECISION) \
   --workspace-mib $(JETSON_WORKSPACE_MIB) --spare-mib $(JETSON_SPARE_MIB) --iterations $(JETSON_ITERATIONS) --seconds $(JETSON_SECONDS) \
-  --folder $(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS))))
+  --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS))))
 
+export TRTEXEC
 .PHONY: jetson-engine
 jetson-engine: $(JETSON_PRODUCT) ## Build, verify and time the engine on a Jetson: JETSON=user@host, here, or a bundle to carry there
 $(JETSON_PRODUCT): $(ONNX) .make/var/JETSON_FLAGS.$(JETSON_PRODUCT) | $(ENV)

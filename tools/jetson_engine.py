@@ -49,7 +49,8 @@ def main() -> None:
         seconds=args.seconds,
     )
     if remote:
-        build_there(args.onnx, args.out, options, remote, args.folder.rstrip("/"))
+        with remote:
+            build_there(args.onnx, args.out, options, remote, args.folder.removeprefix("~/").rstrip("/"))
     elif args.where == "local":
         build_here(args.onnx, args.out, options)
     else:

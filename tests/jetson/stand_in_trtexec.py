@@ -2,7 +2,7 @@
 """Stands for trtexec: notes its arguments, refuses those that its release has not, and answers as the real one does, with numbers
 that onnxruntime computes. An "engine" is the ONNX behind a line that says for which release and device it was made.
 
-``stand_in.json`` beside it: version (number of the banner), wrong (spoil the boxes), delay_s (of a build), fail (what a build says).
+``stand_in.json`` beside it: version (number of the banner), wrong (spoil the boxes), delay_s and fail (of a build).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 HERE = Path(sys.argv[0]).resolve().parent
 SETTINGS = json.loads((HERE / "stand_in.json").read_text())
 VERSION = SETTINGS["version"]
-COMMON = "help onnx saveEngine loadEngine memPoolSize timingCacheFile loadInputs exportOutput iterations warmUp duration avgRuns noTF32"
-KNOWN = set(f"{COMMON} percentile skipInference".split())
+KNOWN = set(
+    "help onnx saveEngine loadEngine memPoolSize timingCacheFile loadInputs exportOutput iterations warmUp duration avgRuns "
+    "noTF32 percentile skipInference".split()
+)
 if VERSION < 8600:
     KNOWN = KNOWN - {"skipInference"} | {"buildOnly"}
 else:
@@ -81,8 +83,8 @@ def run(options: dict) -> None:
         value.tofile(f"{name}.output.{'.'.join(map(str, value.shape))}.{kind}.raw")
     if "exportOutput" in options:
         entries = (
-            '{ "name" : "%s"\n  , "dimensions" : "%s"\n  , "values" : [ %s ]\n}'
-            % (name, "x".join(map(str, value.shape)), ", ".join(f"{v:.6g}" for v in value.ravel().tolist()))
+            f'{{ "name" : "{name}"\n  , "dimensions" : "{"x".join(map(str, value.shape))}"\n  , "values" : [ '
+            + ", ".join(f"{v:.6g}" for v in value.ravel().tolist()) + " ]\n}"
             for name, value in outputs.items()
         )
         Path(options["exportOutput"]).write_text("[\n  " + "\n, ".join(entries) + "\n]\n")

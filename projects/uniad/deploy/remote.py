@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+import tempfile
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uniad.errors import UserError
@@ -37,10 +39,14 @@ class ConnectionLost(UserError):
 
 @dataclass(frozen=True)
 class Remote:
-    """``target``: [user@]host[:port]. ``flags``: further words for ssh, such as -i KEY."""
+    """``target``: [user@]host[:port]. ``flags``: further words for ssh, such as -i KEY.
+
+    As a context manager it keeps one connection for all its commands.
+    """
 
     target: str
     flags: tuple[str, ...] = ()
+    _kept: list = field(default_factory=list, compare=False)  # folder and process of the kept connection
 
     def __post_init__(self) -> None:
         if not TARGET.match(self.target):
@@ -52,23 +58,47 @@ class Remote:
         user, host, port = found.group(1) or "", found.group(2).strip("[]"), found.group(3)
         return user + host, ["-p", port[1:]] if port else []
 
+    def __enter__(self) -> Remote:
+        folder = tempfile.TemporaryDirectory(prefix="ssh-")
+        with tempfile.TemporaryFile() as said:
+            try:
+                process = subprocess.Popen(
+                    [*self._ssh(f"ControlPath={folder.name}/c"), "-M", "-N", "--", self._host[0]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                )
+            except FileNotFoundError:
+                raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
+            while not os.path.exists(f"{folder.name}/c") and process.poll() is None:
+                time.sleep(0.02)
+            if process.returncode:
+                said.seek(0)
+                raise self._failure(subprocess.CompletedProcess([], LOST, b"", said.read()))
+        self._kept[:] = [folder, process]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        folder, process = self._kept
+        self._kept.clear()
+        process.terminate()
+        process.wait()
+        folder.cleanup()
+
+    def _ssh(self, *more: str) -> list[str]:
+        options = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=4", *more)
+        return ["ssh", *(f"-o{o}" for o in options), *self._host[1], *self.flags]
+
     def command(self, script: str) -> list[str]:
-        host, port = self._host
-        options = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=4")
-        return ["ssh", *(f"-o{o}" for o in options), *port, *self.flags, "--", host, f"sh -c {shlex.quote(script)}"]
+        shared = [f"ControlPath={self._kept[0].name}/c"] if self._kept else []
+        return [*self._ssh(*shared), "--", self._host[0], f"sh -c {shlex.quote(script)}"]
 
     def run(self, script: str, stdin=subprocess.DEVNULL) -> str:
         """What ``script`` prints. Raises UserError when it fails, ConnectionLost when the connection does."""
         done = self._start(script, stdin=stdin, stdout=subprocess.PIPE)
         if done.returncode:
-            raise self._failure(done, script)
+            raise self._failure(done)
         return done.stdout.decode("utf8", "replace")
-
-    def succeeds(self, script: str) -> bool:
-        done = self._start(script, stdout=subprocess.DEVNULL)
-        if done.returncode == LOST:
-            raise self._failure(done, script)
-        return done.returncode == 0
 
     def _start(self, script: str, **pipes) -> subprocess.CompletedProcess:
         try:
@@ -76,7 +106,7 @@ class Remote:
         except FileNotFoundError:
             raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
 
-    def _failure(self, done: subprocess.CompletedProcess, script: str) -> UserError:
+    def _failure(self, done: subprocess.CompletedProcess) -> UserError:
         said = (done.stderr or b"").decode("utf8", "replace")
         if done.returncode == LOST:
             for pattern, advice in REASONS:
@@ -136,7 +166,7 @@ class Remote:
         with open(part, "ab") as handle:
             done = self._start(f"tail -c +{begin + 1} {q}", stdout=handle)
         if done.returncode:
-            raise self._failure(done, "tail")
+            raise self._failure(done)
         if sha256(part) != digest:
             part.unlink()
             raise UserError(f"{self.target}:{source}: came back damaged and was removed; run the same again")
@@ -162,5 +192,5 @@ class Remote:
         finally:
             process.wait()
         if process.returncode == LOST:
-            raise self._failure(subprocess.CompletedProcess([], LOST, b"", error.encode()), script)
+            raise self._failure(subprocess.CompletedProcess([], LOST, b"", error.encode()))
         return process.returncode
