@@ -1,0 +1,139 @@
+"""A scene through an exported graph: as through torch, and refused where file, card, config or device do not belong together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import finish, refused, start
+from uniad.contract import contract_for
+from uniad.deploy.card import write_card
+from uniad.deploy.records import read_frame, read_summary
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sources import DatasetFrames
+from uniad.errors import UserError
+from uniad.export.to_onnx import export_onnx
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def onnx(nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano step as an ONNX with its card."""
+    path = tmp_path_factory.mktemp("onnx") / "uniad_nano_cp.onnx"
+    with nano.open() as runtime:
+        spec, contract = runtime.spec, runtime.contract
+        export_onnx(runtime._runner.model, contract, path)
+    card = {
+        "kind": "onnx", "variant": "nano", "stage": 2, "config": str(nano.config), "config_options": nano.options,
+        "checkpoint": str(nano.checkpoint), "contract": contract_for(spec).to_json(),
+    }  # fmt: skip
+    write_card(path, card)
+    return path
+
+
+@pytest.fixture
+def copy(onnx: Path, tmp_path: Path) -> Path:
+    """An ONNX and card that a test may spoil."""
+    for source in (onnx, Path(f"{onnx}.json")):
+        shutil.copy(source, tmp_path)
+    return tmp_path / onnx.name
+
+
+
+def test_onnxruntime_says_what_torch_says_over_a_scene(onnx: Path) -> None:
+    with Runtime.open(onnx) as ort, Runtime.open(f"{onnx}.json", "cpu", "torch") as eager:
+        assert (ort.backend, eager.backend) == ("onnxruntime", "torch")
+        scene = DatasetFrames(ort.spec.data).scene("0")
+        tracked = 0
+        for shot in scene:
+            one, two = ort.step(shot.sensors), eager.step(shot.sensors)
+            assert set(one.tracks.ids.tolist()) == set(two.tracks.ids.tolist())
+            np.testing.assert_allclose(one.plan.raw, two.plan.raw, atol=1e-3)
+            assert (one.occupancy != two.occupancy).mean() <= 1e-3
+            tracked += len(one.tracks)
+        assert tracked > len(scene)
+
+
+def test_the_command_infers_through_the_graph(onnx: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said, err = finish(start("tools/infer.py", onnx, "--out", out, "--frames", 3, "--threads", 1))
+    assert code == 0, err
+    assert "p99" in said and "onnxruntime" in said
+    summary = read_summary(out)
+    assert summary["backend"] == "onnxruntime" and summary["frames"] == 3 and summary["finished"]
+    read_frame(out / summary["scenes"][0]["folder"] / "0002.json", ("car", "truck", "construction_vehicle", "bus", "trailer",
+               "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone"))  # fmt: skip
+
+
+def test_ctrl_c_keeps_what_was_done_and_ends_as_a_shell_expects(onnx: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("tools/infer.py", onnx, "--out", out, *["--scene", "0"] * 40, "--threads", 1)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*/0001.json")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, said, err = finish(process)
+    assert code == 130 and "Traceback" not in err and "what was done is kept" in err
+    summary = read_summary(out)
+    assert not summary["finished"] and summary["frames"] >= 2
+    assert not list(out.rglob("*.partial*"))
+    assert json.loads((out / "detection.json").read_text())["results"]
+
+
+def test_a_graph_changed_after_its_card_is_refused(copy: Path, tmp_path: Path) -> None:
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    assert "changed after its card was written" in refused("tools/infer.py", copy, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_card_is_refused(copy: Path, tmp_path: Path) -> None:
+    Path(f"{copy}.json").unlink()
+    assert "card of uniad_nano_cp.onnx is missing" in refused("tools/infer.py", copy, "--out", tmp_path / "out")
+
+
+def test_a_config_with_another_interface_is_refused(copy: Path, nano) -> None:
+    with pytest.raises(UserError, match="another interface"):
+        Runtime.open(copy, options=["native.agent_capacity=7"])
+
+
+def test_backends_and_devices_that_a_file_does_not_fit_are_refused(copy: Path) -> None:
+    with pytest.raises(UserError, match="tensorrt runs an engine; `make engine ENGINE_BACKEND=tensorrt`"):
+        Runtime.open(copy, backend="tensorrt")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="shows no GPU"):
+            Runtime.open(copy, "cuda")
+
+
+def test_an_engine_is_opened_by_what_it_was_built_for(copy: Path) -> None:
+    engine = copy.with_name("nano.engine")
+    engine.write_bytes(b"plan")
+    card = json.loads(Path(f"{copy}.json").read_text())
+    write_card(engine, {**card, "kind": "engine", "builder": "tensorrt_rtx"})
+    with pytest.raises(UserError, match="runs in tensorrt_rtx, not in tensorrt"):
+        Runtime.open(engine, backend="tensorrt")
+    with pytest.raises(UserError, match="for the CPU open the ONNX"):
+        Runtime.open(engine, "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="this machine has none"):
+            Runtime.open(engine)
+
+
+def test_bad_arguments_get_one_line(onnx: Path, nano, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for arguments, message in (
+        (("--frames", 0), "--frames 0"),
+        (("--scene", 0, "--folder", tmp_path), "give one"),
+        (("--scene", "scene-7777"), "is not in the val split"),
+        (("--folder", tmp_path / "none"), "frames.json does not exist"),
+        (("--cfg-options", "info_root=/nowhere/"), "/nowhere/"),
+    ):
+        assert message in refused("tools/infer.py", onnx, "--out", out, *arguments)
+        assert not out.exists()
