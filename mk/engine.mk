@@ -1,10 +1,10 @@
 ##@ Engine
 
 $(call one-of,PRECISION,fp32 fp16 int8)
-$(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt)
+$(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt trtexec)
 
 ENGINE := engines/$(SUB)$(ONNX_NAME.$(STAGE)).$(PRECISION).$(ENGINE_BACKEND).engine
-ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)
+ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))
 
 .PHONY: engine
 engine: $(ENGINE) ## Build an engine from the ONNX; on a machine with a GPU it is verified there

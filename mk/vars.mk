@@ -107,10 +107,16 @@ TRT ?=
 # Frames in the recorded sequence that verify replays. Empty: 10; 20 of the end-to-end step, 3 of full's
 EXPORT_FRAMES ?=
 VERIFY_BACKENDS ?= torch,onnxruntime
-# tensorrt_rtx builds without a GPU; tensorrt needs the GPU it builds for
+# tensorrt_rtx builds without a GPU; tensorrt and trtexec need the GPU they build for
 ENGINE_BACKEND ?= tensorrt_rtx
-# fp32, fp16 or int8
+# fp32; fp16 with tensorrt and trtexec before 11; int8 of a graph with Q/DQ nodes
 PRECISION ?= fp32
+# tensorrt_rtx: GPUs to compile for, such as 8.6,8.9
+COMPUTE_CAPABILITIES ?=
+# Memory that a build may take. Empty: 4
+WORKSPACE_GIB ?=
+# File that later builds read and add to
+TIMING_CACHE ?=
 
 # --- Inference and pictures ---------------------------------------------------------------------------------------------
 # Scene of the validation split by number, name or token; or a recorded folder instead. FRAMES: the first so many

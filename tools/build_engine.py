@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from uniad.errors import UserError, run_cli
@@ -14,8 +13,9 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("onnx", type=Path)
     p.add_argument("--out", required=True, type=Path, help="engine file to write")
-    p.add_argument("--backend", default="tensorrt_rtx", help="tensorrt_rtx (builds without a GPU) or tensorrt")
-    p.add_argument("--precision", default="fp32", help="fp32")
+    p.add_argument("--backend", default="tensorrt_rtx", help="tensorrt_rtx (builds without a GPU), tensorrt or trtexec")
+    p.add_argument("--precision", default="fp32", help="fp32, fp16, or int8 (a graph with Q/DQ nodes)")
+    p.add_argument("--timing-cache", default="", help="file that later builds read and add to (tensorrt, trtexec)")
     p.add_argument("--compute-capabilities", default="", help="comma list such as 8.6,8.9 (default: the builder's own choice)")
     p.add_argument("--workspace-gib", type=float, default=4.0)
     p.add_argument("--verbose", action="store_true", help="print the builder's own log")
@@ -24,20 +24,29 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.workspace_gib <= 0:
+        raise UserError(f"--workspace-gib {args.workspace_gib}: should be above 0")
     import torch
-    from uniad.deploy.builder import PRECISIONS, BuildOptions, build_engine
+    from uniad.deploy.builder import BuildOptions, build_engine
     from uniad.deploy.card import write_card
     from uniad.deploy.verify import verify_engine
 
-    if args.precision not in PRECISIONS:
-        raise UserError(f"--precision {args.precision}: choose one of {', '.join(PRECISIONS)}")
-    capabilities = tuple(c.strip() for c in args.compute_capabilities.split(",") if c.strip())
-    card = build_engine(args.onnx, args.out, BuildOptions(args.backend, capabilities, args.workspace_gib, args.verbose))
+    options = BuildOptions(
+        backend=args.backend,
+        compute_capabilities=tuple(c.strip() for c in args.compute_capabilities.split(",") if c.strip()),
+        workspace_gib=args.workspace_gib,
+        verbose=args.verbose,
+        precision=args.precision,
+        timing_cache=args.timing_cache,
+        progress=lambda phase: print(f"  {phase}", flush=True),
+    )
+    card = build_engine(args.onnx, args.out, options)
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "
         f"{card['build_seconds']} s"
     )
-    if not torch.cuda.is_available():
+    # trtexec runs on what it built for; the packages may build for other machines.
+    if not torch.cuda.is_available() and args.backend != "trtexec":
         print(
             "not verified: this machine has no GPU. On the device: "
             f"python tools/verify.py {args.onnx} --backend {args.backend} --engine {args.out}"
@@ -48,8 +57,13 @@ def main() -> None:
         args.out.unlink()
         Path(f"{args.out}.json").unlink(missing_ok=True)
         raise UserError(f"{args.out}: built, but wrong on this GPU and therefore removed: {report.faults[0]}")
-    write_card(args.out, {**card, "verified": report.to_json()})
-    print(f"verified over {report.frames} frames: {report.worst}", file=sys.stdout)
+    latency = None
+    if args.backend == "trtexec":
+        from uniad.deploy.trtexec_runner import measure
+
+        latency = measure(args.onnx, args.out)
+    write_card(args.out, {**card, "verified": report.to_json(), "latency": latency})
+    print(f"verified over {report.frames} frames: {report.worst}")
 
 
 if __name__ == "__main__":

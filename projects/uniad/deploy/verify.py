@@ -7,8 +7,10 @@ from pathlib import Path
 
 from uniad.contract import CONTRACT_VERSION, Contract, contract_for
 from uniad.deploy import sequence as recorded
+from uniad.deploy.backends.python import load_backend
 from uniad.deploy.card import read_card, sequence_path
 from uniad.deploy.compare import Report, compare, replay
+from uniad.deploy.identity import check_identity, this_device
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.errors import UserError
 from uniad.files import atomic_path
@@ -46,14 +48,23 @@ def _runner(
         model = build_model(load_spec(card["config"], card.get("config_options", []))).eval()
         load_checkpoint(model, checkpoint or card["checkpoint"], say=None)
         return TorchRunner(contract, model)
-    if backend in ("tensorrt", "tensorrt_rtx"):
+    if backend in ("tensorrt", "tensorrt_rtx", "trtexec"):
         if engine is None:
             raise UserError(f"--backend {backend} needs --engine FILE; `make engine` builds one")
         built = read_card(engine)
         if built["onnx_sha256"] != card["sha256"]:
             raise UserError(f"{engine}: was built from another ONNX than {onnx_path}; run `make engine` again")
+        if backend == "trtexec":
+            from uniad.deploy import trtexec
+            from uniad.deploy.trtexec_runner import TrtexecRunner
+
+            tool = trtexec.probe()
+            check_identity(engine, built, tool.version_text, this_device())
+            return TrtexecRunner(contract, engine, tool)
+        if this_device():
+            check_identity(engine, built, load_backend(backend).__version__, this_device())
         return TensorRtRunner(contract, engine, backend)
-    raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt or tensorrt_rtx")
+    raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
 
 
 def write_report(path: str | Path, reports: list[Report]) -> None:

@@ -1,0 +1,38 @@
+"""An engine through trtexec as a runner: a process a frame, for verification where no Python package is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from uniad.contract import Contract
+from uniad.deploy import trtexec
+from uniad.deploy.bundle import passed_on
+from uniad.deploy.card import sequence_path
+from uniad.deploy.ondevice import undo_rounding
+from uniad.deploy.runner import Feeds, Runner
+from uniad.deploy.sequence import load
+from uniad.deploy.verify import contract_of
+
+
+class TrtexecRunner(Runner):
+    name = "trtexec"
+
+    def __init__(self, contract: Contract, path: str | Path, tool: trtexec.Trtexec | None = None) -> None:
+        super().__init__(contract)
+        border = contract.to_json()
+        outputs = {o["name"]: {"shape": o["shape"], "dtype": o["dtype"]} for o in border["outputs"]}
+        self.engine = trtexec.TrtexecEngine(tool or trtexec.probe(), Path(path), outputs)
+        self._passed_on = passed_on(border)
+
+    def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        outputs = self.engine.infer({name: feeds[name] for name in self.contract.input_names})
+        return outputs if self.engine.exact else undo_rounding(outputs, feeds, self._passed_on)
+
+
+def measure(onnx_path: str | Path, engine: str | Path, iterations: int = 200, seconds: int = 10) -> dict[str, float]:
+    """GPU milliseconds of a step on the first recorded frame."""
+    _, contract = contract_of(onnx_path)
+    feeds = {**load(sequence_path(onnx_path), contract).feeds[0], **contract.initial_state()}
+    return TrtexecRunner(contract, engine).engine.latency({n: feeds[n] for n in contract.input_names}, iterations, seconds)

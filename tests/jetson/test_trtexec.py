@@ -1,0 +1,202 @@
+"""trtexec of every release: its version is read, it gets the flags it knows, and what it cannot do is one clear line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import REPO, refused
+from uniad.deploy import identity, jetpack, trtexec
+from uniad.deploy.bundle import DeviceOptions, check_precision, write_bundle
+from uniad.deploy.jetson import build_here
+from uniad.errors import UserError
+from uniad.export.passes import opset_of
+from uniad.export.to_onnx import TARGETS
+
+from tests.jetson.toy import write_toy
+
+NEW_HELP = "--skipInference --dumpRawBindingsToFile --noTF32"
+
+
+@pytest.mark.parametrize(
+    "number, version",
+    [("8502", (8, 5, 2)), ("8602", (8, 6, 2)), ("100300", (10, 3, 0)), ("101303", (10, 13, 3)), ("110100", (11, 1, 0))],
+)
+def test_versions_are_read_from_the_banner(number, version):
+    assert trtexec.parse_version(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec --help") == version
+
+
+@pytest.mark.parametrize(
+    "version, precision, has, has_not",
+    [
+        ((8, 5, 2), "fp32", ["--noTF32", "--buildOnly"], ["--fp16", "--skipInference"]),
+        ((8, 5, 2), "fp16", ["--fp16", "--buildOnly"], ["--noTF32", "--int8"]),
+        ((8, 6, 2), "int8", ["--int8", "--fp16", "--skipInference"], ["--noTF32", "--best"]),
+        ((10, 3, 0), "fp16", ["--fp16"], ["--best"]),
+        ((10, 13, 3), "int8", ["--int8", "--fp16"], ["--best"]),
+        ((11, 1, 0), "fp32", ["--noTF32"], ["--fp16"]),
+        ((11, 1, 0), "int8", [], ["--int8", "--fp16", "--best", "--noTF32"]),
+    ],
+)
+def test_each_release_gets_the_flags_that_it_knows(version, precision, has, has_not):
+    tool = trtexec.Trtexec("trtexec", version, NEW_HELP if version >= (8, 6) else "--buildOnly")
+    words = trtexec.build_command(tool, "m.onnx", "m.engine", precision, 1024, "cache")
+    assert {"--onnx=m.onnx", "--saveEngine=m.engine", "--memPoolSize=workspace:1024", "--timingCacheFile=cache"} <= set(words)
+    assert set(has) <= set(words) and not set(has_not) & set(words)
+
+
+def test_what_a_release_cannot_do_is_refused():
+    new = trtexec.Trtexec("trtexec", (11, 1, 0), NEW_HELP)
+    with pytest.raises(UserError, match="takes types from the graph and has no --fp16"):
+        trtexec.build_command(new, "m", "e", "fp16")
+    with pytest.raises(UserError, match="choose one of fp32, fp16, int8"):
+        trtexec.build_command(new, "m", "e", "fp8")
+    with pytest.raises(UserError, match="GPU of its machine only"):
+        trtexec.build_command(new, "m", "e", capabilities=("8.7",))
+    with pytest.raises(UserError, match="TensorRT 8.4.1 is too old"):
+        jetpack.highest_opset((8, 4, 1))
+
+
+def test_absent_or_another_program_is_said(monkeypatch, tmp_path):
+    monkeypatch.delenv("TRTEXEC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(trtexec, "PLACES", ())
+    with pytest.raises(UserError, match="trtexec was not found"):
+        trtexec.find()
+    monkeypatch.setenv("TRTEXEC", "/bin/true")
+    with pytest.raises(UserError, match="does not say its version"):
+        trtexec.probe()
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("# R35 (release), REVISION: 4.1, GCID: 1", "5.1"),
+        ("# R36 (release), REVISION: 3.0, GCID: 1", "6.0"),
+        ("# R36 (release), REVISION: 4.3, GCID: 1", "6.1/6.2"),
+        ("# R38 (release), REVISION: 2.0, GCID: 1", "7.0/7.1"),
+        ("# R39 (release), REVISION: 2.0, GCID: 1", "7.2"),
+    ],
+)
+def test_the_jetpack_of_a_release(line, expected):
+    assert jetpack.jetpack_of(jetpack.parse_release(line, "file")).name == expected
+
+
+def test_a_jetpack_that_is_too_old_is_refused():
+    with pytest.raises(UserError, match="JetPack too old"):
+        jetpack.jetpack_of(jetpack.parse_release("# R32 (release), REVISION: 7.1", "file"))
+
+
+def test_one_table_says_which_graph_a_jetpack_gets():
+    said = dict(re.findall(r"^TRT\.([\d.]+) := ([\d.]+)$", (REPO / "mk" / "jetson.mk").read_text(), re.MULTILINE))
+    table = {name: row.target for row in jetpack.JETPACKS for name in row.name.split("/")}
+    assert {name: said[name] for name in table} == table
+    for row in jetpack.JETPACKS:
+        assert TARGETS[row.target].opset <= row.highest_opset
+
+
+def test_text_outputs_may_be_no_numbers(tmp_path):
+    ports = {"inf_nan": {"shape": [1, 4], "dtype": "float32"}}
+    file = tmp_path / "outputs.json"
+    file.write_text('[ { "name" : "inf_nan"\n , "dimensions" : "1x4"\n , "values" : [ nan, -nan, -inf, 1.5e-07 ]\n} ]')
+    values = trtexec.read_json(file, ports)["inf_nan"][0]
+    assert str(values[:3]) == "[ nan  nan -inf]" and values[3] == pytest.approx(1.5e-7)
+
+
+def test_a_build_that_fails_says_the_builders_own_reason(toy, stand_in, tmp_path):
+    stand_in.behave(fail="Error Code 2: OutOfMemory (Requested size was 9 bytes.)")
+    with pytest.raises(UserError, match="OutOfMemory"):
+        build_here(toy, tmp_path / "out" / "toy.engine", DeviceOptions(), say=lambda line: None)
+    assert not (tmp_path / "out" / "toy.engine").exists()
+    stand_in.behave()
+    with pytest.raises(UserError, match="out of disk"):
+        build_here(toy, tmp_path / "toy.engine", DeviceOptions(spare_mib=10**9), say=lambda line: None)
+
+
+def test_a_graph_newer_than_the_release_is_refused(stand_in, tmp_path):
+    new = write_toy(tmp_path / "new.onnx", opset=17)
+    stand_in.behave(version=8502)
+    with pytest.raises(UserError, match=r"opset 17, TensorRT 8.5.2 here reads up to 16.*JETPACK=5.1"):
+        build_here(new, tmp_path / "new.engine", DeviceOptions(), say=lambda line: None)
+
+
+def test_int8_needs_a_quantised_graph(toy, tmp_path):
+    with pytest.raises(UserError, match="QuantizeLinear"):
+        check_precision(toy, "int8")
+    check_precision(write_toy(tmp_path / "q.onnx", quantised=True), "int8")
+
+
+def test_onnx_changed_or_card_missing(own_toy, tmp_path):
+    own_toy.write_bytes(own_toy.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="digest differs"):
+        write_bundle(own_toy, tmp_path / "bundle")
+    Path(f"{own_toy}.json").unlink()
+    with pytest.raises(UserError, match="the card of .* is missing"):
+        write_bundle(own_toy, tmp_path / "bundle")
+    said = refused("tools/jetson_engine.py", own_toy, "--out", tmp_path / "x", "--where", "bundle")
+    assert "the card of" in said
+    assert "choose one of" in refused("tools/build_engine.py", own_toy, "--out", tmp_path / "x", "--precision", "int4")
+
+
+def test_an_engine_belongs_to_its_builder_and_its_gpu():
+    card = {"builder": "tensorrt", "builder_version": "10.3.0", "compute_capabilities": ["default"],
+            "device": {"model": "Orin", "compute_capability": "8.7"}}  # fmt: skip
+    identity.check_identity("e", card, "10.3.0", card["device"])
+    with pytest.raises(UserError, match="built for tensorrt 10.3.0, here is 10.7.0"):
+        identity.check_identity("e", card, "10.7.0", card["device"])
+    with pytest.raises(UserError, match="built on Orin, this is Thor"):
+        identity.check_identity("e", card, "10.3.0", {"model": "Thor", "compute_capability": "11.0"})
+    ahead = {**card, "compute_capabilities": ["8.6", "8.9"], "device": None}
+    with pytest.raises(UserError, match="compiled for GPUs of compute capability 8.6, 8.9, this one has 9.0"):
+        identity.check_identity("e", ahead, "10.3.0", {"model": "H200", "compute_capability": "9.0"})
+
+
+def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(toy, stand_in, tmp_path):
+    from uniad.deploy.builder import BuildOptions, build_engine
+    from uniad.deploy.trtexec_runner import measure
+    from uniad.deploy.verify import verify_engine
+
+    options = BuildOptions("trtexec", precision="fp16", timing_cache=str(tmp_path / "cache"), workspace_gib=2)
+    engine = tmp_path / "toy.engine"
+    card = build_engine(toy, engine, options)
+    assert card["builder_version"] == "10.3.0" and card["typing"] == "weak" and card["precision"] == "fp16"
+    (words,) = stand_in.builds()
+    assert {"--fp16", "--memPoolSize=workspace:2048", f"--timingCacheFile={tmp_path}/cache"} <= set(words)
+    assert verify_engine(toy, engine, "trtexec", "fp32").ok
+    assert measure(toy, engine, 1, 0)["median_ms"] == 40.9
+    stand_in.behave(wrong=True)
+    assert "boxes differs" in verify_engine(toy, engine, "trtexec").faults[0]
+    stand_in.behave(version=110100)
+    with pytest.raises(UserError, match="built for trtexec 10.3.0, here is 11.1.0"):
+        verify_engine(toy, engine, "trtexec")
+    with pytest.raises(UserError, match="no --fp16"):
+        build_engine(toy, tmp_path / "new" / "toy.engine", options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_fp32_is_fp32_and_types_come_from_the_graph(toy, tmp_path):
+    """TF32 is a default of every TensorRT, and is not fp32."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")
+    from unittest import mock
+
+    from uniad.deploy.builder import BuildOptions, build_engine
+
+    seen = []
+    real = trt.Builder.build_serialized_network
+
+    def build(builder, network, config):
+        seen.append(config.get_flag(trt.BuilderFlag.TF32))
+        return real(builder, network, config)
+
+    with mock.patch.object(trt.Builder, "build_serialized_network", build):
+        card = build_engine(toy, tmp_path / "toy.engine", BuildOptions(compute_capabilities=("8.6", "8.9")))
+    assert seen == [False] and card["typing"] == "strong" and card["compute_capabilities"] == ["8.6", "8.9"]
+    with pytest.raises(UserError, match="precision fp16: tensorrt_rtx .* takes types from the graph"):
+        build_engine(toy, tmp_path / "toy.engine", BuildOptions(precision="fp16"))
+
+
+def test_the_toy_is_what_it_says(toy):
+    import onnx
+
+    assert opset_of(onnx.load(str(toy))) == 16
