@@ -48,7 +48,9 @@ class Tree:
     root: Path
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in ("VARIANT", "PYTHON")}
+        # what `make test` itself exports must not reach the make under test
+        exported = {"VARIANT", "PYTHON", "NNODES", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in exported}
         return subprocess.run(
             ["make", *arguments], cwd=self.root, env={**env, **environment}, capture_output=True, text=True, timeout=60
         )

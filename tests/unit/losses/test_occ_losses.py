@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +10,12 @@ import numpy as np
 import pytest
 import torch
 from specs import nano_spec, tiny_spec
-from stage2_clip import clip as stage2_clip
 from stage2_clip import targets as stage2_targets
-from tolerances import CLIP_GRAD_NORM, CLIP_LOSS, close
-from torch import Tensor, nn
-from uniad.losses.criterion import Criterion
+from torch import Tensor
 from uniad.losses.occ import occ_losses
-from uniad.models.agents import select_training_agents
-from uniad.models.motion import MotionHead
 from uniad.models.occ import OccHead, OccRaw
-from uniad.models.uniad import UniAD
 from uniad.spec import OccSpec
-from uniad.training.clip import forward_clip
 from uniad.types import Agents, MotionOutput, Targets
-from weights import fill
 
 SPEC = replace(nano_spec(2).model.occ, weight_aux=0.5)
 STEPS, H, W = SPEC.n_future + 1, 6, 7
@@ -195,48 +186,3 @@ def test_recorded_losses_of_the_recorded_logits(recorded) -> None:
     raw = OccRaw(logits, masks, torch.ones(matched.shape, dtype=torch.bool))
     for name, value in occ_losses(raw, matched, stage2_targets(tensors(recorded)), tiny_spec(2).model.occ).items():
         assert value.item() == pytest.approx(recorded["losses"][name], rel=1e-6), name
-
-
-@pytest.mark.slow
-def test_recorded_training_iteration(recorded) -> None:
-    """Images to losses, running statistics and the gradients of every parameter, through this model's tracks and motion."""
-    clip = stage2_clip(tensors(recorded), image_seed=int(re.search(r"images\((\d+)", str(recorded["images_rule"]))[1]))
-    off = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}
-    spec = tiny_spec(2, **off, model__track__capacity=12).model
-    model = fill(UniAD(replace(spec, motion=None, occ=None, plan=None)), kind="train").train()
-    motion_head = fill(MotionHead(spec.motion, torch.from_numpy(recorded["anchors"])), "motion_head.", "train").train()
-    head = fill(OccHead(spec.occ), "occ_head.", "train").train()
-    for module in (*model.modules(), *motion_head.modules()):
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
-    with torch.no_grad():
-        _, out = forward_clip(model, clip, Criterion(spec))
-        bev, match = out.bev[:, -1], out.match[-1]
-        agents, matched = select_training_agents(
-            out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], 20, spec.track
-        )
-        queries = model.seg_head.queries(bev)
-        motion = motion_head(bev, agents, queries.query, queries.query_pos)
-    label = clip.targets.labels[:, -1].gather(1, matched.clamp(min=0))
-    vehicle = torch.isin(label, torch.tensor(spec.motion.vehicle_ids)) & (matched >= 0)
-    assert matched[vehicle].tolist() == recorded["motion_veh_matched_idxes"].tolist()
-    raw = head.predict(bev, motion, agents, vehicle)
-    # Batch statistics of 49 cells magnify the noise of the clip before.
-    close(raw.logits[vehicle], torch.from_numpy(recorded["occ_ins_logits"])[0], "frame")
-    close(raw.mask_logits[vehicle], torch.from_numpy(recorded["occ_mask_preds"])[0], "frame")
-    losses = occ_losses(raw, matched, clip.targets, spec.occ)
-    sum(losses.values()).backward()
-    for name, value in losses.items():
-        assert value.item() == pytest.approx(recorded["losses"][name], rel=CLIP_LOSS), name
-    state = head.state_dict()
-    for key in [k for k in recorded if k.startswith("bn_after/")]:
-        close(state[key.removeprefix("bn_after/occ_head.")], torch.from_numpy(recorded[key]), "occ")
-    noise = 1e-5  # of biases that a norm takes out again: rounding, in a norm of hundreds
-    for name, parameter in head.named_parameters():
-        want = recorded["grad_norms"][f"occ_head.{name}"]
-        if want is None:
-            assert parameter.grad is None, name
-        else:
-            assert parameter.grad.norm().item() == pytest.approx(want, rel=CLIP_GRAD_NORM, abs=noise), name

@@ -139,9 +139,9 @@ def test_noise_of_the_fed_back_bev_does_not_grow() -> None:
 def test_full_model_with_deformable_backbone_and_four_levels_is_the_recorded_one() -> None:
     recorded = Recorded.extract("bev_base")
     spec = full_spec(model__bev__height=50, model__bev__width=50).model
-    got = record(spec, recorded, "base", frames=2)
-    names = [n for n in recorded.arrays if "img_feats" in n or "bev_embed" in n]
-    assert len(names) == 10
+    got = record(spec, recorded, "base", frames=1)  # the next frame is compared in test_frames
+    names = [n for n in recorded.arrays if n.startswith("f0/") and ("img_feats" in n or "bev_embed" in n)]
+    assert len(names) == 5
     for name in names:
         close(recorded.thin(name, got[name]), recorded[name], "encoder" if "bev" in name else "image")
 

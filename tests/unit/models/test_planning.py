@@ -13,7 +13,6 @@ import torch
 from conftest import golden_dir
 from recorded import Recorded
 from specs import full_spec, nano_spec, tiny_spec
-from test_frames import _play as play
 from tolerances import close
 from torch import Tensor, nn
 from uniad.command import check_command
@@ -106,19 +105,6 @@ def test_attention_from_the_recorded_bev(golden: Path, recorded: Recorded) -> No
     close(plan.traj, recorded["tiny/f0/before_collision_optim"], "module")
     query = model.ego_query(recorded["tiny/f0/traj_query"], recorded["tiny/f0/track_query"], recorded["tiny/f0/command"][None])
     close(model.attend(query, bev, pos), recorded["tiny/f0/attn_out"], "module")
-
-
-@torch.no_grad()
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "base"])
-def test_plans_from_images_with_recorded_motion(name: str, recorded: Recorded) -> None:
-    for i, played in enumerate(play(name, FRAMES[name]).frames):
-        at = f"{name}/f{i}/"
-        ego = motion(recorded[at + "traj_query"], recorded[at + "track_query"])
-        model, bev, command = head(name), played.outputs.bev, recorded[at + "command"][None]
-        query = model.ego_query(recorded[at + "traj_query"], recorded[at + "track_query"], command)
-        close(model.attend(query, bev, position(name)), recorded[at + "attn_out"], "frame")
-        close(model(bev, position(name), ego, command).traj, recorded[at + "before_collision_optim"], "frame")
 
 
 @torch.no_grad()
