@@ -25,6 +25,8 @@ from uniad.types import Targets
 
 Arrays = dict[str, NDArray]
 
+# The documented code has no fixed number of slots, and untrained weights track far more than trained ones
+ALL_TRACKS = ["native.track_capacity=512", "native.agent_capacity=300"]
 NOTHING_RANDOM = ["model.use_grid_mask=False", "model.qim_args.random_drop=0.0", "model.qim_args.fp_ratio=0.0"]
 
 

@@ -89,8 +89,9 @@ class FutureScores:
         tracked = _rows(agents.valid[0] & (agents.obj_id[0] >= 0))
         boxes, scores, labels = (_rows(x[0])[tracked] for x in (agents.boxes, agents.score, agents.label))
         ego_xy = ego_in_lidar(sample.info)
+        distance = np.linalg.norm(boxes[:, :2] - ego_xy, axis=1)
         predicted = motion_boxes.predictions(
-            boxes, scores, motion_boxes.motion_labels(labels, names, MOTION_NAMES, True, compat),
+            boxes, scores, motion_boxes.motion_labels(labels, names, MOTION_NAMES, True, compat, distance),
             _rows(outputs.motion.traj[-1, 0, ..., :2])[tracked], MOTION_NAMES, ego_xy,
         )  # fmt: skip
         seen = gt.valid[0, 0]  # annotated, in range, and with a lidar or radar point on it

@@ -198,3 +198,11 @@ def test_a_future_ends_where_it_is_first_unknown() -> None:
     found = truth(np.array([box(1, 2)]), [0], np.ones((1, 12, 2)), mask, MOTION)
     assert found.steps.tolist() == [3]
     assert found.traj[0, 0].tolist() == [1, 1]
+
+
+def test_a_prediction_beyond_its_own_class_s_range_never_reaches_the_metric() -> None:
+    """A motorcycle counts as a car, whose range is 50 m, but is submitted up to 40 m only."""
+    names, labels, distance = ("car", "motorcycle"), np.array([0, 1, 1]), np.array([45.0, 45.0, 39.0])
+    assert motion_labels(labels, names, MOTION, predicted=True, distance=distance).tolist() == [0, -1, 0]
+    assert motion_labels(labels, names, MOTION, predicted=True, compat="fixed", distance=distance).tolist() == [0, 0, 0]
+    assert motion_labels(labels, names, MOTION, predicted=False, distance=distance).tolist() == [0, 0, 0]
