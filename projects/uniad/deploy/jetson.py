@@ -155,7 +155,7 @@ def _take(built: Path, engine: Path, where: str, say: Say) -> dict:
     with atomic_path(card_path(engine)) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n")
     latency = card["latency"].get("median_ms")
-    say(f"{engine}: {card['bytes'] / 2**20:.1f} MiB, TensorRT {card['builder_version']}, built in {card['build_seconds']} s, ")
+    say(f"{engine}: {card['bytes'] / 2**20:.1f} MiB, TensorRT {card['builder_version']}, built in {card['build_seconds']} s")
     say(f"  verified over {card['verified']['frames']} frames" + (f", {latency} ms a step (median)" if latency else ""))
     return card
 

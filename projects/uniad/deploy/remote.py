@@ -145,13 +145,17 @@ class Remote:
         size, begin = source.stat().st_size, int(there[-1])
         if begin > size:
             begin = 0
+        # A broken connection looks like an end of input there: what is short is kept, only what is whole and wrong is removed.
         with open(source, "rb") as handle:
             os.lseek(handle.fileno(), begin, os.SEEK_SET)
-            self.run(f"cat {'>>' if begin else '>'} {qp}", stdin=handle)
-        if self.run(f"sha256sum < {qp}").split()[0] != digest:
-            self.run(f"rm -f {qp}")
+            arrived = self.run(
+                f"cat {'>>' if begin else '>'} {qp} || exit 1; "
+                f"[ $(wc -c < {qp}) -ge {size} ] || exit 0; "
+                f"case $(sha256sum < {qp}) in {digest}*) mv -f {qp} {q} && echo whole;; *) rm -f {qp};; esac",
+                stdin=handle,
+            )
+        if arrived.strip() != "whole":
             raise UserError(f"{self.target}:{target}: arrived damaged and was removed; run the same again")
-        self.run(f"mv -f {qp} {q}")
         return size - begin
 
     def fetch(self, source: str, target: Path) -> None:

@@ -1,0 +1,66 @@
+"""What a person may write for a device, and copies that arrive damaged or stop half-way."""
+
+from __future__ import annotations
+
+import pytest
+from uniad.deploy.remote import Remote
+from uniad.errors import UserError
+
+
+@pytest.mark.parametrize("target", ["orin", "me@orin", "me@10.0.0.7:2222", "me@[fe80::1%eth0]:22", "a-b.example.org"])
+def test_targets_are_hosts_with_user_and_port(target):
+    assert "--" in Remote(target).command("true")
+
+
+@pytest.mark.parametrize("target", ["", "-oProxyCommand=x", "me@", "me@host:port", "me@host;reboot", "a b", "me@-x"])
+def test_other_targets_are_refused(target):
+    with pytest.raises(UserError, match="should be user@host"):
+        Remote(target)
+
+
+@pytest.mark.skipif("not __import__('shutil').which('sh')", reason="needs sh")
+def test_a_copy_goes_on_where_it_stopped_and_a_damaged_one_is_removed(tmp_path, monkeypatch):
+    """The commands of a copy, run here instead of there."""
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", script])
+    from uniad.files import sha256
+
+    source, there = tmp_path / "model", tmp_path / "there"
+    source.write_bytes(bytes(range(256)) * 40)
+    target = there / "a b'c"
+    part = there / f"a b'c.{sha256(source)[:16]}.part"
+    remote = Remote("device")
+    there.mkdir()
+    part.write_bytes(source.read_bytes()[:1000])
+    assert remote.send(source, str(target)) == 9240 and target.read_bytes() == source.read_bytes()
+    assert remote.send(source, str(target)) == 0
+    target.unlink()
+    part.write_bytes(b"x" * 1000)
+    with pytest.raises(UserError, match="arrived damaged"):
+        remote.send(source, str(target))
+    assert list(there.iterdir()) == []
+    remote.send(source, str(target))
+    remote.fetch(str(target), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    with pytest.raises(UserError, match="No such file"):
+        remote.fetch(str(there / "absent"), tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "said, why",
+    [
+        ("ssh: connect to host x port 22: Connection timed out", "no answer"),
+        ("ssh: Could not resolve hostname x: Name or service not known", "no host of that name"),
+        ("client_loop: send disconnect: Broken pipe", "run the same again, it goes on"),
+    ],
+)
+def test_what_ssh_says_becomes_advice(said, why, monkeypatch):
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", f"echo '{said}' >&2; exit 255"])
+    with pytest.raises(UserError, match=why):
+        Remote("x").run("true")
+
+
+def test_a_full_disk_there_is_said(monkeypatch):
+    full = "echo 'cat: write error: No space left on device' >&2; exit 1"
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", full])
+    with pytest.raises(UserError, match="out of disk there"):
+        Remote("x").run("true")
