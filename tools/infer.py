@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("model", type=Path, help="ONNX, engine, or a checkpoint with --config")
     p.add_argument("--out", required=True, type=Path, help="folder for the results")
-    p.add_argument("--backend", default="auto", help="auto, torch, onnxruntime, tensorrt or tensorrt_rtx")
+    p.add_argument("--backend", default="auto", help="auto, torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
     p.add_argument("--scene", action="append", help="scene by number, name or token; may be repeated (default 0)")
@@ -64,7 +64,11 @@ def main() -> int:
             "source": str(args.folder or spec.data.data_root),
         }
         with tqdm(total=sum(map(len, scenes)), unit="frame", desc=f"infer ({runtime.backend})", disable=None) as bar:
-            summary = run(runtime, scenes, args.out, about, args.warmup, bar.update)
+            try:
+                summary = run(runtime, scenes, args.out, about, args.warmup, bar.update)
+            except OSError as error:
+                where, why = error.filename or args.out, error.strerror or error
+                raise UserError(f"{where}: {why}; frames before it are kept") from None
     print(f"{args.out}: {summary['frames']} frames of {len(summary['scenes'])} scene(s), {summary['backend']}")
     if summary["latency_ms"]:
         print(f"latency over {summary['latency_frames']} frames\n{latency_table(summary)}")

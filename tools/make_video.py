@@ -51,7 +51,10 @@ def main() -> None:
 
     for scene in scenes:
         film = args.out / f"{scene}.mp4"
-        count = write_video(film, pictures(scene), args.fps)
+        try:
+            count = write_video(film, pictures(scene), args.fps)
+        except OSError as error:
+            raise UserError(f"{error.filename or film}: {error.strerror or error}; is there room?") from None
         print(f"{film}: {count} frames, {film.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -22,9 +22,11 @@ import torch
 
 from uniad.command import check_command
 from uniad.contract import CONTRACT_VERSION, Contract, contract_for, pack_frame
+from uniad.deploy.backends.python import load_backend
 from uniad.deploy.card import read_card
+from uniad.deploy.identity import check_identity, this_device
 from uniad.deploy.result import Result, result_of
-from uniad.deploy.runner import BACKENDS, OrtRunner, Runner, TensorRtRunner, TorchRunner
+from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.deploy.sensors import Sensors, check_time, prepare
 from uniad.errors import UserError
 from uniad.models.bev_encoder import check_rig
@@ -32,6 +34,7 @@ from uniad.spec import Spec, load_spec
 from uniad.types import Frame
 
 CHECKPOINTS = (".pth", ".pt")
+ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
 
 
 class Runtime:
@@ -64,8 +67,9 @@ class Runtime:
         threads: of onnxruntime, 0 its own choice. Raises UserError for a missing card, a file changed after its card was
         written, a config that has changed since, and a backend or device that is not here.
         """
-        if backend not in ("auto", *BACKENDS):
-            raise UserError(f"unknown backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+        choices = ("auto", "torch", "onnxruntime", *ENGINE_BACKENDS)
+        if backend not in choices:
+            raise UserError(f"unknown backend {backend!r}: choose {', '.join(choices)}")
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
@@ -183,18 +187,40 @@ def _from_card(card: dict, spec: Spec, path: Path, device: str, backend: str, th
     if card["contract"].get("version") != CONTRACT_VERSION or card["contract"] != json.loads(json.dumps(contract.to_json())):
         raise UserError(f"{path}: was made with another interface than {spec.path} has now; make it again")
     if card.get("kind") == "engine":
-        # What trtexec builds, the package of the same TensorRT loads.
-        made_for = "tensorrt" if card["builder"] == "trtexec" else card["builder"]
-        if backend not in ("auto", made_for):
-            raise UserError(f"{path}: this engine runs in {made_for}, not in {backend}")
-        if device == "cpu":
-            raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
-        return TensorRtRunner(contract, path, made_for)
-    if backend in ("tensorrt", "tensorrt_rtx"):
+        return _engine_runner(card, contract, path, device, backend)
+    if backend in ENGINE_BACKENDS:
         raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
     if backend == "torch":
         return _torch_runner(spec, Path(card["checkpoint"]), device)
     return OrtRunner(contract, path, threads, device)
+
+
+def _engine_runner(card: dict, contract: Contract, path: Path, device: str, backend: str) -> Runner:
+    # What trtexec builds, the package of the same TensorRT loads, and the other way round.
+    runs_in = ("tensorrt_rtx",) if card["builder"] == "tensorrt_rtx" else ("tensorrt", "trtexec")
+    if backend not in ("auto", *runs_in):
+        raise UserError(f"{path}: this engine runs in {' or '.join(runs_in)}, not in {backend}")
+    if device == "cpu":
+        raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
+    if backend == "trtexec":
+        from uniad.deploy.trtexec import probe
+        from uniad.deploy.trtexec_runner import TrtexecRunner
+
+        tool = probe()
+        check_identity(path, card, _comparable(tool.version_text, card), this_device())
+        return TrtexecRunner(contract, path, tool)
+    package = runs_in[0]
+    if this_device():
+        check_identity(path, card, _comparable(load_backend(package).__version__, card), this_device())
+    return TensorRtRunner(contract, path, package)
+
+
+def _comparable(version: str, card: dict) -> str:
+    """trtexec and the package tell the same version with more or fewer numbers: 10.3 and 10.3.0."""
+    built = card["builder_version"].split(".")
+    here = version.split(".")
+    shared = min(len(built), len(here))
+    return card["builder_version"] if shared > 1 and built[:shared] == here[:shared] else version
 
 
 def _torch_runner(spec: Spec, checkpoint: Path, device: str) -> Runner:

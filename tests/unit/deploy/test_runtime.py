@@ -9,13 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from specs import config_path, nano_spec
 from uniad.data.check import CAMERAS
 from uniad.data.dataset import SceneStream
+from uniad.deploy.records import read_frame, write_frame
 from uniad.deploy.result import result_of
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose, Sensors, prepare
 from uniad.deploy.sources import DatasetFrames, Shot
 from uniad.errors import UserError
+from uniad.models.uniad import UniAD
+from uniad.training.checkpoint import save_checkpoint
 
 FRAMES = 6  # the world's scene
 
@@ -206,6 +210,19 @@ def test_opening_says_what_is_missing(nano, tmp_path) -> None:
         Runtime.open(lone)
     with pytest.raises(UserError, match="the card of lone.onnx is missing"):
         Runtime.open(tmp_path / "lone.onnx.json")
+
+
+def test_a_model_of_stage_1_tracks_and_maps_and_says_nothing_of_the_future(nano, shots, tmp_path) -> None:
+    spec = nano_spec(1)
+    state = UniAD(spec.model).state_dict()
+    save_checkpoint(tmp_path / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
+    with Runtime.open(tmp_path / "nano.pth", "cpu", config=config_path("nano")) as first:
+        result = first.step(shots[0].sensors)
+    assert result.lanes.shape == (3, *spec.data.canvas_hw) and len(result.detections) > 0
+    assert result.plan is result.forecasts is result.occupancy is result.occupancy_ids is None
+    write_frame(tmp_path, 0, result, shots[0].info, spec.data.class_names)
+    read, info = read_frame(tmp_path / "0000.json", spec.data.class_names)
+    assert read.plan is None and "plan" not in info and (read.drivable == result.drivable).all()
 
 
 def test_a_closed_runtime_says_so(nano) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,7 +117,8 @@ def test_an_engine_is_opened_by_what_it_was_built_for(copy: Path) -> None:
     engine = copy.with_name("nano.engine")
     engine.write_bytes(b"plan")
     card = json.loads(Path(f"{copy}.json").read_text())
-    write_card(engine, {**card, "kind": "engine", "builder": "tensorrt_rtx"})
+    built = {"kind": "engine", "builder": "tensorrt_rtx", "builder_version": "1.5.0.114", "compute_capabilities": ["8.6"]}
+    write_card(engine, {**card, **built})
     with pytest.raises(UserError, match="runs in tensorrt_rtx, not in tensorrt"):
         Runtime.open(engine, backend="tensorrt")
     with pytest.raises(UserError, match="for the CPU open the ONNX"):
@@ -124,6 +126,23 @@ def test_an_engine_is_opened_by_what_it_was_built_for(copy: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="this machine has none"):
             Runtime.open(engine)
+
+
+def test_an_engine_for_another_tensorrt_or_gpu_is_refused_before_it_is_loaded(copy: Path, monkeypatch) -> None:
+    from uniad.deploy import runtime
+
+    engine = copy.with_name("nano.engine")
+    engine.write_bytes(b"plan")
+    card = json.loads(Path(f"{copy}.json").read_text())
+    card |= {"kind": "engine", "builder": "trtexec", "compute_capabilities": ["8.7"]}
+    monkeypatch.setattr(runtime, "this_device", lambda: {"model": "a GPU", "compute_capability": "8.6"})
+    monkeypatch.setattr(runtime, "load_backend", lambda name: SimpleNamespace(__version__="10.3.0.26"))
+    write_card(engine, {**card, "builder_version": "8.5.2"})
+    with pytest.raises(UserError, match="built for trtexec 8.5.2, here is 10.3.0.26"):
+        Runtime.open(engine)
+    write_card(engine, {**card, "builder_version": "10.3"})
+    with pytest.raises(UserError, match="compiled for GPUs of compute capability 8.7, this one has 8.6"):
+        Runtime.open(engine)
 
 
 def test_bad_arguments_get_one_line(onnx: Path, nano, tmp_path: Path) -> None:
@@ -134,6 +153,7 @@ def test_bad_arguments_get_one_line(onnx: Path, nano, tmp_path: Path) -> None:
         (("--scene", "scene-7777"), "is not in the val split"),
         (("--folder", tmp_path / "none"), "frames.json does not exist"),
         (("--cfg-options", "info_root=/nowhere/"), "/nowhere/"),
+        (("--out", "/proc/results"), "/proc/results: "),
     ):
         assert message in refused("tools/infer.py", onnx, "--out", out, *arguments)
         assert not out.exists()
