@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 
+import pytest
 from command_line import REPO
 
 ENGINE = "engines/jetson/uniad_nano_track_map.fp32.engine"
@@ -65,6 +66,7 @@ def test_a_connection_that_breaks_while_copying_is_continued(tree, device):
     assert sent < whole - 0.9 * begun / 2**20 and device.left() == KEPT
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_while_building_is_joined_again(tree, device):
     device.trtexec.behave(delay_s=4)
     first = tree.start()

@@ -121,7 +121,8 @@ running() {{ [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; }}
 if running; then echo 'joining the work that goes on there'; else
   if [ "$(cat rc 2>/dev/null)" != 0 ]; then
     rm -f rc
-    nohup setsid sh -c 'sh run.sh --timing-cache ../timing.cache; echo $? > rc' > log 2>&1 < /dev/null &
+    : > log # there before tail looks for it
+    nohup setsid sh -c 'sh run.sh --timing-cache ../timing.cache; echo $? > rc' >> log 2>&1 < /dev/null &
     echo $! > pid
   fi
 fi
