@@ -7,18 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from recorded import golden_dir
 
 REPO = Path(__file__).resolve().parent.parent
 
 # Tests share two cores; a library that starts a thread per core makes every test slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-
-
-def golden_dir() -> Path | None:
-    """Folder with numbers recorded from the documented implementation, or None where this machine has none."""
-    path = Path(os.environ.get("UNIAD_GOLDEN", REPO.parent / "shared" / "golden"))
-    return path if (path / "weight_rule.py").is_file() else None
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import golden_dir
-from recorded import EXTRACTS, Recorded
+from recorded import EXTRACTS, Recorded, golden_dir
 from specs import full_spec, tiny_spec
 from tolerances import close
 from torch import Tensor

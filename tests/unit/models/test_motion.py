@@ -11,9 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import golden_dir
 from motion_data import recorded_agents, recorded_head
-from recorded import Recorded
+from recorded import Recorded, golden_dir
 from specs import edit, nano_spec, tiny_spec
 from test_frames import Prefixed
 from test_map import bev_from_images

@@ -12,8 +12,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import golden_dir
-from recorded import EXTRACTS, Recorded
+from recorded import EXTRACTS, Recorded, golden_dir
 from specs import config_path, full_spec, nano_spec, tiny_spec
 from test_frames import STEMS, Prefixed
 from test_frames import _play as play

@@ -10,8 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import golden_dir
-from recorded import Recorded
+from recorded import Recorded, golden_dir
 from specs import full_spec, nano_spec, tiny_spec
 from tolerances import close
 from torch import Tensor, nn

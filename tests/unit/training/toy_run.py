@@ -48,6 +48,9 @@ def train() -> int:
     model = ToyModel()
     model.img_backbone.append(Broken())
     trainer = toy_trainer(args.work_dir, world=world, model=model, loss=loss, save_every_iters=3, stop_after=args.stop_after)
+    if world.is_main:
+        trainer.store.prepare()
+    distributed.barrier(world)
     found = trainer.store.resume_from("auto", print)
     if found:
         trainer.resume(*found, print)
