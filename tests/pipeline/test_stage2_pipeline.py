@@ -130,6 +130,7 @@ def test_an_engine_carries_the_interface_of_the_whole_step(exported: Path) -> No
     assert code == 0, err
     card, source = (json.loads(Path(f"{p}.json").read_text()) for p in (engine, exported))
     assert card["stage"] == 2 and card["contract"] == source["contract"] and card["onnx_sha256"] == source["sha256"]
+    assert card["config_options"] == source["config_options"] != []
 
 
 def test_a_checkpoint_of_stage_1_is_refused_in_one_line_and_nothing_is_written(work: Work, tmp_path: Path) -> None:

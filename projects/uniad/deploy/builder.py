@@ -44,6 +44,7 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
         "variant": source["variant"],
         "stage": source["stage"],
         "config": source["config"],
+        "config_options": source.get("config_options", []),  # thresholds and sizes that differ from the file
         "onnx_sha256": source["sha256"],
         "builder": options.backend,
         "builder_version": built.version,
