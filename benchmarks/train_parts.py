@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gpu_step import captured, milliseconds
 from torch import Tensor
 from train_step import CONFIGS, KINDS, STEMS, random_clip, with_frames
 from uniad.losses.criterion import Criterion
@@ -21,17 +22,14 @@ from uniad.losses.matcher import frame_targets
 from uniad.models.uniad import UniAD
 from uniad.spec import from_scratch, load_spec
 from uniad.training.clip import no_tracks, pose_deltas
+from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
 from uniad.types import Frame
 
 
-def leaves(value: Any) -> Any:
-    """The same nested structure with every float tensor as a leaf that takes a gradient."""
-    if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_() if value.is_floating_point() else value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(leaves(v) for v in value))
-    return [leaves(v) for v in value] if isinstance(value, (list, tuple)) else value
+def leaf(tensor: Tensor) -> Tensor:
+    """A float tensor as a leaf that takes a gradient; others as they are."""
+    return tensor.detach().clone().requires_grad_() if tensor.is_floating_point() else tensor
 
 
 def summed(value: Any) -> Tensor:
@@ -51,28 +49,15 @@ def timed(name: str, part: Callable[[], Any], repeats: int, note: str = "") -> N
         summed(out).backward()
 
     started = time.perf_counter()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            both()
-    torch.cuda.current_stream().wait_stream(side)
+    graph = captured(both)
     torch.cuda.synchronize()
     ready = time.perf_counter() - started
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        both()
-    graph.replay()
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(repeats):
-        graph.replay()
-    last.record()
+    each = milliseconds(graph.replay, repeats, warm_up=1)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         graph.replay()
         torch.cuda.synchronize()
     kernels = sum(event.count for event in profile.key_averages())
-    print(f"{name:24s}{note:10s} {first.elapsed_time(last) / repeats:8.2f} ms {kernels:6d} kernels, ready after {ready:.1f} s",
+    print(f"{name:24s}{note:10s} {each:8.2f} ms {kernels:6d} kernels, ready after {ready:.1f} s",
           flush=True)  # fmt: skip
 
 
@@ -105,7 +90,7 @@ def main() -> None:
         rows = model.rows(carried.tracks, carried.valid)
         det = model.detect(bev, rows)
         queries = model.seg_head.queries(bev)
-    feats, bev, det, queries = leaves(feats), leaves(bev), leaves(det), leaves(queries)
+    feats, bev, det, queries = (map_tensors(leaf, value) for value in (feats, bev, det, queries))
     iou = torch.zeros(rows.valid.shape, device=device)
 
     def matching() -> Any:

@@ -12,6 +12,7 @@ from specs import edit, full_spec, tiny_spec
 from torch import Tensor, nn
 from uniad.models.motion import MotionHead
 from uniad.spec import MotionSpec, Spec
+from uniad.training import regularisation
 from uniad.types import Agents
 
 CAPACITY = 12  # objects and agents of the recorded clip fit
@@ -50,11 +51,7 @@ def recorded_head(anchors: Tensor, kind: str = "tiny") -> MotionHead:
 def without_dropout(module: nn.Module) -> nn.Module:
     """In training mode, as the golden numbers were recorded."""
     module.train()
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        elif isinstance(getattr(part, "dropout", None), float):
-            part.dropout = 0.0
+    regularisation.without_dropout(module)
     return module
 
 

@@ -21,6 +21,7 @@ from uniad.models.results import decode_detections, decode_tracks
 from uniad.spec import DataSpec, Spec, load_spec
 from uniad.training.checkpoint import load_checkpoint
 from uniad.training.clip import forward_clip
+from uniad.training.regularisation import without_dropout
 from uniad.types import Targets
 
 Arrays = dict[str, NDArray]
@@ -190,11 +191,7 @@ def losses(spec: Spec, weights: Path, last: int) -> dict[str, float]:
     model = build_model(spec)
     load_checkpoint(model, weights, name=spec.name, say=None)
     model.train()
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        elif isinstance(getattr(part, "dropout", None), float):
-            part.dropout = 0.0
+    without_dropout(model)
     dataset = ClipDataset(spec.data, "train", spec.stage, training=False)
     clip = dataset.clip(last, np.random.default_rng(0))
     clip = clip._replace(frames=clip.frames._replace(time_s=_documented_times(clip)))

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.training.loader import map_tensors
+
 WARM_UP = 3  # kernels are compiled, chosen and given their workspace before a recording
 
 
@@ -44,7 +46,7 @@ class CapturedStep:
         return self.total, self.terms
 
     def _record(self, clip: Any) -> None:
-        self.clip = clone_tensors(clip)
+        self.clip = map_tensors(Tensor.clone, clip)
         statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -72,19 +74,6 @@ class CapturedStep:
     def _drop_gradients(self) -> None:
         for parameter in self.clip_loss.parameters():
             parameter.grad = None
-
-
-def clone_tensors(value: Any) -> Any:
-    """The same nested structure with tensors of its own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(clone_tensors(v) for v in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(clone_tensors(v) for v in value)
-    if isinstance(value, dict):
-        return {k: clone_tensors(v) for k, v in value.items()}
-    return value
 
 
 def copy_tensors(source: Any, target: Any) -> None:

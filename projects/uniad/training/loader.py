@@ -143,17 +143,22 @@ class ClipLoader:
             yield clip
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Nested tuples, lists and dictionaries of tensors, on ``device``; other values as they are."""
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Nested tuples, lists and dictionaries with every tensor changed; other values as they are."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(v, device) for v in value))
+        return type(value)(*(map_tensors(change, v) for v in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(v, device) for v in value)
+        return type(value)(map_tensors(change, v) for v in value)
     if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
+        return {k: map_tensors(change, v) for k, v in value.items()}
     return value
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """The same nested structure with its tensors on ``device``; does not wait for the copies."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def record_stream(value: Any, stream: torch.cuda.Stream) -> None:

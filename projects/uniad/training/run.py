@@ -106,6 +106,8 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
 
 
 def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
+    if options.recompute and options.train.cuda_graph:
+        raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
     said: list[str] = []
 
     def announce(line: str) -> None:
@@ -127,8 +129,6 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     if not options.regularise:
         without_dropout(model)
     if options.recompute:
-        if options.train.cuda_graph:
-            raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
         announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
     trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)

@@ -208,11 +208,10 @@ class Trainer:
         self.data_s += time.perf_counter() - fetch_started
         self.recent.append((self.iteration, host))
         optim.set_learning_rate(self.optimizer, self.schedule.factor(self.iteration))
-        self._seed()
-
         if self.captured is not None:
             total, terms = self.captured(clip, self._seed)
         else:
+            self._seed()
             self.optimizer.zero_grad(set_to_none=True)
             total, terms = self.step_module(clip, self.generator)
             (total * self.loss_scale.scale).backward()

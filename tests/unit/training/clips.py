@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from specs import edit, nano_spec
-from torch import nn
 from uniad.models.uniad import UniAD
 from uniad.spec import ModelSpec
+from uniad.training.regularisation import without_dropout
 from uniad.types import Clip, Frame, Targets
 
 HEIGHT, WIDTH, CAMERAS = 64, 96, 6
@@ -58,11 +58,7 @@ def small_model(spec: ModelSpec, seed: int = 0) -> UniAD:
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
+    without_dropout(model)
     return model
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 from uniad.errors import UserError
-from uniad.training.capture import CapturedStep, clone_tensors, copy_tensors
+from uniad.training.capture import CapturedStep, copy_tensors
+from uniad.training.loader import map_tensors
 from uniad.training.options import TrainOptions, check_graph
 from uniad.types import Tracks
 
@@ -17,7 +18,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 def test_buffers_of_a_clip_are_its_own_and_take_the_next_clip():
     first = {"a": torch.zeros(2), "b": [torch.ones(3), ("text", Tracks(*(torch.full((1,), i) for i in range(8))))]}
-    held = clone_tensors(first)
+    held = map_tensors(torch.Tensor.clone, first)
     first["a"].fill_(7)
     assert held["a"].eq(0).all()
     second = {"a": torch.full((2,), 5.0), "b": [torch.zeros(3), ("other", Tracks(*(torch.full((1,), -i) for i in range(8))))]}

@@ -9,10 +9,10 @@ import train_clip
 import weights
 from specs import tiny_spec
 from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM
-from torch import nn
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip, total_loss
+from uniad.training.regularisation import without_dropout
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,7 @@ def iteration():
     # Twelve slots are enough for this clip and spare the decoder rows.
     spec = tiny_spec(**RANDOM_OFF, model__track__capacity=12).model
     model = weights.fill(UniAD(spec), kind="train").train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
+    without_dropout(model)
     record = train_clip.record()
     losses, out = forward_clip(model, train_clip.clip(record), Criterion(spec))
     total_loss(losses).backward()
