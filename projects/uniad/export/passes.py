@@ -207,4 +207,6 @@ def _layer_norm_nodes(model: onnx.ModelProto, node: onnx.NodeProto, shapes: dict
         built.append(helper.make_node("Add", [last, node.input[2]], [base]))
     elif last != base:
         built.append(helper.make_node("Identity", [last], [base]))
+    for i, part in enumerate(built):
+        part.name = f"{node.name or base}/{part.op_type}_{i}"  # they stay in the layer of the norm
     return built

@@ -15,6 +15,7 @@ import torch
 from uniad.contract import Contract
 from uniad.errors import UserError
 from uniad.export.audit import audit
+from uniad.export.groups import name_nodes
 from uniad.export.passes import decompose_layer_norm, fix_casts, keep_int32_indices, lower_opset
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
@@ -84,7 +85,7 @@ def export_onnx(
             verbose=False,
         )
         _simplify(program.model)
-    graph = keep_int32_indices(fix_casts(program.model_proto))
+    graph = keep_int32_indices(fix_casts(name_nodes(program.model_proto)))
     if plain_layer_norm and opset >= 17:
         graph = decompose_layer_norm(graph)
     graph = lower_opset(graph, opset)
