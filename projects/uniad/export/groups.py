@@ -61,9 +61,9 @@ def layer_groups(model: onnx.ModelProto) -> dict[str, list[str]]:
     nodes = model.graph.node
     names = [node.name for node in nodes]
     if len(set(names)) != len(names) or "" in names:
-        raise UserError("the graph has nodes without a name of their own, so no layers can be told apart; run `make export` again")
+        raise UserError("nodes of this graph have no name of their own, so layers cannot be told apart; run `make export` again")
     if names and not any("/" in name for name in names):
-        raise UserError("the graph does not say which layers its nodes belong to: it is older than these tools; run `make export`")
+        raise UserError("the graph does not say which layers its nodes belong to: it is older than this; run `make export`")
     groups: dict[str, list[str]] = {}
     for name, path in zip(names, _inherit(nodes, [n.partition("/")[0] if "/" in n else None for n in names])):
         groups.setdefault(group_of(path), []).append(name)

@@ -98,5 +98,5 @@ def test_group_of_a_module(path: str, group: str) -> None:
 def test_a_graph_without_layers_or_with_nameless_nodes_is_refused() -> None:
     with pytest.raises(UserError, match="run `make export`"):
         layer_groups(graph([node("Relu", ["x"], "y", name="node_relu")]))
-    with pytest.raises(UserError, match="without a name of their own"):
+    with pytest.raises(UserError, match="have no name of their own"):
         layer_groups(graph([node("Relu", ["x"], "y")]))
