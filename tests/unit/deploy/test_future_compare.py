@@ -99,7 +99,23 @@ def test_a_plan_is_measured_by_the_mean_distance_of_its_positions(contract, sequ
     assert judge(contract, sequence, shift(0.005))[0].ok, "5 mm in one of six positions"
     report, _ = judge(contract, sequence, shift(0.06))
     assert report.worst["plan_m"] == pytest.approx(0.01, rel=1e-3)
-    assert [fault.split(" differs")[0] for fault in report.faults] == ["frame 1: plan_traj"]
+    assert [fault.split(" differs")[0] for fault in report.faults] == ["frame 1: plan_traj", "all frames: plan_traj"]
+    assert report.departed == [(1, "plan_traj"), (FRAMES - 1, "plan_traj")]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_lower_precision_may_shift_one_plan_by_more_than_it_may_shift_all(contract, sequence, precision):
+    def shift(frames, metres):
+        def change(i, out):
+            out["plan_traj"][0, :, 1] += metres if i in frames else 0.0
+            return out
+
+        return judge(contract, sequence, change, precision)[0]
+
+    assert shift([1], 0.05).ok
+    report = shift(range(FRAMES), 0.03)
+    assert report.worst["plan_mean_m"] == pytest.approx(0.03, rel=1e-3)
+    assert [fault.split(" differs")[0] for fault in report.faults] == ["all frames: plan_traj"]
 
 
 def test_agents_that_tie_may_change_slots_with_all_that_is_theirs(contract, sequence):
