@@ -34,7 +34,8 @@ def draw_instances(
     segmentation = np.zeros(grid.shape, dtype=np.int32)
     instance = np.zeros(grid.shape, dtype=np.int32)
     if len(boxes):
-        footprint = corners(torch.from_numpy(np.ascontiguousarray(boxes)))[:, _FOOTPRINT, :2].numpy()
+        # Copied: numpy calls one row of a reversed array contiguous although its stride is negative, torch refuses it
+        footprint = corners(torch.from_numpy(boxes.copy()))[:, _FOOTPRINT, :2].numpy()
         for polygon, number in zip(grid.cell_of(footprint), ids):
             cv2.fillPoly(segmentation, [polygon], 1)
             cv2.fillPoly(instance, [polygon], ID_OF_255 if number == IGNORE else int(number))
