@@ -94,13 +94,19 @@ class TorchRunner(Runner):
 
 
 class OrtRunner(Runner):
-    """onnxruntime on CPU, or on CUDA where its GPU build is installed. ``device``: auto, cpu or cuda."""
+    """onnxruntime on CPU, or on CUDA where its GPU build is installed. ``device``: auto, cpu or cuda.
+
+    ``graph``: a file, or a graph in memory (an ``onnx.ModelProto``).
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, contract: Contract, path: str | Path, threads: int = 0, device: str = "auto") -> None:
+    def __init__(self, contract: Contract, graph: str | Path | Any, threads: int = 0, device: str = "auto") -> None:
         super().__init__(contract)
-        self.path, self.threads, self.device = Path(path), threads, device
+        is_file = isinstance(graph, (str, Path))
+        self.path = Path(graph) if is_file else "the graph in memory"
+        self.source = str(graph) if is_file else graph.SerializeToString()
+        self.threads, self.device = threads, device
         self.session: Any = None
 
     def _open(self) -> None:
@@ -115,7 +121,7 @@ class OrtRunner(Runner):
         wanted = ("CPUExecutionProvider",) if self.device == "cpu" else ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [p for p in wanted if p in available]
         try:
-            self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            self.session = onnxruntime.InferenceSession(self.source, options, providers=providers)
         except Exception as error:  # the package raises several private classes
             raise UserError(
                 f"{self.path}: onnxruntime cannot load it ({str(error).splitlines()[0]}); run `make export`"

@@ -1,0 +1,152 @@
+"""What a lower precision does to the recorded sequence, and which layer groups must keep fp32 so that a tolerance holds.
+
+Effects are measured where they matter, on the whole step with its state fed back: metres of the plan, metres of boxes, objects.
+An error inside a layer says little, since the next norm may remove it, and the state may make it grow from frame to frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import inf, isfinite
+
+import onnx
+
+from uniad.contract import Contract
+from uniad.deploy.compare import TOLERANCES, compare, replay
+from uniad.deploy.runner import OrtRunner
+from uniad.deploy.sequence import Sequence
+from uniad.errors import UserError
+from uniad.export.half import has_halves, rounded
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A candidate against the recorded fp32 step."""
+
+    strain: float  # the largest difference over its limit: up to 1 the tolerance holds
+    boxes_m: float
+    ids: float  # rows, over all frames, whose id or label differs
+    plan_m: float | None = None  # mean over frames of the mean distance of planned positions; None before stage 2
+    worst: dict[str, float] = field(default_factory=dict)  # every row of the tolerance
+    fault: str = ""  # the first
+
+    @property
+    def ok(self) -> bool:
+        return not self.fault
+
+    def to_json(self) -> dict:
+        kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "strain": self.strain}
+        return {k: (round(v, 9) if isfinite(v) else None) for k, v in kept.items() if v is not None}
+
+    def __str__(self) -> str:
+        plan = "" if self.plan_m is None else f"plan {self.plan_m:.1e} m, "
+        return f"{plan}boxes {self.boxes_m:.1e} m, ids {self.ids:.0f}, {self.strain:.2f} of the tolerance"
+
+
+def shortened(sequence: Sequence, frames: int) -> Sequence:
+    """The first frames of a sequence; its last state is only known for all of it."""
+    if frames >= len(sequence):
+        return sequence
+    return Sequence(sequence.feeds[:frames], sequence.expected[:frames], {})
+
+
+def measure(
+    model: onnx.ModelProto, contract: Contract, sequence: Sequence, precision: str, frames: int | None = None, threads: int = 0
+) -> Effect:
+    """Replay (the first ``frames`` of) the sequence through onnxruntime on CPU and judge it by the tolerances of ``precision``.
+
+    Halves are rounded as a device rounds them, see ``half.rounded``.
+    """
+    part = shortened(sequence, frames or len(sequence))
+    outputs = replay(OrtRunner(contract, rounded(model) if has_halves(model) else model, threads=threads, device="cpu"), part)
+    report = compare(outputs, part, contract, "onnxruntime", precision)
+    limit = TOLERANCES[precision]
+    broken = any("non-finite" in fault for fault in report.faults)
+    strains = [value / getattr(limit, row) for row, value in report.worst.items() if 0 < getattr(limit, row) < inf]
+    return Effect(
+        strain=inf if broken else max(strains),
+        boxes_m=report.worst["boxes_m"],
+        ids=report.worst["ids"],
+        plan_m=report.worst.get("plan_mean_m"),
+        worst=report.worst,
+        fault=report.faults[0] if report.faults else "",
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Groups that keep fp32, in the graph's order, and what was measured on the way."""
+
+    kept: tuple[str, ...]
+    effect: Effect  # of what was chosen, over all frames
+    all_lowered: Effect
+    alone: dict[str, Effect]  # group -> effect of lowering it alone; empty where nothing had to be kept
+    without: dict[str, Effect]  # kept group -> effect of lowering it too: why it is kept
+
+
+def choose(
+    groups: Iterable[str],
+    effect_of: Callable[[frozenset[str], bool], Effect],
+    say: Say = lambda line: None,
+    always: Iterable[str] = (),
+) -> Choice:
+    """The groups to keep in fp32, beside ``always``: none if that holds, else as few as a greedy search finds.
+
+    effect_of(kept, quick): the effect of lowering all groups but ``kept``; ``quick`` ones only rank and may use fewer frames.
+    Groups are ranked by the harm that each does alone; the shortest beginning of that list that holds is kept, and of it those
+    are given up again, the harmless first, that can be. So lowering any kept group as well breaks the tolerance. The same
+    measurements give the same choice. Raises UserError where even all of them kept do not hold.
+    """
+    always = frozenset(always)
+    free = [g for g in groups if g not in always]
+    say(f"all of {len(free)} groups lowered:")
+    everything = effect_of(always, False)
+    say(f"  {everything}")
+    if everything.ok:
+        return Choice(tuple(g for g in groups if g in always), everything, everything, {}, {})
+    say(f"  over the tolerance ({everything.fault}); each group alone:")
+    alone = {}
+    for i, group in enumerate(free):
+        alone[group] = effect_of(frozenset(free) - {group} | always, True)
+        say(f"  {i + 1:3d}/{len(free)} {group}: {alone[group]}")
+    ranked = sorted(free, key=lambda g: (-alone[g].strain, free.index(g)))  # of equals the earlier layer: its errors travel on
+    kept, effect = _shortest(ranked, lambda held: effect_of(held | always, False), say)
+    without = {}
+    for group in reversed(ranked[: len(kept)]):
+        tried = effect_of(frozenset(kept) - {group} | always, False)
+        if tried.ok:
+            kept, effect = [g for g in kept if g != group], tried
+            say(f"  {group} need not be kept: {tried}")
+        else:
+            without[group] = tried
+            say(f"  {group} is kept: without, {tried}")
+    order = [g for g in groups if g in always or g in kept]
+    return Choice(tuple(order), effect, everything, alone, without)
+
+
+def _shortest(ranked: list[str], effect_of: Callable[[frozenset[str]], Effect], say: Say) -> tuple[list[str], Effect]:
+    """The shortest beginning of ``ranked`` that holds when kept: doubled until it does, then halved in between."""
+    tried: dict[int, Effect] = {}
+
+    def holds(count: int) -> bool:
+        if count not in tried:
+            tried[count] = effect_of(frozenset(ranked[:count]))
+            say(f"  the worst {count} kept: {tried[count]}")
+        return tried[count].ok
+
+    low, high = 0, 1
+    while not holds(min(high, len(ranked))):
+        if high >= len(ranked):
+            raise UserError(
+                f"no choice of layers holds the tolerance: even with all of them in fp32, {tried[len(ranked)].fault}; "
+                f"see whether the fp32 graph passes `make verify`"
+            )
+        low, high = high, high * 2
+    high = min(high, len(ranked))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return ranked[:high], tried[high]
