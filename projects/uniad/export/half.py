@@ -50,7 +50,7 @@ def lift_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold a BatchNormalization into the convolution before it: variances need more range than half has, their product does not."""
+    """Fold each BatchNormalization into the convolution before it: variances need more range than half has, products do not."""
     weights = {i.name: i for i in model.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -218,7 +218,7 @@ def convert(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A float graph that gives the numbers of a graph with halves: each half is rounded where it is made.
 
-    onnxruntime on CPU computes neighbouring half nodes in float and leaves the roundings, and overflows, between them out; a device
+    onnxruntime on CPU computes neighbouring half nodes in float and leaves out the roundings and overflows between them; a device
     does not. Sums inside an operator are those of float, as devices keep them.
     """
     types = tensor_types(model)

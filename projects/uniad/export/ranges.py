@@ -21,12 +21,12 @@ def with_peaks(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.Mod
     graph, peaks = result.graph, {}
     for name, value in (("peak_infinity", np.inf), ("peak_zero", 0.0)):
         graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
-    for i, tensor in enumerate(tensors):
+    for i, tensor in enumerate(tensors):  # infinities do not count, they are halves as well
         size, finite, kept, peak = (f"peak_{i}_{part}" for part in ("size", "finite", "kept", "of"))
         graph.node.extend(
             [
                 helper.make_node("Abs", [tensor], [size], name=f"glue/{size}"),
-                helper.make_node("Less", [size, "peak_infinity"], [finite], name=f"glue/{finite}"),  # an infinity stays one in half
+                helper.make_node("Less", [size, "peak_infinity"], [finite], name=f"glue/{finite}"),
                 helper.make_node("Where", [finite, size, "peak_zero"], [kept], name=f"glue/{kept}"),
                 helper.make_node("ReduceMax", [kept], [peak], name=f"glue/{peak}", keepdims=0),
             ]
@@ -52,7 +52,7 @@ class _Watched(OrtRunner):
 
 
 def record_peaks(model: onnx.ModelProto, contract: Contract, sequence: Sequence, threads: int = 0) -> dict[str, float]:
-    """Tensor -> largest finite magnitude over the sequence, the state fed back: of all float tensors that nodes make, and inputs."""
+    """Tensor -> largest finite magnitude over the sequence, the state fed back: inputs, and all float tensors that nodes make."""
     types = tensor_types(model)
     empty = {v.name for v in model.graph.value_info if any(d.dim_value == 0 for d in v.type.tensor_type.shape.dim)}
     inputs = [i.name for i in model.graph.input]
