@@ -7,10 +7,12 @@ builds them on a machine without a GPU, as an image build is; FORCE_CUDA=0 leave
 """
 
 import os
+import site
+import sysconfig
 from pathlib import Path
 
 import torch
-from setuptools import find_packages, setup
+from setuptools import Command, find_packages, setup
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 SOURCES = Path("mmdet3d/ops/csrc")
@@ -48,6 +50,38 @@ def extension():
     )
 
 
+class Develop(Command):
+    """Makes this folder importable where it is.
+
+    setuptools' own hands over to pip since version 80, and pip builds in an environment of its own, which has no torch.
+    """
+
+    description = "compile the operators and let Python find this folder"
+    user_options = [("user", None, "for the calling user"), ("install-dir=", "d", "in this folder of packages")]
+    boolean_options = ["user"]
+
+    def initialize_options(self):
+        self.user = False
+        self.install_dir = None
+
+    def finalize_options(self):
+        if self.install_dir is None:
+            # A virtual environment does not read the user's packages
+            for_user = self.user and site.ENABLE_USER_SITE
+            self.install_dir = site.getusersitepackages() if for_user else sysconfig.get_paths()["purelib"]
+
+    def run(self):
+        self.run_command("build_ext")  # nothing more where `build` has just done it
+        self.get_finalized_command("build_ext").copy_extensions_to_source()
+        here, path = Path(__file__).resolve().parent, Path(self.install_dir) / "uniad_mmdet3d.pth"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{here}\n")
+        except OSError as cause:
+            raise SystemExit(f"error: {path} cannot be written ({cause.strerror}): develop --user") from None
+        print(f"Installed {here}, found by {path}")
+
+
 setup(
     name="uniad-mmdet3d",
     version=VERSION,
@@ -56,6 +90,6 @@ setup(
     packages=find_packages(include=["mmdet3d", "mmdet3d.*"]),
     python_requires=">=3.8",
     ext_modules=[extension()],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": BuildExtension, "develop": Develop},
     zip_safe=False,
 )
