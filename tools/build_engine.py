@@ -29,7 +29,7 @@ def main() -> None:
     import torch
     from uniad.deploy.builder import BuildOptions, build_engine
     from uniad.deploy.card import write_card
-    from uniad.deploy.verify import verify_engine
+    from uniad.deploy.verify import locate_command, verify_engine
 
     options = BuildOptions(
         backend=args.backend,
@@ -56,7 +56,10 @@ def main() -> None:
     if not report.ok:
         args.out.unlink()
         Path(f"{args.out}.json").unlink(missing_ok=True)
-        raise UserError(f"{args.out}: built, but wrong on this GPU and therefore removed: {report.faults[0]}")
+        raise UserError(
+            f"{args.out}: built, but wrong on this GPU and therefore removed: {report.faults[0]}; to find the first tensor that "
+            f"departs: {locate_command(args.onnx, args.backend, args.precision)}"
+        )
     latency = None
     if args.backend == "trtexec":
         from uniad.deploy.trtexec_runner import measure

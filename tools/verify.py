@@ -17,6 +17,12 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--engine", type=Path, help="engine file, for the TensorRT backends")
     p.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="row of the tolerance table")
     p.add_argument("--checkpoint", type=Path, help="checkpoint for the torch backend (default: the card's)")
+    p.add_argument(
+        "--locate",
+        default="auto",
+        choices=("auto", "always", "never"),
+        help="on a failure find the first tensor that departs; auto: where that takes seconds (onnxruntime)",
+    )
     p.add_argument("--out", type=Path, help="JSON report (default: ONNX.verify.json)")
     return p.parse_args()
 
@@ -47,8 +53,25 @@ def main() -> int:
             print("  no track was reported in this sequence, so boxes and ids were not put to the test: train longer")
         for fault in report.faults[:5]:
             print(f"  {fault}", file=sys.stderr)
+        if not report.ok and backend.strip() != "torch":  # torch runs no graph, so there is none to take apart
+            locate(args, backend.strip())
     write_report(args.out or Path(f"{args.onnx}.verify.json"), reports)
     return 0 if all(r.ok for r in reports) else 1
+
+
+def locate(args: argparse.Namespace, backend: str) -> None:
+    """Find what is wrong, or say how to."""
+    from uniad.deploy.backends import BuildOptions
+    from uniad.deploy.verify import locate_command, locate_fault
+
+    command = locate_command(args.onnx, backend, args.precision)
+    if args.locate == "never" or (args.locate == "auto" and backend != "onnxruntime"):
+        print(f"  to find the first tensor that departs: {command}", file=sys.stderr)
+        return
+    options = BuildOptions(backend=backend, precision=args.precision)
+    finding = locate_fault(args.onnx, options, say=lambda line: print(f"  {line}", flush=True))
+    for line in finding.lines():
+        print(f"  {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ class Side:
 
     def gives(self, tensor: str) -> bool:
         """Whether this graph has that tensor, to be laid open."""
-        return tensor in self.graph.producer and tensor in self.graph.kinds
+        made = tensor in self.graph.producer or tensor in self.graph.constant
+        return made and tensor in self.graph.kinds
 
     @contextmanager
     def opened(self, tensors: Sequence[str], inputs: Sequence[str] | None = None) -> Iterator[Run]:
