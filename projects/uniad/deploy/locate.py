@@ -60,6 +60,7 @@ class Finding:
     limit: Limits | None = None
     reason: str = ""
     until: str | None = None  # of a range: its last tensor
+    nodes: list[str] = field(default_factory=list)  # of a range
     notes: list[str] = field(default_factory=list)
     probes: int = 0
     seconds: float = 0.0
@@ -306,7 +307,7 @@ class _Search:
         finding.tensor, finding.node, finding.op_type, finding.error = tensor, node.name, node.op_type, found[tensor]
         finding.module = node.name.partition("/")[0] if "/" in node.name else GLUE
         finding.group = group_of(finding.module)
-        finding.candidate_type = self.candidate.graph.kinds[tensor].type_name
+        finding.candidate_type = self.candidate.type_of(tensor)
         finding.inputs = {t: found[t] for t in self.graph.reads(self.graph.producer[tensor]) if t in found}
         finding.alone = self._alone(tensor)
         finding.reason = _reason(finding)
@@ -340,6 +341,7 @@ class _Search:
     def _range(self, rest: list[int], targets: list[str], finding: Finding, reason: str) -> Finding:
         names = [self.graph.nodes[i].name for i in rest]
         finding.verdict, finding.reason = "range", f"{reason} (nodes {names[0]} to {names[-1]}, {len(names)} of them)"
+        finding.nodes = names
         before = self.graph.reads(rest[0])
         finding.tensor, finding.until = (before[0] if before else None), targets[0]
         finding.module = self.graph.nodes[rest[-1]].name.partition("/")[0]
@@ -362,6 +364,9 @@ def _reason(f: Finding) -> str:
     if error.infinite or error.nan:
         if half and error.reference_max > HALF_MAX:
             return f"it overflows fp16: |x| = {error.reference_max:.3g}, the largest half is {HALF_MAX:g}; keep {f.group} in fp32"
+        large = next((name for name, e in f.inputs.items() if e.reference_max > HALF_MAX), None)
+        if half and large:
+            return f"its input {large} is more than fp16 holds: |x| = {f.inputs[large].reference_max:.3g}; keep {f.group} in fp32"
         what = "infinite" if error.infinite else "not a number"
         inside = "; something inside this operator overflows fp16" if half else ""
         return f"it is {what} where the reference has at most |x| = {error.reference_max:.3g}{inside}"

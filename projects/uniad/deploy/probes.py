@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from uniad.contract import Contract, Port
 from uniad.deploy.backends import BuildOptions, backend
 from uniad.errors import UserError
+from uniad.export.half import has_halves, rounded
 from uniad.export.passes import opset_of
 
 Arrays = dict[str, np.ndarray]
@@ -146,27 +147,40 @@ class Side:
     cheap = True  # whether a probe costs seconds rather than a build of minutes
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = Graph(model)
+        self.graph = self.given = Graph(model)  # what is run, and what it stands for
         self.builds = 0
 
     def gives(self, tensor: str) -> bool:
         """Whether this graph has that tensor, to be laid open."""
-        made = tensor in self.graph.producer or tensor in self.graph.constant
-        return made and tensor in self.graph.kinds
+        name = self.called(tensor)
+        return (name in self.graph.producer or name in self.graph.constant) and name in self.graph.kinds
+
+    def called(self, tensor: str) -> str:
+        """The name of the reference's tensor in this graph: a mixed graph computes NAME_half where it computes in half."""
+        half = f"{tensor}_half"
+        index = self.given.producer.get(half)
+        if index is None or list(self.given.nodes[index].input) == [tensor]:  # the latter is a rounded copy
+            return tensor
+        return half
+
+    def type_of(self, tensor: str) -> str:
+        return self.given.kinds[self.called(tensor)].type_name
 
     @contextmanager
     def opened(self, tensors: Sequence[str], inputs: Sequence[str] | None = None) -> Iterator[Run]:
         """A function from feeds to those tensors. ``inputs``: where the part begins (default: the graph's own inputs)."""
-        probe = cut_out(self.graph, self.graph.inputs if inputs is None else inputs, tensors)
+        names = {self.called(tensor): tensor for tensor in (*(inputs or ()), *tensors)}
+        begin = self.graph.inputs if inputs is None else [self.called(tensor) for tensor in inputs]
+        probe = cut_out(self.graph, begin, [self.called(tensor) for tensor in tensors])
         self.builds += 1
         with self._running(probe) as run:
 
             def call(feeds: Mapping[str, np.ndarray]) -> Arrays:
                 given = {}
                 for tensor, (name, kind) in probe.inputs.items():
-                    given[name] = np.ascontiguousarray(feeds[tensor], dtype=_PLAIN[kind.elem])
+                    given[name] = np.ascontiguousarray(feeds[names.get(tensor, tensor)], dtype=_PLAIN[kind.elem])
                 got = run(given)
-                return {tensor: got[name] for tensor, (name, _) in probe.outputs.items()}
+                return {names[tensor]: got[name] for tensor, (name, _) in probe.outputs.items()}
 
             yield call
 
@@ -181,6 +195,8 @@ class OrtSide(Side):
 
     def __init__(self, model: onnx.ModelProto, optimise: bool = True, threads: int = 0, name: str = "onnxruntime") -> None:
         super().__init__(model)
+        if has_halves(model):  # this runtime leaves out roundings and overflows between neighbours; a device does not
+            self.graph = Graph(rounded(model))
         self.optimise, self.threads, self.name = optimise, threads, name
 
     @contextmanager
