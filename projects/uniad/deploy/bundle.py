@@ -29,6 +29,7 @@ MODULES = (
     "deploy/jetpack",
     "deploy/lanes",
     "deploy/map_compare",
+    "deploy/object_match",
     "deploy/ondevice",
     "deploy/trtexec",
 )

@@ -18,13 +18,18 @@ Outputs = Mapping[str, np.ndarray]
 FREE, NO_ROW = -1, -2
 
 
-def compare_future(got: Outputs, want: Outputs, limit: Tolerance) -> Iterator[tuple[str, str, float]]:
-    """(tensor, row of the tolerance, value) of every check. Tensors are those of the contract, with a leading axis of 1."""
+def compare_future(
+    got: Outputs, want: Outputs, limit: Tolerance, comparable: np.ndarray | None = None
+) -> Iterator[tuple[str, str, float]]:
+    """(tensor, row of the tolerance, value) of every check. Tensors are those of the contract, with a leading axis of 1.
+
+    comparable: [R] detection rows that hold the same object in both; all where None.
+    """
     rows = want["score"].shape[-1]
     g, w = (_slots_by_row(x, rows) for x in (got, want))
     yield "agent_valid", "ids", float(abs(int((got["agent_valid"] != 0).sum()) - int((want["agent_valid"] != 0).sum())))
     yield "agent_row", "ids", float(((g >= 0) != (w >= 0)).sum())
-    both = np.flatnonzero((g >= 0) & (w >= 0))
+    both = np.flatnonzero((g >= 0) & (w >= 0) & (True if comparable is None else comparable))
     g, w = g[both], w[both]  # the same agents in the order of their rows
     yield "agent_id", "ids", float((got["agent_id"][0][g] != want["agent_id"][0][w]).sum())
     # The ego car has its place; before it, the best come first.
