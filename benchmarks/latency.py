@@ -12,6 +12,7 @@ given. Each mode has a process of its own: one that fails prints one line. Error
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -146,6 +147,8 @@ def run_mode(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace
     ready_s = time.perf_counter() - begun
     starts = [p.name for p in contract.frame].index("scene_start")
     took, kept = [], {name: [] for name in (*KEPT, "occ_seg") if name in step.outputs}
+    gc.collect()
+    gc.freeze()
     with torch.no_grad():
         for number in range(args.frames):
             frame = frames[number % len(frames)]

@@ -100,6 +100,7 @@ class ResidentStep:
         self.reset()
         if device == "cuda":
             set_tf32(precision == "tf32")
+            torch.backends.cudnn.benchmark = way != "eager"  # shapes are fixed: convolutions are timed once
         if precision != "fp32":  # where tensor cores are used, they want channels last
             for part in (model.img_backbone, model.img_neck):
                 part.to(memory_format=torch.channels_last)

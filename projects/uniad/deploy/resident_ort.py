@@ -60,6 +60,9 @@ class ResidentOrt:
         self.state = [self._input[f"state_{p.name}"] for p in contract.state]
         self._next = [self._output[f"next_{p.name}"] for p in contract.state]
         self.outputs: dict[str, Tensor] = {p.name: self._output[p.name] for p in contract.outputs}
+        if self.captured:
+            for _ in range(2):  # it records in its first runs, and only then says what cannot be recorded
+                self.run()
         self.reset()
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
