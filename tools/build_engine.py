@@ -29,7 +29,8 @@ def main() -> None:
     import torch
     from uniad.deploy.builder import BuildOptions, build_engine
     from uniad.deploy.card import write_card
-    from uniad.deploy.verify import locate_command, verify_engine
+    from uniad.deploy.locate_recorded import locate_command
+    from uniad.deploy.verify import verify_engine
 
     options = BuildOptions(
         backend=args.backend,

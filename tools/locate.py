@@ -22,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("onnx", type=Path, help="the exported graph, its card and recorded sequence beside it")
     p.add_argument("--backend", default="onnxruntime", help="onnxruntime, tensorrt_rtx, tensorrt or trtexec")
     p.add_argument("--candidate", type=Path, help="the same graph in lower precision, to be run instead of ONNX by the back end")
-    p.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="row of the tolerance table")
+    p.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="row of the tolerance table (default: the card's, else fp32)"
+    )
     p.add_argument("--workspace-gib", type=float, default=4.0, help="memory that a build may take")
     p.add_argument("--timing-cache", default="", help="file that builds read and add to (tensorrt, trtexec): makes them shorter")
     p.add_argument("--memory-mib", type=int, default=1024, help="memory for the tensors laid open at a time")
@@ -33,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from uniad.deploy.backends import BACKENDS, BuildOptions
-    from uniad.deploy.verify import locate_fault
+    from uniad.deploy.locate_recorded import locate_fault, precision_of
     from uniad.files import atomic_path
 
     if args.backend not in ("onnxruntime", *BACKENDS):
@@ -41,7 +43,10 @@ def main() -> int:
     if args.memory_mib < 1:
         raise UserError(f"--memory-mib {args.memory_mib}: should be at least 1")
     options = BuildOptions(
-        backend=args.backend, precision=args.precision, workspace_gib=args.workspace_gib, timing_cache=args.timing_cache
+        backend=args.backend,
+        precision=args.precision or precision_of(args.onnx),
+        workspace_gib=args.workspace_gib,
+        timing_cache=args.timing_cache,
     )
     finding = locate_fault(
         args.onnx, options, candidate=args.candidate, memory_mib=args.memory_mib, say=lambda line: print(line, flush=True)

@@ -62,7 +62,7 @@ def main() -> int:
 def locate(args: argparse.Namespace, backend: str) -> None:
     """Find what is wrong, or say how to."""
     from uniad.deploy.backends import BuildOptions
-    from uniad.deploy.verify import locate_command, locate_fault
+    from uniad.deploy.locate_recorded import locate_command, locate_fault
 
     command = locate_command(args.onnx, backend, args.precision)
     if args.locate == "never" or (args.locate == "auto" and backend != "onnxruntime"):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from uniad.contract import CONTRACT_VERSION, Contract, contract_for
 from uniad.deploy import sequence as recorded
@@ -15,15 +11,10 @@ from uniad.deploy.backends.python import load_backend
 from uniad.deploy.card import read_card, sequence_path
 from uniad.deploy.compare import Report, compare, replay
 from uniad.deploy.identity import check_identity, this_device
-from uniad.deploy.lanes import finish_lanes
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.spec import load_spec
-
-if TYPE_CHECKING:
-    from uniad.deploy.backends import BuildOptions
-    from uniad.deploy.locate import Finding, Replay
 
 
 def contract_of(onnx_path: str | Path) -> tuple[dict, Contract]:
@@ -74,65 +65,6 @@ def _runner(
             check_identity(engine, built, load_backend(backend).__version__, this_device())
         return TensorRtRunner(contract, engine, backend)
     raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-
-
-def locate_fault(
-    onnx_path: str | Path,
-    options: BuildOptions,
-    *,
-    candidate: str | Path | None = None,
-    memory_mib: int = 1024,
-    say: Callable[[str], None] = print,
-) -> Finding:
-    """The first tensor at which ``options.backend`` (onnxruntime, or one that builds) departs from onnxruntime in fp32.
-
-    ``candidate``: another version of the graph that the back end is given, such as one of lower precision.
-    """
-    import onnx
-
-    from uniad.deploy.locate import locate
-    from uniad.deploy.probes import EngineSide, OrtSide
-
-    card, contract = contract_of(onnx_path)
-    if card.get("sampling") == "plugin":
-        raise UserError(f"{onnx_path}: onnxruntime has no such plugin, so it is no reference; export with --sampling gather")
-    sequence = recorded.load(sequence_path(onnx_path), contract)
-    model = onnx.load(str(onnx_path))
-    other = model
-    if candidate is not None:
-        if not Path(candidate).is_file():
-            raise UserError(f"{candidate}: no such file; it should be another version of {onnx_path}")
-        other = onnx.load(str(candidate))
-    side = OrtSide(other) if options.backend == "onnxruntime" else EngineSide(other, options)
-    reference = OrtSide(model, optimise=False, name="reference")
-    return locate(reference, side, replay_of(contract, sequence, options.precision), options.precision,
-                  memory_mib=memory_mib, say=say)  # fmt: skip
-
-
-def replay_of(contract: Contract, sequence: recorded.Sequence, precision: str) -> Replay:
-    """What locating a fault asks of a recorded sequence: its frames, and our limits on the outputs of a single one."""
-    from uniad.deploy.locate import Replay
-
-    def wrong(got: dict, want: dict, end_state: dict, row: str) -> list[str]:
-        broken = [name for name, value in got.items() if not np.isfinite(value).all()]
-        if broken:
-            return broken
-        said = [finish_lanes(side, contract.map_merge) for side in (got, want)]
-        report = compare(said[:1], recorded.Sequence([{}], said[1:], end_state), contract, "", row)
-        return [name for name in dict.fromkeys(tensor for _, tensor in report.departed) if name in contract.output_names]
-
-    return Replay(
-        feeds=sequence.feeds,
-        state=contract.initial_state(),
-        carry=contract.carry,
-        judge=lambda got, want: wrong(got, want, {p.name: want[f"next_{p.name}"] for p in contract.state}, precision),
-        recorded=lambda i, want: wrong(want, {**want, **sequence.expected[i]}, {}, "fp32"),
-    )
-
-
-def locate_command(onnx_path: str | Path, backend: str, precision: str) -> str:
-    """What a person types to find the tensor that is wrong."""
-    return f"python tools/locate.py {onnx_path} --backend {backend} --precision {precision}"
 
 
 def write_report(path: str | Path, reports: list[Report]) -> None:

@@ -15,8 +15,8 @@ from uniad.contract import contract_for
 from uniad.deploy.backends import BuildOptions
 from uniad.deploy.difference import Limits, difference
 from uniad.deploy.locate import Replay, locate
+from uniad.deploy.locate_recorded import replay_of
 from uniad.deploy.probes import EngineSide, OrtSide
-from uniad.deploy.verify import replay_of
 from uniad.errors import UserError
 from uniad.export.half import convert
 
