@@ -17,6 +17,7 @@ if [[ -z $engine ]]; then
   command -v dockerd > /dev/null && command -v docker > /dev/null || none "no container engine is installed"
   mkdir -p "$cache"
   run=$(mktemp -d)
+  chmod 711 "$run"  # tests call the engine as an ordinary user of its group, too
   export DOCKER_HOST=unix://$run/docker.sock
   # A group of its own: Ctrl-C here must not take it before the containers.
   setsid dockerd --data-root "$cache/docker" --exec-root "$run/exec" --pidfile "$run/pid" --host "$DOCKER_HOST" > "$run/log" 2>&1 < /dev/null &

@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.conftest import git
@@ -45,20 +48,60 @@ SETUP = "from setuptools import setup\nsetup(name='uniad-mmdet3d', version='1', 
 TEST = "import sys, tqdm, mmdet3d\nprint('evaluated', sys.argv[1], open(sys.argv[2]).read())\n"
 
 
+# An ordinary person, neither root nor in the image
+SOMEBODY = 54321
+
+
+def whoever_types_make(engine: str) -> dict[str, Any]:
+    """For subprocess: somebody who may use the engine but is not root. podman gives every user an engine of their own, so
+    there, and where the tests are an ordinary user's anyway, make runs as the tests do."""
+    if os.getuid() or engine != "docker":
+        return {}
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    groups = [os.stat(host.removeprefix("unix://")).st_gid] if host.startswith("unix://") else []
+    return {"user": SOMEBODY, "group": SOMEBODY, "extra_groups": groups}
+
+
+def python_of(person: dict[str, Any]) -> str:
+    """An interpreter that they may run: root's own often lies where nobody else looks."""
+    for python in (sys.executable, shutil.which("python3", path=os.defpath)):
+        try:
+            subprocess.run([python, "-c", ""], check=True, capture_output=True, **person)
+            return python
+        except (OSError, TypeError, subprocess.CalledProcessError):
+            continue
+    pytest.skip("an ordinary user finds no Python here")
+
+
 @dataclass
 class Machine:
     root: Path
     engine: str
     settings: tuple[str, ...]
+    person: dict[str, Any]
+
+    @property
+    def uid(self) -> int:
+        return self.person.get("user", os.getuid())
+
+    def owners(self) -> set[int]:
+        """Whose files there are in the checkout and beside it."""
+        return {path.lstat().st_uid for path in [self.root.parent, *self.root.parent.rglob("*")]}
+
+    def start(self, *goals: str, **more: Any) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"HOME": str(self.root.parent)}
+        return subprocess.Popen(
+            self.command(*goals), cwd=self.root, env={**env, **more.pop("env", {})}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, text=True, **self.person, **more,
+        )  # fmt: skip
 
     def command(self, *goals: str) -> list[str]:
         return ["make", *self.settings, *goals]
 
     def make(self, *goals: str) -> subprocess.CompletedProcess[str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-        return subprocess.run(
-            self.command(*goals), cwd=self.root, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1500
-        )
+        process = self.start(*goals, stderr=subprocess.PIPE)
+        out, error = process.communicate(timeout=1500)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
     def containers(self) -> list[str]:
         command = [self.engine, "ps", "--all", "--format", "{{.ID}} {{.Image}}"]
@@ -67,11 +110,16 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine() -> Iterator[Machine]:
     engine, base = os.environ.get("TEST_ENGINE"), os.environ.get("TEST_BASE")
     if not engine or not base:
         pytest.skip("needs a container engine: make test-containers")
-    upstream = tmp_path_factory.mktemp("upstream")
+    person = whoever_types_make(engine)
+    python = python_of(person)
+    # pytest's own folders are closed to others
+    place = Path(tempfile.mkdtemp(prefix="uniad-"))
+    upstream = place / "upstream"
+    upstream.mkdir()
     git(upstream, "init", "-q")
     for name, text in {
         "tools/train.py": TRAIN, "tools/test.py": TEST, "projects/mmdet3d_plugin/__init__.py": "", "sources/x": "x",
@@ -82,7 +130,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     git(upstream, "add", "-A")
     git(upstream, "commit", "-qm", "pinned")
 
-    root = tmp_path_factory.mktemp("machine") / "repo"
+    root = place / "repo"
     root.mkdir()
     lay_tree(root)
     shutil.copytree(REPO / "docker", root / "docker")
@@ -96,10 +144,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    # The stand-in for native tools makes the dataset; everything below runs for real.
-    return Machine(root, engine, (
+    settings = (
         "VARIANT=tiny", "STACK=torch1.12", f"RUNTIME={engine}", "TOOLS_RUNTIME=host", "DATASET=synthetic", "GPUS=0",
         "MAX_ITERS=2",
-        f"HOST_PYTHON={sys.executable}", f"UNIAD_GIT_URL={upstream}", f"UNIAD_COMMIT={git(upstream, 'rev-parse', 'HEAD')}",
+        f"HOST_PYTHON={python}", f"UNIAD_GIT_URL={upstream}", f"UNIAD_COMMIT={git(upstream, 'rev-parse', 'HEAD')}",
         "IMAGE_TAG.torch1.12=uniad_test", f"TORCH112_BASE={base}", "TORCH112_INDEX_URL=none",
-    ))  # fmt: skip
+    )  # fmt: skip
+    if person:
+        subprocess.run(["chown", "-R", f"{person['user']}:{person['group']}", str(place)], check=True)
+    # The stand-in for native tools makes the dataset; everything below runs for real.
+    yield Machine(root, engine, settings, person)
+    shutil.rmtree(place)

@@ -14,58 +14,33 @@ from containers.conftest import Machine
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]
 
-# Somebody who is neither root nor in the image
-NOBODY = 54321
 
-
-def owners(root: Path) -> set[int]:
-    return {path.lstat().st_uid for path in [root, *root.rglob("*")]}
-
-
-def as_somebody(machine: Machine) -> tuple[str, ...]:
-    """As root, containers get another user, who owns the training tree; a person's are mapped to that person anyway."""
-    if os.getuid():
-        return ()
-    for work in ("stage1_track_map/tiny_imgx0.25_track_map", "stage2_e2e/tiny_imgx0.25_e2e"):
-        (machine.root / "UniAD_train/UniAD/projects/work_dirs" / work).mkdir(parents=True, exist_ok=True)
-    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(machine.root / "UniAD_train")], check=True)
-    return (f"UID={NOBODY}", f"GID={NOBODY}")
-
-
-def test_from_clone_to_evaluation(machine: Machine):
-    done = machine.make("image", "overlay")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    person = as_somebody(machine)
-    # git asks whose a tree is
-    os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0="*")
-    done = machine.make("train", "eval", *person)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    uid = NOBODY if person else os.getuid()
-    written = (machine.root / "UniAD_train/UniAD/projects/work_dirs/stage2_e2e/tiny_imgx0.25_e2e/iter_2.pth")
-    assert written.read_text() == f"{uid} /home/uniad" and written.stat().st_uid == uid
+def test_from_clone_to_evaluation_and_every_file_is_the_callers(machine: Machine):
+    uid = machine.uid
+    for goal in ("image", "clone", "patch", "overlay", "compile", "train", "eval"):
+        done = machine.make(goal)
+        assert done.returncode == 0, f"{goal}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert machine.owners() == {uid}, goal
+    written = machine.root / "UniAD_train/UniAD/projects/work_dirs/stage2_e2e/tiny_imgx0.25_e2e/iter_2.pth"
+    assert written.read_text() == f"{uid} /home/uniad"
     assert f"evaluated ./projects/configs/stage2_e2e/tiny_imgx0.25_e2e.py {uid} /home/uniad" in done.stdout
     assert (machine.root / "ckpts/tiny_imgx0.25_e2e_ep20.pth").is_file()
     assert list((machine.root / "UniAD_train/home").rglob("uniad-mmdet3d.egg-link")), "develop --user stays between containers"
-    if not person:
-        assert owners(machine.root) == {uid}
     assert machine.containers() == []
 
 
 def test_a_second_run_does_nothing(machine: Machine):
-    person = () if os.getuid() else (f"UID={NOBODY}", f"GID={NOBODY}")
-    done = machine.make("train", *person)
+    done = machine.make("train")
     assert done.returncode == 0 and "docker run" not in done.stdout and " build --tag" not in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_leaves_no_container(machine: Machine, number: int):
-    person = () if os.getuid() else (f"UID={NOBODY}", f"GID={NOBODY}")
-    (machine.root / "UniAD_train/UniAD/data/wait").touch()
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-    process = subprocess.Popen(
-        machine.command("train-stage1", f"CFG_OPTIONS=x={number}", *person), cwd=machine.root, env={**env, "STOP_SECONDS": "3"},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    wait = machine.root / "UniAD_train/UniAD/data/wait"
+    wait.touch()
+    process = machine.start(
+        "train-stage1", f"CFG_OPTIONS=x={number}", env={"STOP_SECONDS": "3"}, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
         lines = []
         for line in process.stdout:
@@ -82,9 +57,10 @@ def test_an_interrupted_training_leaves_no_container(machine: Machine, number: i
             time.sleep(0.2)
         assert machine.containers() == []
     finally:
-        (machine.root / "UniAD_train/UniAD/data/wait").unlink()
+        wait.unlink()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
+    assert machine.owners() == {machine.uid}
 
 
 def test_an_engine_without_gpus_is_one_line(machine: Machine):
