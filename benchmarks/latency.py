@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -53,23 +55,25 @@ def store_frames(spec: Spec, contract: Contract, count: int, path: Path) -> tupl
     from uniad.deploy.sequence import quantise_images
     from uniad.deploy.sources import DatasetFrames
 
-    dataset, rows, scenes = DatasetFrames(spec.data, "val", threads=6), [], 0
-    while len(rows) < count:
+    dataset, jobs, scenes = DatasetFrames(spec.data, "val"), [], 0
+    while len(jobs) < count:
         try:
             scene = dataset.scene(str(scenes))
         except UserError:
             if not scenes:
                 raise
             break
-        start_s = None
-        for shot in scene:
-            start_s = shot.sensors.time_s if start_s is None else start_s
-            frame = prepare(shot.sensors, spec.data, start_s, shot.number == 0)
-            pixels = torch.from_numpy(quantise_images(frame.img, spec.data.image))
-            rows.append([pixels, *pack_frame(contract, frame)[1:]])
-            if len(rows) == count:
-                break
+        start_s = dataset.shot(scene.keys[0], 0).sensors.time_s
+        jobs += [(key, number, start_s) for number, key in enumerate(scene.keys)]
         scenes += 1
+
+    def row(job: tuple[int, int, float]) -> list[torch.Tensor]:
+        key, number, start_s = job
+        frame = prepare(dataset.shot(key, number).sensors, spec.data, start_s, number == 0)
+        return [torch.from_numpy(quantise_images(frame.img, spec.data.image)), *pack_frame(contract, frame)[1:]]
+
+    with ThreadPoolExecutor(min(12, os.cpu_count() or 1)) as pool:
+        rows = list(pool.map(row, jobs[:count]))
     if not rows:
         raise UserError(f"{spec.data.ann_file_val} has no frames")
     torch.save(rows, path)
