@@ -331,6 +331,9 @@ def check(args: argparse.Namespace) -> None:
     for path in (*args.onnx, *([args.checkpoint] if args.checkpoint else [])):
         if not Path(path).exists():
             raise UserError(f"{path}: no such file")
+    stems = [Path(path).stem for path in args.onnx]
+    if len(set(stems)) < len(stems):
+        raise UserError(f"two of --onnx are called {max(stems, key=stems.count)}: rows are labelled by file name, rename one")
     faulty = [pair for pair in args.inductor if "=" not in pair]
     if faulty:
         raise UserError(f"--inductor {faulty[0]!r}: give KEY=JSON, e.g. max_autotune=true")
@@ -401,7 +404,7 @@ def main() -> int:
     for label, row in rows.items():
         if row.get("kept_fp32"):
             print(f"\n{label}: layers with fp32 weights: {', '.join(row['kept_fp32'])}")
-        if "captured" in row:
+        if "captured" in row and label.startswith("ort-cuda"):
             nodes = row.get("nodes_on_cpu")
             print(f"\n{label}: " + ("one CUDA graph" if row["captured"] else f"no CUDA graph; nodes on the CPU: {nodes}"))
     text = json.dumps(report, indent=1)

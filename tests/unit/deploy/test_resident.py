@@ -141,6 +141,7 @@ def test_onnxruntime_feeds_its_own_state_back(tmp_path) -> None:
         (["--modes", "fast"], "unknown mode 'fast': choose eager-fp32"),
         (["--frames", "0"], "--frames 0: give a number from 1 on"),
         (["--onnx", "nowhere.onnx"], "nowhere.onnx: no such file"),
+        (["--onnx", __file__, "--onnx", __file__], "two of --onnx are called test_resident"),
         (["--checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--inductor", "fast"], "--inductor 'fast': give KEY=JSON"),
         (["--data-root", "nowhere", "--info-root", "nowhere"], "nuscenes_infos_temporal_val.pkl does not exist"),
