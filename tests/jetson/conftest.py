@@ -24,6 +24,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy(tmp_path_factory.mktemp("toy") / Path(ONNX).name)
 
 
+@pytest.fixture(scope="session")
+def lowered_toy(toy: Path) -> Path:
+    """The toy in fp16."""
+    from uniad.deploy.lower import lowered_name, write_lowered
+
+    write_lowered(toy, lowered_name(toy), say=lambda line: None, threads=1)
+    return lowered_name(toy)
+
+
 @pytest.fixture
 def own_toy(toy: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
@@ -94,7 +103,8 @@ def tree(tmp_path: Path, toy: Path, device: Device) -> JetsonTree:
     lay_tree(root)
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    shutil.copy(REPO / "tools" / "jetson_engine.py", root / "tools")
+    for tool in ("jetson_engine.py", "lower_onnx.py"):
+        shutil.copy(REPO / "tools" / tool, root / "tools")
     (root / "onnx").mkdir()
     for file in toy.parent.glob(f"{toy.stem}*"):
         shutil.copy(file, root / "onnx" / file.name)

@@ -24,7 +24,9 @@ if VERSION < 8600:
 else:
     KNOWN |= {"dumpRawBindingsToFile"}
 if VERSION < 110000:
-    KNOWN |= {"fp16", "int8", "best"}
+    KNOWN |= {"fp16", "int8", "best", "precisionConstraints", "layerPrecisions"}
+if VERSION >= 100000:
+    KNOWN |= {"stronglyTyped"}
 
 
 def fail(reason: str) -> None:

@@ -39,7 +39,9 @@ def test_builds_verifies_and_times_there_and_brings_engine_and_card_back(tree, d
     assert tree.build()[0] == 0 and device.trtexec.calls() == []
     assert tree.build("PRECISION=fp16")[0] == 0
     (words,) = device.trtexec.builds()
-    assert "--fp16" in words and "--noTF32" not in words
+    assert "--stronglyTyped" in words and "--noTF32" not in words and "--fp16" not in words
+    card = json.loads((tree.root / ENGINE.replace("fp32", "fp16")).with_suffix(".engine.json").read_text())
+    assert card["precision_of_groups"] == {"glue": "fp32", "img_neck": "fp16"}
 
 
 def test_an_engine_with_wrong_numbers_is_rejected_there(tree, device):

@@ -17,6 +17,7 @@ from uniad.export.to_onnx import TARGETS
 from tests.jetson.toy import write_toy
 
 NEW_HELP = "--skipInference --dumpRawBindingsToFile --noTF32"
+TYPED_HELP = f"{NEW_HELP} --stronglyTyped"
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,17 @@ def test_versions_are_read_from_the_banner(number, version):
         ((8, 5, 2), "fp32", ["--noTF32", "--buildOnly"], ["--fp16", "--skipInference"]),
         ((8, 5, 2), "fp16", ["--fp16", "--buildOnly"], ["--noTF32", "--int8"]),
         ((8, 6, 2), "int8", ["--int8", "--fp16", "--skipInference"], ["--noTF32", "--best"]),
-        ((10, 3, 0), "fp16", ["--fp16"], ["--best"]),
+        ((10, 3, 0), "fp16", ["--stronglyTyped"], ["--best", "--fp16"]),
+        ((11, 1, 0), "fp16", [], ["--best", "--fp16", "--stronglyTyped", "--noTF32"]),
         ((10, 13, 3), "int8", ["--int8", "--fp16"], ["--best"]),
         ((11, 1, 0), "fp32", ["--noTF32"], ["--fp16"]),
         ((11, 1, 0), "int8", [], ["--int8", "--fp16", "--best", "--noTF32"]),
     ],
 )
 def test_each_release_gets_the_flags_that_it_knows(version, precision, has, has_not):
-    tool = trtexec.Trtexec("trtexec", version, NEW_HELP if version >= (8, 6) else "--buildOnly")
+    tool = trtexec.Trtexec(
+        "trtexec", version, TYPED_HELP if (11,) > version >= (10,) else NEW_HELP if version >= (8, 6) else "--buildOnly"
+    )
     words = trtexec.build_command(tool, "m.onnx", "m.engine", precision, 1024, "cache")
     assert {"--onnx=m.onnx", "--saveEngine=m.engine", "--memPoolSize=workspace:1024", "--timingCacheFile=cache"} <= set(words)
     assert set(has) <= set(words) and not set(has_not) & set(words)
@@ -48,14 +52,23 @@ def test_each_release_gets_the_flags_that_it_knows(version, precision, has, has_
 
 def test_what_a_release_cannot_do_is_refused():
     new = trtexec.Trtexec("trtexec", (11, 1, 0), NEW_HELP)
-    with pytest.raises(UserError, match="takes types from the graph and has no --fp16"):
-        trtexec.build_command(new, "m", "e", "fp16")
     with pytest.raises(UserError, match="choose one of fp32, fp16, int8"):
         trtexec.build_command(new, "m", "e", "fp8")
     with pytest.raises(UserError, match="GPU of its machine only"):
         trtexec.build_command(new, "m", "e", capabilities=("8.7",))
     with pytest.raises(UserError, match="TensorRT 8.4.1 is too old"):
         jetpack.highest_opset((8, 4, 1))
+
+
+def test_a_release_that_chooses_types_itself_is_told_what_stays_in_fp32():
+    old = trtexec.Trtexec("trtexec", (8, 5, 2), "--buildOnly")
+    words = trtexec.build_command(old, "m", "e", "fp16", fp32_nodes=["glue/Add_1", "seg_head/Div_2"])
+    assert {"--fp16", "--precisionConstraints=obey", "--layerPrecisions=glue/Add_1:fp32,seg_head/Div_2:fp32"} <= set(words)
+    assert "--layerPrecisions=<2 nodes>" in trtexec.shown(words)
+    typed = trtexec.build_command(trtexec.Trtexec("trtexec", (10, 3, 0), TYPED_HELP), "m", "e", "fp16", fp32_nodes=["glue/Add_1"])
+    assert not any(word.startswith("--layerPrecisions") for word in typed)
+    with pytest.raises(UserError, match="more than trtexec before 10 can be told"):
+        trtexec.build_command(old, "m", "e", "fp16", fp32_nodes=[f"glue/Multiplication_{i}" for i in range(10_000)])
 
 
 def test_absent_or_another_program_is_said(monkeypatch, tmp_path):
@@ -127,6 +140,15 @@ def test_int8_needs_a_quantised_graph(toy, tmp_path):
     check_precision(write_toy(tmp_path / "q.onnx", quantised=True), "int8")
 
 
+def test_fp16_needs_a_graph_with_halves_and_fp32_one_without(toy, lowered_toy):
+    check_precision(toy, "fp32")
+    check_precision(lowered_toy, "fp16")
+    with pytest.raises(UserError, match="needs the fp16 graph, this one has no halves.*PRECISION=fp16"):
+        check_precision(toy, "fp16")
+    with pytest.raises(UserError, match="precision fp32: this graph is in fp16"):
+        check_precision(lowered_toy, "fp32")
+
+
 def test_onnx_changed_or_card_missing(own_toy, tmp_path):
     own_toy.write_bytes(own_toy.read_bytes() + b"\0")
     with pytest.raises(UserError, match="digest differs"):
@@ -152,27 +174,34 @@ def test_an_engine_belongs_to_its_builder_and_its_gpu():
         identity.check_identity("e", ahead, "10.3.0", {"model": "H200", "compute_capability": "9.0"})
 
 
-def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(toy, stand_in, tmp_path):
+def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(lowered_toy, stand_in, tmp_path):
     from uniad.deploy.builder import BuildOptions, build_engine
     from uniad.deploy.trtexec_runner import measure
     from uniad.deploy.verify import verify_engine
 
     options = BuildOptions("trtexec", precision="fp16", timing_cache=str(tmp_path / "cache"), workspace_gib=2)
     engine = tmp_path / "toy.engine"
+    toy = lowered_toy
     card = build_engine(toy, engine, options)
-    assert card["builder_version"] == "10.3.0" and card["typing"] == "weak" and card["precision"] == "fp16"
+    assert card["builder_version"] == "10.3.0" and card["typing"] == "strong" and card["precision"] == "fp16"
+    assert card["precision_of_groups"] == {"glue": "fp32", "img_neck": "fp16"}
     (words,) = stand_in.builds()
-    assert {"--fp16", "--memPoolSize=workspace:2048", f"--timingCacheFile={tmp_path}/cache"} <= set(words)
-    assert verify_engine(toy, engine, "trtexec", "fp32").ok
+    assert {"--stronglyTyped", "--memPoolSize=workspace:2048", f"--timingCacheFile={tmp_path}/cache"} <= set(words)
+    assert verify_engine(toy, engine, "trtexec", "fp16").ok
     assert measure(toy, engine, 1, 0)["median_ms"] == 40.9
     stand_in.behave(wrong=True)
     assert "boxes differs" in verify_engine(toy, engine, "trtexec").faults[0]
+    stand_in.behave(version=8602)
+    card = build_engine(toy, tmp_path / "old.engine", options)
+    assert card["typing"] == "weak"
+    words = stand_in.builds()[-1]
+    (told,) = [word for word in words if word.startswith("--layerPrecisions=")]
+    assert {"--fp16", "--precisionConstraints=obey"} <= set(words) and "glue/Add" in told and "img_neck" not in told
     stand_in.behave(version=110100)
     with pytest.raises(UserError, match="built for trtexec 10.3.0, here is 11.1.0"):
         verify_engine(toy, engine, "trtexec")
-    with pytest.raises(UserError, match="no --fp16"):
-        build_engine(toy, tmp_path / "new" / "toy.engine", options)
-    assert not (tmp_path / "new").exists()
+    card = build_engine(toy, tmp_path / "new.engine", options)
+    assert card["typing"] == "strong" and not any("fp16" in word for word in stand_in.builds()[-1][2:])
 
 
 def test_fp32_is_fp32_and_types_come_from_the_graph(toy, tmp_path):
@@ -192,7 +221,7 @@ def test_fp32_is_fp32_and_types_come_from_the_graph(toy, tmp_path):
     with mock.patch.object(trt.Builder, "build_serialized_network", build):
         card = build_engine(toy, tmp_path / "toy.engine", BuildOptions(compute_capabilities=("8.6", "8.9")))
     assert seen == [False] and card["typing"] == "strong" and card["compute_capabilities"] == ["8.6", "8.9"]
-    with pytest.raises(UserError, match="precision fp16: tensorrt_rtx .* takes types from the graph"):
+    with pytest.raises(UserError, match="precision fp16 needs the fp16 graph"):
         build_engine(toy, tmp_path / "toy.engine", BuildOptions(precision="fp16"))
 
 

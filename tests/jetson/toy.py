@@ -67,6 +67,9 @@ def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = Fa
         nodes.append(helper.make_node("QuantizeLinear", ["old", scale, zero], ["q"]))
         nodes.append(helper.make_node("DequantizeLinear", ["q", scale, zero], ["dq"]))
 
+    for i, node in enumerate(nodes):  # one layer to lower, the rest of it is the step's own
+        node.name = f"{'img_neck' if node.output[0] == 'seen' else 'glue'}/{node.op_type}_{i}"
+
     def values(ports: dict) -> list:
         return [helper.make_tensor_value_info(name, TYPES[p.dtype], p.shape) for name, p in ports.items()]
 

@@ -150,6 +150,8 @@ def test_a_changed_flag_rebuilds_what_depends_on_it_and_a_repeated_one_does_not(
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1")
     assert tree.tools() == ["export_onnx", "build_engine"]
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1", "PRECISION=fp16")
+    assert tree.tools() == ["lower_onnx", "build_engine"]
+    tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1", "PRECISION=fp16", "COMPUTE_CAPABILITIES=8.6")
     assert tree.tools() == ["build_engine"]
 
 

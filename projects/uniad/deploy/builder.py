@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import onnx
+
 from uniad.deploy.backends import BACKENDS, BuildOptions, backend, check_precision
 from uniad.deploy.bundle import check_precision as check_graph
 from uniad.deploy.card import read_card, write_card
 from uniad.deploy.identity import this_device
+from uniad.export.groups import layer_groups
 from uniad.files import atomic_path
 
 __all__ = ["BACKENDS", "BuildOptions", "build_engine"]
@@ -26,8 +29,8 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
     check_precision(options.precision)
     source = read_card(onnx_path)
     maker = backend(options.backend)
-    if options.precision == "int8":
-        check_graph(onnx_path, "int8")
+    check_graph(onnx_path, options.precision)
+    groups = source.get("precision_of_groups") or dict.fromkeys(layer_groups(onnx.load(str(onnx_path))), options.precision)
     folder = Path(engine_path).parent
     was_there = folder.exists()
     try:
@@ -51,6 +54,7 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
         "compute_capabilities": built.targets,
         "device": this_device() if built.targets == ["default"] else None,
         "precision": options.precision,
+        "precision_of_groups": groups,
         "typing": built.typing,
         "workspace_gib": options.workspace_gib,
         "build_seconds": round(seconds, 1),

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tarfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ MODULES = (
     "deploy/ondevice",
     "deploy/trtexec",
 )
+PASSED = ("variant", "stage", "config", "config_options", "opset", "sampling", "contract", "precision_of_groups")
 RUN = """#!/bin/sh
 # Builds, verifies and times the engine of this bundle on this device; products go to out/. `sh run.sh --help` lists the rest.
 # Needs: sh, python3 with numpy, and for all but `compare` trtexec. Changes no power mode and no clock.
@@ -69,13 +71,34 @@ def check_precision(onnx_path: str | Path, precision: str) -> None:
             f"{onnx_path}: precision int8 needs a graph with QuantizeLinear and DequantizeLinear nodes, this one has none; "
             f"quantise it first, or choose fp32 or fp16"
         )
+    if precision != "int8" and is_lowered(onnx_path) != (precision == "fp16"):
+        raise UserError(
+            f"{onnx_path}: precision {precision}: this graph is in fp16; give the one that `make export` wrote"
+            if precision == "fp32"
+            else f"{onnx_path}: precision fp16 needs the fp16 graph, this one has no halves; `make engine PRECISION=fp16` "
+            f"makes it first, by tools/lower_onnx.py"
+        )
 
 
 def is_quantised(onnx_path: str | Path) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in _nodes(onnx_path))
+
+
+def is_lowered(onnx_path: str | Path) -> bool:
+    """Whether some of it computes in half: then it has casts that say so."""
+    half = 10  # onnx.TensorProto.FLOAT16
+    return any(a.name == "to" and a.i == half for node in _nodes(onnx_path) if node.op_type == "Cast" for a in node.attribute)
+
+
+def _nodes(onnx_path: str | Path) -> Iterable:
     import onnx  # here, for a Jetson that only builds may lack it
 
-    graph = onnx.load(str(onnx_path), load_external_data=False).graph
-    return any(node.op_type == "QuantizeLinear" for node in graph.node)
+    return onnx.load(str(onnx_path), load_external_data=False).graph.node
+
+
+def fp32_nodes(card: dict) -> list[str]:
+    """Nodes that a builder with types of its own must be told to leave in fp32."""
+    return card.get("lowering", {}).get("fp32_nodes", [])
 
 
 def passed_on(contract: dict) -> dict[str, list]:
@@ -124,9 +147,9 @@ def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = D
         "options": {k: v for k, v in asdict(options).items() if k != "precision"},
         "outputs": {o["name"]: {"shape": o["shape"], "dtype": o["dtype"]} for o in card["contract"]["outputs"]},
         "passed_on": passed_on(card["contract"]),
+        "fp32_nodes": fp32_nodes(card),
         "tolerance": tolerance,
-        "card": {k: card.get(k) for k in ("variant", "stage", "config", "config_options", "opset", "sampling", "contract")}
-        | {"onnx": onnx_path.name, "onnx_sha256": card["sha256"]},
+        "card": {k: card[k] for k in PASSED if k in card} | {"onnx": onnx_path.name, "onnx_sha256": card["sha256"]},
         "files": {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != PLAN},
     }
     _write(folder / PLAN, json.dumps(plan, indent=1) + "\n")

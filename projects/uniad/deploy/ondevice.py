@@ -103,9 +103,16 @@ def run(here: Path, plan: dict, keep: str | None = None, timing_cache: str | Non
         cache = os.path.abspath(timing_cache or str(out / "timing.cache")) if options["timing_cache"] else ""
         part = out / (engine.name + ".part")
         words = trtexec.build_command(
-            tool, str(here / ONNX), str(part), plan["precision"], options["workspace_mib"], cache, options["compute_capabilities"]
+            tool,
+            str(here / ONNX),
+            str(part),
+            plan["precision"],
+            options["workspace_mib"],
+            cache,
+            options["compute_capabilities"],
+            plan["fp32_nodes"],
         )
-        shown = [os.path.basename(words[0]), *(w.replace(str(here) + os.sep, "") for w in words[1:])]
+        shown = [word.replace(str(here) + os.sep, "") for word in trtexec.shown(words)]
         say("building: " + " ".join(shown))
         try:
             seconds = trtexec.build(words, out / "build.log", say)

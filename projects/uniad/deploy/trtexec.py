@@ -23,6 +23,7 @@ from uniad.errors import UserError
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
 PRECISIONS = ("fp32", "fp16", "int8")
+LONGEST_WORD = 128 * 1024 - 64  # what Linux hands a program as one argument
 LATENCY = re.compile(
     r"GPU Compute Time: min = ([\d.]+) ms, max = ([\d.]+) ms, mean = ([\d.]+) ms, median = ([\d.]+) ms"
     r"(?:.*?percentile\(99%\) = ([\d.]+) ms)?"
@@ -43,6 +44,11 @@ class Trtexec(NamedTuple):
     def strongly_typed_only(self) -> bool:
         """From 11 on types come from the graph, and there is no flag to lower them."""
         return self.version >= (11,)
+
+    @property
+    def takes_types(self) -> bool:
+        """Whether it can be told to keep to the types in the graph."""
+        return self.strongly_typed_only or self.knows("--stronglyTyped")
 
     def knows(self, flag: str) -> bool:
         return re.search(rf"{re.escape(flag)}\b", self.help) is not None
@@ -99,8 +105,13 @@ def build_command(
     workspace_mib: int = 4096,
     timing_cache: str = "",
     capabilities: Sequence[str] = (),
+    fp32_nodes: Sequence[str] = (),
 ) -> list[str]:
-    """The command that builds. Raises UserError where this release has no such option."""
+    """The command that builds. Raises UserError where this release has no such option.
+
+    fp32_nodes: of an fp16 graph, those that stay. A release that takes types from the graph sees them there; an older one chooses
+    types itself, so it is told.
+    """
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}")
     if capabilities:
@@ -110,13 +121,9 @@ def build_command(
     if timing_cache:
         words.append(f"--timingCacheFile={timing_cache}")
     if trtexec.strongly_typed_only:
-        if precision == "fp16":
-            raise UserError(
-                f"PRECISION=fp16: TensorRT {trtexec.version_text} takes types from the graph and has no --fp16, and this graph "
-                f"is fp32; use PRECISION=fp32 here, or TensorRT 8.5 to 10"
-            )
+        pass
     elif precision == "fp16":
-        words.append("--fp16")
+        words += ["--stronglyTyped"] if trtexec.takes_types else _weak_fp16(fp32_nodes)
     elif precision == "int8":
         words += ["--int8", "--fp16"]  # types between Q and DQ come from the graph; the rest may run in fp16
     if precision == "fp32":
@@ -124,6 +131,27 @@ def build_command(
     # Build alone; timing has a run of its own. 8.5 calls it otherwise.
     words.append("--skipInference" if trtexec.knows("--skipInference") else "--buildOnly")
     return words
+
+
+def _weak_fp16(fp32_nodes: Sequence[str]) -> list[str]:
+    if not fp32_nodes:
+        return ["--fp16"]
+    named = ",".join(f"{name}:fp32" for name in fp32_nodes)
+    if len(named) >= LONGEST_WORD:
+        raise UserError(
+            f"this graph keeps {len(fp32_nodes)} nodes in fp32, more than trtexec before 10 can be told in a command; build with "
+            f"the tensorrt package (ENGINE_BACKEND=tensorrt), or take PRECISION=fp32"
+        )
+    return ["--fp16", "--precisionConstraints=obey", f"--layerPrecisions={named}"]
+
+
+def shown(words: Sequence[str]) -> list[str]:
+    """A command to print and to keep: program without folder, long lists counted."""
+    brief = [os.path.basename(words[0])]
+    for word in words[1:]:
+        name, _, value = word.partition("=")
+        brief.append(f"{name}=<{value.count(',') + 1} nodes>" if name == "--layerPrecisions" else word)
+    return brief
 
 
 def build(words: Sequence[str], log: Path, say: Callable[[str], None] = print) -> float:

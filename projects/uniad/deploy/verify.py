@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from uniad.contract import CONTRACT_VERSION, Contract, contract_for
 from uniad.deploy import sequence as recorded
@@ -40,7 +41,7 @@ def _runner(
     card: dict, contract: Contract, onnx_path: str | Path, engine: str | Path | None, backend: str, checkpoint: str | Path | None
 ) -> Runner:
     if backend == "onnxruntime":
-        return OrtRunner(contract, onnx_path)
+        return OrtRunner(contract, _as_computed(card, onnx_path))
     if backend == "torch":
         from uniad.build import build_model
         from uniad.training.checkpoint import load_checkpoint
@@ -65,6 +66,20 @@ def _runner(
             check_identity(engine, built, load_backend(backend).__version__, this_device())
         return TensorRtRunner(contract, engine, backend)
     raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
+
+
+def _as_computed(card: dict, onnx_path: str | Path) -> Any:
+    """What onnxruntime on CPU must run so that halves are rounded as a device rounds them: see ``half.rounded``."""
+    import onnxruntime
+
+    if card.get("precision", "fp32") == "fp32" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return onnx_path
+    import onnx
+
+    from uniad.export.half import has_halves, rounded
+
+    model = onnx.load(str(onnx_path))
+    return rounded(model) if has_halves(model) else onnx_path
 
 
 def write_report(path: str | Path, reports: list[Report]) -> None:

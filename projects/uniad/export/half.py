@@ -198,6 +198,13 @@ def convert(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
         for i, name in enumerate(node.input):
             if types.get(name) == FLOAT:
                 node.input[i] = as_half(name, node.name) if lower and ins[i] else as_float(name, node.name)
+        if lower and node.op_type == "Clip":  # a bound that is not given is the largest float, for parsers too
+            while len(node.input) < 3:
+                node.input.append("")
+            for i, bound in ((1, -HALF_MAX), (2, HALF_MAX)):
+                if not node.input[i]:
+                    node.input[i] = f"{node.output[0]}_bound_{i}"
+                    graph.initializer.append(numpy_helper.from_array(np.asarray(bound, np.float16), node.input[i]))
         if lower:
             for i, name in enumerate(node.output):
                 if types.get(name) == FLOAT:

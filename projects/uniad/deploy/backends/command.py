@@ -6,6 +6,7 @@ from pathlib import Path
 
 from uniad.deploy import jetpack, trtexec
 from uniad.deploy.backends import BuildOptions, Built
+from uniad.deploy.bundle import fp32_nodes
 from uniad.errors import UserError
 
 
@@ -26,6 +27,7 @@ class CommandBackend:
             max(1, round(options.workspace_gib * 1024)),
             str(Path(options.timing_cache).resolve()) if options.timing_cache else "",
             options.compute_capabilities,
+            fp32_nodes(source),
         )
         log = part.with_suffix(".log")
         if options.verbose:
@@ -40,4 +42,5 @@ class CommandBackend:
             log.unlink(missing_ok=True)
         if not part.stat().st_size:
             raise UserError(f"{onnx}: trtexec {tool.version_text} wrote no engine; run again with --verbose")
-        return Built(tool.version_text, ["default"], "strong" if tool.strongly_typed_only else "weak")
+        strong = tool.strongly_typed_only or (options.precision == "fp16" and tool.takes_types)
+        return Built(tool.version_text, ["default"], "strong" if strong else "weak")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from uniad.deploy.backends import BACKENDS, BuildOptions, Built
+from uniad.deploy.bundle import fp32_nodes
 from uniad.errors import UserError
 
 
@@ -32,15 +33,10 @@ class PythonBackend:
 
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
         trt = load_backend(self.package)
-        weak = self._weak(trt)
-        if options.precision == "fp16" and not weak:
-            raise UserError(
-                f"{onnx}: precision fp16: {self.package} {trt.__version__} takes types from the graph, and this one is fp32; "
-                f"choose fp32, or a backend that lowers them itself (tensorrt or trtexec before 11)"
-            )
+        weak = self._weak(trt, options.precision)
         logger = trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.ERROR)
         builder = trt.Builder(logger)
-        network = builder.create_network(self._flags(trt, options.precision, weak))
+        network = builder.create_network(self._flags(trt, weak))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(onnx)):
             first = parser.get_error(0)
@@ -57,6 +53,9 @@ class PythonBackend:
             config.set_flag(trt.BuilderFlag.FP16)
             if options.precision == "int8":
                 config.set_flag(trt.BuilderFlag.INT8)
+            else:
+                config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+                _keep_fp32(trt, network, set(fp32_nodes(source)))
         targets = _set_targets(trt, config, options)
         cache = _open_cache(config, options.timing_cache) if self.package == "tensorrt" else None
         if options.progress:
@@ -67,17 +66,29 @@ class PythonBackend:
         part.write_bytes(memoryview(plan))
         if cache is not None:
             Path(options.timing_cache).write_bytes(memoryview(cache.serialize()))
-        return Built(trt.__version__, targets, "weak" if weak and options.precision != "fp32" else "strong")
+        return Built(trt.__version__, targets, "weak" if weak else "strong")
 
-    def _weak(self, trt: Any) -> bool:
-        """Whether this release lowers precision by itself when told."""
-        return self.package == "tensorrt" and hasattr(trt.BuilderFlag, "FP16") and int(trt.__version__.split(".")[0]) < 11
+    def _weak(self, trt: Any, precision: str) -> bool:
+        """Whether this release is to choose types itself: int8 before 11, fp16 where it cannot take them from the graph."""
+        if precision == "fp32" or self.package != "tensorrt" or not hasattr(trt.BuilderFlag, "FP16"):
+            return False
+        major = int(trt.__version__.split(".")[0])
+        return major < 11 if precision == "int8" else not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
-    def _flags(self, trt: Any, precision: str, weak: bool) -> int:
+    def _flags(self, trt: Any, weak: bool) -> int:
         known = trt.NetworkDefinitionCreationFlag
-        if hasattr(known, "STRONGLY_TYPED") and (precision == "fp32" or not weak):
+        if hasattr(known, "STRONGLY_TYPED") and not weak:
             return 1 << int(known.STRONGLY_TYPED)
         return 1 << int(known.EXPLICIT_BATCH) if hasattr(known, "EXPLICIT_BATCH") else 0
+
+
+def _keep_fp32(trt: Any, network: Any, names: set[str]) -> None:
+    """Tell a builder with types of its own which layers stay. Layers are called after the nodes they came from."""
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        floats = [layer.get_output(k) for k in range(layer.num_outputs) if layer.get_output(k).dtype == trt.float32]
+        if layer.name in names and floats and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.SHAPE):
+            layer.precision = trt.float32
 
 
 def _open_cache(config: Any, path: str) -> Any:
