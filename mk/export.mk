@@ -2,6 +2,7 @@
 
 $(if $(EXPORT_SAMPLING),$(call one-of,EXPORT_SAMPLING,gridsample gather plugin))
 $(if $(EXPORT_FRAMES),$(call whole,EXPORT_FRAMES))
+$(if $(LOCATE),$(call one-of,LOCATE,0 1))
 
 # The documented names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map
@@ -13,17 +14,30 @@ EXPORT_CONFIG := $(if $(filter 2,$(STAGE)),$(CONFIG:.py=_trt_p.py),$(CONFIG))
 EXPORT_CKPT := $(if $(filter 2,$(STAGE)),$(DEPLOYED),$(CKPT))
 
 EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) $(if $(EXPORT_FRAMES),--frames $(EXPORT_FRAMES)) $(call cfg-options,$(OPTIONS)))
-VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))
+LOCATE_FLAG.0 := --locate never
+LOCATE_FLAG.1 := --locate always
+VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))$(if $(LOCATE), $(LOCATE_FLAG.$(LOCATE)))
 
-.PHONY: export verify
+.PHONY: export verify compare-sampling
 export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
-$(ONNX): $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) | $(ENV)
+EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX)
+$(ONNX): $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 
 $(REPORT): $(ONNX) $(call code,deploy) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }
+
+# The same step by either way of sampling, beside the graph that is deployed.
+SAMPLED := $(foreach s,gridsample gather,$(ONNX:.onnx=.$s.onnx))
+SAMPLING_REPORT := $(ONNX:.onnx=.sampling.json)
+compare-sampling: $(SAMPLING_REPORT) ## Replay one recorded sequence through both exports, GridSample and gather, and print how they differ
+$(SAMPLED): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
+	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX)) --sampling $*
+
+$(SAMPLING_REPORT): $(SAMPLED) $(call code,deploy) | $(ENV)
+	$(RUN) tools/compare_exports.py $(SAMPLED) --out $@
 
 PNG := outputs/$(SUB)$(STEM.$(VARIANT))_$(KIND.$(STAGE)).png
 VISUALIZE_FLAGS.$(PNG) = $(call cfg-options,$(OPTIONS)) $(VISUALIZE_ARGS)

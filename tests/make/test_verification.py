@@ -1,0 +1,33 @@
+"""make verify and make compare-sampling: which graphs they make, and how a fault is looked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from make.conftest import Tree
+
+
+def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compared_once(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    tree.calls()
+    tree.done("compare-sampling", "VARIANT=nano")
+    exports, compared = tree.calls()[:2], "onnx/uniad_nano_cp"
+    assert [line.rsplit("[", 1)[1] for line in exports] == ["gridsample]", "gather]"]
+    assert all(f"[{compared}.{way}.onnx]" in line for way, line in zip(("gridsample", "gather"), exports))
+    assert (tree.root / f"{compared}.sampling.json").exists()
+    tree.done("compare-sampling", "VARIANT=nano")
+    assert tree.tools() == [], "nothing is done twice"
+    tree.done("compare-sampling", "VARIANT=nano", "EXPORT_FRAMES=3")
+    assert tree.tools() == ["export_onnx", "export_onnx", "compare_exports"]
+
+
+@pytest.mark.parametrize("value, words", [("", None), ("1", "[--locate] [always]"), ("0", "[--locate] [never]")])
+def test_whether_a_fault_is_located_can_be_said(tree: Tree, value: str, words: str | None):
+    tree.done("verify", "VARIANT=nano", f"LOCATE={value}")
+    (line,) = (line for line in tree.calls() if line.startswith("tools/verify.py"))
+    assert words in line if words else "--locate" not in line
+
+
+def test_a_wrong_choice_is_one_line(tree: Tree):
+    result = tree.make("verify", "LOCATE=maybe")
+    assert result.returncode != 0 and "LOCATE=maybe is unknown: choose 0, 1" in result.stderr
