@@ -111,7 +111,7 @@ VERIFY_BACKENDS ?= torch,onnxruntime
 LOCATE ?=
 # tensorrt_rtx builds without a GPU; tensorrt and trtexec need the GPU they build for
 ENGINE_BACKEND ?= tensorrt_rtx
-# fp32; fp16 with tensorrt and trtexec before 11; int8 of a graph with Q/DQ nodes
+# fp32; fp16, which lowers the graph first and measures what must stay in fp32; int8 of a graph with Q/DQ nodes
 PRECISION ?= fp32
 # tensorrt_rtx: GPUs to compile for, such as 8.6,8.9
 COMPUTE_CAPABILITIES ?=
