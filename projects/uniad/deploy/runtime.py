@@ -98,6 +98,11 @@ class Runtime:
         """Names, shapes and meanings of what flows in and out of the graph."""
         return self._runner.contract
 
+    @property
+    def runner(self) -> Runner:
+        """The bare graph, for what feeds its state itself, as the evaluation does."""
+        return self._runner
+
     def step(self, frame: Sensors | Frame) -> Result:
         """What the model says of the next frame. The first one after ``open`` or ``reset`` begins a scene.
 

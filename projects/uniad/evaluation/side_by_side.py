@@ -1,0 +1,146 @@
+"""Two graphs of one model, scored on the same scenes by the same metrics: what a lower precision costs, task by task."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from uniad.data.dataset import SceneStream
+from uniad.deploy.card import read_card
+from uniad.deploy.runtime import Runtime
+from uniad.errors import UserError
+from uniad.evaluation.graph import GraphModel
+from uniad.evaluation.run import collect, score
+from uniad.models.rig import check_dataset_rigs
+from uniad.types import Frame, State, StepOutputs
+
+# Task, what it is called, where it stands in the results of an evaluation. "-": a lower number is the better one.
+ROWS = (
+    ("detection", "NDS", "detection/NDS", "+"),
+    ("detection", "mAP", "detection/mAP", "+"),
+    ("tracking", "AMOTA", "tracking/amota", "+"),
+    ("tracking", "AMOTP (m)", "tracking/amotp", "-"),
+    ("tracking", "recall", "tracking/recall", "+"),
+    ("tracking", "id switches", "tracking/ids", "-"),
+    ("map", "drivable IoU", "map/drivable_iou", "+"),
+    ("map", "lanes IoU", "map/lanes_iou", "+"),
+    ("map", "divider IoU", "map/divider_iou", "+"),
+    ("map", "crossing IoU", "map/crossing_iou", "+"),
+    ("map", "contour IoU", "map/contour_iou", "+"),
+    ("motion", "vehicles minADE (m)", "motion/model/car/min_ade_mean", "-"),
+    ("motion", "vehicles minFDE (m)", "motion/model/car/min_fde_mean", "-"),
+    ("motion", "vehicles miss rate", "motion/model/car/miss_rate_mean", "-"),
+    ("motion", "vehicles EPA", "motion/model/car/EPA", "+"),
+    ("motion", "pedestrians minADE (m)", "motion/model/pedestrian/min_ade_mean", "-"),
+    ("motion", "pedestrians EPA", "motion/model/pedestrian/EPA", "+"),
+    ("occupancy", "IoU near", "occupancy/model/occ_iou_{near}", "+"),
+    ("occupancy", "IoU far", "occupancy/model/occ_iou_{far}", "+"),
+    ("occupancy", "VPQ near", "occupancy/model/occ_pq_{near}", "+"),
+    ("occupancy", "VPQ far", "occupancy/model/occ_pq_{far}", "+"),
+    ("planning", "L2 at 1 s (m)", "planning/model/L2_1s", "-"),
+    ("planning", "L2 at 2 s (m)", "planning/model/L2_2s", "-"),
+    ("planning", "L2 at 3 s (m)", "planning/model/L2_3s", "-"),
+    ("planning", "L2 mean up to 3 s (m)", "planning/model/L2_avg_3s", "-"),
+    ("planning", "collisions at 3 s", "planning/model/obj_box_col_3s", "-"),
+)
+
+
+class _Noted(GraphModel):
+    """Keeps every plan, so that two runs can be held against each other frame by frame."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.plans: list[np.ndarray] = []
+
+    def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
+        outputs, state = super().step(frame, state)
+        if outputs.plan is not None:
+            self.plans.append(outputs.plan.traj[0].numpy())
+        return outputs, state
+
+
+def compare_graphs(
+    reference: str | Path,
+    other: str | Path,
+    device: str = "auto",
+    threads: int = 0,
+    options: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] = lambda name, done, of: None,
+) -> dict[str, Any]:
+    """Evaluate both over the validation split: metrics of each, differences, and how far apart their plans are (m).
+
+    Raises UserError for graphs of different models, and for one that was not made of the reference as it is now.
+    """
+    cards = [read_card(path) for path in (reference, other)]
+    for key in ("config", "checkpoint_sha256"):
+        first, second = (card.get(key) for card in cards)
+        if None not in (first, second) and first != second:
+            raise UserError(f"{other}: its {key} is {second}, that of {reference} is {first}: these are not one model")
+    runs = [_evaluate(path, device, threads, options, progress) for path in (reference, other)]
+    report: dict[str, Any] = {}
+    for name, path, card, (metrics, _) in zip(("reference", "other"), (reference, other), cards, runs):
+        report[name] = {
+            "file": Path(path).name,
+            "sha256": card["sha256"],
+            "precision": card.get("precision", "fp32"),
+            "metrics": metrics,
+        }
+    report["differences"] = differences(runs[0][0], runs[1][0])
+    if runs[0][1]:
+        apart = np.linalg.norm(np.stack(runs[0][1]) - np.stack(runs[1][1]), axis=-1)
+        report["plans_apart_m"] = {"mean": float(apart.mean()), "worst_frame": float(apart.mean(-1).max()), "frames": len(apart)}
+    return report
+
+
+def _evaluate(path: str | Path, device: str, threads: int, options: Sequence[str], progress: Callable) -> tuple[dict, list]:
+    with Runtime.open(path, device, options=options, threads=threads) as runtime, tempfile.TemporaryDirectory() as folder:
+        spec = runtime.spec
+        stream = SceneStream(spec, "val", stage=spec.stage)
+        check_dataset_rigs(spec, stream.table)
+        model = _Noted(runtime.runner, spec)
+        found = collect(model, spec, stream, torch.device("cpu"), lambda done: progress(Path(path).name, done, len(stream)))
+        return score(found, spec, stream.version, Path(folder)), model.plans
+
+
+def differences(reference: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each number that an evaluation of this stage has; None where a class never occurs."""
+    rows = []
+    areas = dict(zip(("near", "far"), reference.get("occupancy", {}).get("areas", ("near", "far"))))
+    for task, title, path, better in ROWS:
+        if task in reference:
+            a, b = (_at(metrics, path.format(**areas)) for metrics in (reference, other))
+            change = None if a is None or b is None else b - a
+            rows.append({"task": task, "metric": title, "reference": a, "other": b, "difference": change, "better": better})
+    return rows
+
+
+def _at(metrics: Mapping[str, Any], path: str) -> float | None:
+    value: Any = metrics
+    for part in path.split("/"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def side_by_side(report: Mapping[str, Any]) -> str:
+    """The report for people: one line a metric; a change for the worse is marked."""
+    names = [report[side]["precision"] for side in ("reference", "other")]
+    lines = [f"{report['reference']['metrics']['samples']} samples", f"{'':34s}{names[0]:>10s}{names[1]:>10s}{'change':>10s}"]
+    task = None
+    for row in report["differences"]:
+        if row["task"] != task:
+            task = row["task"]
+            lines.append(task)
+        cells = [f"{'-':>10s}" if row[key] is None else f"{row[key]:10.4f}" for key in ("reference", "other")]
+        change = row["difference"]
+        worse = change is not None and (change < -5e-5 if row["better"] == "+" else change > 5e-5)
+        cells.append(f"{'-':>10s}" if change is None else f"{change:+10.4f}")
+        lines.append(f"  {row['metric']:32s}{''.join(cells)}{'  worse' if worse else ''}")
+    if "plans_apart_m" in report:
+        apart = report["plans_apart_m"]
+        lines.append(f"plans apart: {apart['mean']:.4f} m on average, {apart['worst_frame']:.4f} m in the worst frame")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Score graphs of one model on the validation split with the evaluation's own metrics, and show what the second loses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from uniad.errors import UserError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("reference", type=Path, help="graph (ONNX or engine) that the other is held against, such as the fp32 one")
+    p.add_argument("other", type=Path, help="graph of the same model in another precision")
+    p.add_argument("--out", type=Path, help="JSON report (default: OTHER.metrics.json)")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top, such as data_root")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from uniad.evaluation.side_by_side import compare_graphs, side_by_side
+    from uniad.files import atomic_path
+
+    def progress(name: str, done: int, frames: int) -> None:
+        if done % 20 == 0 or done == frames:
+            print(f"  {name}: frame {done} of {frames}", flush=True)
+
+    try:
+        report = compare_graphs(args.reference, args.other, args.device, args.threads, args.cfg_options, progress)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; `make data` prepares the dataset") from None
+    out = args.out or Path(f"{args.other}.metrics.json")
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(side_by_side(report))
+    print(f"\n{out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
