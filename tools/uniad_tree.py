@@ -222,6 +222,9 @@ def main() -> int:
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"error: {args.step} was interrupted: the same line again does it anew", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -131,6 +132,33 @@ def test_an_interrupted_clone_is_done_again(documented: Documented):
     assert (documented.uniad / "tools/train.py").is_file() and not partial.exists()
 
 
+def test_ctrl_c_in_a_clone_is_one_line_and_the_next_one_is_whole(documented: Documented):
+    slow = documented.root / "bin/git"
+    slow.write_text(f"""#!/bin/sh
+case $1 in clone) ;; *) exec {shutil.which("git")} "$@" ;; esac
+for word; do where=$word; done
+mkdir -p "$where/.git"; echo half > "$where/.git/HEAD"
+exec sleep 60
+""")
+    slow.chmod(0o755)
+    process = subprocess.Popen(
+        ["make", *documented.settings, "clone", *STACK], cwd=documented.root, env={**os.environ, **dict(documented.environment)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    half = documented.root / "UniAD_train/.UniAD.partial/.git/HEAD"
+    end = time.monotonic() + 30
+    while not half.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    lines = [line for line in error.splitlines() if line.strip() and not line.startswith("make")]
+    assert process.returncode != 0 and lines == ["error: clone was interrupted: the same line again does it anew"], error
+    assert half.exists() and not documented.uniad.exists()
+    slow.unlink()
+    documented.done("clone", *STACK)
+    assert (documented.uniad / "tools/train.py").is_file() and not half.exists()
+
+
 def test_a_clone_that_cannot_be_had(documented: Documented, tmp_path: Path):
     line = refused(documented, "clone", *STACK, "UNIAD_GIT_URL=/no/such/repository")
     assert "UNIAD_GIT_URL=/no/such/repository" in line
@@ -239,6 +267,20 @@ def test_a_machine_that_does_not_answer():
     error = process.communicate(timeout=30)[1]
     assert process.returncode == 2 and "MASTER_ADDR=127.0.0.1" in error and "does not answer" in error
     assert len(error.splitlines()) == 1
+
+
+def test_make_itself_stops_before_training_where_the_port_is_taken_or_a_machine_is_silent(documented: Documented):
+    several = (*STACK, "GPUS=8", "NNODES=2", "MASTER_ADDR=127.0.0.1", "NODE_TIMEOUT=1")
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        line = refused(documented, "train", *several, f"MASTER_PORT={number}")
+        assert f"port {number} cannot be used here" in line
+    assert "NODE_RANK 1 did not call within" in refused(documented, "train", *several, f"MASTER_PORT={port()}")
+    line = refused(documented, "train", *several, f"MASTER_PORT={port()}", "NODE_RANK=1")
+    assert "MASTER_ADDR=127.0.0.1" in line and "does not answer" in line
+    assert not any("train.py" in word for run in documented.engine_log() for word in run)
 
 
 def test_storage_that_is_not_shared(tmp_path: Path):
