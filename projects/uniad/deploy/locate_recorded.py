@@ -11,7 +11,7 @@ import onnx
 from uniad.contract import Contract
 from uniad.deploy import sequence as recorded
 from uniad.deploy.backends import BuildOptions
-from uniad.deploy.card import read_card, sequence_path
+from uniad.deploy.card import card_path, read_card, sequence_path
 from uniad.deploy.compare import compare
 from uniad.deploy.lanes import finish_lanes
 from uniad.deploy.locate import Finding, Replay, locate
@@ -41,11 +41,13 @@ def locate_fault(
         raise UserError(f"{onnx_path}: onnxruntime has no such plugin, so it is no reference; export with --sampling gather")
     sequence = recorded.load(sequence_path(onnx_path), contract)
     model = other = onnx.load(str(onnx_path))
+    other_card = card
     if candidate is not None:
         if not Path(candidate).is_file():
             raise UserError(f"{candidate}: no such file; it should be another version of {onnx_path}")
         other = onnx.load(str(candidate))
-    side = OrtSide(other) if options.backend == "onnxruntime" else EngineSide(other, options)
+        other_card = read_card(candidate) if card_path(candidate).is_file() else {}
+    side = OrtSide(other) if options.backend == "onnxruntime" else EngineSide(other, options, other_card)
     reference = OrtSide(model, optimise=False, name="reference")
     replay = replay_of(contract, sequence, options.precision)
     return locate(reference, side, replay, options.precision, memory_mib=memory_mib, say=say)

@@ -221,9 +221,10 @@ class EngineSide(Side):
 
     cheap = False
 
-    def __init__(self, model: onnx.ModelProto, options: BuildOptions) -> None:
+    def __init__(self, model: onnx.ModelProto, options: BuildOptions, card: Mapping | None = None) -> None:
+        """``card``: the graph's own; it may tell a builder which nodes to keep in fp32."""
         super().__init__(model)
-        self.options, self.name = options, options.backend
+        self.options, self.name, self.card = options, options.backend, dict(card or {})
         if options.backend != "trtexec":
             import torch
 
@@ -234,7 +235,7 @@ class EngineSide(Side):
     def _running(self, probe: Probe) -> Iterator[Run]:
         ports = [_ports(side) for side in (probe.inputs, probe.outputs)]
         entries = [[{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in side] for side in ports]
-        source = {"contract": {"inputs": entries[0], "outputs": entries[1]}, "opset": opset_of(probe.model)}
+        source = {**self.card, "contract": {"inputs": entries[0], "outputs": entries[1]}, "opset": opset_of(probe.model)}
         with tempfile.TemporaryDirectory(prefix="locate-") as made:
             path, engine = Path(made) / "probe.onnx", Path(made) / "probe.engine"
             onnx.save(probe.model, str(path))
