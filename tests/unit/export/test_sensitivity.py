@@ -1,0 +1,73 @@
+"""Which groups keep fp32: none without need, each for a reason that was measured, the same ones every time."""
+
+from __future__ import annotations
+
+import pytest
+from uniad.errors import UserError
+from uniad.export.sensitivity import Effect, choose
+
+GROUPS = [f"layer{i}" for i in range(8)]
+
+
+class Scene:
+    """Every lowered group does its harm; up to 1 in all is tolerated."""
+
+    def __init__(self, **harm: float) -> None:
+        self.harm, self.asked = harm, []
+
+    def __call__(self, kept: frozenset[str], quick: bool) -> Effect:
+        self.asked.append((kept, quick))
+        strain = sum(self.harm.get(g, 0.0) for g in GROUPS if g not in kept)
+        return Effect(strain=strain, boxes_m=strain / 10, ids=0, fault="" if strain <= 1 else "boxes are off")
+
+
+def test_nothing_is_kept_without_need_and_nothing_more_is_measured() -> None:
+    scene = Scene(layer1=0.4, layer2=0.5)
+    choice = choose(GROUPS, scene)
+    assert choice.kept == () and choice.effect.ok and choice.alone == {} and len(scene.asked) == 1
+
+
+def test_the_groups_that_do_harm_are_kept_in_the_order_of_the_graph() -> None:
+    choice = choose(GROUPS, Scene(layer6=5.0, layer1=3.0, layer2=0.4))
+    assert choice.kept == ("layer1", "layer6") and choice.effect.ok and not choice.all_lowered.ok
+
+
+def test_each_kept_group_is_needed_and_the_choice_says_how_much() -> None:
+    scene = Scene(layer0=2.0, layer3=0.7, layer4=0.6, layer7=9.0)
+    choice = choose(GROUPS, scene)
+    assert choice.effect.ok
+    for group in choice.kept:
+        assert not scene(frozenset(choice.kept) - {group}, False).ok
+        assert not choice.without[group].ok and choice.alone[group].strain == scene.harm[group]
+
+
+def test_a_group_whose_harm_alone_misleads_is_given_up_again() -> None:
+    class Misleading(Scene):
+        def __call__(self, kept: frozenset[str], quick: bool) -> Effect:
+            """layer5 looks worst by itself, but only layer2 matters once others are lowered."""
+            if quick:
+                return Effect(strain=9.0 if "layer5" not in kept else 3.0 if "layer2" not in kept else 0.1, boxes_m=0, ids=0)
+            return Effect(strain=0, boxes_m=0, ids=0, fault="" if "layer2" in kept else "boxes are off")
+
+    assert choose(GROUPS, Misleading()).kept == ("layer2",)
+
+
+def test_the_same_measurements_give_the_same_choice() -> None:
+    equal = dict.fromkeys(GROUPS, 0.3)
+    first, second = choose(GROUPS, Scene(**equal)), choose(GROUPS, Scene(**equal))
+    assert first.kept == second.kept and len(first.kept) == 5
+
+
+def test_what_must_stay_stays_and_is_not_measured() -> None:
+    scene = Scene(layer1=5.0)
+    choice = choose(GROUPS, scene, always=["layer7"])
+    assert choice.kept == ("layer1", "layer7") and "layer7" not in choice.alone
+    assert all("layer7" in kept for kept, _ in scene.asked)
+
+
+def test_progress_is_told_and_a_tolerance_that_cannot_hold_is_an_error() -> None:
+    said: list[str] = []
+    choose(GROUPS, Scene(layer1=5.0), said.append)
+    assert any("8/8 layer7" in line for line in said) and any("layer1 is kept" in line for line in said)
+    with pytest.raises(UserError, match="no choice of layers holds the tolerance.*make verify"):
+        choose(GROUPS, lambda kept, quick: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"))
