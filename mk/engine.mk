@@ -5,13 +5,27 @@ $(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt trtexec)
 
 # The graph of each precision: types lie in it.
 LOWERED := $(ONNX:.onnx=_fp16.onnx)
+QUANTISED := $(ONNX:.onnx=_int8.onnx)
 ENGINE_ONNX.fp32 := $(ONNX)
 ENGINE_ONNX.fp16 := $(LOWERED)
-ENGINE_ONNX.int8 := $(ONNX)
+ENGINE_ONNX.int8 := $(QUANTISED)
 ENGINE_ONNX := $(ENGINE_ONNX.$(PRECISION))
 
 $(LOWERED): $(ONNX) $(foreach f,lower compare object_match future_compare map_compare,$(wildcard projects/uniad/deploy/$f.py)) | $(ENV)
 	$(RUN) tools/lower_onnx.py $< --out $@
+
+$(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call whole,$v)))
+$(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,percentile entropy minmax))
+QUANTISE_FLAGS.$(ONNX) = $(strip $(if $(CALIB_SCENES),--scenes $(CALIB_SCENES)) $(if $(CALIB_FRAMES),--frames $(CALIB_FRAMES)) $(if $(CALIB_METHOD),--method $(CALIB_METHOD)) $(if $(KEEP_FP32),--keep $(call qs,$(KEEP_FP32))) $(QUANTIZE_ARGS))
+$(QUANTISED): $(ONNX) $(INFOS) $(call code,quantize) $(foreach f,compare object_match future_compare map_compare,$(wildcard projects/uniad/deploy/$f.py)) .make/var/QUANTISE_FLAGS.$(ONNX) | $(ENV)
+	$(RUN) tools/quantize.py $< --out $@ $(QUANTISE_FLAGS.$(ONNX))
+
+# What int8 costs each task, on the validation split
+$(QUANTISED).metrics.json: $(ONNX) $(QUANTISED) $(INFOS_VAL) $(call code,evaluation) | $(ENV)
+	$(RUN) tools/compare_precision.py $(ONNX) $(QUANTISED) --out $@
+
+.PHONY: quantize
+quantize: $(QUANTISED) $(QUANTISED).metrics.json ## Make the int8 graph, calibrated on driven scenes, and score it beside the fp32 one
 
 ENGINE := engines/$(SUB)$(ONNX_NAME.$(STAGE)).$(PRECISION).$(ENGINE_BACKEND).engine
 ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))

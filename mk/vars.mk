@@ -111,8 +111,16 @@ VERIFY_BACKENDS ?= torch,onnxruntime
 LOCATE ?=
 # tensorrt_rtx builds without a GPU; tensorrt and trtexec need the GPU they build for
 ENGINE_BACKEND ?= tensorrt_rtx
-# fp32; fp16, which lowers the graph first and measures what must stay in fp32; int8 of a graph with Q/DQ nodes
+# fp32; fp16 and int8, which lower the graph first and measure what must stay in fp32
 PRECISION ?= fp32
+# int8: scenes of the training split to calibrate on (empty: 4), and the first frames of each (empty: 20)
+CALIB_SCENES ?=
+CALIB_FRAMES ?=
+# Where int8 cuts activations off: percentile, entropy or minmax. Empty: percentile
+CALIB_METHOD ?=
+# int8: layer groups to keep in fp32 whatever they measure, as the card names them; more options for tools/quantize.py
+KEEP_FP32 ?=
+QUANTIZE_ARGS ?=
 # tensorrt_rtx: GPUs to compile for, such as 8.6,8.9
 COMPUTE_CAPABILITIES ?=
 # Memory that a build may take. Empty: 4

@@ -35,7 +35,8 @@ case "$tool" in
   create_data) mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
   train) mkdir -p "$work"; for f in "${iters:+iter_$iters}" latest; do [[ $f ]] && echo weights > "$work/$f.pth"; done
          [[ $iters ]] || echo weights > "$work/epoch_$epochs.pth" ;;
-  test|export_onnx|lower_onnx|verify|compare_exports|build_engine|visualize|make_motion_anchors) mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
+  test|export_onnx|lower_onnx|quantize|verify|compare_exports|compare_precision|build_engine|visualize|make_motion_anchors)
+         mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
 esac
 """
 

@@ -18,7 +18,7 @@ DEMO = [*TRAIN, "test", "export_onnx", "verify", "build_engine", "visualize", "d
 PUBLIC = [
     "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "train-stage2",
     "promote", "eval", "eval-stage1", "eval-stage2",
-    "export", "verify", "visualize", "engine", "infer", "metadata", "test", "lint", "golden", "anchors", "image",
+    "export", "verify", "visualize", "engine", "quantize", "infer", "metadata", "test", "lint", "golden", "anchors", "image",
     "clone", "patch", "overlay", "compile", "weights", "init-weights", "slurm",
 ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """An exported graph or an engine in the model's place, so that the evaluation scores it as it scores the model.
 
-What is not on the graph's border (embeddings, layers before the last, logits of the occupancy) stays None: no metric reads it.
+What is not on the graph's border (embeddings, layers before the last, logits of the occupancy) is missing: no metric reads it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class GraphModel:
             value = torch.from_numpy(np.ascontiguousarray(said[port.name]))
             value = value != 0 if port.is_mask else value
             fields.setdefault(part, {})[name] = value[None] if layer else value
+        fields["track"]["embedding"] = torch.empty(1, 0)
         if contract.looks_ahead:
             self._complete(fields)
         parts = {part: _filled(_PARTS[part], found) for part, found in fields.items()}
