@@ -20,7 +20,7 @@ def compare_exports(first: str | Path, second: str | Path) -> list[Report]:
     """
     cards, contracts = zip(*(contract_of(path) for path in (first, second)))
     for key in ("checkpoint_sha256", "contract"):
-        if cards[0][key] != cards[1][key]:
+        if cards[0].get(key) != cards[1].get(key):
             raise UserError(f"{second}: its {key.partition('_')[0]} is another than {first}'s; export both from one")
     names = [label(card, path) for card, path in zip(cards, (first, second))]
     sequence = recorded.load(sequence_path(first), contracts[0])
