@@ -2,7 +2,8 @@
 
 The reference is onnxruntime in fp32 without its optimisations. Both sides are fed the reference's state, so that a fault shows in
 the frame that makes it. Then the graph is cut in two: all tensors that cross the cut are laid open on both sides. If one departs
-the fault lies before the cut, if all agree behind it. Each cut halves what remains, so a graph of 4000 nodes takes about twelve.
+the fault lies before the cut, if all agree behind it. Each cut halves what remains, so a graph of 4000 nodes takes about twelve;
+where a probe is no build, several cuts are looked at in one.
 
 Laying a tensor open can change what a back end fuses. So every probe also looks at what failed before it; where that has become
 right, the cut proves nothing and another is taken, and a fault that no cut leaves alone is told as a range of nodes.
@@ -25,6 +26,7 @@ from uniad.export.groups import GLUE, group_of
 
 HALF_MAX = 65504.0
 STUBBORN = 3  # cuts that hide the fault before the search stops
+CUTS = 7  # in a probe that costs seconds; a build takes one, for every tensor laid open may change what is fused
 Say = Callable[[str], None]
 
 
@@ -164,6 +166,7 @@ class _Search:
     def __init__(self, reference: Side, candidate: Side, memory: int, say: Say) -> None:
         self.reference, self.candidate, self.memory, self.say = reference, candidate, memory, say
         self.graph = reference.graph
+        self.cuts = CUTS if candidate.cheap else 1
         self.feeds: Mapping[str, np.ndarray] = {}
 
     def run(self, wrong: _Wrong, finding: Finding) -> Finding:
@@ -181,29 +184,35 @@ class _Search:
         region = self._region(targets)
         self.say(
             f"{len(region)} nodes lead to {', '.join(targets[:4])}{' ...' if len(targets) > 4 else ''}: "
-            f"at most {_expected(len(region))} probes of {self.candidate.name}"
+            f"at most {_expected(len(region), self.cuts)} probes of {self.candidate.name}"
             f"{'' if self.candidate.cheap else ', each a build'}"
         )
         low, hidden, step, refused = -1, 0, 0, set()
         while hidden < STUBBORN:
-            cut = self._choose(region, targets, low, refused)
-            if cut is None:
+            cuts = self._choose(region, targets, low, refused)
+            if not cuts:
                 break
-            live, step = self._live(region, targets, cut), step + 1
-            found, whole = self._measure(live, targets)
-            departing = [t for t in live if found[t].over(limit) > 1.0]
-            at = self._describe(region[cut])
-            if departing:
-                targets = departing
+            live = [self._live(region, targets, cut) for cut in cuts]
+            opened, step = list(dict.fromkeys(t for tensors in live for t in tensors)), step + 1
+            found, whole = self._measure(opened, targets)
+            over = [[t for t in tensors if found[t].over(limit) > 1.0] for tensors in live]
+            first = next((k for k, departing in enumerate(over) if departing), None)
+            names = [self._describe(region[cut]) for cut in cuts]
+            if first is not None:
+                low = region[cuts[first - 1]] if first else low
+                targets, refused = over[first], set()
                 region = self._region(targets)
-                refused, verdict = set(), f"departs ({', '.join(departing[:3])})"
+                verdict = f"departs behind {names[first]} ({', '.join(targets[:3])})"
             elif any(whole[t].over(limit) > 1.0 for t in targets):
-                low, verdict = region[cut], "agrees"
+                low, verdict = region[cuts[-1]], f"agrees behind {names[-1]}"
+            elif len(cuts) > 1:
+                self.cuts, verdict = 1, "the fault hides: one cut at a time"
             else:
-                hidden, verdict = hidden + 1, "hides the fault: another cut"
-                refused.add(region[cut])
+                hidden, verdict = hidden + 1, f"behind {names[0]} the fault hides: another cut"
+                refused.add(region[cuts[0]])
             rest = sum(index > low for index in region)
-            self.say(f"  {step}: cut behind {at}, {len(live)} tensors: {verdict}; nodes left: {rest}")
+            counts = f"{len(cuts)} cut{'s' * (len(cuts) > 1)}, {len(opened)} tensor{'s' * (len(opened) > 1)}"
+            self.say(f"  {step}: {counts}: {verdict}; nodes left: {rest}")
         rest = [index for index in region if index > low]
         finding.outputs = list(errors)
         if hidden >= STUBBORN:
@@ -235,8 +244,8 @@ class _Search:
         spans = self._spans(region, targets)
         return sorted((t for t, (start, end) in spans.items() if start <= cut < end), key=lambda t: spans[t][0])
 
-    def _choose(self, region: list[int], targets: list[str], low: int, refused: set[int]) -> int | None:
-        """The place of a cut near the middle of what remains that few tensors cross, all of them known to the candidate."""
+    def _choose(self, region: list[int], targets: list[str], low: int, refused: set[int]) -> list[int]:
+        """Places of cuts that part what remains about evenly, where few tensors cross, all of them known to the candidate."""
         crossing, unknown = np.zeros(len(region) + 1, int), np.zeros(len(region) + 1, int)
         for tensor, (start, end) in self._spans(region, targets).items():
             crossing[start] += 1
@@ -246,11 +255,16 @@ class _Search:
                 unknown[end] -= 1
         crossing, unknown = crossing.cumsum(), unknown.cumsum()
         open_ = [k for k in range(len(region) - 1) if region[k] > low and region[k] not in refused and not unknown[k]]
-        if not open_:
-            return None
-        middle, width = len(open_) // 2, len(open_) // 8
-        near = range(max(0, middle - width), middle + width + 1)
-        return open_[min(near, key=lambda j: (crossing[open_[j]], abs(j - middle)))]
+        parts = self.cuts + 1
+        chosen = set()
+        for part in range(1, parts):
+            middle, width = len(open_) * part // parts, len(open_) // (4 * parts)
+            near = range(max(0, middle - width), min(middle + width + 1, len(open_)))
+            if near:
+                chosen.add(open_[min(near, key=lambda j: (crossing[open_[j]], abs(j - middle)))])
+        cuts = sorted(chosen)
+        size = sum(2 * self.graph.kinds[t].bytes for cut in cuts for t in self._live(region, targets, cut))
+        return cuts if size <= self.memory else cuts[len(cuts) // 2 : len(cuts) // 2 + 1]
 
     # -- asking
 
@@ -353,9 +367,11 @@ class _Search:
         return node.name or f"{node.op_type} {node.output[0]}"
 
 
-def _expected(nodes: int) -> int:
-    """Probes at most: a cut leaves 5/8 of what was there, then one confirms and one looks at the node alone."""
-    return math.ceil(math.log(max(nodes, 2)) / math.log(8 / 5)) + 2
+def _expected(nodes: int, cuts: int) -> int:
+    """Probes at most: one cut leaves 5/8 of what was there, more leave parts half as large again as even ones; then one confirms
+    and one looks at the node alone."""
+    left = 5 / 8 if cuts == 1 else 1.5 / (cuts + 1)
+    return math.ceil(math.log(max(nodes, 2)) / -math.log(left)) + 2
 
 
 def _reason(f: Finding) -> str:
