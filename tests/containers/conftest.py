@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ tqdm==4.64.0
 
 TRAIN = """
 import os, sys, time
-import tqdm, mmdet3d
+import tomli, tqdm, mmdet3d
 assert mmdet3d.NAME == "ours", mmdet3d
+assert tomli.AT_HAND, "an index has this version too, and the wheel at hand is to be taken"
 cfg = next(a for a in sys.argv if a.startswith("./projects/configs/"))
 options = dict(a.split("=", 1) for a in sys.argv if "=" in a)
 assert os.path.isfile(cfg) and os.path.isfile("data/infos/nuscenes_infos_temporal_train.pkl")
@@ -71,6 +73,21 @@ def python_of(person: dict[str, Any]) -> str:
         except (OSError, TypeError, subprocess.CalledProcessError):
             continue
     pytest.skip("an ordinary user finds no Python here")
+
+
+def write_wheel(folder: Path, name: str, version: str, text: str) -> None:
+    """A wheel of one module."""
+    about = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": text,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
+    folder.mkdir()
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, content in {**files, f"{about}/RECORD": record}.items():
+            wheel.writestr(path, content)
 
 
 @dataclass
@@ -144,11 +161,13 @@ def machine() -> Iterator[Machine]:
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    write_wheel(place / "wheels", "tomli", "2.2.1", "AT_HAND = True\n")
     settings = (
         "VARIANT=tiny", "STACK=torch1.12", f"RUNTIME={engine}", "TOOLS_RUNTIME=host", "DATASET=synthetic", "GPUS=0",
         "MAX_ITERS=2",
         f"HOST_PYTHON={python}", f"UNIAD_GIT_URL={upstream}", f"UNIAD_COMMIT={git(upstream, 'rev-parse', 'HEAD')}",
         "IMAGE_TAG.torch1.12=uniad_test", f"TORCH112_BASE={base}", "TORCH112_INDEX_URL=none",
+        f"WHEELS={place / 'wheels'}",
     )  # fmt: skip
     if person:
         subprocess.run(["chown", "-R", f"{person['user']}:{person['group']}", str(place)], check=True)

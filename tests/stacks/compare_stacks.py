@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -85,23 +86,30 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(".make/stacks"), help="where both halves write")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--weights", type=Path, help="a checkpoint (default: made from the parameters' names)")
-    parser.add_argument("--keep", action="store_true", help="use what the documented half wrote before")
+    parser.add_argument("--keep", action="store_true", help="use the world and what the documented half wrote before")
     args = parser.parse_args()
     missing = why_not(args.python, args.tree)
     if missing:
         print(f"skipped: {missing}")
         return SKIPPED
-    out = args.out.resolve()
+    # What is named relative to here, before leaving: configs name data/ relative to where they are used
+    out, tree = args.out.resolve(), args.tree.resolve()
+    python = os.path.abspath(args.python) if os.sep in args.python else args.python
+    given = args.weights and args.weights.resolve()
+    if not args.keep:
+        # What other code made before is not what is to be compared
+        for name in ("data", "documented", "native"):
+            shutil.rmtree(out / name, ignore_errors=True)
     prepare(out)
-    config = args.tree.resolve() / CONFIG
-    os.chdir(out)  # configs name data/ relative to where they are used
+    config = tree / CONFIG
+    os.chdir(out)
     lines: list[Line] = []
     for part in args.parts:
-        weights = args.weights.resolve() if args.weights else out / f"{part}.pth"
-        if part != "samples" and not weights.exists():
+        weights = given or out / f"{part}.pth"
+        if part != "samples" and not given and not (args.keep and weights.exists()):
             write_weights(weights, config, "tiny" if part == "evaluate" else "train")
         if not (args.keep and (out / "documented" / part).is_dir()):
-            documented(args.python, args.tree.resolve(), part, config, weights)
+            documented(python, tree, part, config, weights)
         lines += {"samples": compare_samples, "evaluate": compare_evaluation, "losses": compare_losses}[part](config, weights)
         report(lines, part, out)
     return 0 if all(line.agrees for line in lines) else 1

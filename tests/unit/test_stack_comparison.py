@@ -38,6 +38,23 @@ def test_an_interpreter_that_cannot_run_the_documented_half_is_named(tmp_path, p
     assert code == 77 and said.startswith(f"skipped: {python}") and len(said.splitlines()) == 1
 
 
+def test_both_halves_get_what_the_caller_named_although_they_run_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "out/documented").mkdir(parents=True)
+    (tmp_path / "out/documented/of_other_code").touch()
+    monkeypatch.chdir(tmp_path)
+    words = ["--python", "bin/python", "--tree", "tree", "--out", "out", "--weights", "w.pth", "--parts", "evaluate"]
+    monkeypatch.setattr(sys, "argv", ["compare_stacks.py", *words])
+    seen = []
+    monkeypatch.setattr(compare, "why_not", lambda python, tree: "")
+    monkeypatch.setattr(compare, "prepare", lambda out: None)
+    monkeypatch.setattr(compare, "documented", lambda *words: seen.append(words))
+    monkeypatch.setattr(compare, "compare_evaluation", lambda config, weights: [])
+    assert compare.main() == 0
+    config = tmp_path / "tree" / compare.CONFIG
+    assert seen == [(str(tmp_path / "bin/python"), tmp_path / "tree", "evaluate", config, tmp_path / "w.pth")]
+    assert not (tmp_path / "out/documented").exists()
+
+
 def test_every_exception_has_a_reason():
     assert all(reason for reason in compare.NOT_NATIVE.values())
     assert all(reason for _, reason in {**compare.ALLOWED, **compare.CELLS}.values())
