@@ -129,7 +129,8 @@ def calibrate(
                             for name in contract.input_names:
                                 if name in feed:
                                     digest.update(name.encode() + np.ascontiguousarray(feed[name]).tobytes())
-                            progress(f"calibration frame {frames} of at most {len(scenes) * drive.frames}")
+                    if not number:
+                        progress(f"calibrated on {frames} frames of {scenes.index(scene) + 1} of {len(scenes)} scenes")
     if not frames:
         raise UserError(f"the calibration set is empty: the scenes of the {drive.split} split that were chosen hold no frame")
     names = [str(stream.table.scene_token[stream.scenes[scene]]) for scene in scenes]

@@ -44,6 +44,15 @@ def _set(name, index, value):
     return change
 
 
+def test_a_heading_that_turned_over_at_half_a_circle_is_the_same_heading(contract, sequence):
+    for want in sequence.expected:
+        want["boxes"][0, :, 6] = np.pi - 1e-4
+    report, _ = judge(contract, sequence, _set("boxes", (0, 2, 6), 1e-4 - np.pi))
+    assert report.ok and 1e-4 < report.worst["boxes_m"] < 3e-4
+    report, _ = judge(contract, sequence, _set("boxes", (0, 2, 6), 0.0))
+    assert not report.ok, "half a circle apart is none"
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

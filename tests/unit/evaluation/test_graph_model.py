@@ -1,0 +1,84 @@
+"""A graph in the model's place: the evaluation sees no difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specs import edit, nano_spec
+from uniad.contract import contract_for
+from uniad.data.dataset import SceneStream
+from uniad.data.infos import create_infos
+from uniad.deploy.runner import TorchRunner
+from uniad.evaluation.graph import GraphModel
+from uniad.evaluation.run import collect
+from uniad.evaluation.side_by_side import ROWS, differences, side_by_side
+from uniad.models.uniad import UniAD
+from uniad.spec import Spec
+
+VAL = "nuscenes_infos_temporal_val.pkl"
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def spec(request, synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    infos = tmp_path_factory.mktemp("graph-infos")
+    create_infos(synthetic_root, infos, workers=1, progress=False)
+    return edit(
+        nano_spec(request.param), data__data_root=str(synthetic_root), data__workers_per_gpu=0,
+        data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
+        model__track__score_thresh=0.0105, model__track__filter_score_thresh=0.01,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_evaluation_collects_the_same_from_a_runner_as_from_the_model(spec: Spec) -> None:
+    torch.manual_seed(0)
+    anchors = torch.randn(4, 6, 12, 2).cumsum(2) if spec.stage == 2 else None
+    model = UniAD(spec.model, anchors).eval() if spec.stage == 2 else UniAD(spec.model).eval()
+    stream = SceneStream(spec, "val", stage=spec.stage, workers=0)
+    cpu = torch.device("cpu")
+    want = collect(model, spec, stream, cpu)
+    with TorchRunner(contract_for(spec), model) as runner:
+        got = collect(GraphModel(runner, spec), spec, stream, cpu)
+    assert any(want.tracks.values()), "something must be tracked, or carried state was not put to the test"
+    assert got.detections == want.detections and got.tracks == want.tracks and got.dropped == want.dropped
+    np.testing.assert_equal(got.map_iou.compute(), want.map_iou.compute())
+    if spec.stage == 2:
+        np.testing.assert_equal(got.all_futures().compute(), want.all_futures().compute())
+
+
+def test_a_graph_has_a_batch_of_one(spec: Spec) -> None:
+    with pytest.raises(ValueError, match="batch of 1"):
+        GraphModel(TorchRunner(contract_for(spec), torch.nn.Identity()), spec).init_state(2)
+
+
+def metrics(plan: float, nds: float) -> dict:
+    planning = {"model": {"L2_1s": plan, "L2_2s": plan, "L2_3s": plan, "L2_avg_3s": plan, "obj_box_col_3s": 0.0}}
+    occupancy = {"areas": ["30x30", "100x100"], "model": {"occ_iou_30x30": 0.5, "occ_iou_100x100": None}}
+    return {"samples": 3, "detection": {"NDS": nds, "mAP": 0.1}, "planning": planning, "occupancy": occupancy}
+
+
+def test_each_task_that_was_scored_has_its_rows_and_absent_numbers_no_difference() -> None:
+    rows = {(row["task"], row["metric"]): row for row in differences(metrics(1.0, 0.3), metrics(1.25, 0.2))}
+    assert {task for task, _ in rows} == {"detection", "planning", "occupancy"}
+    assert rows["planning", "L2 at 3 s (m)"]["difference"] == 0.25
+    assert rows["detection", "NDS"]["difference"] == pytest.approx(-0.1)
+    assert rows["occupancy", "IoU near"]["difference"] == 0 and rows["occupancy", "IoU far"]["difference"] is None
+    assert all(row["task"] in {r[0] for r in ROWS} for row in rows.values())
+
+
+def test_the_table_marks_what_became_worse_and_nothing_else() -> None:
+    def side(precision: str, found: dict) -> dict:
+        return {"precision": precision, "metrics": found}
+
+    first, second = metrics(1.0, 0.3), metrics(1.25, 0.35)
+    report = {
+        "reference": side("fp32", first), "other": side("int8", second), "differences": differences(first, second),
+        "plans_apart_m": {"mean": 0.003, "worst_frame": 0.01, "frames": 3},
+    }  # fmt: skip
+    lines = side_by_side(report).splitlines()
+    marked = [line.split()[0] for line in lines if line.endswith("worse")]
+    assert marked == ["L2"] * 4 and "fp32" in lines[1] and "int8" in lines[1]
+    assert "plans apart: 0.0030 m" in lines[-1]
