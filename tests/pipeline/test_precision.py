@@ -81,7 +81,7 @@ def test_engines_of_both_precisions_are_compiled_ahead_for_the_gpus_that_are_nam
         assert card["precision_of_groups"].keys() == card_of(graphs["fp16"])["precision_of_groups"].keys()
     assert set(cards["fp32"]["precision_of_groups"].values()) == {"fp32"}
     assert cards["fp16"]["precision_of_groups"] == card_of(graphs["fp16"])["precision_of_groups"]
-    assert cards["fp16"]["bytes"] < 0.8 * cards["fp32"]["bytes"]
+    assert cards["fp16"]["bytes"] < 0.9 * cards["fp32"]["bytes"], "weights are halved, kernels are not"
 
 
 def test_an_engine_is_not_called_fp16_without_halves(graphs: dict[str, Path], tmp_path: Path) -> None:
