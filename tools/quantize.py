@@ -51,9 +51,8 @@ def main() -> None:
     if not calibration["reported_tracks"]:
         print("  no track was reported while calibrating, so layers that read tracks saw none: train longer")
     for group, why in told["kept"].items():
-        measured = why["without"] or why["alone"] or {}
-        words = ", ".join(f"{name} {value}" for name, value in measured.items())
-        print(f"  fp32: {group} ({'asked for' if why['asked_for'] else f'in int8 as well: {words}'})")
+        words = ", ".join(f"{name} {value}" for name, value in (why["without"] or {}).items())
+        print(f"  fp32: {group} ({f'in int8 as well: {words}' if words else why['why']})")
     print(f"over the recorded sequence: {told['effect']}")
 
 

@@ -8,6 +8,8 @@ the last state.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +93,7 @@ def load(path: Path, contract: Contract) -> Sequence:
             arrays = {k: file[k] for k in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: no recorded sequence; `make export` writes it beside the ONNX") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a recorded sequence ({error}); run `make export` again") from None
     count = sum(k.endswith("/img_u8") for k in arrays)
     feeds, expected = [], []

@@ -17,6 +17,7 @@ from uniad.deploy.compare import TOLERANCES
 from uniad.deploy.verify import contract_of
 from uniad.errors import UserError
 from uniad.export.audit import audit
+from uniad.export.groups import GLUE
 from uniad.export.sensitivity import Choice, Effect, choose, measure
 from uniad.files import atomic_path
 from uniad.quantize.calibrate import Calibration, Drive, calibrate
@@ -89,8 +90,11 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
         candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
         return measure(candidate, contract, sequence, PRECISION, options.rank_frames if quick else None, options.threads)
 
-    choice = choose(groups, effect_of, say, options.keep)
+    # Poses, clocks and slots: little work, and global positions of kilometres
+    choice = choose(groups, effect_of, say, [group for group in groups if group == GLUE or group in options.keep])
     chosen = [layer for layer in layers if layer.group not in choice.kept]
+    if not chosen:
+        raise UserError(f"{onnx_path}: no layer is left for int8: every group must keep fp32, or was asked to")
     graph = insert_qdq(model, chosen, limits)
     faults = audit(graph, contract)
     if faults:
@@ -144,7 +148,7 @@ def _write_card(
             "kept": {
                 group: {
                     "macs_share": round(macs[group] / total, 4),
-                    "asked_for": group in options.keep,
+                    "why": "asked for" if group in options.keep else "glue" if group == GLUE else "accuracy",
                     "alone": effects.get(group),  # of lowering this group and no other
                     "without": choice.without[group].to_json() if group in choice.without else None,  # were it lowered, too
                 }
