@@ -33,10 +33,10 @@ def test_versions_are_read_from_the_banner(number, version):
     [
         ((8, 5, 2), "fp32", ["--noTF32", "--buildOnly"], ["--fp16", "--skipInference"]),
         ((8, 5, 2), "fp16", ["--fp16", "--buildOnly"], ["--noTF32", "--int8"]),
-        ((8, 6, 2), "int8", ["--int8", "--fp16", "--skipInference"], ["--noTF32", "--best"]),
+        ((8, 6, 2), "int8", ["--int8", "--skipInference"], ["--noTF32", "--best", "--fp16"]),
         ((10, 3, 0), "fp16", ["--stronglyTyped"], ["--best", "--fp16"]),
         ((11, 1, 0), "fp16", [], ["--best", "--fp16", "--stronglyTyped", "--noTF32"]),
-        ((10, 13, 3), "int8", ["--int8", "--fp16"], ["--best"]),
+        ((10, 13, 3), "int8", ["--stronglyTyped"], ["--best", "--int8", "--fp16"]),
         ((11, 1, 0), "fp32", ["--noTF32"], ["--fp16"]),
         ((11, 1, 0), "int8", [], ["--int8", "--fp16", "--best", "--noTF32"]),
     ],

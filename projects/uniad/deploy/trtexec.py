@@ -125,7 +125,8 @@ def build_command(
     elif precision == "fp16":
         words += ["--stronglyTyped"] if trtexec.takes_types else _weak_fp16(fp32_nodes)
     elif precision == "int8":
-        words += ["--int8", "--fp16"]  # types between Q and DQ come from the graph; the rest may run in fp16
+        # Without --fp16: what is not between Q and DQ was measured in fp32
+        words += ["--stronglyTyped"] if trtexec.takes_types else ["--int8"]
     if precision == "fp32":
         words.append("--noTF32")  # on by default, and TF32 keeps ten bits of a product: no fp32
     # Build alone; timing has a run of its own. 8.5 calls it otherwise.

@@ -49,13 +49,12 @@ class PythonBackend:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
         if options.precision == "fp32":
             config.clear_flag(trt.BuilderFlag.TF32)  # on by default; it keeps ten bits of a product, which is no fp32
+        elif weak and options.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)  # without FP16: what is not between Q and DQ was measured in fp32
         elif weak:
             config.set_flag(trt.BuilderFlag.FP16)
-            if options.precision == "int8":
-                config.set_flag(trt.BuilderFlag.INT8)
-            else:
-                config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-                _keep_fp32(trt, network, set(fp32_nodes(source)))
+            config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+            _keep_fp32(trt, network, set(fp32_nodes(source)))
         targets = _set_targets(trt, config, options)
         cache = _open_cache(config, options.timing_cache) if self.package == "tensorrt" else None
         if options.progress:
@@ -69,11 +68,10 @@ class PythonBackend:
         return Built(trt.__version__, targets, "weak" if weak else "strong")
 
     def _weak(self, trt: Any, precision: str) -> bool:
-        """Whether this release is to choose types itself: int8 before 11, fp16 where it cannot take them from the graph."""
+        """Whether this release has to be told types, since it cannot take them from the graph."""
         if precision == "fp32" or self.package != "tensorrt" or not hasattr(trt.BuilderFlag, "FP16"):
             return False
-        major = int(trt.__version__.split(".")[0])
-        return major < 11 if precision == "int8" else not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+        return not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     def _flags(self, trt: Any, weak: bool) -> int:
         known = trt.NetworkDefinitionCreationFlag
