@@ -6,7 +6,7 @@ An error inside a layer says little, since the next norm may remove it, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
 
@@ -92,10 +92,12 @@ def choose(
     effect_of: Callable[[frozenset[str], bool], Effect],
     say: Say = lambda line: None,
     always: Iterable[str] = (),
+    work: Mapping[str, float] | None = None,
 ) -> Choice:
     """The groups to keep in fp32, beside ``always``: none if that holds, else as few as a greedy search finds.
 
     effect_of(kept, quick): the effect of lowering all groups but ``kept``; ``quick`` ones only rank and may use fewer frames.
+    work: what lowering each saves; then harm counts by what it buys, and a small sensitive head is kept before a large backbone.
     Groups are ranked by the harm that each does alone; the shortest beginning of that list that holds is kept, and of it those
     are given up again, the harmless first, that can be. So lowering any kept group as well breaks the tolerance. The same
     measurements give the same choice. Raises UserError where even all of them kept do not hold.
@@ -112,7 +114,8 @@ def choose(
     for i, group in enumerate(free):
         alone[group] = effect_of(frozenset(free) - {group} | always, True)
         say(f"  {i + 1:3d}/{len(free)} {group}: {alone[group]}")
-    ranked = sorted(free, key=lambda g: (-alone[g].strain, free.index(g)))  # of equals the earlier layer: its errors travel on
+    saved = {g: max((work or {}).get(g, 1.0), 1e-9) for g in free}
+    ranked = sorted(free, key=lambda g: (-alone[g].strain / saved[g], free.index(g)))  # of equals the first: its errors travel on
     kept, effect = _shortest(ranked, lambda held: effect_of(held | always, False), say)
     without = {}
     for group in reversed(ranked[: len(kept)]):

@@ -91,7 +91,10 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
         return measure(candidate, contract, sequence, PRECISION, options.rank_frames if quick else None, options.threads)
 
     # Poses, clocks and slots: little work, and global positions of kilometres
-    choice = choose(groups, effect_of, say, [group for group in groups if group == GLUE or group in options.keep])
+    always = [group for group in groups if group == GLUE or group in options.keep]
+    total = sum(layer.macs for layer in layers)
+    work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}
+    choice = choose(groups, effect_of, say, always, work)
     chosen = [layer for layer in layers if layer.group not in choice.kept]
     if not chosen:
         raise UserError(f"{onnx_path}: no layer is left for int8: every group must keep fp32, or was asked to")

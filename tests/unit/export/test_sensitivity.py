@@ -58,6 +58,12 @@ def test_the_same_measurements_give_the_same_choice() -> None:
     assert first.kept == second.kept and len(first.kept) == 5
 
 
+def test_of_two_that_would_do_the_one_that_saves_less_work_is_kept() -> None:
+    harm = {"layer1": 0.9, "layer6": 0.8}
+    assert choose(GROUPS, Scene(**harm)).kept == ("layer1",)
+    assert choose(GROUPS, Scene(**harm), work={**dict.fromkeys(GROUPS, 0.1), "layer1": 0.3}).kept == ("layer6",)
+
+
 def test_what_must_stay_stays_and_is_not_measured() -> None:
     scene = Scene(layer1=5.0)
     choice = choose(GROUPS, scene, always=["layer7"])
