@@ -71,6 +71,35 @@ def test_a_release_that_chooses_types_itself_is_told_what_stays_in_fp32():
         trtexec.build_command(old, "m", "e", "fp16", fp32_nodes=[f"glue/Multiplication_{i}" for i in range(10_000)])
 
 
+def test_the_package_before_10_is_told_what_stays_in_fp32_too():
+    """Not for constants and whole numbers, whose precision such a builder lets nobody set."""
+    from types import SimpleNamespace as Space
+
+    from uniad.deploy.backends.python import PythonBackend, _keep_fp32
+
+    kinds = Space(CONSTANT="constant", SHAPE="shape", ELEMENTWISE="elementwise")
+    old = Space(
+        float32="f32", LayerType=kinds, __version__="8.6.2", BuilderFlag=Space(FP16=0), NetworkDefinitionCreationFlag=Space()
+    )
+    new = Space(
+        __version__="10.3.0", BuilderFlag=Space(FP16=0), NetworkDefinitionCreationFlag=Space(STRONGLY_TYPED=1, EXPLICIT_BATCH=0)
+    )
+
+    def layer(name: str, kind: str, dtype: str) -> Space:
+        return Space(name=name, type=kind, num_outputs=1, get_output=lambda k: Space(dtype=dtype), precision=None)
+
+    layers = [
+        layer("glue/Add_1", "elementwise", "f32"), layer("glue/Add_2", "elementwise", "i32"),
+        layer("glue/Constant_3", "constant", "f32"), layer("img_neck/Add_4", "elementwise", "f32"),
+    ]  # fmt: skip
+    network = Space(num_layers=len(layers), get_layer=layers.__getitem__)
+    _keep_fp32(old, network, {"glue/Add_1", "glue/Add_2", "glue/Constant_3"})
+    assert [each.precision for each in layers] == ["f32", None, None, None]
+    backend = PythonBackend("tensorrt")
+    assert backend._weak(old, "fp16") and not backend._weak(old, "fp32")
+    assert not backend._weak(new, "fp16") and backend._flags(new, weak=False) == 2
+
+
 def test_absent_or_another_program_is_said(monkeypatch, tmp_path):
     monkeypatch.delenv("TRTEXEC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
