@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
                    help="load no weights, not even stage 1's; train backbone and norms, which the documented configs freeze")
     g.add_argument("--no-regularisation", action="store_true",
                    help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
+    g.add_argument("--dense-bev", action="store_true",
+                   help="a head on the BEV learns along and shows it where objects are: for trainings of minutes from scratch")
     g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
     g.add_argument("--max-epochs", type=whole(1), metavar="N", help="length of the run, instead of the config's")
     g.add_argument("--max-iters", type=whole(1), metavar="N", help="length of the run in iterations, for the schedule too")
@@ -138,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
             launcher=args.launcher,
             device=args.device,
             from_scratch=args.from_scratch,
+            dense_bev=args.dense_bev,
             recompute=args.recompute,
             regularise=not args.no_regularisation,
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),

@@ -36,6 +36,9 @@ STAGE2_HEADS = ("motion_head.", "occ_head.", "planning_head.")
 # Constants and counters: a model has them from its construction, and files differ in whether they carry them.
 CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.code_weights")
 
+# A head that only learns along (training/dense.py). Files of runs with it and models without it go together, and the reverse.
+DENSE_BEV = "dense_bev"
+
 # Numpy scalars sit in the metadata of files that the documented stack wrote; building them runs no foreign code.
 _NUMPY_SCALARS = [
     np.dtype,
@@ -227,7 +230,8 @@ def load_state(
     loaded = tuple(k for k in own if k in state)
     missing = tuple(k for k in own if k not in state)
     unexpected = tuple(k for k in state if k not in own)
-    bad = [k for k in missing if not matches(k, (*CONSTANTS, *allow_missing))]
+    learning_along = (f"{DENSE_BEV}.*",)
+    bad = [k for k in missing if not matches(k, (*CONSTANTS, *learning_along, *allow_missing))]
     if bad and all(k.startswith(STAGE2_HEADS) for k in bad):
         raise UserError(
             f"checkpoint {path} is of stage 1, {name} is stage 2: choose a stage-2 checkpoint (`make train-stage2 promote` makes "
@@ -238,7 +242,7 @@ def load_state(
             f"checkpoint {path} lacks {len(bad)} of the {len(own)} entries of {name} ({_summary(bad)}; first {bad[0]}){hint}; "
             "choose a checkpoint of this variant and stage"
         )
-    extra = [k for k in unexpected if not matches(k, (*CONSTANTS, *allow_unexpected))]
+    extra = [k for k in unexpected if not matches(k, (*CONSTANTS, *learning_along, *allow_unexpected))]
     if extra and all(k.startswith(STAGE2_HEADS) for k in extra):
         raise UserError(
             f"checkpoint {path} is of stage 2, {name} is stage 1 and would lose its motion, occupancy and planning heads: "

@@ -17,7 +17,9 @@ from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
 from uniad.spec import Spec, from_scratch
 from uniad.training import distributed
+from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.dense import add_dense_bev
 from uniad.training.distributed import World
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader
@@ -39,16 +41,23 @@ class RunOptions:
     device: str = "auto"
     from_scratch: bool = False
     regularise: bool = True  # with dropout, grid mask and photometric distortion, as far as the config has them
+    dense_bev: bool = False  # a head on the BEV learns along, see training/dense.py
     recompute: bool = False  # activations of transformer layers, to save memory
     clip: ClipOptions = ClipOptions()
 
 
 def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
     """The stage's losses of a clip, normalised over all processes."""
-    criterion = Criterion(spec.model, lambda values: distributed.mean_over_ranks(world, values)).to(world.device)
+
+    def reduce_mean(values: Tensor) -> Tensor:
+        return distributed.mean_over_ranks(world, values)
+
+    criterion = Criterion(spec.model, reduce_mean).to(world.device)
 
     def losses(model: nn.Module, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        return forward_clip(model, clip, criterion, generator, options)[0]
+        terms, out = forward_clip(model, clip, criterion, generator, options)
+        dense = getattr(model, DENSE_BEV, None)
+        return terms if dense is None else terms | dense(out.bev, clip.targets, reduce_mean)
 
     return losses
 
@@ -108,6 +117,8 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
 def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
     if options.recompute and options.train.cuda_graph:
         raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
+    if options.dense_bev and spec.model.freeze.bev_encoder and not options.from_scratch:
+        raise UserError(f"--dense-bev teaches the BEV encoder, which {spec.name} freezes: leave it out, or use it in stage 1")
     said: list[str] = []
 
     def announce(line: str) -> None:
@@ -128,6 +139,9 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     model = build_model(spec)
     if not options.regularise:
         without_dropout(model)
+    if options.dense_bev:
+        add_dense_bev(model, spec.model)
+        announce("a heat map of objects on the BEV learns along")
     if options.recompute:
         announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
