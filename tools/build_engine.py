@@ -46,6 +46,8 @@ def main() -> None:
         f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "
         f"{card['build_seconds']} s"
     )
+    for note in card["notes"]:
+        print(f"note: {note}")
     # trtexec runs on what it built for; the packages may build for other machines.
     if not torch.cuda.is_available() and args.backend != "trtexec":
         print(

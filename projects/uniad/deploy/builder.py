@@ -56,6 +56,7 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
         "precision": options.precision,
         "precision_of_groups": groups,
         "typing": built.typing,
+        "notes": list(built.notes),
         "workspace_gib": options.workspace_gib,
         "build_seconds": round(seconds, 1),
         "contract": source["contract"],

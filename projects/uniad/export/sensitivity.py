@@ -118,16 +118,25 @@ def choose(
     ranked = sorted(free, key=lambda g: (-alone[g].strain / saved[g], free.index(g)))  # of equals the first: its errors travel on
     kept, effect = _shortest(ranked, lambda held: effect_of(held | always, False), say)
     without = {}
-    for group in reversed(ranked[: len(kept)]):
-        tried = effect_of(frozenset(kept) - {group} | always, False)
+    blocks = _halves(ranked[: len(kept)][::-1])  # the harmless first, many at once while that holds
+    while blocks:
+        block = blocks.pop(0)
+        tried = effect_of(frozenset(kept) - set(block) | always, False)
         if tried.ok:
-            kept, effect = [g for g in kept if g != group], tried
-            say(f"  {group} need not be kept: {tried}")
+            kept, effect = [g for g in kept if g not in block], tried
+            say(f"  {', '.join(block)} need not be kept: {tried}")
+        elif len(block) > 1:
+            blocks = _halves(block) + blocks
         else:
-            without[group] = tried
-            say(f"  {group} is kept: without, {tried}")
+            without[block[0]] = tried
+            say(f"  {block[0]} is kept: without, {tried}")
     order = [g for g in groups if g in always or g in kept]
     return Choice(tuple(order), effect, everything, alone, without)
+
+
+def _halves(block: list[str]) -> list[list[str]]:
+    middle = (len(block) + 1) // 2
+    return [half for half in (block[:middle], block[middle:]) if half]
 
 
 def _shortest(ranked: list[str], effect_of: Callable[[frozenset[str]], Effect], say: Say) -> tuple[list[str], Effect]:

@@ -78,3 +78,21 @@ def channel_scales(weight: np.ndarray, axis: int) -> np.ndarray:
     """[channels] scale of each output channel; 1 for one that is all zeros, since a scale must not be 0."""
     largest = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis)) / LEVELS
     return np.where(largest > np.finfo(np.float32).tiny, largest, 1.0).astype(np.float32)
+
+
+def without_int8_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose convolutions read what they read before quantisation, for a builder with int8 for matrix products only."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    graph = plain.graph
+    maker = {out: node for node in graph.node for out in node.output}
+    for node in graph.node:
+        for i in range(2 if node.op_type == "Conv" else 0):
+            back = maker.get(node.input[i])
+            if back is not None and back.op_type == "DequantizeLinear":
+                node.input[i] = maker[back.input[0]].input[0]
+    for op in ("DequantizeLinear", "QuantizeLinear"):
+        read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        for node in [n for n in graph.node if n.op_type == op and n.output[0] not in read]:
+            graph.node.remove(node)
+    return plain

@@ -11,7 +11,7 @@ from uniad.errors import UserError
 from uniad.export.groups import layer_groups
 from uniad.quantize import candidates
 from uniad.quantize.candidates import check_groups, find_layers, groups_of
-from uniad.quantize.qdq import LEVELS, channel_scales, insert_qdq
+from uniad.quantize.qdq import LEVELS, channel_scales, insert_qdq, without_int8_convolutions
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -147,6 +147,33 @@ def test_a_tensor_or_channel_of_zeros_gets_a_scale_that_is_none(graph: onnx.Mode
     assert channel_scales(np.array([[0, 0], [254, 1]], np.float32), 0).tolist() == [1.0, 2.0]
     made = insert_qdq(graph, find_layers(graph), {**LIMITS, "x": 0.0})
     assert all(np.isfinite(value).all() for value in run(made, np.zeros((2, 4, 3, 3), np.float32)))
+
+
+def test_convolutions_can_be_given_back_what_they_read_and_matrix_products_stay(graph: onnx.ModelProto) -> None:
+    made = insert_qdq(graph, find_layers(graph), LIMITS)
+    plain = without_int8_convolutions(made)
+    onnx.checker.check_model(plain, full_check=True)
+    found = {n.name: n for n in plain.graph.node}
+    assert list(found["img_backbone.layer1.0/Conv_0"].input) == ["x", "kernel", "bias"]
+    assert found["occ_head/Gemm_5"] == next(n for n in made.graph.node if n.name == "occ_head/Gemm_5")
+    assert [n.op_type for n in plain.graph.node].count("QuantizeLinear") == 2 + 2
+    assert [n.op_type for n in made.graph.node].count("QuantizeLinear") == 3 + 3, "the graph itself is left alone"
+
+
+def test_tensorrt_rtx_builds_the_rest_in_int8_and_says_so(graph: onnx.ModelProto, tmp_path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from uniad.deploy.backends import BuildOptions
+    from uniad.deploy.backends.python import PythonBackend
+
+    onnx.save(insert_qdq(graph, find_layers(graph), LIMITS), str(tmp_path / "g.onnx"))
+    shapes = {"x": [2, 4, 3, 3], "y": [18, 18], "same": [18, 6]}
+    x, *outputs = ({"name": name, "shape": shape, "dtype": "float32"} for name, shape in shapes.items())
+    ports = {"inputs": [x], "outputs": outputs}
+    built = PythonBackend("tensorrt_rtx").build(
+        tmp_path / "g.onnx", {"contract": ports}, tmp_path / "e", BuildOptions(precision="int8", compute_capabilities=("8.9",))
+    )
+    assert (tmp_path / "e").stat().st_size and built.typing == "strong"
+    assert "convolutions compute in fp32" in built.notes[0]
 
 
 def test_an_unknown_group_name_is_refused_with_the_choices(graph: onnx.ModelProto) -> None:

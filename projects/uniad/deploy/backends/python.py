@@ -38,7 +38,13 @@ class PythonBackend:
         builder = trt.Builder(logger)
         network = builder.create_network(self._flags(trt, weak))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(onnx)):
+        notes: tuple[str, ...] = ()
+        if options.precision == "int8" and self.package == "tensorrt_rtx":
+            graph, notes = _for_rtx(onnx, trt.__version__)
+            parsed = parser.parse(graph)
+        else:
+            parsed = parser.parse_from_file(str(onnx))
+        if not parsed:
             first = parser.get_error(0)
             raise UserError(
                 f"{onnx}: {self.package} {trt.__version__} cannot parse it: node {first.node()}: {first.desc().splitlines()[0]}"
@@ -65,7 +71,7 @@ class PythonBackend:
         part.write_bytes(memoryview(plan))
         if cache is not None:
             Path(options.timing_cache).write_bytes(memoryview(cache.serialize()))
-        return Built(trt.__version__, targets, "weak" if weak else "strong")
+        return Built(trt.__version__, targets, "weak" if weak else "strong", notes)
 
     def _weak(self, trt: Any, precision: str) -> bool:
         """Whether this release has to be told types, since it cannot take them from the graph."""
@@ -78,6 +84,17 @@ class PythonBackend:
         if hasattr(known, "STRONGLY_TYPED") and not weak:
             return 1 << int(known.STRONGLY_TYPED)
         return 1 << int(known.EXPLICIT_BATCH) if hasattr(known, "EXPLICIT_BATCH") else 0
+
+
+def _for_rtx(path: Path, version: str) -> tuple[bytes, tuple[str, ...]]:
+    """The int8 graph as TensorRT-RTX can build it: of 1.5, convolutions of integers stop the build with an internal error."""
+    import onnx
+
+    from uniad.quantize.qdq import without_int8_convolutions
+
+    graph = without_int8_convolutions(onnx.load(str(path)))
+    note = f"tensorrt_rtx {version} has int8 for matrix products only: convolutions compute in fp32 (tensorrt, trtexec: in int8)"
+    return graph.SerializeToString(), (note,)
 
 
 def _keep_fp32(trt: Any, network: Any, names: set[str]) -> None:
