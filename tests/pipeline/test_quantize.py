@@ -79,7 +79,8 @@ def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
     assert {row["task"] for row in report["differences"]} == {
         "detection", "tracking", "map", "motion", "occupancy", "planning",
     }  # fmt: skip
-    assert 0 < report["plans_apart_m"]["mean"] < 0.02
+    assert report["reference"]["sha256"] != report["other"]["sha256"]
+    assert report["plans_apart_m"]["mean"] < 0.02 and report["plans_apart_m"]["frames"] == report["other"]["metrics"]["samples"]
     assert "planning" in said and "plans apart" in said
 
 
