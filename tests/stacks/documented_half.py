@@ -25,6 +25,7 @@ def parse_args():
     parser.add_argument("--weights")
     parser.add_argument("--clip", type=int, help="last frame of the clip")
     parser.add_argument("--queue-length", type=int, default=3)
+    parser.add_argument("--cfg-options", nargs="+", default=[], help="numbers of the config: key=value")
     return parser.parse_args()
 
 
@@ -177,6 +178,7 @@ def main():
     cfg.merge_from_dict(
         {"queue_length": args.queue_length, "model.queue_length": args.queue_length, "data.train.queue_length": args.queue_length}
     )
+    cfg.merge_from_dict({key: float(value) for key, value in (option.split("=", 1) for option in args.cfg_options)})
     os.makedirs(args.out, exist_ok=True)
     if args.part == "samples":
         samples(cfg, args.out)
