@@ -57,12 +57,14 @@ def test_a_graph_has_a_batch_of_one(spec: Spec) -> None:
 def metrics(plan: float, nds: float) -> dict:
     planning = {"model": {"L2_1s": plan, "L2_2s": plan, "L2_3s": plan, "L2_avg_3s": plan, "obj_box_col_3s": 0.0}}
     occupancy = {"areas": ["30x30", "100x100"], "model": {"occ_iou_30x30": 0.5, "occ_iou_100x100": None}}
-    return {"samples": 3, "detection": {"NDS": nds, "mAP": 0.1}, "planning": planning, "occupancy": occupancy}
+    motion = {"model": {"car/EPA": 0.25, "car/min_ade_mean": plan}}
+    return {"samples": 3, "motion": motion, "detection": {"NDS": nds, "mAP": 0.1}, "planning": planning, "occupancy": occupancy}
 
 
 def test_each_task_that_was_scored_has_its_rows_and_absent_numbers_no_difference() -> None:
     rows = {(row["task"], row["metric"]): row for row in differences(metrics(1.0, 0.3), metrics(1.25, 0.2))}
-    assert {task for task, _ in rows} == {"detection", "planning", "occupancy"}
+    assert {task for task, _ in rows} == {"detection", "motion", "planning", "occupancy"}
+    assert rows["motion", "vehicles EPA"]["reference"] == 0.25 and rows["motion", "vehicles minADE (m)"]["difference"] == 0.25
     assert rows["planning", "L2 at 3 s (m)"]["difference"] == 0.25
     assert rows["detection", "NDS"]["difference"] == pytest.approx(-0.1)
     assert rows["occupancy", "IoU near"]["difference"] == 0 and rows["occupancy", "IoU far"]["difference"] is None
@@ -80,5 +82,5 @@ def test_the_table_marks_what_became_worse_and_nothing_else() -> None:
     }  # fmt: skip
     lines = side_by_side(report).splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("worse")]
-    assert marked == ["L2"] * 4 and "fp32" in lines[1] and "int8" in lines[1]
+    assert marked == ["vehicles", *["L2"] * 4] and "fp32" in lines[1] and "int8" in lines[1]
     assert "plans apart: 0.0030 m" in lines[-1]
