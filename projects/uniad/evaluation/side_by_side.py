@@ -121,7 +121,7 @@ def differences(reference: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 
 def _at(metrics: Mapping[str, Any], path: str) -> float | None:
     value: Any = metrics
-    for part in path.split("/"):
+    for part in path.split("/", 2):  # a name of the motion scores holds a slash of its own: car/EPA
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
