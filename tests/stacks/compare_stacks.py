@@ -106,14 +106,16 @@ def main() -> int:
     prepare(out)
     config = tree / CONFIG
     os.chdir(out)
+    options = [] if given else CLEAR
     lines: list[Line] = []
     for part in args.parts:
         weights = given or out / f"{part}.pth"
         if part != "samples" and not given and not (args.keep and weights.exists()):
             write_weights(weights, config, "tiny" if part == "evaluate" else "train")
         if not (args.keep and (out / "documented" / part).is_dir()):
-            documented(python, tree, part, config, weights)
-        lines += {"samples": compare_samples, "evaluate": compare_evaluation, "losses": compare_losses}[part](config, weights)
+            documented(python, tree, part, config, weights, options)
+        compare = {"samples": compare_samples, "evaluate": compare_evaluation, "losses": compare_losses}[part]
+        lines += compare(config, weights, options)
         report(lines, part, out)
     return 0 if all(line.agrees for line in lines) else 1
 
@@ -166,11 +168,11 @@ def write_weights(path: Path, config: Path, kind: str) -> None:
     torch.save({"state_dict": model.state_dict(), "meta": {}}, path)
 
 
-def documented(python: str, tree: Path, part: str, config: Path, weights: Path) -> None:
+def documented(python: str, tree: Path, part: str, config: Path, weights: Path, options: list[str]) -> None:
     words = [python, HERE / "documented_half.py", part, config, Path("documented") / part]
     words += ["--weights", weights, "--clip", CLIP, "--queue-length", QUEUE_LENGTH]
-    if part == "evaluate":
-        words += ["--cfg-options", *CLEAR]
+    if part == "evaluate" and options:
+        words += ["--cfg-options", *options]
     log = Path(f"documented_{part}.log")
     with log.open("w") as handle:
         done = subprocess.run([str(w) for w in words], stdout=handle, stderr=subprocess.STDOUT, env=environment(tree))
@@ -209,7 +211,7 @@ def difference(key: str, native: NDArray, wanted: NDArray) -> float:
     return float(np.abs(native.astype(np.float64) - wanted.astype(np.float64)).max())
 
 
-def compare_samples(config: Path, _: Path) -> list[Line]:
+def compare_samples(config: Path, *_: object) -> list[Line]:
     import native_half
 
     spec, lines = native_spec(config), []
@@ -244,11 +246,11 @@ def by_place(rows: NDArray, *labels: NDArray) -> NDArray[np.intp]:
     return np.lexsort([*np.round(rows[:, 2::-1].T, 2), *labels])
 
 
-def compare_evaluation(config: Path, weights: Path) -> list[Line]:
+def compare_evaluation(config: Path, weights: Path, options: list[str]) -> list[Line]:
     import native_half
 
     folder = Path("native/evaluate")
-    frames, metrics = native_half.evaluate(native_spec(config, [*native_half.ALL_TRACKS, *CLEAR]), weights, folder)
+    frames, metrics = native_half.evaluate(native_spec(config, [*native_half.ALL_TRACKS, *options]), weights, folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     for index, native in enumerate(frames):
@@ -336,7 +338,7 @@ def compare_metrics(native: dict, documented: dict) -> list[Line]:
 # Losses -----------------------------------------------------------------------------------------------------------------
 
 
-def compare_losses(config: Path, weights: Path) -> list[Line]:
+def compare_losses(config: Path, weights: Path, _: list[str]) -> list[Line]:
     import native_half
 
     native = native_half.losses(native_spec(config, native_half.NOTHING_RANDOM), weights, CLIP)

@@ -48,10 +48,10 @@ def test_both_halves_get_what_the_caller_named_although_they_run_elsewhere(tmp_p
     monkeypatch.setattr(compare, "why_not", lambda python, tree: "")
     monkeypatch.setattr(compare, "prepare", lambda out: None)
     monkeypatch.setattr(compare, "documented", lambda *words: seen.append(words))
-    monkeypatch.setattr(compare, "compare_evaluation", lambda config, weights: [])
+    monkeypatch.setattr(compare, "compare_evaluation", lambda *words: [])
     assert compare.main() == 0
     config = tmp_path / "tree" / compare.CONFIG
-    assert seen == [(str(tmp_path / "bin/python"), tmp_path / "tree", "evaluate", config, tmp_path / "w.pth")]
+    assert seen == [(str(tmp_path / "bin/python"), tmp_path / "tree", "evaluate", config, tmp_path / "w.pth", [])]
     assert not (tmp_path / "out/documented").exists()
 
 
