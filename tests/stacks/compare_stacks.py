@@ -61,7 +61,7 @@ BOXES, SCORES, PLAN, LOSS, METRIC = 1e-3, 1e-4, 1e-3, 1e-3, 1e-3
 DETECTIONS = 4e-3
 # A track carries its noise along, so the first frames are held to the limits above and the later ones to LATER times as much;
 # ids, labels and plans to the same in all.
-STEADY, LATER = 4, 4
+STEADY, LATER = 4, 10
 # Birth and reporting of tracks where made-up weights score little, as clear of any score as a trained model's thresholds are:
 # at the config's 0.4 and 0.35, rounding decides over a track of this scene, and then over all that follows.
 CLEAR = ["model.score_thresh=0.6", "model.filter_score_thresh=0.55"]
