@@ -120,6 +120,10 @@ class Machine:
         out, error = process.communicate(timeout=1500)
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
+    def running(self) -> set[str]:
+        """Containers of any image, those of a build too."""
+        return set(subprocess.run([self.engine, "ps", "--quiet"], capture_output=True, text=True, check=True).stdout.split())
+
     def containers(self) -> list[str]:
         command = [self.engine, "ps", "--all", "--format", "{{.ID}} {{.Image}}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

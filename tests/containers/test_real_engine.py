@@ -63,6 +63,32 @@ def test_an_interrupted_training_leaves_no_container(machine: Machine, number: i
     assert machine.owners() == {machine.uid}
 
 
+def test_an_interrupted_image_build_leaves_no_container(machine: Machine):
+    script = machine.root / "docker/setup/packages.sh"
+    text = script.read_text()
+    script.write_text(text.replace("set -eu\n", "set -eu\necho installing; sleep 120\n", 1))
+    before = machine.running()
+    process = machine.start("image", stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "installing" in line and "echo" not in line:
+                break
+        assert lines and "installing" in lines[-1], "".join(lines)
+        os.killpg(process.pid, signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(timeout=60) != 0
+        end = time.monotonic() + 20
+        while machine.running() - before and time.monotonic() < end:
+            time.sleep(0.2)
+        assert machine.running() <= before
+    finally:
+        script.write_text(text)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
 def test_an_engine_without_gpus_is_one_line(machine: Machine):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU")
