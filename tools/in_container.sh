@@ -37,14 +37,15 @@ for word in "$@"; do
   previous=$word
 done
 
-# The engine's own words on GPUs are long and name no remedy.
-gpus() {
-  sed -u -e "/could not select device driver/{s/.*/error: $engine cannot give GPUs to containers: install the NVIDIA Container Toolkit, or GPUS=0 for the CPU/;n;/^$/d}" \
+# The engine's own words on what it lacks are long and name no remedy.
+plainly() {
+  sed -u -e "s/^Error: container-init binary not found.*/error: $engine lacks an init for containers: install catatonit/" \
+    -e "/could not select device driver/{s/.*/error: $engine cannot give GPUs to containers: install the NVIDIA Container Toolkit, or GPUS=0 for the CPU/;n;/^$/d}" \
     -e "/^\(See\|Run\) '$engine run --help'/d"
 }
 # In the background, so that a signal is acted upon at once; input stays the terminal's.
 exec 3<&0
-"$engine" run --name "$name" --pull never "$@" <&3 2> >(gpus >&2) &
+"$engine" run --name "$name" --pull never "$@" <&3 2> >(plainly >&2) &
 status=0
 wait $! || status=$?
 exit "$status"

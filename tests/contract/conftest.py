@@ -32,6 +32,9 @@ case $1 in
     if [[ $* == *"--gpus all"* && -n ${ENGINE_NO_GPUS:-} ]]; then
       echo 'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].' >&2; exit 125
     fi
+    if [[ -n ${ENGINE_NO_INIT:-} ]]; then
+      echo 'Error: container-init binary not found on the host: stat catatonit: no such file or directory' >&2; exit 125
+    fi
     for (( i = 1; i <= $#; i++ )); do case ${!i} in
       ./projects/configs/*) cfg=${!i} ;;
       runner.max_iters=*) iters=${!i#*=} ;;

@@ -68,6 +68,14 @@ def test_an_engine_without_gpus(documented: Documented):
     assert "docker cannot give GPUs to containers" in line and "NVIDIA Container Toolkit" in line and "GPUS=0" in line
 
 
+def test_an_engine_without_an_init(documented: Documented):
+    podman = ("STACK=torch1.12", "RUNTIME=podman", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host", "GPUS=0")
+    documented.done("image", *podman)
+    assert refused(documented, "shell", *podman, ENGINE_NO_INIT="1") == (
+        "error: podman lacks an init for containers: install catatonit"
+    )
+
+
 def test_an_image_that_is_missing(documented: Documented):
     done = subprocess.run(
         ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "uniad_torch1.12", "true"],
