@@ -7,7 +7,11 @@ export UNIAD_GOLDEN
 
 .PHONY: test
 test: $(ENV) ## Unit, parity, pipeline and make tests; TESTS='tests/unit -k config' for some of them
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal $(TESTS) $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not long' $(TESTS) $(TEST_ARGS)
+
+.PHONY: test-long
+test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation, a fault found in a whole graph
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long tests/pipeline $(TEST_ARGS)
 
 .PHONY: lint
 lint: $(ENV) ## Style and errors that need no run

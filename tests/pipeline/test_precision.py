@@ -15,7 +15,7 @@ from uniad.export.half import tensor_types
 
 from tests.pipeline.test_nano_pipeline import export, one_line_error, run, work  # noqa: F401  a fixture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TARGETS = ["8.6", "8.9"]
 
 

@@ -14,7 +14,7 @@ from uniad.deploy.bundle import is_quantised
 from uniad.deploy.card import read_card, sequence_path
 from uniad.quantize.candidates import find_layers, groups_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 CONFIG = "projects/configs/stage2_e2e/nano_e2e_trt_p.py"
 FEW = ("--scenes", 1, "--frames", 2, "--threads", 1)
 

@@ -107,6 +107,7 @@ def test_onnxruntime_and_torch_agree_on_the_future_over_fed_back_frames(exported
     assert "before the collision optimiser" in said
 
 
+@pytest.mark.long
 def test_a_miscompiled_sample_of_the_whole_step_is_found_among_its_thousands_of_nodes(exported: Path, tmp_path: Path) -> None:
     if exported.parent.name != "gridsample":
         pytest.skip("gather has no GridSample to miscompile")

@@ -65,9 +65,23 @@ def modulated_deformable_convolution(
         Tensor: [B, O, A, E], of the type of `image`.
     """
     geometry = (list(weight.shape[2:]), *(list(_pair(each)) for each in (stride, padding, dilation)), deform_groups)
+    _refuse_wrong_shapes(image, offset, mask, *geometry)
 
     def run(image, offset, mask, weight):
         return _ModulatedDeformableConvolution.apply(image, offset, mask, weight, geometry, groups)
 
     out = in_full_precision(run, image.device.type, image, offset, mask, weight)
     return out if bias is None else out + bias.to(out.dtype).reshape(1, -1, 1, 1)
+
+
+def _refuse_wrong_shapes(image, offset, mask, kernel, stride, padding, dilation, deform_groups):
+    """Raises a RuntimeError that names what does not fit. The kernels check too, but an exception that leaves compiled code
+    needs a C++ runtime shared with Python's, and not every installation has one."""
+    batch, channels, *size = image.shape
+    if deform_groups < 1 or channels % deform_groups:
+        raise RuntimeError(f"{channels} channels do not divide into {deform_groups} groups")
+    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)]
+    taps = deform_groups * kernel[0] * kernel[1]
+    for name, tensor, wanted in (("offset", offset, (batch, 2 * taps, *out)), ("mask", mask, (batch, taps, *out))):
+        if tuple(tensor.shape) != wanted:
+            raise RuntimeError(f"{name} has the shape {list(tensor.shape)}, not {list(wanted)}")
