@@ -318,6 +318,8 @@ def test_an_interrupted_command_leaves_no_container(documented: Documented, numb
         ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
         env={**os.environ, **dict(documented.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
+        # under nohup the tests inherit an ignored SIGHUP, which no shell can trap
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     log = documented.root / "engine/log"
     end = time.monotonic() + 20
