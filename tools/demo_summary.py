@@ -69,12 +69,13 @@ def main() -> None:
     print(f"\nUniAD-{args.variant}, from nothing to an engine:\n")
     for what, path, note in rows:
         print(f"  {what:20s} {path}  ({size(path)}){'  ' + note if note else ''}")
+    other = "  make demo VARIANT=tiny             the same with the model for Jetson Orin\n" if args.variant == "nano" else ""
     print(
         "\nThis training was a glimpse, and so are its scores. Next:\n"
         f"  look at {args.picture}\n"
-        "  make train VARIANT=nano            a whole schedule on a larger synthetic world\n"
-        "  make eval VARIANT=nano             and its scores\n"
-        "  make demo VARIANT=tiny             the same with the model for Jetson Orin\n"
+        f"  make train VARIANT={args.variant}            a whole schedule on a larger synthetic world\n"
+        f"  make eval VARIANT={args.variant}             and its scores\n"
+        f"{other}"
         "  ln -s /your/nuscenes data/nuscenes; make configure; make train VARIANT=tiny\n"
         "  make help                          everything else; make doctor says what this machine can do"
     )
