@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -11,15 +9,15 @@ from pathlib import Path
 import onnx
 
 from uniad.deploy import sequence as recorded
-from uniad.deploy.card import card_path, sequence_path, write_card
+from uniad.deploy.card import sequence_path, write_card
 from uniad.deploy.compare import TOLERANCES
+from uniad.deploy.derived import write_derived
 from uniad.deploy.verify import contract_of
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.fp16 import MARGIN, Lowered, lower
 from uniad.export.groups import GLUE, layer_groups
 from uniad.export.sensitivity import Say
-from uniad.files import atomic_path
 
 PRECISION = "fp16"
 
@@ -45,7 +43,7 @@ def write_lowered(onnx_path: str | Path, out: str | Path, say: Say = print, thre
     faults = audit(lowered.model, contract)
     if faults:
         raise UserError(f"{out}: the fp16 graph is not deployable: {faults[0]}")
-    _write(lowered.model, onnx_path, out)
+    write_derived(lowered.model, onnx_path, out)
     written = {
         **card,
         "sequence": sequence_path(out).name,
@@ -93,16 +91,3 @@ def _account(lowered: Lowered, source: str, digest: str) -> dict:
         # For builders that choose types themselves and must be told, see docs/export.md.
         "fp32_nodes": [name for names in lowered.kept.values() for name in names],
     }
-
-
-def _write(graph: onnx.ModelProto, source: Path, out: Path) -> None:
-    """Graph and sequence. The card of an earlier graph goes first: what is there is either whole or says that it is not."""
-    card_path(out).unlink(missing_ok=True)
-    with atomic_path(sequence_path(out)) as temporary:
-        temporary.unlink()
-        try:
-            os.link(sequence_path(source), temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(sequence_path(source), temporary)
-    with atomic_path(out) as temporary:
-        onnx.save(graph, str(temporary))

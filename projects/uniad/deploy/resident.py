@@ -74,7 +74,24 @@ def compile_layers(model: nn.Module, options: dict[str, Any] | None = None) -> i
     return len(parts)
 
 
-class ResidentStep:
+class Resident:
+    """The buffers that a step lives in, filled in place."""
+
+    contract: Contract
+    frame: list[Tensor]
+    state: list[Tensor]
+
+    def reset(self) -> None:
+        """Forget the scene."""
+        for buffer, port in zip(self.state, self.contract.state):
+            buffer.fill_(port.initial)
+
+    def load(self, frame: Sequence[Tensor]) -> None:
+        """Border tensors of the next frame, in the contract's order."""
+        torch._foreach_copy_(self.frame, list(frame), non_blocking=True)
+
+
+class ResidentStep(Resident):
     """``load`` a frame, ``run``, read ``outputs``; ``reset`` begins a scene. Takes the model over: do not use it elsewhere."""
 
     def __init__(
@@ -116,15 +133,6 @@ class ResidentStep:
         elif way != "eager":
             self._advance()  # compiles
         self.reset()
-
-    def reset(self) -> None:
-        """Forget the scene."""
-        for buffer, port in zip(self.state, self.contract.state):
-            buffer.fill_(port.initial)
-
-    def load(self, frame: Sequence[Tensor]) -> None:
-        """Border tensors of the next frame, in the contract's order."""
-        torch._foreach_copy_(self.frame, list(frame), non_blocking=True)
 
     def run(self) -> None:
         """The step of the loaded frame. ``outputs`` holds until the next call; on a GPU, once the stream is synchronised."""

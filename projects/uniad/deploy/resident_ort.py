@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from uniad.contract import Contract
+from uniad.deploy.resident import Resident
 from uniad.errors import UserError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-class ResidentOrt:
+class ResidentOrt(Resident):
     """``load`` a frame, ``run``, read ``outputs``; ``reset`` begins a scene."""
 
     def __init__(
@@ -67,15 +67,6 @@ class ResidentOrt:
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         return torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device)
-
-    def reset(self) -> None:
-        """Forget the scene."""
-        for buffer, port in zip(self.state, self.contract.state):
-            buffer.fill_(port.initial)
-
-    def load(self, frame: Sequence[Tensor]) -> None:
-        """Border tensors of the next frame, in the contract's order."""
-        torch._foreach_copy_(self.frame, list(frame), non_blocking=True)
 
     def run(self) -> None:
         """The step of the loaded frame; ``outputs`` holds until the next call."""

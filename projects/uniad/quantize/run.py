@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +10,14 @@ import onnx
 
 from uniad.deploy import sequence as recorded
 from uniad.deploy.bundle import is_quantised
-from uniad.deploy.card import card_path, sequence_path, write_card
+from uniad.deploy.card import sequence_path, write_card
 from uniad.deploy.compare import TOLERANCES
+from uniad.deploy.derived import write_derived
 from uniad.deploy.verify import contract_of
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import GLUE
 from uniad.export.sensitivity import Choice, Effect, choose, measure
-from uniad.files import atomic_path
 from uniad.quantize.calibrate import Calibration, Drive, calibrate
 from uniad.quantize.candidates import Layer, check_groups, find_layers, groups_of
 from uniad.quantize.histogram import METHODS
@@ -103,21 +101,8 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     if faults:
         raise UserError(f"{out}: the quantised graph is not deployable: {faults[0]}")
     onnx.checker.check_model(graph, full_check=True)
-    _write(graph, Path(onnx_path), Path(out))
+    write_derived(graph, Path(onnx_path), Path(out))
     return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice)
-
-
-def _write(graph: onnx.ModelProto, source: Path, out: Path) -> None:
-    """Graph and sequence. The card of an earlier graph goes first: what is there is either whole or says that it is not."""
-    card_path(out).unlink(missing_ok=True)
-    with atomic_path(sequence_path(out)) as temporary:
-        temporary.unlink()
-        try:
-            os.link(sequence_path(source), temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(sequence_path(source), temporary)
-    with atomic_path(out) as temporary:
-        onnx.save(graph, str(temporary))
 
 
 def _write_card(
