@@ -2,9 +2,10 @@
 """What a frame takes, and what speed costs in accuracy: the step in eager PyTorch, as a CUDA graph, compiled, in onnxruntime.
 
 Scenes of a data set run frame after frame, each mode with its own state carried; where a scene ends the next begins, as in a car.
-Frames are decoded and on the device beforehand. A mode is WAY-PRECISION (eager, graph, compile or layers; fp32, tf32, bf16
-or fp16), or ort-cpu, ort-cuda, ort-cuda-tf32, ort-tensorrt, which run every --onnx, or a fresh export of the model where none is
-given. Each mode has a process of its own: one that fails prints one line. Errors are against eager-fp32, which always runs first.
+Frames are decoded and on the device beforehand. A mode is WAY-PRECISION (eager, graph, compile, parts or layers; fp32, tf32,
+bf16 or fp16), or ort-cpu, ort-cuda, ort-cuda-tf32, ort-tensorrt, which run every --onnx, or a fresh export of the model where
+none is given. Each mode has a process of its own: one that fails prints one line. Errors are against eager-fp32, which always
+runs first.
 
     python benchmarks/latency.py --variant tiny --checkpoint ckpts/uniad_tiny.pth --modes graph-fp32 compile-bf16 ort-cuda
 """
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from uniad.build import build_model
 from uniad.contract import Contract, contract_for, pack_frame
+from uniad.deploy.resident import PRECISIONS, WAYS
 from uniad.errors import UserError, run_cli
 from uniad.models.uniad import UniAD
 from uniad.spec import Spec, load_spec
@@ -37,7 +39,6 @@ CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
 STEMS = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}
 KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
 REFERENCE = "eager-fp32"
-WAYS, PRECISIONS = ("eager", "graph", "compile", "layers"), ("fp32", "tf32", "bf16", "fp16")
 TORCH_MODES = tuple(f"{way}-{precision}" for way in WAYS for precision in PRECISIONS)
 ORT_MODES = ("ort-cpu", "ort-cuda", "ort-cuda-tf32", "ort-tensorrt")
 KEPT = ("boxes", "obj_id", "active", "plan_traj")  # outputs that modes are compared by

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 from uniad.contract import Contract, pack_outputs, unpack_inputs
 from uniad.models.attention import MultiheadAttention
+from uniad.models.branches import on_streams
+from uniad.models.uniad import UniAD
 from uniad.ops.deformable_conv import DeformConv2d
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# queued kernel by kernel; recorded once; fused as a whole, then recorded; fused layer by layer, then recorded
-WAYS = ("eager", "graph", "compile", "layers")
+# queued kernel by kernel; recorded once; fused as a whole, part by part or layer by layer, then recorded. What is recorded in
+# parts has branches that run side by side, see ``models.branches``.
+WAYS = ("eager", "graph", "compile", "parts", "layers")
 WARM_UP = 3  # kernels are compiled, chosen and given their workspace before a recording
 _PLAIN, _OWN = (nn.Linear, nn.Conv2d), (MultiheadAttention, DeformConv2d)  # subclasses of the first may switch autocast off
 # none of them lies in another
@@ -28,6 +33,10 @@ _LAYERS = {
     "BasicBlock", "Bottleneck", "FPN", "BevEncoderLayer", "DecoderLayer", "EncoderLayer", "QueryInteraction", "MaskHead",
     "BevInteraction", "CellLayer", "LightProjection", "HalvingBottleneck", "UpsampleAdd", "DenseDecoder", "PlanDecoderLayer",
 }  # fmt: skip
+# What ``UniAD.step`` calls one after the other or side by side: submodule, method; and what stage 2 adds
+_PARTS = (("", "look_back"), ("", "extract_features"), ("", "encode_bev"), ("seg_head", "queries"), ("", "find_tracks"),
+          ("", "carry_tracks"), ("seg_head", "select"))  # fmt: skip
+_PARTS_AHEAD = (("", "forecast"), ("planning_head", "forward"), ("occ_head", "forward"))
 
 
 def set_tf32(on: bool) -> None:
@@ -64,14 +73,56 @@ def lower_weights(model: nn.Module, dtype: torch.dtype, device: str, run: Callab
 def compile_layers(model: nn.Module, options: dict[str, Any] | None = None) -> int:
     """Compile the repeated layers, and what is costly between them, each on its own: layers alike share one compilation, so it is
     done several times sooner than the step as a whole. Returns how many there are."""
+    _allow_recompiling()
+    layers = [module for module in model.modules() if type(module).__name__ in _LAYERS]
+    for layer in layers:
+        layer.compile(fullgraph=True, dynamic=False, options=options)
+    return len(layers)
+
+
+def _allow_recompiling() -> None:
+    """One piece of code may be compiled many times: for many shapes of blocks, for many parts."""
     import torch._dynamo
 
-    # one piece of code, many shapes of blocks
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    parts = [module for module in model.modules() if type(module).__name__ in _LAYERS]
-    for part in parts:
-        part.compile(fullgraph=True, dynamic=False, options=options)
-    return len(parts)
+
+
+def parts(model: UniAD) -> list[tuple[nn.Module, str]]:
+    """The parts of the step of this model: (module, name of its method)."""
+    return [(model.get_submodule(owner), name) for owner, name in _PARTS + (_PARTS_AHEAD if model.spec.has_stage2 else ())]
+
+
+def compile_parts(model: UniAD, options: dict[str, Any] | None = None) -> int:
+    """Compile each part of the step as one graph. Returns how many there are."""
+    found = parts(model)
+    for owner, name in found:
+        setattr(owner, name, compile_flat(getattr(owner, name), options))
+    return len(found)
+
+
+def compile_flat(call: Callable[..., Any], options: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """``call`` compiled as one graph from tensors to tensors. It must be called with arguments of one structure.
+
+    Named tuples are taken apart outside: PyTorch 2.11 breaks some that cross the border of a compiled region. The first call runs
+    as it is, and shows what the result is made of.
+    """
+    _allow_recompiling()
+    structure: list[Any] = []
+
+    def flat(*leaves: Any) -> list[Any]:
+        return tree_leaves(call(*tree_unflatten(leaves, structure[0])))
+
+    compiled = torch.compile(flat, fullgraph=True, dynamic=False, options=options)
+
+    def run(*args: Any) -> Any:
+        leaves, spec = tree_flatten(args)
+        if not structure:
+            result = call(*args)
+            structure[:] = spec, tree_structure(result)
+            return result
+        return tree_unflatten(compiled(*leaves), structure[1])
+
+    return run
 
 
 class Resident:
@@ -96,7 +147,7 @@ class ResidentStep(Resident):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: UniAD,
         contract: Contract,
         precision: str = "fp32",
         way: str = "eager",
@@ -113,7 +164,9 @@ class ResidentStep(Resident):
         buffers = [torch.zeros(p.shape, dtype=getattr(torch, p.dtype), device=device) for p in contract.input_ports().values()]
         self.frame, self.state = buffers[: len(contract.frame)], buffers[len(contract.frame) :]
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._forward = self._step
+        self._forward, self._pack = self._step, partial(pack_outputs, contract)
+        # A whole that is compiled has one stream.
+        self._streams: list[torch.cuda.Stream] | None = [] if way in ("parts", "layers") and device == "cuda" else None
         self.reset()
         if device == "cuda":
             set_tf32(precision == "tf32")
@@ -122,22 +175,25 @@ class ResidentStep(Resident):
             for part in (model.img_backbone, model.img_neck):
                 part.to(memory_format=torch.channels_last)
         if self.dtype is not None:
-            self.kept_fp32 = lower_weights(model, self.dtype, device, self._advance)
+            self.kept_fp32 = lower_weights(model, self.dtype, device, self.advance)
         if way == "compile":
             # One graph: a break would be an error. Inductor's own CUDA graphs would copy what these buffers hold already.
             self._forward = torch.compile(self._step, fullgraph=True, dynamic=False, options=compile_options)
         elif way == "layers":
             compile_layers(model, compile_options)
+        elif way == "parts":
+            compile_parts(model, compile_options)
+            self._pack = compile_flat(self._pack, compile_options)
         if way != "eager" and device == "cuda":
             self._record()
         elif way != "eager":
-            self._advance()  # compiles
+            self.advance()  # compiles
         self.reset()
 
     def run(self) -> None:
         """The step of the loaded frame. ``outputs`` holds until the next call; on a GPU, once the stream is synchronised."""
         if self._graph is None:
-            self._advance()
+            self.advance()
         else:
             self._graph.replay()
 
@@ -147,11 +203,12 @@ class ResidentStep(Resident):
 
     def _step(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         outputs, state = self.model.step(*unpack_inputs(self.contract, tensors))
-        return pack_outputs(self.contract, outputs, state)
+        return self._pack(outputs, state)
 
     @torch.no_grad()
-    def _advance(self) -> None:
-        with self._autocast():
+    def advance(self) -> None:
+        """One step of the loaded frame, queued kernel by kernel: what is recorded."""
+        with self._autocast(), nullcontext() if self._streams is None else on_streams(self._streams):
             packed = self._forward(*self.frame, *self.state)
         count = len(self.contract.outputs)
         self.outputs = {port.name: value for port, value in zip(self.contract.outputs, packed[:count])}
@@ -164,10 +221,10 @@ class ResidentStep(Resident):
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                self._advance()
+                self.advance()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may call the driver meanwhile
-            self._advance()
+            self.advance()
         self._graph = graph

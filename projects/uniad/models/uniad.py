@@ -15,6 +15,7 @@ from uniad.geometry.boxes import decode_boxes
 from uniad.models.agents import select_agents
 from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer
+from uniad.models.branches import side_by_side
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.map import MapHead
@@ -25,6 +26,7 @@ from uniad.models.planning import PlanHead
 from uniad.models.track import (
     EGO_ID,
     FREE_ID,
+    Carry,
     Rows,
     compact,
     empty_tracks,
@@ -37,7 +39,18 @@ from uniad.models.track import (
 )
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
 from uniad.spec import ModelSpec
-from uniad.types import DetOutput, Frame, State, StepOutputs, TrackOutput, Tracks
+from uniad.types import (
+    Agents,
+    DetOutput,
+    Frame,
+    MotionOutput,
+    OccOutput,
+    PlanOutput,
+    State,
+    StepOutputs,
+    TrackOutput,
+    Tracks,
+)
 
 
 class TrackHead(DetectionBranches):
@@ -117,24 +130,48 @@ class UniAD(nn.Module):
 
     def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
         """One frame: frame tensors [B, ...] and the state that the frame before left."""
-        feats = self.extract_features(frame.img)
-        has_prev_bev = state.has_prev_bev & ~frame.scene_start
-        bev = self.encode_bev(feats, frame, self.pose_delta(frame, state), state.prev_bev, has_prev_bev)
-        rows = self.rows(self.propagate(frame, state))
-        det = self.detect(bev, rows, all_layers=False)
-        track, tracks, next_id = self.update_tracks(rows, det, state.next_id)
-        outputs = StepOutputs(bev=bev, track=track, map=self.seg_head(bev))
-        if self.spec.has_stage2:
-            outputs = self.look_ahead(outputs, frame.command)
-        return outputs, self.next_state(frame, bev, tracks, next_id)
+        (pose, rows), feats = side_by_side(lambda: self.look_back(frame, state), lambda: self.extract_features(frame.img))
+        bev = self.encode_bev(feats, frame, pose, state.prev_bev, state.has_prev_bev & ~frame.scene_start)
+        lanes, (track, after, carry, next_id) = side_by_side(
+            lambda: self.seg_head.queries(bev), lambda: self.find_tracks(bev, rows, state.next_id)
+        )
+        tracks, maps, ahead = side_by_side(
+            lambda: self.carry_tracks(after, carry, track),
+            lambda: self.seg_head.select(lanes),
+            lambda: self.look_ahead(bev, track, lanes.query, lanes.query_pos, frame.command),
+        )
+        return StepOutputs(bev, track, maps, *ahead), self.next_state(frame, bev, tracks, next_id)
 
-    def look_ahead(self, outputs: StepOutputs, command: Tensor) -> StepOutputs:
-        """Adds what stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. command: [B]."""
-        agents = select_agents(outputs.track, self.spec.agent_capacity, self.spec.track)
-        motion = self.motion_head(outputs.bev, agents, outputs.map.query, outputs.map.query_pos)
-        occ = self.occ_head(outputs.bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0))
-        plan = self.planning_head(outputs.bev, self.bev_position(), motion, command)
-        return outputs._replace(agents=agents, motion=motion, occ=occ, plan=plan)
+    def look_back(self, frame: Frame, state: State) -> tuple[Tensor, Rows]:
+        """What a frame needs of the one before, whatever its images show: ``pose_delta`` and the detection rows."""
+        return self.pose_delta(frame, state), self.rows(self.propagate(frame, state))
+
+    def find_tracks(self, bev: Tensor, rows: Rows, next_id: Tensor) -> tuple[TrackOutput, Tracks, Carry, Tensor]:
+        """Detection and ids of a frame, see ``report_tracks``."""
+        return self.report_tracks(rows, self.detect(bev, rows, all_layers=False), next_id)
+
+    def look_ahead(
+        self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor
+    ) -> tuple[Agents, MotionOutput, OccOutput, PlanOutput] | tuple[()]:
+        """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
+
+        bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries; command [B].
+        """
+        if not self.spec.has_stage2:
+            return ()
+        agents, motion = self.forecast(bev, track, map_query, map_query_pos)
+        plan, occ = side_by_side(
+            lambda: self.planning_head(bev, self.bev_position(), motion, command),
+            lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0)),
+        )
+        return agents, motion, occ, plan
+
+    def forecast(
+        self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor
+    ) -> tuple[Agents, MotionOutput]:
+        """The agents of stage 2 and their futures; arguments as for ``look_ahead``."""
+        agents = select_agents(track, self.spec.agent_capacity, self.spec.track)
+        return agents, self.motion_head(bev, agents, map_query, map_query_pos)
 
     def is_vehicle(self, label: Tensor) -> Tensor:
         """Which classes occupancy is about, bool like ``label``."""
@@ -247,13 +284,20 @@ class UniAD(nn.Module):
 
     def update_tracks(self, rows: Rows, det: DetOutput, next_id: Tensor) -> tuple[TrackOutput, Tracks, Tensor]:
         """Ids, report and carried slots after a frame at test. Returns the report, the next tracks and the next free id."""
+        report, after, carry, next_id = self.report_tracks(rows, det, next_id)
+        return report, self.carry_tracks(after, carry, report), next_id
+
+    def report_tracks(
+        self, rows: Rows, det: DetOutput, next_id: Tensor
+    ) -> tuple[TrackOutput, Tracks, Carry, Tensor]:
+        """Ids and report of a frame at test. Returns the report, the rows as they are after the frame, which of them the next
+        frame's slots take, and the next free id."""
         spec = self.spec.track
         score, label = det.cls[-1].sigmoid().max(dim=-1)
         obj_id, disappear_time, next_id = update_ids(
             rows.tracks.obj_id, rows.tracks.disappear_time, score, rows.valid, next_id, spec
         )
         carry = compact(obj_id >= 0, score, spec.capacity)
-        embedding = det.query_feat[-1].float()
         report = TrackOutput(
             boxes=decode_boxes(det.boxes[-1]),
             cls_logits=det.cls[-1],
@@ -262,15 +306,18 @@ class UniAD(nn.Module):
             obj_id=obj_id,
             valid=rows.valid,
             active=(obj_id >= 0) & (score >= spec.filter_score_thresh),
-            embedding=embedding,
+            embedding=det.query_feat[-1].float(),
             dropped=carry.dropped,
         )
         after = rows.tracks._replace(
             ref_pts=det.ref_pts, boxes=det.boxes[-1], obj_id=obj_id, disappear_time=disappear_time
         )
-        tracks = take_tracks(after, carry)
-        tracks = self.interact(tracks, take_rows(embedding, carry.index), take_rows(score, carry.index), carry.valid)
-        return report, tracks, next_id
+        return report, after, carry, next_id
+
+    def carry_tracks(self, after: Tracks, carry: Carry, report: TrackOutput) -> Tracks:
+        """The slots of the next frame: the rows that ``carry`` names, with memory and queries brought up to date."""
+        embedding, score = (take_rows(x, carry.index) for x in (report.embedding, report.score))
+        return self.interact(take_tracks(after, carry), embedding, score, carry.valid)
 
     def interact(self, tracks: Tracks, embedding: Tensor, score: Tensor, valid: Tensor) -> Tracks:
         """Memory bank, then query interaction: the queries that the carried tracks ask with in the next frame.

@@ -42,4 +42,6 @@ def sampling_lowering(lowering: str | None) -> Iterator[None]:
 
 def exporting() -> bool:
     """True while a graph is being recorded for another runtime, where only plain operators may appear."""
+    if torch.compiler.is_dynamo_compiling():
+        return False  # exports here do not go through dynamo, inside which PyTorch before 2.13 takes is_exporting() for True
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
