@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recorded import EXTRACTS, Recorded, golden_dir
+from scipy.optimize import linear_sum_assignment
 from specs import full_spec, tiny_spec
 from tolerances import close
 from torch import Tensor
@@ -182,6 +183,17 @@ def test_checkpoint_names_shapes_dtypes_and_frozen_parts(name: str, stage: int) 
     assert hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest() == want["sha256"]
 
 
+def same_elements(boxes: Tensor, label: Tensor, score: Tensor, want: Tensor, want_label: Tensor) -> Tensor:
+    """Which row of ``boxes`` each row of ``want`` is, among those whose scores nearly tie.
+
+    A score holds the mean of its mask above 0.5. Where a cell lies at 0.5 to rounding, it counts on one processor and not on
+    another: measured 0.4316 and 0.4301 for the same mask, with an element of 0.4308 between them.
+    """
+    other = (want_label[:, None] != label) | ((score[:, None] - score).abs() > 5e-3)
+    far = torch.cdist(want.double(), boxes.double()) + 1e6 * other
+    return torch.from_numpy(linear_sum_assignment(far.numpy())[1])
+
+
 def test_map(run: Run) -> None:
     """Final scores, boxes and labels of the elements, their queries, and the merged map; twelve layers, four levels in base."""
     extract = Recorded.extract("map")
@@ -192,11 +204,13 @@ def test_map(run: Run) -> None:
             _close(source, at + "query", got.query)
             close(got.score[0], want[:, 4], "frame")
             some = want[:, 4] > 0  # the order of those without a mask is arbitrary
-            close(got.box[0][some] * run.spec.model.map.canvas_hw[0], want[some, :4], "frame")
-            assert torch.equal(got.label[0][some].long(), source[at + "r_labels"].long()[some])
+            boxes, labels = got.box[0] * run.spec.model.map.canvas_hw[0], source[at + "r_labels"].long()
+            row = same_elements(boxes[some], got.label[0][some], got.score[0][some], want[some, :4], labels[some])
+            close(boxes[some][row], want[some, :4], "frame")
+            assert torch.equal(got.label[0][some][row].long(), labels[some])
             assert got.settled.all()
-            _equal(source, at + "r_lane", got.lanes[0])
-            _equal(source, at + "r_drivable", got.drivable[0] > 0.5)
+            for name, cells in (("r_lane", got.lanes[0] > 0.5), ("r_drivable", got.drivable[0] > 0.5)):
+                assert (cells != source[at + name].bool()).sum() <= 2, name  # see same_elements
 
 
 def _stage2_sources(run: Run, part: str) -> list[Recorded]:
