@@ -1,12 +1,10 @@
 """Assignment: least total cost for every problem of a batch, on CPU and in the GPU kernel (interpreted here)."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from gpu_kernels import run_python
 from uniad.ops.assignment import linear_assignment
 
 
@@ -100,13 +98,6 @@ compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict
 assert compiled.asm["cubin"]
 print("kernel compiles")
 """
-
-
-def run_python(code, **env):
-    pytest.importorskip("triton", reason="triton is not installed (it comes with torch builds for GPUs)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def test_the_gpu_kernel_finds_the_assignment_of_scipy():

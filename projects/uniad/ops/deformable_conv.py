@@ -1,10 +1,14 @@
-"""Modulated deformable convolution (DCNv2, Zhu et al. 2019) in plain operators.
+"""Modulated deformable convolution (DCNv2, Zhu et al. 2019).
 
 Every output pixel reads each kernel tap at a learnt sub-pixel offset, scaled by a learnt mask; outside the map is zero. All taps
 are sampled at once and multiplied by the weight as one matrix product, image by image where memory would not hold the batch.
+Sampling is plain operators, but for a kernel where a GPU infers (``triton_deformable_conv``).
 """
 
 from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +99,29 @@ class DeformConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[M, C, h, w] -> [M, O, ho, wo]"""
         field = self.conv_offset(x)
+        kernels = self._kernels(x, field)
+        if kernels is not None:
+            sampled = kernels.columns(x, field, list(self.weight.shape[2:]), self.stride, self.padding)
+            weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # taps before channels, as the columns
+            return F.linear(sampled, weight).transpose(1, 2).unflatten(2, field.shape[-2:])
         taps = field.shape[1] // 3
         offset, mask = field[:, : 2 * taps], field[:, 2 * taps :].sigmoid()
         return modulated_deform_conv2d(x, offset, mask, self.weight, self.stride, self.padding)
+
+    def _kernels(self, x: Tensor, field: Tensor) -> ModuleType | None:
+        """The Triton kernel where it can run: a GPU, no gradients, one offset group, nothing being exported."""
+        learns = torch.is_grad_enabled() and (x.requires_grad or field.requires_grad or self.weight.requires_grad)
+        groups, channels = field.shape[1] // (3 * self.weight.shape[2] * self.weight.shape[3]), x.shape[1]
+        if x.device.type != "cuda" or learns or groups > 1 or get_sampling() is not None or exporting():
+            return None
+        kernels = _load_kernels()
+        return kernels if kernels is not None and kernels.supports(channels) else None
+
+
+@cache
+def _load_kernels() -> ModuleType | None:
+    try:
+        from uniad.ops import triton_deformable_conv
+    except ImportError:  # deformable attention, which every model has, warns of it
+        return None
+    return triton_deformable_conv

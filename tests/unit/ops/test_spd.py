@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from gpu_kernels import run_python
 from torch import Tensor
 from uniad.ops.spd import solve_spd
 
@@ -38,13 +35,6 @@ compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"nu
 assert compiled.asm["cubin"]
 print("kernel compiles")
 """
-
-
-def run_python(code: str, **env: str) -> str:
-    pytest.importorskip("triton", reason="triton is not installed (it comes with torch builds for GPUs)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def problems(count: int, size: int) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-import pytest
+from gpu_kernels import run_python
 
 AGREE = """
 import torch
@@ -71,13 +67,6 @@ for kernel, n in ((m._forward, 6), (m._backward, 6), (m._backward, 0)):
     assert compiled.asm["cubin"]
 print("kernels compile")
 """
-
-
-def run_python(code: str, **env: str) -> str:
-    pytest.importorskip("triton", reason="triton is not installed (it comes with torch builds for GPUs)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def test_the_gpu_kernels_and_their_gradients_agree_with_plain_operators() -> None:
