@@ -140,6 +140,12 @@ def test_an_interrupted_clone_is_done_again(documented: Documented):
     assert (documented.uniad / "tools/train.py").is_file() and not partial.exists()
 
 
+def default_signals() -> None:
+    """Under nohup, or in the background of a script, tests inherit signals that are ignored, which no shell can trap."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_clone_is_one_line_and_the_next_one_is_whole(documented: Documented):
     slow = documented.root / "bin/git"
     slow.write_text(f"""#!/bin/sh
@@ -152,6 +158,7 @@ exec sleep 60
     process = subprocess.Popen(
         ["make", *documented.settings, "clone", *STACK], cwd=documented.root, env={**os.environ, **dict(documented.environment)},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=default_signals,
     )  # fmt: skip
     half = documented.root / "UniAD_train/.UniAD.partial/.git/HEAD"
     end = time.monotonic() + 30
@@ -318,8 +325,7 @@ def test_an_interrupted_command_leaves_no_container(documented: Documented, numb
         ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
         env={**os.environ, **dict(documented.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
-        # under nohup the tests inherit an ignored SIGHUP, which no shell can trap
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=default_signals,
     )  # fmt: skip
     log = documented.root / "engine/log"
     end = time.monotonic() + 20
