@@ -54,10 +54,11 @@ def _fill(
     fits = near & (best.values >= 0)
     kept = best.values.masked_fill(~fits, -1.0).topk(min(capacity, fits.shape[1]), dim=1)
     row, valid = best.indices.gather(1, kept.indices), kept.values >= 0
-    missing = capacity - row.shape[1]
+    if missing := capacity - row.shape[1]:  # only in toy sizes
+        row, valid = pad(row, (0, missing)), pad(valid, (0, missing))
     ego = torch.full_like(row[:, :1], spec.num_query)  # the ego query is the last of the fresh ones
-    row = torch.cat([pad(row, (0, missing)), ego], 1)
-    valid = torch.cat([pad(valid, (0, missing)), torch.ones_like(valid[:, :1])], 1)
+    row = torch.cat([row, ego], 1)
+    valid = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
     index = row.to(torch.int32)
     return Agents(
         query=take_rows(query, index),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from uniad.contract import Contract, MapMerge, Port, contract_for, pack_frame
-from uniad.deploy.resident import ResidentStep, compile_layers
+from uniad.deploy.resident import ResidentStep, compile_layers, parts
 from uniad.deploy.resident_ort import ResidentOrt
 from uniad.deploy.runner import TorchRunner
 from uniad.deploy.sensors import prepare
@@ -86,6 +86,23 @@ def test_layers_compile_each_on_its_own(spec, nano) -> None:
     compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
     assert len(compiled) == count >= 20
     assert not [name for name in compiled if any(name.startswith(f"{other}.") for other in compiled)]
+
+
+def test_parts_compile_each_as_one_graph_and_say_the_same(spec, nano, contract, frames, expected, monkeypatch) -> None:
+    compiled = []
+
+    def traced(call, options, **how):
+        compiled.append(options)
+        return compile_as_is(call, backend="eager", **how)  # whether it can be traced is what matters here
+
+    compile_as_is = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    model = bench.make_model(spec, str(nano.checkpoint))
+    step = ResidentStep(model, contract, way="parts", device="cpu", compile_options={"x": 1})
+    assert compiled == [{"x": 1}] * 11 and len(parts(step.model)) == 10
+    for got, want in zip(replay(step, frames), expected, strict=True):
+        for name in ("boxes", "obj_id", "occ_seg", "plan_traj"):
+            np.testing.assert_array_equal(got[name], want[name])
 
 
 def test_a_mode_is_timed_and_held_against_the_reference(spec, nano, contract, tmp_path) -> None:
