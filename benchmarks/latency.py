@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from uniad.build import build_model
 from uniad.contract import Contract, contract_for, pack_frame
+from uniad.deploy.object_match import pairs
 from uniad.deploy.resident import PRECISIONS, WAYS
 from uniad.errors import UserError, run_cli
 from uniad.models.uniad import UniAD
@@ -41,7 +42,7 @@ KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
 REFERENCE = "eager-fp32"
 TORCH_MODES = tuple(f"{way}-{precision}" for way in WAYS for precision in PRECISIONS)
 ORT_MODES = ("ort-cpu", "ort-cuda", "ort-cuda-tf32", "ort-tensorrt")
-KEPT = ("boxes", "obj_id", "active", "plan_traj")  # outputs that modes are compared by
+KEPT = ("boxes", "obj_id", "label", "active", "plan_traj")  # outputs that modes are compared by
 
 
 # Frames ---------------------------------------------------------------------------------------------------------------
@@ -227,20 +228,25 @@ def first_line(error: BaseException) -> str:
 
 def errors(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> dict[str, float | None]:
     """Distances to the reference over all frames. plan: mean distance of a step, and the mean squared error of a coordinate;
-    ids: share of (frame, id) that both report; box: median distance of the centres of those, metres."""
+    ids: share of (frame, id) that both report, where one birth more renames all that follow; objects: share of reported objects
+    that the other reports too, by class and place; box: median distance of the centres of those, metres."""
     row: dict[str, float | None] = {}
     if "plan_traj" in want:
         off = got["plan_traj"].astype(np.float64) - want["plan_traj"]
         far = np.linalg.norm(off, axis=-1).mean(-1)
         row |= {"plan_l2_m": float(far.mean()), "plan_worst_m": float(far.max()), "plan_mse_m2": float((off**2).mean())}
-    both, either, distances = 0, 0, []
+    both, either, reported, distances = 0, 0, 0, []
     for frame in range(len(want["obj_id"])):
-        here, there = ({int(i): r for r, i in enumerate(x["obj_id"][frame]) if x["active"][frame][r]} for x in (got, want))
-        shared = here.keys() & there.keys()
-        both, either = both + len(shared), either + len(here.keys() | there.keys())
-        distances += [np.linalg.norm(got["boxes"][frame][here[i], :2] - want["boxes"][frame][there[i], :2]) for i in shared]
+        here, there = ({name: x[name][frame : frame + 1] for name in ("boxes", "obj_id", "label", "active")} for x in (got, want))
+        rows = [np.flatnonzero(x["active"][0]) for x in (there, here)]
+        ids = [set(x["obj_id"][0][r].tolist()) for x, r in zip((there, here), rows)]
+        both, either = both + len(ids[0] & ids[1]), either + len(ids[0] | ids[1])
+        ours, theirs = pairs(here, there, *rows)
+        reported += len(rows[0]) + len(rows[1])
+        distances += np.linalg.norm(there["boxes"][0][ours, :2] - here["boxes"][0][theirs, :2], axis=-1).tolist()
     box = float(np.median(distances)) if distances else None
-    return row | {"tracks": either, "ids": both / either if either else None, "box_m": box}
+    objects = 2 * len(distances) / reported if reported else None
+    return row | {"tracks": either, "ids": both / either if either else None, "objects": objects, "box_m": box}
 
 
 def collision_row(spec: Spec, outputs: dict[str, np.ndarray]) -> dict[str, Any] | str:
@@ -284,8 +290,8 @@ def number(value: float | None, form: str) -> str:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown, one mode a line."""
     base = rows.get(REFERENCE, {}).get("median_ms")
-    head = ("mode", "median ms", "p99 ms", "times eager fp32", "GiB", "plan L2 m", "worst frame m", "plan MSE m2", "ids", "box m",
-            "ready s")  # fmt: skip
+    head = ("mode", "median ms", "p99 ms", "times eager fp32", "GiB", "plan L2 m", "worst frame m", "plan MSE m2", "ids",
+            "objects", "box m", "ready s")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for label, row in rows.items():
         if "failed" in row:
@@ -294,7 +300,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         cells = (label, number(row["median_ms"], ".2f"), number(row["p99_ms"], ".2f"),
                  number(base / row["median_ms"] if base else None, ".1f"), number(row["memory_gib"], ".2f"),
                  *(number(row.get(key), ".2g") for key in ("plan_l2_m", "plan_worst_m", "plan_mse_m2")),
-                 number(row.get("ids"), ".1%"), number(row.get("box_m"), ".2g"), number(row["ready_s"], ".0f"))  # fmt: skip
+                 number(row.get("ids"), ".1%"), number(row.get("objects"), ".1%"), number(row.get("box_m"), ".2g"),
+                 number(row["ready_s"], ".0f"))  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

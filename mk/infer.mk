@@ -1,6 +1,6 @@
 ##@ Inference and pictures
 
-$(if $(BACKEND),$(call one-of,BACKEND,torch onnxruntime engine))
+$(if $(BACKEND),$(call one-of,BACKEND,torch compiled onnxruntime engine))
 $(if $(FRAMES),$(call whole,FRAMES))
 $(if $(NUM_FRAME),$(call whole,NUM_FRAME))
 $(foreach v,SCENE FRAMES_DIR,$(if $($v),$(call path,$v)))
@@ -9,6 +9,7 @@ $(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPA
 
 INFER_BACKEND := $(or $(BACKEND),onnxruntime)
 INFER_MODEL.torch := $(EXPORT_CKPT)
+INFER_MODEL.compiled := $(EXPORT_CKPT)
 INFER_MODEL.onnxruntime := $(ONNX)
 INFER_MODEL.engine := $(ENGINE)
 INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
@@ -18,7 +19,7 @@ INFERRED := outputs/$(SUB)infer/$(RUN_NAME)
 FILMED := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
 
 # An ONNX and an engine know their config by their card; where the data lies now is said to each.
-INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch,$(INFER_BACKEND)),--config $(EXPORT_CONFIG)) \
+INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) \
   $(if $(FRAMES_DIR),--folder $(call q,$(FRAMES_DIR)),--scene $(call q,$(or $(SCENE),0))) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
 
 .PHONY: infer

@@ -133,7 +133,7 @@ TIMING_CACHE ?=
 SCENE ?=
 FRAMES_DIR ?=
 FRAMES ?=
-# torch, onnxruntime (unless said) or engine
+# onnxruntime (unless said), torch, compiled (PyTorch in fp16 as one CUDA graph: a GPU's fastest) or engine
 BACKEND ?=
 # Two folders of results side by side, for visualize
 COMPARE ?=

@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("model", type=Path, help="ONNX, engine, or a checkpoint with --config")
     p.add_argument("--out", required=True, type=Path, help="folder for the results")
-    p.add_argument("--backend", default="auto", help="auto, torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
+    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
     p.add_argument("--scene", action="append", help="scene by number, name or token; may be repeated (default 0)")

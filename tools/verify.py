@@ -13,7 +13,8 @@ from uniad.errors import run_cli
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("onnx", type=Path)
-    p.add_argument("--backend", default="torch,onnxruntime", help="comma list of torch, onnxruntime, tensorrt, tensorrt_rtx")
+    p.add_argument("--backend", default="torch,onnxruntime",
+                   help="comma list of torch, compiled, onnxruntime, tensorrt, tensorrt_rtx")  # fmt: skip
     p.add_argument("--engine", type=Path, help="engine file, for the TensorRT backends")
     p.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="row of the tolerance table")
     p.add_argument("--checkpoint", type=Path, help="checkpoint for the torch backend (default: the card's)")
@@ -53,7 +54,7 @@ def main() -> int:
             print("  no track was reported in this sequence, so boxes and ids were not put to the test: train longer")
         for fault in report.faults[:5]:
             print(f"  {fault}", file=sys.stderr)
-        if not report.ok and backend.strip() != "torch":  # torch runs no graph, so there is none to take apart
+        if not report.ok and backend.strip() not in ("torch", "compiled"):  # they run no graph, so there is none to take apart
             locate(args, backend.strip())
     write_report(args.out or Path(f"{args.onnx}.verify.json"), reports)
     return 0 if all(r.ok for r in reports) else 1

@@ -94,16 +94,11 @@ class Contract:
 
     def check_inputs(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError naming every tensor that is missing, unknown or of another shape or dtype."""
-        ports = self.input_ports()
-        faults = [f"{name} is missing" for name in ports.keys() - feeds.keys()]
-        faults += [f"{name} is no input of this graph" for name in feeds.keys() - ports.keys()]
-        for name, port in ports.items():
-            if name in feeds:
-                got = feeds[name]
-                if tuple(got.shape) != port.shape or got.dtype != np.dtype(port.dtype):
-                    faults.append(f"{name} is {got.dtype}{list(got.shape)}, expected {port.dtype}{list(port.shape)}")
-        if faults:
-            raise ValueError("; ".join(sorted(faults)))
+        _check(feeds, self.input_ports())
+
+    def check_frame(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """As ``check_inputs``, for a frame without its state."""
+        _check(feeds, {p.name: p for p in self.frame})
 
     def to_json(self) -> dict:
         """The card's ``inputs`` and ``outputs`` entries."""
@@ -121,6 +116,18 @@ class Contract:
             "map_merge": asdict(self.map_merge),
             **({"occ_grid": asdict(self.occ_grid)} if self.occ_grid else {}),
         }
+
+
+def _check(feeds: Mapping[str, np.ndarray], ports: Mapping[str, Port]) -> None:
+    faults = [f"{name} is missing" for name in ports.keys() - feeds.keys()]
+    faults += [f"{name} is no input of this graph" for name in feeds.keys() - ports.keys()]
+    for name, port in ports.items():
+        if name in feeds:
+            got = feeds[name]
+            if tuple(got.shape) != port.shape or got.dtype != np.dtype(port.dtype):
+                faults.append(f"{name} is {got.dtype}{list(got.shape)}, expected {port.dtype}{list(port.shape)}")
+    if faults:
+        raise ValueError("; ".join(sorted(faults)))
 
 
 def contract_for(spec: Spec) -> Contract:

@@ -133,9 +133,13 @@ class Report:
 
 
 def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
-    """Every frame's outputs with the state fed back, from the initial state."""
+    """Every frame's outputs with the state fed back, from the initial state; the last frame's hold the state after it."""
     with runner:
-        return [runner.step(feed) for feed in sequence.feeds]
+        outputs = [runner.step(feed) for feed in sequence.feeds]
+        if outputs:  # a runner whose state lives on a device hands it out when asked
+            after = {f"next_{name.removeprefix('state_')}": value for name, value in runner.state.items()}
+            outputs[-1] = {**outputs[-1], **after}
+        return outputs
 
 
 def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, backend: str, precision: str = "fp32") -> Report:

@@ -26,7 +26,7 @@ class Aligned(NamedTuple):
 def align(got: Outputs, want: Outputs) -> Aligned:
     """Reorder the rows of ``got`` so that objects stand where they do in ``want``. Tensors are those of the contract."""
     reported = [np.flatnonzero(x["active"][0]) for x in (want, got)]
-    ours, theirs = _pairs(got, want, *reported)
+    ours, theirs = pairs(got, want, *reported)
     rows = len(want["active"][0])
     order = np.arange(rows)
     free_rows, free_from = np.setdiff1d(order, ours), np.setdiff1d(order, theirs)
@@ -47,7 +47,7 @@ def align(got: Outputs, want: Outputs) -> Aligned:
     return Aligned(aligned, paired | unmoved, len(reported[0]) + len(reported[1]) - 2 * len(ours))
 
 
-def _pairs(got: Outputs, want: Outputs, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairs(got: Outputs, want: Outputs, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``want`` and of ``got`` that hold the same object: of one class, near, and nearest in sum."""
     if not len(ours) or not len(theirs):
         return ours[:0], theirs[:0]

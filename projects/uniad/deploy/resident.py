@@ -165,8 +165,8 @@ class ResidentStep(Resident):
         self.frame, self.state = buffers[: len(contract.frame)], buffers[len(contract.frame) :]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._forward, self._pack = self._step, partial(pack_outputs, contract)
-        # A whole that is compiled has one stream.
-        self._streams: list[torch.cuda.Stream] | None = [] if way in ("parts", "layers") and device == "cuda" else None
+        # Only parts have branches of their own.
+        self._streams: list[torch.cuda.Stream] | None = [] if way == "parts" and device == "cuda" else None
         self.reset()
         if device == "cuda":
             set_tf32(precision == "tf32")

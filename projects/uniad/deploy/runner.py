@@ -52,8 +52,7 @@ class Runner:
 
     def infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """All graph outputs for all graph inputs. Raises ValueError for a wrong input and RuntimeError when not entered."""
-        if not self._is_open:
-            raise RuntimeError(f"{self.name}: use it as a context manager")
+        self._check_open()
         self.contract.check_inputs(feeds)
         return self._infer(feeds)
 
@@ -64,6 +63,10 @@ class Runner:
         outputs = self.infer({**frame, **self._state})
         self._state = self.contract.carry(outputs)
         return finish_lanes(outputs, self.contract.map_merge)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError(f"{self.name}: use it as a context manager")
 
     def _open(self) -> None: ...
 
@@ -188,5 +191,3 @@ class TensorRtRunner(Runner):
             outputs = {name: self.buffers[name].cpu().numpy() for name in self.contract.output_names}
         return outputs
 
-
-BACKENDS = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx")

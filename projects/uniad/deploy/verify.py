@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from uniad.contract import CONTRACT_VERSION, Contract, contract_for
 from uniad.deploy import sequence as recorded
 from uniad.deploy.backends.python import load_backend
 from uniad.deploy.card import read_card, sequence_path
 from uniad.deploy.compare import Report, compare, replay
+from uniad.deploy.compiled_runner import CompiledRunner
 from uniad.deploy.identity import check_identity, this_device
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.errors import UserError
@@ -33,22 +36,27 @@ def verify_engine(
     """Report of one backend. ``engine`` is needed for the TensorRT backends, ``checkpoint`` overrides the card's for torch."""
     card, contract = contract_of(onnx_path)
     sequence = recorded.load(sequence_path(onnx_path), contract)
-    runner = _runner(card, contract, onnx_path, engine, backend, checkpoint)
+    runner = _runner(card, contract, onnx_path, engine, backend, checkpoint, precision)
     return compare(replay(runner, sequence), sequence, contract, backend, precision)
 
 
 def _runner(
-    card: dict, contract: Contract, onnx_path: str | Path, engine: str | Path | None, backend: str, checkpoint: str | Path | None
-) -> Runner:
+    card: dict, contract: Contract, onnx_path: str | Path, engine: str | Path | None, backend: str,
+    checkpoint: str | Path | None, precision: str,
+) -> Runner:  # fmt: skip
     if backend == "onnxruntime":
         return OrtRunner(contract, _as_computed(card, onnx_path))
-    if backend == "torch":
+    if backend in ("torch", "compiled"):
+        if backend == "compiled" and not torch.cuda.is_available():
+            raise UserError("--backend compiled records the step on a GPU and PyTorch sees none")
+        if backend == "compiled" and precision == "int8":
+            raise UserError("--backend compiled computes in fp32 or fp16; int8 is for engines")
         from uniad.build import build_model
         from uniad.training.checkpoint import load_checkpoint
 
         model = build_model(load_spec(card["config"], card.get("config_options", []))).eval()
         load_checkpoint(model, checkpoint or card["checkpoint"], say=None)
-        return TorchRunner(contract, model)
+        return TorchRunner(contract, model) if backend == "torch" else CompiledRunner(contract, model, precision)
     if backend in ("tensorrt", "tensorrt_rtx", "trtexec"):
         if engine is None:
             raise UserError(f"--backend {backend} needs --engine FILE; `make engine` builds one")
@@ -65,7 +73,7 @@ def _runner(
         if this_device():
             check_identity(engine, built, load_backend(backend).__version__, this_device())
         return TensorRtRunner(contract, engine, backend)
-    raise UserError(f"unknown backend {backend!r}: choose torch, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
+    raise UserError(f"unknown backend {backend!r}: choose torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
 
 
 def _as_computed(card: dict, onnx_path: str | Path) -> Any:

@@ -121,14 +121,19 @@ def test_a_mode_is_timed_and_held_against_the_reference(spec, nano, contract, tm
     assert len(text.splitlines()) == 5 and "| ort-cuda | no such thing |" in text
 
 
-def test_errors_are_metres_and_shares_of_ids() -> None:
+def test_errors_are_metres_and_shares_of_ids_and_objects() -> None:
+    boxes = np.zeros((1, 3, 9))
+    boxes[0, :, 0] = (0.0, 10.0, 30.0)
     want = {"plan_traj": np.zeros((1, 2, 2)), "obj_id": np.array([[3, 4, -1]]), "active": np.array([[True, True, False]]),
-            "boxes": np.zeros((1, 3, 9))}  # fmt: skip
+            "label": np.array([[0, 8, 0]]), "boxes": boxes}  # fmt: skip
+    # object 4 is renamed to 5 in another row and 0.3 m off; object 3 is lost, and its id goes to something far away
     got = {**want, "plan_traj": want["plan_traj"] + [3.0, 4.0], "obj_id": np.array([[-1, 3, 5]]),
-           "active": np.array([[False, True, True]]), "boxes": want["boxes"] + 2.0}  # fmt: skip
+           "active": np.array([[False, True, True]]), "label": np.array([[0, 0, 8]]),
+           "boxes": boxes[:, [0, 2, 1]] + 0.3}  # fmt: skip
     row = bench.errors(got, want)
     assert row["plan_l2_m"] == row["plan_worst_m"] == 5.0 and row["plan_mse_m2"] == 12.5
-    assert row["tracks"] == 3 and row["ids"] == pytest.approx(1 / 3) and row["box_m"] == pytest.approx(8**0.5)
+    assert row["tracks"] == 3 and row["ids"] == pytest.approx(1 / 3)
+    assert row["objects"] == 0.5 and row["box_m"] == pytest.approx(0.3 * 2**0.5)
 
 
 def test_onnxruntime_feeds_its_own_state_back(tmp_path) -> None:
