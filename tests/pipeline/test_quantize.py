@@ -90,7 +90,7 @@ def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
         (("--scenes", 0), "the calibration set is empty"),
         (("--frames", 0), "the calibration set is empty"),
         (("--scenes", 99), "the train split has"),
-        (("--keep", "img_head"), "layer group 'img_head' has no layer that int8 is for: choose from img_backbone"),
+        (("--keep", "img_head"), "layer group 'img_head' has no layer that int8 is for: choose from glue, img_backbone.stem"),
         (("--method", "mean"), "choose one of percentile, entropy, minmax"),
         (("--percentile", 0), "percentile 0"),
     ],
