@@ -15,7 +15,7 @@ $(LOWERED): $(ONNX) $(foreach f,lower compare object_match future_compare map_co
 	$(RUN) tools/lower_onnx.py $< --out $@
 
 $(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call whole,$v)))
-$(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,percentile entropy minmax))
+$(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,auto percentile entropy minmax))
 QUANTISE_FLAGS.$(ONNX) = $(strip $(if $(CALIB_SCENES),--scenes $(CALIB_SCENES)) $(if $(CALIB_FRAMES),--frames $(CALIB_FRAMES)) $(if $(CALIB_METHOD),--method $(CALIB_METHOD)) $(if $(KEEP_FP32),--keep $(call qs,$(KEEP_FP32))) $(QUANTIZE_ARGS))
 $(QUANTISED): $(ONNX) $(INFOS) $(call code,quantize) $(foreach f,compare object_match future_compare map_compare,$(wildcard projects/uniad/deploy/$f.py)) .make/var/QUANTISE_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/quantize.py $< --out $@ $(QUANTISE_FLAGS.$(ONNX))

@@ -116,7 +116,7 @@ PRECISION ?= fp32
 # int8: scenes of the training split to calibrate on (empty: 4), and the first frames of each (empty: 20)
 CALIB_SCENES ?=
 CALIB_FRAMES ?=
-# Where int8 cuts activations off: percentile, entropy or minmax. Empty: percentile
+# Where int8 cuts activations off: percentile, entropy or minmax. Empty: the one that does least harm (auto)
 CALIB_METHOD ?=
 # int8: layer groups to keep in fp32 whatever they measure, as the card names them; more options for tools/quantize.py
 KEEP_FP32 ?=

@@ -13,7 +13,8 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("onnx", type=Path, help="fp32 graph, as tools/export_onnx.py writes it, with its card and recorded sequence")
     p.add_argument("--out", type=Path, help="int8 graph to write, with card and sequence (default: NAME_int8.onnx beside it)")
-    p.add_argument("--method", default="percentile", help="where activations are cut off: percentile, entropy or minmax")
+    p.add_argument("--method", default="auto",
+                   help="where activations are cut off: percentile, entropy or minmax; auto: what does least harm")  # fmt: skip
     p.add_argument("--percentile", type=float, default=99.99, help="share of magnitudes that percentile keeps whole, %%")
     p.add_argument("--split", default="train", choices=("train", "val"), help="split whose scenes calibrate")
     p.add_argument("--scenes", type=int, default=4, help="scenes to calibrate on, spread over the split")

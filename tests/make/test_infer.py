@@ -30,6 +30,9 @@ def test_other_backends_and_scenes_lie_beside_it(tree: Tree):
     line = inferred(tree)
     assert "[ckpts/nano_e2e_ep20.pth] [--out] [outputs/infer/nano_e2e.torch/scene-0103] [--config]" in line
     assert "[--scene] [scene-0103]" in line
+    tree.done("infer", "VARIANT=nano", "BACKEND=compiled")
+    line = inferred(tree)
+    assert "[ckpts/nano_e2e_ep20.pth] [--out] [outputs/infer/nano_e2e.compiled/0]" in line and "[--backend] [compiled]" in line
     tree.done("infer", "VARIANT=nano", "BACKEND=engine")
     assert "[engines/uniad_nano_cp.fp32.tensorrt_rtx.engine]" in inferred(tree)
 
@@ -86,7 +89,7 @@ def test_an_interrupted_run_is_done_again_by_the_same_command(tree: Tree):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["BACKEND=openvino"], "BACKEND=openvino is unknown: choose torch, onnxruntime, engine"),
+    (["BACKEND=openvino"], "BACKEND=openvino is unknown: choose torch, compiled, onnxruntime, engine"),
     (["FRAMES=some"], "FRAMES=some is no whole number"),
     (["NUM_FRAME=-3"], "NUM_FRAME=-3 is no whole number"),
     (["SCENE=1", "FRAMES_DIR=x"], "both say what to run along"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -25,14 +25,16 @@ from uniad.quantize.qdq import insert_qdq
 from uniad.spec import load_spec
 
 PRECISION = "int8"
+AUTO = "auto"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to quantise. keep: layer groups that stay in fp32 whatever they measure."""
+    """How to quantise. method: auto tries each and takes the one that does least harm. keep: layer groups that stay in fp32
+    whatever they measure."""
 
-    method: str = "percentile"
+    method: str = AUTO
     percentile: float = 99.99
     split: str = "train"
     scenes: int = 4
@@ -44,8 +46,8 @@ class Options:
 
     def checked(self) -> Options:
         """Raises UserError for a value that cannot be."""
-        if self.method not in METHODS:
-            raise UserError(f"calibration method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.method not in (AUTO, *METHODS):
+            raise UserError(f"calibration method {self.method!r}: choose one of {', '.join((AUTO, *METHODS))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"percentile {self.percentile:g}: should be above 50 and at most 100")
         if self.rank_frames < 1 or self.memory_mib < 1:
@@ -81,15 +83,27 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     spec = load_spec(card["config"], card.get("config_options", []))
     drive = Drive(spec, options.split, options.scenes, options.frames)
     found = calibrate(model, layers, contract, drive, options.memory_mib, options.threads, say)
-    limits = found.limits(options.method, options.percentile)
     groups = groups_of(layers)
+    # Poses, clocks and slots: little work, and global positions of kilometres
+    always = [group for group in groups if group == GLUE or group in options.keep]
 
-    def effect_of(kept: frozenset[str], quick: bool) -> Effect:
+    def effect_with(limits: dict[str, float], kept: frozenset[str], quick: bool) -> Effect:
         candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
         return measure(candidate, contract, sequence, PRECISION, options.rank_frames if quick else None, options.threads)
 
-    # Poses, clocks and slots: little work, and global positions of kilometres
-    always = [group for group in groups if group == GLUE or group in options.keep]
+    methods: dict[str, Effect] = {}  # what lowering all costs with each
+    if options.method == AUTO:
+        for method in METHODS:
+            methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), False)
+            say(f"{method}: all lowered, {methods[method]}")
+        options = replace(options, method=min(methods, key=lambda method: methods[method].strain))
+    limits = found.limits(options.method, options.percentile)
+
+    def effect_of(kept: frozenset[str], quick: bool) -> Effect:
+        if options.method in methods and kept == frozenset(always) and not quick:
+            return methods[options.method]
+        return effect_with(limits, kept, quick)
+
     total = sum(layer.macs for layer in layers)
     work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}
     choice = choose(groups, effect_of, say, always, work)
@@ -102,12 +116,13 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
         raise UserError(f"{out}: the quantised graph is not deployable: {faults[0]}")
     onnx.checker.check_model(graph, full_check=True)
     write_derived(graph, Path(onnx_path), Path(out))
-    return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice)
+    return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice, methods)
 
 
 def _write_card(
-    card: dict, source: Path, out: Path, options: Options, found: Calibration, layers: list[Layer], choice: Choice
-) -> dict:
+    card: dict, source: Path, out: Path, options: Options, found: Calibration, layers: list[Layer], choice: Choice,
+    methods: dict[str, Effect],
+) -> dict:  # fmt: skip
     macs = {group: sum(layer.macs for layer in members) for group, members in groups_of(layers).items()}
     total = sum(macs.values())
     low = {group: cost for group, cost in macs.items() if group not in choice.kept}
@@ -122,6 +137,7 @@ def _write_card(
             "source_sha256": card["sha256"],
             "scheme": "explicit Q/DQ, symmetric; activations one scale a tensor, weights one an output channel",
             "method": options.method,
+            "methods": {method: effect.to_json() for method, effect in methods.items()},  # all lowered, with each that was tried
             "percentile": options.percentile if options.method == "percentile" else None,
             "calibration": {
                 "sha256": found.digest,
