@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score graphs of one model on the validation split with the evaluation's own metrics, and show what the second loses."""
+"""Score graphs of one model on the validation split with the evaluation's own metrics, and show what the others lose."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from uniad.errors import UserError, run_cli
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("reference", type=Path, help="graph (ONNX or engine) that the other is held against, such as the fp32 one")
-    p.add_argument("other", type=Path, help="graph of the same model in another precision")
-    p.add_argument("--out", type=Path, help="JSON report (default: OTHER.metrics.json)")
+    p.add_argument("reference", type=Path, help="graph (ONNX or engine) that the others are held against, such as the fp32 one")
+    p.add_argument("others", type=Path, nargs="+", metavar="other", help="graph of the same model in another precision")
+    p.add_argument("--out", type=Path, help="JSON report of a single other (default: OTHER.metrics.json)")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top, such as data_root")
@@ -30,15 +30,17 @@ def main() -> None:
         if done % 20 == 0 or done == frames:
             print(f"  {name}: frame {done} of {frames}", flush=True)
 
+    if args.out and len(args.others) > 1:
+        raise UserError(f"--out {args.out}: is the report of one graph; without it each of the {len(args.others)} gets its own")
     try:
-        report = compare_graphs(args.reference, args.other, args.device, args.threads, args.cfg_options, progress)
+        reports = compare_graphs(args.reference, args.others, args.device, args.threads, args.cfg_options, progress)
+        for other, report in zip(args.others, reports):
+            out = args.out or Path(f"{other}.metrics.json")
+            with atomic_path(out) as temporary:
+                temporary.write_text(json.dumps(report, indent=2) + "\n")
+            print(f"{side_by_side(report)}\n\n{out}", flush=True)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; `make data` prepares the dataset") from None
-    out = args.out or Path(f"{args.other}.metrics.json")
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(side_by_side(report))
-    print(f"\n{out}")
 
 
 if __name__ == "__main__":

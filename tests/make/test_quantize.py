@@ -54,7 +54,7 @@ def test_stage_1_has_an_int8_graph_of_its_own_name(tree: Tree):
 
 @pytest.mark.parametrize("word, said", [
     ("CALIB_SCENES=few", "CALIB_SCENES=few is no whole number"),
-    ("CALIB_METHOD=mean", "CALIB_METHOD=mean is unknown: choose percentile, entropy, minmax"),
+    ("CALIB_METHOD=mean", "CALIB_METHOD=mean is unknown: choose auto, percentile, entropy, minmax"),
 ])  # fmt: skip
 def test_a_wrong_value_is_one_line(tree: Tree, word: str, said: str):
     result = tree.make("quantize", word)

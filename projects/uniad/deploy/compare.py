@@ -132,21 +132,38 @@ class Report:
         }
 
 
-def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
-    """Every frame's outputs with the state fed back, from the initial state; the last frame's hold the state after it."""
+def replayed(runner: Runner, sequence: Sequence) -> Iterator[Outputs]:
+    """Every frame's outputs as they come, with the state fed back, from the initial state; the last frame's hold the state after
+    it. A caller that has seen enough stops asking."""
     with runner:
-        outputs = [runner.step(feed) for feed in sequence.feeds]
-        if outputs:  # a runner whose state lives on a device hands it out when asked
-            after = {f"next_{name.removeprefix('state_')}": value for name, value in runner.state.items()}
-            outputs[-1] = {**outputs[-1], **after}
-        return outputs
+        for i, feed in enumerate(sequence.feeds):
+            outputs = runner.step(feed)
+            if i == len(sequence.feeds) - 1:  # a runner whose state lives on a device hands it out when asked
+                after = {f"next_{name.removeprefix('state_')}": value for name, value in runner.state.items()}
+                outputs = {**outputs, **after}
+            yield outputs
 
 
-def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, backend: str, precision: str = "fp32") -> Report:
-    """Judge a replay by the row of ``TOLERANCES`` that ``precision`` names."""
+def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
+    """All of what ``replayed`` gives."""
+    return list(replayed(runner, sequence))
+
+
+def compare(
+    outputs: Iterable[Outputs],
+    sequence: Sequence,
+    contract: Contract,
+    backend: str,
+    precision: str = "fp32",
+    until_broken: bool = False,
+) -> Report:
+    """Judge a replay by the row of ``TOLERANCES`` that ``precision`` names.
+
+    until_broken: leave off after the first frame with a fault; what is judged over all frames is then left unjudged.
+    """
     limit = TOLERANCES[precision]
     judged = [row for row in vars(limit) if row not in INSIDE and (contract.looks_ahead or row not in AHEAD)]
-    report = Report(backend, precision, len(outputs), 0, dict.fromkeys(judged, 0.0))
+    report = Report(backend, precision, 0, 0, dict.fromkeys(judged, 0.0))
 
     def judge(where: str, frame: int, checks: Iterable[Check]) -> None:
         for check in checks:
@@ -158,7 +175,9 @@ def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, back
 
     plans: list[float] = []
     strangers = reported = 0
-    for i, (got, want) in enumerate(zip(outputs, sequence.expected)):
+    came, last = iter(outputs), None
+    for i, (want, got) in enumerate(zip(sequence.expected, came)):
+        report.frames, last = i + 1, got
         broken = {name for name, value in got.items() if not np.isfinite(value).all()}
         report.faults += [f"frame {i}: {name} has non-finite values" for name in sorted(broken)]
         report.departed += [(i, name) for name in sorted(broken)]
@@ -173,14 +192,17 @@ def compare(outputs: list[Outputs], sequence: Sequence, contract: Contract, back
                 future = [Check(*found) for found in compare_future(got, want, limit, aligned.comparable)]
                 judge(f"frame {i}", i, future)
                 plans += [check.value for check in future if check.row == "plan_m"]
-    last = len(outputs) - 1
-    if outputs:
-        judge("last frame", last, _state(outputs[-1], sequence.end_state))
-    judge("all frames", last, [Check("active", "objects", strangers / max(reported, 1))])
+        if until_broken and report.faults:
+            return report
+    end = report.frames - 1
+    if last is not None:
+        judge("last frame", end, _state(last, sequence.end_state))
+    judge("all frames", end, [Check("active", "objects", strangers / max(reported, 1))])
     if plans:
-        judge("all frames", last, [Check("plan_traj", "plan_mean_m", float(np.mean(plans)))])
-    if len(outputs) != len(sequence):
-        report.faults.append(f"{len(outputs)} frames came back, {len(sequence)} were recorded")
+        judge("all frames", end, [Check("plan_traj", "plan_mean_m", float(np.mean(plans)))])
+    report.frames += sum(1 for _ in came)
+    if report.frames != len(sequence):
+        report.faults.append(f"{report.frames} frames came back, {len(sequence)} were recorded")
     return report
 
 

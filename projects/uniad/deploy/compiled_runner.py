@@ -32,7 +32,7 @@ class CompiledRunner(Runner):
     @property
     def state(self) -> dict[str, np.ndarray]:
         if self._on_device:
-            self._state = dict(zip((f"state_{p.name}" for p in self.contract.state), map(_to_host, self._resident.state)))
+            self._state = self._read_state("state_")
             self._on_device = False  # what the caller writes into it is what the next step begins with
         return self._state
 
@@ -58,7 +58,10 @@ class CompiledRunner(Runner):
     def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         outputs = self._run(feeds, feeds)
         self._on_device = False  # what was fed belongs to the caller
-        return outputs | {f"next_{p.name}": _to_host(t) for p, t in zip(self.contract.state, self._resident.state)}
+        return outputs | self._read_state("next_")
+
+    def _read_state(self, prefix: str) -> dict[str, np.ndarray]:
+        return {f"{prefix}{p.name}": _to_host(buffer) for p, buffer in zip(self.contract.state, self._resident.state)}
 
     def _run(self, frame: Feeds, state: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         step = self._resident

@@ -1,9 +1,9 @@
-"""Two graphs of one model, scored on the same scenes by the same metrics: what a lower precision costs, task by task."""
+"""Graphs of one model, scored on the same scenes by the same metrics: what a lower precision costs, task by task."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,35 +66,42 @@ class _Noted(GraphModel):
 
 def compare_graphs(
     reference: str | Path,
-    other: str | Path,
+    others: Sequence[str | Path],
     device: str = "auto",
     threads: int = 0,
     options: Sequence[str] = (),
     progress: Callable[[str, int, int], None] = lambda name, done, of: None,
-) -> dict[str, Any]:
-    """Evaluate both over the validation split: metrics of each, differences, and how far apart their plans are (m).
+) -> Iterator[dict[str, Any]]:
+    """Evaluate all over the validation split. A report for each of the others: metrics of both, differences, and how far apart
+    their plans are (m).
 
-    Raises UserError for graphs of different models, and for one that was not made of the reference as it is now.
+    Raises UserError, before anything runs, for a graph of another model than the reference.
     """
-    cards = [read_card(path) for path in (reference, other)]
-    for key in ("config", "checkpoint_sha256"):
-        first, second = (card.get(key) for card in cards)
-        if None not in (first, second) and first != second:
-            raise UserError(f"{other}: its {key} is {second}, that of {reference} is {first}: these are not one model")
-    runs = [_evaluate(path, device, threads, options, progress) for path in (reference, other)]
-    report: dict[str, Any] = {}
-    for name, path, card, (metrics, _) in zip(("reference", "other"), (reference, other), cards, runs):
-        report[name] = {
-            "file": Path(path).name,
-            "sha256": card["sha256"],
-            "precision": card.get("precision", "fp32"),
-            "metrics": metrics,
-        }
-    report["differences"] = differences(runs[0][0], runs[1][0])
-    if runs[0][1]:
-        apart = np.linalg.norm(np.stack(runs[0][1]) - np.stack(runs[1][1]), axis=-1)
-        report["plans_apart_m"] = {"mean": float(apart.mean()), "worst_frame": float(apart.mean(-1).max()), "frames": len(apart)}
-    return report
+    cards = {Path(path): read_card(path) for path in (reference, *others)}
+    known = cards[Path(reference)]
+    for path, card in cards.items():
+        for key in ("config", "checkpoint_sha256"):
+            if None not in (known.get(key), card.get(key)) and known[key] != card[key]:
+                raise UserError(f"{path}: its {key} is {card[key]}, that of {reference} is {known[key]}: these are not one model")
+
+    def scored(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+        metrics, plans = _evaluate(path, device, threads, options, progress)
+        told = {"file": path.name, "sha256": cards[path]["sha256"], "precision": cards[path].get("precision", "fp32")}
+        return told | {"metrics": metrics}, plans
+
+    def reports() -> Iterator[dict[str, Any]]:
+        first, plans = scored(Path(reference))
+        for path in others:
+            second, other_plans = scored(Path(path))
+            found = differences(first["metrics"], second["metrics"])
+            report = {"reference": first, "other": second, "differences": found}
+            if plans:
+                apart = np.linalg.norm(np.stack(plans) - np.stack(other_plans), axis=-1)
+                worst = float(apart.mean(-1).max())
+                report["plans_apart_m"] = {"mean": float(apart.mean()), "worst_frame": worst, "frames": len(apart)}
+            yield report
+
+    return reports()
 
 
 def _evaluate(path: str | Path, device: str, threads: int, options: Sequence[str], progress: Callable) -> tuple[dict, list]:

@@ -21,7 +21,7 @@ from uniad.errors import UserError
 from uniad.export.groups import GLUE, layer_groups
 from uniad.export.half import HALF_MAX, MOVES, choose_types, convert, fold_batch_norms, has_halves, lift_constants, tensor_types
 from uniad.export.ranges import record_peaks
-from uniad.export.sensitivity import Choice, Effect, Say, choose, measure
+from uniad.export.sensitivity import Choice, Effect, Say, Span, choose, measure
 
 MARGIN = 4.0  # another scene may have values that much larger than the recorded one
 RANK_FRAMES = 4  # enough for a state that was fed back three times; only ranks
@@ -122,9 +122,8 @@ def lower(
     def kept_nodes(kept: frozenset[str]) -> set[str]:
         return held.union(*(groups[g] for g in kept))
 
-    def effect_of(kept: frozenset[str], quick: bool) -> Effect:
-        frames = min(RANK_FRAMES, len(sequence)) if quick else len(sequence)
-        return measure(convert(model, kept_nodes(kept)), contract, sequence, precision, frames, threads)
+    def effect_of(kept: frozenset[str], span: Span) -> Effect:
+        return measure(convert(model, kept_nodes(kept)), contract, sequence, precision, span, RANK_FRAMES, threads)
 
     choice = choose(groups, effect_of, say, always=[GLUE] if GLUE in groups else [])
     keep = kept_nodes(frozenset(choice.kept))

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from math import inf, isfinite
 
 import onnx
 
 from uniad.contract import Contract
-from uniad.deploy.compare import TOLERANCES, compare, replay
+from uniad.deploy.compare import TOLERANCES, compare, replayed
 from uniad.deploy.runner import OrtRunner
 from uniad.deploy.sequence import Sequence
 from uniad.errors import UserError
 from uniad.export.half import has_halves, rounded
 
 Say = Callable[[str], None]
+
+
+class Span(Enum):
+    """How much of the recorded sequence a measurement takes."""
+
+    WHOLE = "all frames"
+    FIRST = "the first frames, enough to rank by"
+    UNTIL_BROKEN = "all frames where the tolerance holds, else up to the first that breaks it"
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,14 @@ class Effect:
     plan_m: float | None = None  # mean over frames of the mean distance of planned positions; None before stage 2
     worst: dict[str, float] = field(default_factory=dict)  # every row of the tolerance
     fault: str = ""  # the first
+    frames: int = 0  # that were looked at
 
     @property
     def ok(self) -> bool:
         return not self.fault
 
     def to_json(self) -> dict:
-        kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "strain": self.strain}
+        kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "strain": self.strain, "frames": self.frames}
         return {k: (round(v, 9) if isfinite(v) else None) for k, v in kept.items() if v is not None}
 
     def __str__(self) -> str:
@@ -54,15 +64,21 @@ def shortened(sequence: Sequence, frames: int) -> Sequence:
 
 
 def measure(
-    model: onnx.ModelProto, contract: Contract, sequence: Sequence, precision: str, frames: int | None = None, threads: int = 0
+    model: onnx.ModelProto,
+    contract: Contract,
+    sequence: Sequence,
+    precision: str,
+    span: Span = Span.WHOLE,
+    first: int = 4,
+    threads: int = 0,
 ) -> Effect:
-    """Replay (the first ``frames`` of) the sequence through onnxruntime on CPU and judge it by the tolerances of ``precision``.
+    """Replay ``span`` of the sequence through onnxruntime on CPU and judge it by the tolerances of ``precision``.
 
-    Halves are rounded as a device rounds them, see ``half.rounded``.
+    first: how many frames the first ones are. Halves are rounded as a device rounds them, see ``half.rounded``.
     """
-    part = shortened(sequence, frames or len(sequence))
-    outputs = replay(OrtRunner(contract, rounded(model) if has_halves(model) else model, threads=threads, device="cpu"), part)
-    report = compare(outputs, part, contract, "onnxruntime", precision)
+    part = shortened(sequence, first) if span is Span.FIRST else sequence
+    runner = OrtRunner(contract, rounded(model) if has_halves(model) else model, threads=threads, device="cpu")
+    report = compare(replayed(runner, part), part, contract, "onnxruntime", precision, span is Span.UNTIL_BROKEN)
     limit = TOLERANCES[precision]
     broken = any("non-finite" in fault for fault in report.faults)
     strains = [value / getattr(limit, row) for row, value in report.worst.items() if 0 < getattr(limit, row) < inf]
@@ -73,6 +89,7 @@ def measure(
         plan_m=report.worst.get("plan_mean_m"),
         worst=report.worst,
         fault=report.faults[0] if report.faults else "",
+        frames=report.frames,
     )
 
 
@@ -89,14 +106,14 @@ class Choice:
 
 def choose(
     groups: Iterable[str],
-    effect_of: Callable[[frozenset[str], bool], Effect],
+    effect_of: Callable[[frozenset[str], Span], Effect],
     say: Say = lambda line: None,
     always: Iterable[str] = (),
     work: Mapping[str, float] | None = None,
 ) -> Choice:
     """The groups to keep in fp32, beside ``always``: none if that holds, else as few as a greedy search finds.
 
-    effect_of(kept, quick): the effect of lowering all groups but ``kept``; ``quick`` ones only rank and may use fewer frames.
+    effect_of(kept, span): the effect of lowering all groups but ``kept``, measured over so much of the sequence.
     work: what lowering each saves; then harm counts by what it buys, and a small sensitive head is kept before a large backbone.
     Groups are ranked by the harm that each does alone; the shortest beginning of that list that holds is kept, and of it those
     are given up again, the harmless first, that can be. So lowering any kept group as well breaks the tolerance. The same
@@ -105,23 +122,23 @@ def choose(
     always = frozenset(always)
     free = [g for g in groups if g not in always]
     say(f"all of {len(free)} groups lowered:")
-    everything = effect_of(always, False)
+    everything = effect_of(always, Span.WHOLE)
     say(f"  {everything}")
     if everything.ok:
         return Choice(tuple(g for g in groups if g in always), everything, everything, {}, {})
     say(f"  over the tolerance ({everything.fault}); each group alone:")
     alone = {}
     for i, group in enumerate(free):
-        alone[group] = effect_of(frozenset(free) - {group} | always, True)
+        alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
         say(f"  {i + 1:3d}/{len(free)} {group}: {alone[group]}")
     saved = {g: max((work or {}).get(g, 1.0), 1e-9) for g in free}
     ranked = sorted(free, key=lambda g: (-alone[g].strain / saved[g], free.index(g)))  # of equals the first: its errors travel on
-    kept, effect = _shortest(ranked, lambda held: effect_of(held | always, False), say)
+    kept, effect = _shortest(ranked, lambda held: effect_of(held | always, Span.UNTIL_BROKEN), say)
     without = {}
     blocks = _halves(ranked[: len(kept)][::-1])  # the harmless first, many at once while that holds
     while blocks:
         block = blocks.pop(0)
-        tried = effect_of(frozenset(kept) - set(block) | always, False)
+        tried = effect_of(frozenset(kept) - set(block) | always, Span.UNTIL_BROKEN)
         if tried.ok:
             kept, effect = [g for g in kept if g not in block], tried
             say(f"  {', '.join(block)} need not be kept: {tried}")

@@ -17,7 +17,7 @@ from uniad.deploy.verify import contract_of
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import GLUE
-from uniad.export.sensitivity import Choice, Effect, choose, measure
+from uniad.export.sensitivity import Choice, Effect, Span, choose, measure
 from uniad.quantize.calibrate import Calibration, Drive, calibrate
 from uniad.quantize.candidates import Layer, check_groups, find_layers, groups_of
 from uniad.quantize.histogram import METHODS
@@ -87,22 +87,22 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     # Poses, clocks and slots: little work, and global positions of kilometres
     always = [group for group in groups if group == GLUE or group in options.keep]
 
-    def effect_with(limits: dict[str, float], kept: frozenset[str], quick: bool) -> Effect:
+    def effect_with(limits: dict[str, float], kept: frozenset[str], span: Span) -> Effect:
         candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
-        return measure(candidate, contract, sequence, PRECISION, options.rank_frames if quick else None, options.threads)
+        return measure(candidate, contract, sequence, PRECISION, span, options.rank_frames, options.threads)
 
     methods: dict[str, Effect] = {}  # what lowering all costs with each
     if options.method == AUTO:
         for method in METHODS:
-            methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), False)
+            methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), Span.WHOLE)
             say(f"{method}: all lowered, {methods[method]}")
         options = replace(options, method=min(methods, key=lambda method: methods[method].strain))
     limits = found.limits(options.method, options.percentile)
 
-    def effect_of(kept: frozenset[str], quick: bool) -> Effect:
-        if options.method in methods and kept == frozenset(always) and not quick:
+    def effect_of(kept: frozenset[str], span: Span) -> Effect:
+        if options.method in methods and kept == frozenset(always) and span is Span.WHOLE:
             return methods[options.method]
-        return effect_with(limits, kept, quick)
+        return effect_with(limits, kept, span)
 
     total = sum(layer.macs for layer in layers)
     work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 from specs import config_path, nano_spec
+from torch import Tensor
+from uniad.contract import Contract, contract_for, pack_frame
 from uniad.data.anchors import save_motion_anchors
 from uniad.data.infos import create_infos
 from uniad.deploy.runtime import Runtime
+from uniad.deploy.sensors import prepare
+from uniad.deploy.sources import DatasetFrames
 from uniad.models.uniad import UniAD
+from uniad.spec import Spec, load_spec
 from uniad.training.checkpoint import save_checkpoint
 from weights import rule_state_dict
 
@@ -45,3 +50,27 @@ class Nano:
 @pytest.fixture(scope="session")
 def nano(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Nano:
     return Nano(tmp_path_factory.mktemp("nano"), synthetic_root)
+
+
+@pytest.fixture(scope="session")
+def spec(nano: Nano) -> Spec:
+    return load_spec(nano.config, nano.options)
+
+
+@pytest.fixture(scope="session")
+def contract(spec: Spec) -> Contract:
+    return contract_for(spec)
+
+
+@pytest.fixture(scope="session")
+def frames(spec: Spec, contract: Contract) -> list[tuple[Tensor, ...]]:
+    """The first three frames of a scene, as they cross the border of the step."""
+    shots = list(DatasetFrames(spec.data).scene("0", 3))
+    start = shots[0].sensors.time_s
+    return [pack_frame(contract, prepare(shot.sensors, spec.data, start, shot.number == 0)) for shot in shots]
+
+
+@pytest.fixture(scope="session")
+def feeds(contract: Contract, frames: list[tuple[Tensor, ...]]) -> list[dict[str, np.ndarray]]:
+    """The same, by name, for a runner."""
+    return [{port.name: tensor.numpy() for port, tensor in zip(contract.frame, frame)} for frame in frames]

@@ -10,7 +10,7 @@ import pytest
 from replays import FRAMES, Parrot, draw_sequence, judge
 from uniad.contract import contract_for
 from uniad.deploy.card import card_path, read_card, write_card
-from uniad.deploy.compare import TOLERANCES, compare
+from uniad.deploy.compare import TOLERANCES, compare, replay, replayed
 from uniad.deploy.lanes import finish_lanes, merged_anew
 from uniad.deploy.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
@@ -220,7 +220,25 @@ def test_lower_precision_has_wider_limits(contract, sequence):
 
 def test_missing_frames_fail(contract, sequence):
     report = compare([], sequence, contract, "none")
-    assert not report.ok
+    assert not report.ok and report.faults == [f"0 frames came back, {len(sequence)} were recorded"]
+    twice = replay(Parrot(contract, sequence), sequence) * 2
+    assert f"{2 * len(sequence)} frames came back" in compare(twice, sequence, contract, "none").faults[-1]
+
+
+def test_who_has_seen_a_fault_asks_no_further(contract, sequence):
+    asked = []
+
+    def off_by_a_metre_a_frame(i, out):
+        asked.append(i)
+        return out | {"boxes": out["boxes"] + np.float32(i)}
+
+    runner = Parrot(contract, sequence, off_by_a_metre_a_frame)
+    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    assert asked == [0, 1] and report.frames == 2 and "frame 1: boxes" in report.faults[0]
+    assert not runner._is_open
+    right = Parrot(contract, sequence)
+    report = compare(replayed(right, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    assert report.ok and report.frames == len(right.fed) == FRAMES
 
 
 def test_a_wrong_input_is_named_with_both_shapes(contract, sequence):

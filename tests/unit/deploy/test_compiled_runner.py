@@ -6,36 +6,14 @@ import numpy as np
 import pytest
 import torch
 from uniad.build import build_model
-from uniad.contract import contract_for, pack_frame
 from uniad.deploy.compare import TOLERANCES
 from uniad.deploy.compiled_runner import CompiledRunner
 from uniad.deploy.runner import TorchRunner
 from uniad.deploy.runtime import Runtime
-from uniad.deploy.sensors import prepare
-from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
-from uniad.spec import load_spec
 from uniad.training.checkpoint import load_checkpoint
 
 COMPARED = ("boxes", "obj_id", "active", "map_lanes", "occ_seg", "plan_traj")
-
-
-@pytest.fixture(scope="module")
-def spec(nano):
-    return load_spec(nano.config, nano.options)
-
-
-@pytest.fixture(scope="module")
-def contract(spec):
-    return contract_for(spec)
-
-
-@pytest.fixture(scope="module")
-def feeds(spec, contract) -> list[dict[str, np.ndarray]]:
-    shots = list(DatasetFrames(spec.data).scene("0", 3))
-    start = shots[0].sensors.time_s
-    frames = [prepare(shot.sensors, spec.data, start, shot.number == 0) for shot in shots]
-    return [{p.name: t.numpy() for p, t in zip(contract.frame, pack_frame(contract, frame))} for frame in frames]
 
 
 @pytest.fixture(scope="module")

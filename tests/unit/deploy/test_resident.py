@@ -11,40 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from uniad.contract import Contract, MapMerge, Port, contract_for, pack_frame
+from uniad.contract import Contract, MapMerge, Port
 from uniad.deploy.resident import ResidentStep, compile_layers, parts
 from uniad.deploy.resident_ort import ResidentOrt
 from uniad.deploy.runner import TorchRunner
-from uniad.deploy.sensors import prepare
-from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError, run_cli
-from uniad.spec import load_spec
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "latency.py"
 bench = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
-FRAMES = 3
 
 
 @pytest.fixture(scope="module")
-def spec(nano):
-    return load_spec(nano.config, nano.options)
-
-
-@pytest.fixture(scope="module")
-def contract(spec):
-    return contract_for(spec)
-
-
-@pytest.fixture(scope="module")
-def frames(spec, contract) -> list[tuple[torch.Tensor, ...]]:
-    shots = list(DatasetFrames(spec.data).scene("0", FRAMES))
-    start = shots[0].sensors.time_s
-    return [pack_frame(contract, prepare(s.sensors, spec.data, start, s.number == 0)) for s in shots]
-
-
-@pytest.fixture(scope="module")
-def expected(spec, nano, contract, frames) -> list[dict[str, np.ndarray]]:
-    feeds = [{p.name: t.numpy() for p, t in zip(contract.frame, frame)} for frame in frames]
+def expected(spec, nano, contract, feeds) -> list[dict[str, np.ndarray]]:
     with TorchRunner(contract, bench.make_model(spec, str(nano.checkpoint))) as runner:
         return [runner.step(feed) for feed in feeds]
 
@@ -108,7 +86,7 @@ def test_parts_compile_each_as_one_graph_and_say_the_same(spec, nano, contract, 
 def test_a_mode_is_timed_and_held_against_the_reference(spec, nano, contract, tmp_path) -> None:
     found, scenes = bench.store_frames(spec, contract, 2, tmp_path / "frames.pt")
     assert (found, scenes) == (2, 1)
-    args = Namespace(frames=FRAMES, device="cpu", threads=1, work=tmp_path, checkpoint=str(nano.checkpoint), inductor=[])
+    args = Namespace(frames=3, device="cpu", threads=1, work=tmp_path, checkpoint=str(nano.checkpoint), inductor=[])
     rows = {}
     for mode in ("eager-fp32", "eager-bf16"):
         rows[mode] = bench.run_mode(spec, contract, mode, Namespace(**vars(args), label=mode))

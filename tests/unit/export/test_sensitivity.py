@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from uniad.errors import UserError
-from uniad.export.sensitivity import Effect, choose
+from uniad.export.sensitivity import Effect, Span, choose
 
 GROUPS = [f"layer{i}" for i in range(8)]
 
@@ -15,8 +15,8 @@ class Scene:
     def __init__(self, **harm: float) -> None:
         self.harm, self.asked = harm, []
 
-    def __call__(self, kept: frozenset[str], quick: bool) -> Effect:
-        self.asked.append((kept, quick))
+    def __call__(self, kept: frozenset[str], span: Span) -> Effect:
+        self.asked.append((kept, span))
         strain = sum(self.harm.get(g, 0.0) for g in GROUPS if g not in kept)
         return Effect(strain=strain, boxes_m=strain / 10, ids=0, fault="" if strain <= 1 else "boxes are off")
 
@@ -37,19 +37,27 @@ def test_each_kept_group_is_needed_and_the_choice_says_how_much() -> None:
     choice = choose(GROUPS, scene)
     assert choice.effect.ok
     for group in choice.kept:
-        assert not scene(frozenset(choice.kept) - {group}, False).ok
+        assert not scene(frozenset(choice.kept) - {group}, Span.WHOLE).ok
         assert not choice.without[group].ok and choice.alone[group].strain == scene.harm[group]
 
 
 def test_a_group_whose_harm_alone_misleads_is_given_up_again() -> None:
     class Misleading(Scene):
-        def __call__(self, kept: frozenset[str], quick: bool) -> Effect:
+        def __call__(self, kept: frozenset[str], span: Span) -> Effect:
             """layer5 looks worst by itself, but only layer2 matters once others are lowered."""
-            if quick:
+            if span is Span.FIRST:
                 return Effect(strain=9.0 if "layer5" not in kept else 3.0 if "layer2" not in kept else 0.1, boxes_m=0, ids=0)
             return Effect(strain=0, boxes_m=0, ids=0, fault="" if "layer2" in kept else "boxes are off")
 
     assert choose(GROUPS, Misleading()).kept == ("layer2",)
+
+
+def test_only_what_is_told_of_at_length_is_measured_to_the_end() -> None:
+    scene = Scene(layer0=2.0, layer3=0.7, layer4=0.6)
+    choose(GROUPS, scene)
+    spans = [span for _, span in scene.asked]
+    assert spans[: 1 + len(GROUPS)] == [Span.WHOLE] + [Span.FIRST] * len(GROUPS)
+    assert len(spans) > 1 + len(GROUPS) and set(spans[1 + len(GROUPS) :]) == {Span.UNTIL_BROKEN}
 
 
 def test_the_same_measurements_give_the_same_choice() -> None:
@@ -76,4 +84,4 @@ def test_progress_is_told_and_a_tolerance_that_cannot_hold_is_an_error() -> None
     choose(GROUPS, Scene(layer1=5.0), said.append)
     assert any("8/8 layer7" in line for line in said) and any("layer1 is kept" in line for line in said)
     with pytest.raises(UserError, match="no choice of layers holds the tolerance.*make verify"):
-        choose(GROUPS, lambda kept, quick: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"))
+        choose(GROUPS, lambda kept, span: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"))
