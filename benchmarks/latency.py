@@ -146,7 +146,7 @@ def run_mode(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace
     used = memory(gpu)
     begun = time.perf_counter()
     step = make_step(spec, contract, mode, args)
-    for _ in range(3):
+    for _ in range(3 if gpu else 1):
         step.load(frames[0])
         step.run()
     synchronise()

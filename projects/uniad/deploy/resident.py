@@ -21,6 +21,7 @@ from uniad.models.attention import MultiheadAttention
 from uniad.models.branches import on_streams
 from uniad.models.uniad import UniAD
 from uniad.ops.deformable_conv import DeformConv2d
+from uniad.ops.half_products import HalfProducts
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # queued kernel by kernel; recorded once; fused as a whole, part by part or layer by layer, then recorded. What is recorded in
@@ -165,6 +166,8 @@ class ResidentStep(Resident):
         self.frame, self.state = buffers[: len(contract.frame)], buffers[len(contract.frame) :]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._forward, self._pack = self._step, partial(pack_outputs, contract)
+        # What is compiled for a CPU makes its own code; elsewhere a CPU's own halves would take minutes a frame.
+        self._slow_halves = device == "cpu" and way in ("eager", "graph") and self.dtype is not None
         # Only parts have branches of their own.
         self._streams: list[torch.cuda.Stream] | None = [] if way == "parts" and device == "cuda" else None
         self.reset()
@@ -208,7 +211,8 @@ class ResidentStep(Resident):
     @torch.no_grad()
     def advance(self) -> None:
         """One step of the loaded frame, queued kernel by kernel: what is recorded."""
-        with self._autocast(), nullcontext() if self._streams is None else on_streams(self._streams):
+        branches = nullcontext() if self._streams is None else on_streams(self._streams)
+        with self._autocast(), branches, HalfProducts() if self._slow_halves else nullcontext():
             packed = self._forward(*self.frame, *self.state)
         count = len(self.contract.outputs)
         self.outputs = {port.name: value for port, value in zip(self.contract.outputs, packed[:count])}
