@@ -79,15 +79,9 @@ def _account(lowered: Lowered, source: str, digest: str) -> dict:
         "range_margin": MARGIN,
         "nodes": nodes,
         "kept": {reason: len(names) for reason, names in lowered.kept.items()},
-        "kept_for_accuracy": {
-            group: {
-                "alone": choice.alone[group].to_json(),  # of lowering this group and no other, over the first frames
-                "without": choice.without[group].to_json() if group in choice.without else None,  # were it lowered, too
-            }
-            for group in accuracy
-        },
+        # What would break the tolerance were the group lowered as well, up to the frame that shows it
+        "kept_for_accuracy": {group: choice.without[group].to_json() for group in accuracy},
         "all_lowered": choice.all_lowered.to_json(),
-        "alone": {group: effect.to_json() for group, effect in choice.alone.items()},
         # For builders that choose types themselves and must be told, see docs/export.md.
         "fp32_nodes": [name for names in lowered.kept.values() for name in names],
     }

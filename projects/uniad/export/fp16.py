@@ -24,7 +24,6 @@ from uniad.export.ranges import record_peaks
 from uniad.export.sensitivity import Choice, Effect, Say, Span, choose, measure
 
 MARGIN = 4.0  # another scene may have values that much larger than the recorded one
-RANK_FRAMES = 4  # enough for a state that was fed back three times; only ranks
 LOST = 0.01  # a constant whose halves are off by this share (they underflow) keeps fp32
 
 # A position is what these make of others, element by element; matrix products, norms and samples begin something new.
@@ -123,7 +122,7 @@ def lower(
         return held.union(*(groups[g] for g in kept))
 
     def effect_of(kept: frozenset[str], span: Span) -> Effect:
-        return measure(convert(model, kept_nodes(kept)), contract, sequence, precision, span, RANK_FRAMES, threads)
+        return measure(convert(model, kept_nodes(kept)), contract, sequence, precision, span, threads=threads)
 
     choice = choose(groups, effect_of, say, always=[GLUE] if GLUE in groups else [])
     keep = kept_nodes(frozenset(choice.kept))

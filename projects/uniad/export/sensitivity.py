@@ -49,7 +49,8 @@ class Effect:
 
     def to_json(self) -> dict:
         kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "strain": self.strain, "frames": self.frames}
-        return {k: (round(v, 9) if isfinite(v) else None) for k, v in kept.items() if v is not None}
+        numbers = {k: (round(v, 9) if isfinite(v) else None) for k, v in kept.items() if v is not None}
+        return numbers | ({"fault": self.fault} if self.fault else {})
 
     def __str__(self) -> str:
         plan = "" if self.plan_m is None else f"plan {self.plan_m:.1e} m, "
@@ -100,7 +101,7 @@ class Choice:
     kept: tuple[str, ...]
     effect: Effect  # of what was chosen, over all frames
     all_lowered: Effect
-    alone: dict[str, Effect]  # group -> effect of lowering it alone; empty where nothing had to be kept
+    alone: dict[str, Effect]  # group -> effect of lowering it alone, where groups were ranked
     without: dict[str, Effect]  # kept group -> effect of lowering it too: why it is kept
 
 
@@ -114,31 +115,43 @@ def choose(
     """The groups to keep in fp32, beside ``always``: none if that holds, else as few as a greedy search finds.
 
     effect_of(kept, span): the effect of lowering all groups but ``kept``, measured over so much of the sequence.
-    work: what lowering each saves; then harm counts by what it buys, and a small sensitive head is kept before a large backbone.
-    Groups are ranked by the harm that each does alone; the shortest beginning of that list that holds is kept, and of it those
-    are given up again, the harmless first, that can be. So lowering any kept group as well breaks the tolerance. The same
-    measurements give the same choice. Raises UserError where even all of them kept do not hold.
+    The search starts from a list that holds when kept, and gives up what need not be kept, many at once while that holds. So
+    lowering any kept group as well breaks the tolerance. The same measurements give the same choice.
+    work: what lowering each saves. Where groups differ in that, harm counts by what it buys, and a small sensitive head is kept
+    before a large backbone: groups are ranked by the harm that each does alone, the list is the shortest of the worst, and the
+    harmless are given up first. Without it the list is all groups, given up from the graph's beginning, where images are large.
+    Raises UserError where even all of them kept do not hold.
     """
     always = frozenset(always)
     free = [g for g in groups if g not in always]
+
+    def hold(kept: Iterable[str]) -> Effect:
+        return effect_of(frozenset(kept) | always, Span.UNTIL_BROKEN)
+
     say(f"all of {len(free)} groups lowered:")
     everything = effect_of(always, Span.WHOLE)
     say(f"  {everything}")
     if everything.ok:
         return Choice(tuple(g for g in groups if g in always), everything, everything, {}, {})
-    say(f"  over the tolerance ({everything.fault}); each group alone:")
-    alone = {}
-    for i, group in enumerate(free):
-        alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
-        say(f"  {i + 1:3d}/{len(free)} {group}: {alone[group]}")
-    saved = {g: max((work or {}).get(g, 1.0), 1e-9) for g in free}
-    ranked = sorted(free, key=lambda g: (-alone[g].strain / saved[g], free.index(g)))  # of equals the first: its errors travel on
-    kept, effect = _shortest(ranked, lambda held: effect_of(held | always, Span.UNTIL_BROKEN), say)
+    say(f"  over the tolerance ({everything.fault})")
+    alone: dict[str, Effect] = {}
+    if work is None:
+        kept, effect = free[::-1], hold(free)
+        say(f"  all in fp32: {effect}")
+        if not effect.ok:
+            raise _no_choice(effect)
+    else:
+        for i, group in enumerate(free):
+            alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
+            say(f"  {i + 1:3d}/{len(free)} {group} alone: {alone[group]}")
+        harm = {g: alone[g].strain / max(work.get(g, 0.0), 1e-9) for g in free}
+        ranked = sorted(free, key=lambda g: (-harm[g], free.index(g)))  # of equals the first: its errors travel on
+        kept, effect = _shortest(ranked, hold, say)
     without = {}
-    blocks = _halves(ranked[: len(kept)][::-1])  # the harmless first, many at once while that holds
+    blocks = _halves(kept[::-1])
     while blocks:
         block = blocks.pop(0)
-        tried = effect_of(frozenset(kept) - set(block) | always, Span.UNTIL_BROKEN)
+        tried = hold(set(kept) - set(block))
         if tried.ok:
             kept, effect = [g for g in kept if g not in block], tried
             say(f"  {', '.join(block)} need not be kept: {tried}")
@@ -146,9 +159,16 @@ def choose(
             blocks = _halves(block) + blocks
         else:
             without[block[0]] = tried
-            say(f"  {block[0]} is kept: without, {tried}")
+            say(f"  {block[0]} is kept: without, {tried.fault}")
     order = [g for g in groups if g in always or g in kept]
     return Choice(tuple(order), effect, everything, alone, without)
+
+
+def _no_choice(effect: Effect) -> UserError:
+    return UserError(
+        f"no choice of layers holds the tolerance: even with all of them in fp32, {effect.fault}; "
+        f"see whether the fp32 graph passes `make verify`"
+    )
 
 
 def _halves(block: list[str]) -> list[list[str]]:
@@ -156,23 +176,20 @@ def _halves(block: list[str]) -> list[list[str]]:
     return [half for half in (block[:middle], block[middle:]) if half]
 
 
-def _shortest(ranked: list[str], effect_of: Callable[[frozenset[str]], Effect], say: Say) -> tuple[list[str], Effect]:
+def _shortest(ranked: list[str], hold: Callable[[Iterable[str]], Effect], say: Say) -> tuple[list[str], Effect]:
     """The shortest beginning of ``ranked`` that holds when kept: doubled until it does, then halved in between."""
     tried: dict[int, Effect] = {}
 
     def holds(count: int) -> bool:
         if count not in tried:
-            tried[count] = effect_of(frozenset(ranked[:count]))
+            tried[count] = hold(ranked[:count])
             say(f"  the worst {count} kept: {tried[count]}")
         return tried[count].ok
 
     low, high = 0, 1
     while not holds(min(high, len(ranked))):
         if high >= len(ranked):
-            raise UserError(
-                f"no choice of layers holds the tolerance: even with all of them in fp32, {tried[len(ranked)].fault}; "
-                f"see whether the fp32 graph passes `make verify`"
-            )
+            raise _no_choice(tried[len(ranked)])
         low, high = high, high * 2
     high = min(high, len(ranked))
     while high - low > 1:

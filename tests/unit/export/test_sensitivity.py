@@ -7,6 +7,7 @@ from uniad.errors import UserError
 from uniad.export.sensitivity import Effect, Span, choose
 
 GROUPS = [f"layer{i}" for i in range(8)]
+EVEN = dict.fromkeys(GROUPS, 0.1)  # what lowering each saves
 
 
 class Scene:
@@ -27,18 +28,27 @@ def test_nothing_is_kept_without_need_and_nothing_more_is_measured() -> None:
     assert choice.kept == () and choice.effect.ok and choice.alone == {} and len(scene.asked) == 1
 
 
-def test_the_groups_that_do_harm_are_kept_in_the_order_of_the_graph() -> None:
-    choice = choose(GROUPS, Scene(layer6=5.0, layer1=3.0, layer2=0.4))
+@pytest.mark.parametrize("work", [None, EVEN])
+def test_the_groups_that_do_harm_are_kept_in_the_order_of_the_graph(work) -> None:
+    choice = choose(GROUPS, Scene(layer6=5.0, layer1=3.0, layer2=0.4), work=work)
     assert choice.kept == ("layer1", "layer6") and choice.effect.ok and not choice.all_lowered.ok
 
 
-def test_each_kept_group_is_needed_and_the_choice_says_how_much() -> None:
+@pytest.mark.parametrize("work", [None, EVEN])
+def test_each_kept_group_is_needed_and_the_choice_says_how_much(work) -> None:
     scene = Scene(layer0=2.0, layer3=0.7, layer4=0.6, layer7=9.0)
-    choice = choose(GROUPS, scene)
-    assert choice.effect.ok
+    choice = choose(GROUPS, scene, work=work)
+    assert choice.effect.ok and choice.without.keys() == set(choice.kept)
     for group in choice.kept:
-        assert not scene(frozenset(choice.kept) - {group}, Span.WHOLE).ok
-        assert not choice.without[group].ok and choice.alone[group].strain == scene.harm[group]
+        assert not scene(frozenset(choice.kept) - {group}, Span.WHOLE).ok and not choice.without[group].ok
+        assert work is None or choice.alone[group].strain == scene.harm[group]
+
+
+def test_where_all_groups_count_alike_few_measurements_find_the_harmful_one() -> None:
+    scene = Scene(layer5=5.0)
+    assert choose(GROUPS, scene).kept == ("layer5",)
+    assert len(scene.asked) <= 2 + 2 * 3, "all, none, and three times two halves"
+    assert choose(GROUPS, Scene(layer1=0.9, layer6=0.8)).kept == ("layer6",), "what comes first in the graph is lowered first"
 
 
 def test_a_group_whose_harm_alone_misleads_is_given_up_again() -> None:
@@ -49,12 +59,12 @@ def test_a_group_whose_harm_alone_misleads_is_given_up_again() -> None:
                 return Effect(strain=9.0 if "layer5" not in kept else 3.0 if "layer2" not in kept else 0.1, boxes_m=0, ids=0)
             return Effect(strain=0, boxes_m=0, ids=0, fault="" if "layer2" in kept else "boxes are off")
 
-    assert choose(GROUPS, Misleading()).kept == ("layer2",)
+    assert choose(GROUPS, Misleading(), work=EVEN).kept == ("layer2",)
 
 
 def test_only_what_is_told_of_at_length_is_measured_to_the_end() -> None:
     scene = Scene(layer0=2.0, layer3=0.7, layer4=0.6)
-    choose(GROUPS, scene)
+    choose(GROUPS, scene, work=EVEN)
     spans = [span for _, span in scene.asked]
     assert spans[: 1 + len(GROUPS)] == [Span.WHOLE] + [Span.FIRST] * len(GROUPS)
     assert len(spans) > 1 + len(GROUPS) and set(spans[1 + len(GROUPS) :]) == {Span.UNTIL_BROKEN}
@@ -62,14 +72,14 @@ def test_only_what_is_told_of_at_length_is_measured_to_the_end() -> None:
 
 def test_the_same_measurements_give_the_same_choice() -> None:
     equal = dict.fromkeys(GROUPS, 0.3)
-    first, second = choose(GROUPS, Scene(**equal)), choose(GROUPS, Scene(**equal))
+    first, second = choose(GROUPS, Scene(**equal), work=EVEN), choose(GROUPS, Scene(**equal), work=EVEN)
     assert first.kept == second.kept and len(first.kept) == 5
 
 
 def test_of_two_that_would_do_the_one_that_saves_less_work_is_kept() -> None:
     harm = {"layer1": 0.9, "layer6": 0.8}
-    assert choose(GROUPS, Scene(**harm)).kept == ("layer1",)
-    assert choose(GROUPS, Scene(**harm), work={**dict.fromkeys(GROUPS, 0.1), "layer1": 0.3}).kept == ("layer6",)
+    assert choose(GROUPS, Scene(**harm), work=EVEN).kept == ("layer1",)
+    assert choose(GROUPS, Scene(**harm), work={**EVEN, "layer1": 0.3}).kept == ("layer6",)
 
 
 def test_what_must_stay_stays_and_is_not_measured() -> None:
@@ -81,7 +91,8 @@ def test_what_must_stay_stays_and_is_not_measured() -> None:
 
 def test_progress_is_told_and_a_tolerance_that_cannot_hold_is_an_error() -> None:
     said: list[str] = []
-    choose(GROUPS, Scene(layer1=5.0), said.append)
-    assert any("8/8 layer7" in line for line in said) and any("layer1 is kept" in line for line in said)
-    with pytest.raises(UserError, match="no choice of layers holds the tolerance.*make verify"):
-        choose(GROUPS, lambda kept, span: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"))
+    choose(GROUPS, Scene(layer1=5.0), said.append, work=EVEN)
+    assert any("8/8 layer7 alone" in line for line in said) and any("layer1 is kept" in line for line in said)
+    for work in (None, EVEN):
+        with pytest.raises(UserError, match="no choice of layers holds the tolerance.*make verify"):
+            choose(GROUPS, lambda kept, span: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"), work=work)
