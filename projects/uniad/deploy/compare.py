@@ -159,7 +159,7 @@ def compare(
 ) -> Report:
     """Judge a replay by the row of ``TOLERANCES`` that ``precision`` names.
 
-    until_broken: leave off after the first frame with a fault; what is judged over all frames is then left unjudged.
+    until_broken: leave off after the first frame with a fault; what is judged over all frames is then only told of those seen.
     """
     limit = TOLERANCES[precision]
     judged = [row for row in vars(limit) if row not in INSIDE and (contract.looks_ahead or row not in AHEAD)]
@@ -193,6 +193,8 @@ def compare(
                 judge(f"frame {i}", i, future)
                 plans += [check.value for check in future if check.row == "plan_m"]
         if until_broken and report.faults:
+            if plans:
+                report.worst["plan_mean_m"] = float(np.mean(plans))
             return report
     end = report.frames - 1
     if last is not None:

@@ -10,7 +10,7 @@ from replays import FRAMES, Parrot, draw_sequence, judge
 from specs import full_spec, nano_spec, tiny_spec
 from uniad.contract import Contract, contract_for
 from uniad.deploy.card import future_entries
-from uniad.deploy.compare import AHEAD
+from uniad.deploy.compare import AHEAD, compare, replayed
 from uniad.deploy.sequence import Sequence, default_frames
 from uniad.errors import UserError
 
@@ -59,6 +59,13 @@ def test_what_is_right_passes(contract, sequence):
     assert report.ok and report.frames == FRAMES and set(AHEAD) <= set(report.worst)
     first = contract_for(nano_spec())
     assert not set(AHEAD) & set(judge(first, draw_sequence(first))[0].worst), "stage 1 is not judged by what it lacks"
+
+
+def test_a_replay_that_is_left_early_tells_the_plans_it_saw(contract, sequence):
+    runner = Parrot(contract, sequence, lambda i, out: out | {"plan_traj": out["plan_traj"] + np.float32([2.0 * i, 0.0])})
+    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    assert report.frames == 2 and "frame 1: plan_traj" in report.faults[0]
+    assert report.worst["plan_mean_m"] == pytest.approx(1.0), "0 m in the first frame, 2 m in the second"
 
 
 @pytest.mark.parametrize("everywhere", [True, False], ids=["everywhere", "in one place"])
