@@ -73,8 +73,10 @@ def test_it_passes_the_verification_of_its_precision(quantised: Path) -> None:
 
 
 def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
-    code, said, err = finish(start("tools/compare_precision.py", exported, quantised, "--threads", 1))
+    code, said, err = finish(start("tools/compare_precision.py", exported, quantised, exported, "--threads", 1))
     assert code == 0, said + err
+    itself = json.loads(Path(f"{exported}.metrics.json").read_text())
+    assert itself["plans_apart_m"]["worst_frame"] == 0 and not any(row["difference"] for row in itself["differences"])
     report = json.loads(Path(f"{quantised}.metrics.json").read_text())
     assert [report[side]["precision"] for side in ("reference", "other")] == ["fp32", "int8"]
     assert {row["task"] for row in report["differences"]} == {
@@ -83,6 +85,12 @@ def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
     assert report["reference"]["sha256"] != report["other"]["sha256"]
     assert report["plans_apart_m"]["mean"] < 0.02 and report["plans_apart_m"]["frames"] == report["other"]["metrics"]["samples"]
     assert "planning" in said and "plans apart" in said
+
+
+def test_one_report_has_no_room_for_two_graphs(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    assert "is the report of one graph" in refused("tools/compare_precision.py", exported, exported, exported, "--out", out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

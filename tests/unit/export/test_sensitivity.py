@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
+from specs import nano_spec
+from uniad.contract import contract_for
+from uniad.deploy.compare import Report
+from uniad.deploy.sequence import Sequence
 from uniad.errors import UserError
-from uniad.export.sensitivity import Effect, Span, choose
+from uniad.export import sensitivity
+from uniad.export.sensitivity import Effect, Span, choose, measure
 
 GROUPS = [f"layer{i}" for i in range(8)]
 EVEN = dict.fromkeys(GROUPS, 0.1)  # what lowering each saves
@@ -96,3 +102,13 @@ def test_progress_is_told_and_a_tolerance_that_cannot_hold_is_an_error() -> None
     for work in (None, EVEN):
         with pytest.raises(UserError, match="no choice of layers holds the tolerance.*make verify"):
             choose(GROUPS, lambda kept, span: Effect(strain=9, boxes_m=1, ids=0, fault="boxes are off"), work=work)
+
+
+@pytest.mark.parametrize(("plan_m", "holds"), [(0.015, True), (0.017, False)])
+def test_of_the_plan_s_limit_a_fifth_is_left_for_other_scenes(plan_m: float, holds: bool, monkeypatch) -> None:
+    rows = {"plan_mean_m": plan_m, "boxes_m": 0.0, "ids": 0.0}
+    monkeypatch.setattr(sensitivity, "compare", lambda *_: Report("", "int8", 8, 0, rows))
+    contract = contract_for(nano_spec(2))
+    effect = measure(onnx.ModelProto(), contract, Sequence([], [], {}), "int8")
+    assert effect.ok is holds and effect.plan_m == plan_m and effect.strain == pytest.approx(plan_m / 0.02)
+    assert holds or effect.fault == "all frames: the plan differs by 0.017 m, over 80% of 0.02 m"
