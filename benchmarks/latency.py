@@ -5,7 +5,7 @@ Scenes of a data set run frame after frame, each mode with its own state carried
 Frames are decoded and on the device beforehand. A mode is WAY-PRECISION (eager, graph, compile, parts or layers; fp32, tf32,
 bf16 or fp16), or ort-cpu, ort-cuda, ort-cuda-tf32, ort-tensorrt, which run every --onnx, or a fresh export of the model where
 none is given. Each mode has a process of its own: one that fails prints one line. Errors are against eager-fp32, which always
-runs first.
+runs first. On a CPU, products of halves run in float and are rounded: errors tell what a GPU would give, times do not.
 
     python benchmarks/latency.py --variant tiny --checkpoint ckpts/uniad_tiny.pth --modes graph-fp32 compile-bf16 ort-cuda
 """

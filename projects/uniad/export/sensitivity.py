@@ -150,7 +150,7 @@ def choose(
         for i, group in enumerate(free):
             alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
             say(f"  {i + 1:3d}/{len(free)} {group} alone: {alone[group]}")
-        harm = {g: alone[g].strain / max(work.get(g, 0.0), 1e-9) for g in free}
+        harm = {g: alone[g].strain / max(work[g], 1e-9) for g in free}
         ranked = sorted(free, key=lambda g: (-harm[g], free.index(g)))  # of equals the first: its errors travel on
         kept, effect = _shortest(ranked, hold, say)
     without = {}
