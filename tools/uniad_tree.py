@@ -24,6 +24,8 @@ from pathlib import Path
 LEFT_OUT = "sources"
 # Beside .git's own files: no `git status` shows it, no `git clean` takes it
 NOTES = "uniad-make"
+# Plain `git apply` forwards, as in the workflow. Backwards, trees hold patches of ours from before, without lines of context.
+BACKWARDS = ("--reverse", "--unidiff-zero")
 
 
 class Refused(Exception):
@@ -102,7 +104,7 @@ def overlaid(tree: Path) -> dict[str, str]:
 
 def applies(tree: Path, patch: Path, *, backwards: bool = False) -> str:
     """Nothing where the patch applies, else git's reason."""
-    words = ["apply", "--check", "--unidiff-zero", *(["--reverse"] if backwards else []), str(patch)]
+    words = ["apply", "--check", *(BACKWARDS if backwards else []), str(patch)]
     done = subprocess.run(["git", "-C", str(tree), *words], capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return "" if done.returncode == 0 else (lines[0].removeprefix("error: ") if lines else "git apply refuses it")
@@ -134,7 +136,7 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
         if reason:
             name = path.name.split("-", 1)[1]
             raise Refused(f"an earlier {name} cannot be taken back from {tree} ({reason}): undo your changes")
-        git("apply", "--unidiff-zero", "--reverse", str(path), tree=tree)
+        git("apply", *BACKWARDS, str(path), tree=tree)
         path.unlink()
     if not before and all(not applies(tree, p, backwards=True) for p in patches):
         print(f"already applied: {', '.join(p.name for p in patches)}")  # by hand, as documented
@@ -148,9 +150,9 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
             reason = applies(tree, path)
             if reason:
                 for one in reversed(done):
-                    git("apply", "--unidiff-zero", "--reverse", str(one), tree=tree, quiet=True)
+                    git("apply", *BACKWARDS, str(one), tree=tree, quiet=True)
                 raise Refused(f"{path.name} does not apply to {tree}: {reason}")
-            git("apply", "--unidiff-zero", "--whitespace=nowarn", str(path), tree=tree)
+            git("apply", str(path), tree=tree)
             done.append(path)
     kept.mkdir(exist_ok=True)
     for number, path in enumerate(patches):

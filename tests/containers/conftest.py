@@ -160,7 +160,7 @@ def machine() -> Iterator[Machine]:
         "third_party/uniad_mmdet3d/setup.py": SETUP,
         "third_party/uniad_mmdet3d/mmdet3d/__init__.py": "NAME = 'ours'\n",
         "tools/postprocess_bevformer_tiny_epoch_24_pth.py": "",
-        "patch/uniad-torch1.12.patch": "--- a/a.txt\n+++ b/a.txt\n@@ -2 +2 @@\n-2\n+3\n",
+        "patch/uniad-tiny-training-support.patch": "--- a/a.txt\n+++ b/a.txt\n@@ -1,2 +1,2 @@\n 1\n-2\n+3\n",
         "data/synthetic/others/motion_anchor_infos_mode6.pkl": "",
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -76,9 +76,11 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 PATCH = """--- a/tools/train.py
 +++ b/tools/train.py
-@@ -2 +2 @@
+@@ -1,3 +1,3 @@
+ one
 -two
 +ours
+ three
 """
 
 
@@ -113,7 +115,7 @@ def documented(tmp_path: Path, upstream: tuple[Path, str]) -> Documented:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("ours\n")
     (root / "patch").mkdir()
-    (root / "patch" / "uniad-torch1.12.patch").write_text(PATCH)
+    (root / "patch" / "uniad-tiny-training-support.patch").write_text(PATCH)
     (root / "tools" / "postprocess_bevformer_tiny_epoch_24_pth.py").write_text("")
     bin_dir = root / "bin"
     (root / "engine").mkdir()

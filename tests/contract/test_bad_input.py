@@ -211,16 +211,28 @@ def test_a_patch_that_does_not_apply_leaves_nothing(documented: Documented):
 
 def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(documented: Documented):
     assert "git -C UniAD_train/UniAD apply" in documented.done("patch", *STACK)
-    assert "already applied: uniad-torch1.12.patch" in documented.done("patch", *STACK)
-    (documented.root / "patch/uniad-torch1.12.patch").write_text(PATCH.replace("ours", "newer"))
+    assert "already applied: uniad-tiny-training-support.patch" in documented.done("patch", *STACK)
+    (documented.root / "patch/uniad-tiny-training-support.patch").write_text(PATCH.replace("ours", "newer"))
     documented.done("patch", *STACK)
     assert (documented.uniad / "tools/train.py").read_text() == "one\nnewer\nthree\n"
 
 
 def test_a_patch_that_was_applied_by_hand_counts(documented: Documented):
     documented.done("clone", *STACK)
-    git(documented.uniad, "apply", "--unidiff-zero", str(documented.root / "patch/uniad-torch1.12.patch"))
+    git(documented.uniad, "apply", str(documented.root / "patch/uniad-tiny-training-support.patch"))
     assert "already applied" in documented.done("patch", *STACK)
+
+
+def test_a_tree_with_our_earlier_patch_gets_the_new_one(documented: Documented):
+    """It had another name and no lines of context."""
+    documented.done("clone", *STACK)
+    kept = documented.uniad / ".git/uniad-make/patches/00-uniad-torch1.12.patch"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("--- a/tools/train.py\n+++ b/tools/train.py\n@@ -2 +2 @@\n-two\n+earlier\n")
+    git(documented.uniad, "apply", "--unidiff-zero", str(kept))
+    documented.done("patch", *STACK)
+    assert (documented.uniad / "tools/train.py").read_text() == "one\nours\nthree\n"
+    assert [p.name for p in kept.parent.iterdir()] == ["00-uniad-tiny-training-support.patch"]
 
 
 def test_the_overlay_follows_this_repository_and_spares_what_others_wrote(documented: Documented):

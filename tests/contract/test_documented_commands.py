@@ -38,7 +38,8 @@ def test_the_whole_workflow_is_the_documented_one_in_its_order(documented: Docum
     text = shown(documented, "train", "eval", f"VARIANT={variant}", "GPUS=8")
     run = f"run --rm --init --gpus all --shm-size={SHM[variant]} "
     tree = f"{documented.root}/UniAD_train/UniAD:{INSIDE}"
-    in_order(text, "uniad_tree.py clone --tree UniAD_train/UniAD", "uniad_tree.py patch", "patch/uniad-torch1.12.patch")
+    patch = "patch/uniad-tiny-training-support.patch"
+    in_order(text, "uniad_tree.py clone --tree UniAD_train/UniAD", "uniad_tree.py patch", patch)
     in_order(
         text, "uniad_tree.py overlay --tree UniAD_train/UniAD third_party/uniad_mmdet3d projects/configs",
         "docker build --tag uniad_torch1.12", run, f"--volume {tree} ",
