@@ -8,11 +8,19 @@ from typing import TypeVar
 
 EXIT_USER_ERROR = 2
 
+LONGEST_LINE = 2000  # characters; a message may quote what it was given, which may be anything
+
 T = TypeVar("T")
 
 
 class UserError(Exception):
     """Bad input. The message says, in one line, what is wrong, where it was found and what to do about it."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message as one line that a terminal only prints: quoted input may hold line breaks, escape sequences, or a novel."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 
 def run_cli(main: Callable[[], T]) -> T:
@@ -23,7 +31,7 @@ def run_cli(main: Callable[[], T]) -> T:
     try:
         return main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
