@@ -28,7 +28,8 @@ class PlanningMetric:
     """Adds up samples; ``merge`` joins the sums of several processes, in any order.
 
     grid: (xbound, ybound) of the segmentation as (from, to, step) in metres. compat: ``documented`` divides every step by the
-    number of samples, so that a step without ground truth counts as no error; ``fixed`` scores and counts steps that have it.
+    number of samples, so that a step without ground truth counts as no error, and leaves collisions out where the path given for
+    such a step, whatever it holds, collides; ``fixed`` scores and counts steps that have ground truth.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class PlanningMetric:
         known = (mask != 0).any(1)
         # where, because an unknown step may hold anything
         self.sums[0] += np.sqrt((np.where(mask != 0, traj - gt, 0) ** 2 * mask).sum(1))
-        clean = ~self.footprint_hits(np.where(known[:, None], gt, 0), occupied)
+        # Upstream looks where the ground truth stands at every step, known or not; no number ends in the first cell there.
+        clean = ~self.footprint_hits(np.nan_to_num(gt, nan=-1e6, posinf=-1e6, neginf=-1e6), occupied)
         counted = clean & known if self.compat == "fixed" else clean
         self.sums[1] += np.where(counted, self.point_value(traj, occupied), 0)
         self.sums[2] += counted & self.footprint_hits(traj, occupied)

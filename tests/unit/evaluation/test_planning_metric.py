@@ -92,6 +92,25 @@ def test_steps_without_ground_truth_count_as_documented_or_not_at_all() -> None:
     assert all(np.isnan(v) for v in PlanningMetric().compute().values())
 
 
+def test_a_step_without_ground_truth_is_left_out_where_upstream_leaves_it_out() -> None:
+    # The plan collides at 2 and at 3 s, where nothing is known of the driver. The path given there collides at 2 s and does
+    # not at 3 s, though the place that stands for "nothing known", the origin, is occupied then.
+    occupied = empty()
+    occupied[3, 40:, :] = 1  # far ahead
+    occupied[5, 20:30, 20:30] = 1  # around the origin
+    plan = np.zeros((6, 2))
+    plan[3] = 0, 10
+    driver = np.zeros((6, 2))
+    driver[3], driver[5] = (5, 10), (-10, -10)
+    mask = np.array([1, 1, 1, 0, 1, 0])
+    found = {}
+    for compat in ("documented", "fixed"):
+        metric = PlanningMetric(TINY_GRID, compat=compat)
+        metric.update(plan, driver, mask, occupied)
+        found[compat] = metric.sums[2].tolist()
+    assert found == {"documented": [0, 0, 0, 0, 0, 1], "fixed": [0] * 6}
+
+
 def test_two_processes_add_up_to_one(recorded: Recorded) -> None:
     whole, parts = PlanningMetric(TINY_GRID), [PlanningMetric(TINY_GRID) for _ in range(2)]
     for i, sample in enumerate(samples(recorded, "tiny")):
