@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from uniad.configfile import nearest
 from uniad.errors import UserError
 
-Rule = Callable[[NDArray[Any]], NDArray[np.bool_]]  # items of an array [n, *shape] -> which of them are good [n]
-Where = Callable[[int], str]
+if TYPE_CHECKING:  # Python 3.8, which upstream's container has, cannot evaluate them
+    Rule = Callable[[NDArray[Any]], NDArray[np.bool_]]  # items of an array [n, *shape] -> which of them are good [n]
+    Where = Callable[[int], str]
 
 _KINDS = {"float": "fiu", "whole": "iuf", "flag": "b", "text": "US"}
 _TYPES = {"float": np.float64, "whole": np.int64, "flag": np.bool_, "text": np.str_}
@@ -250,7 +251,7 @@ class Named:
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} is no object of {self.wanted.removeprefix('a mapping of ')}; it is {shown(value)}")
+            raise UserError(f"{where} is no object of {self.wanted.replace('a mapping of ', '', 1)}; it is {shown(value)}")
         if self.names:
             unknown_keys(value, self.names, where)
         missing = [name for name in self.names if name not in value] if self.complete else []
