@@ -58,7 +58,8 @@ $(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
 	@touch $@
 
 # --- training and evaluation --------------------------------------------------------------------------------------------
-# The documented scripts count the GPUs of all machines; several machines take the documented launch instead of the script.
+# Upstream's script counts the GPUs of all machines; several machines take the workflow's launch instead of the script. To that we add
+# what the script adds: --deterministic, and the work dir, which is ./work_dirs/ otherwise, where nothing looks for checkpoints.
 DOC_ENV := $(if $(NET_FLAGS),--env RANK=$(NODE_RANK) --env MASTER_ADDR=$(MASTER_ADDR) --env MASTER_PORT=$(MASTER_PORT))
 CPU_OPTIONS := $(if $(filter 0,$(GPUS)),data.workers_per_gpu=$(CPU_WORKERS))
 # From nothing: nothing is loaded, nothing is frozen, and the backbone learns as fast as the rest.
@@ -76,7 +77,7 @@ doc-name = $(STEM.$(VARIANT))_$(KIND.$1).pth
 
 doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
 DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(MASTER_ADDR) --master_port=$(MASTER_PORT)
-doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
+doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
 doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-config) ./ckpts/$(doc-name) --eval bbox,./tools/uniad_dist_eval.sh $(doc-config) ./ckpts/$(doc-name) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
 
 ifeq ($(STACK),torch1.12)
@@ -120,10 +121,22 @@ $(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/com
 DOC_EVAL.$1 = $$(call doc-eval,$1)
 endef
 $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
-ifneq (,$(INIT))
-$(TREE)/$(INIT): $(INIT) $(STEPS)/overlay
+
+# BEVFormer weights: as in the workflow the download lies in the tree's ckpts/, and for tiny its script makes the initial weights of
+# it in the container. Those that somebody has already, there or in this repository's ckpts/, are taken.
+there-or = $(or $(wildcard $1),$(if $(wildcard $(TREE)/$1),,$1))
+$(TREE)/$(RAW.$(VARIANT)): $(call there-or,$(RAW.$(VARIANT))) | $(STEPS)/overlay
 	cp $< $@.partial
 	mv $@.partial $@
+ifneq ($(RAW.$(VARIANT)),$(INIT.$(VARIANT)))
+  ifneq (,$(wildcard $(INIT.$(VARIANT))))
+$(TREE)/$(INIT.$(VARIANT)): $(INIT.$(VARIANT)) | $(STEPS)/overlay
+	cp $< $@.partial
+	mv $@.partial $@
+  else
+$(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)/$(RAW.$(VARIANT))) | $(STEPS)/overlay .make/image/torch1.12
+	$(call in-stack,$(INSIDE),,,) python3 ./tools/postprocess_bevformer_tiny_epoch_24_pth.py
+  endif
 endif
 endif
 

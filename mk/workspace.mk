@@ -18,8 +18,8 @@ $(call check-settings,$(GIVEN))
 ASKED = $(foreach v,$(GIVEN) $(if $(call given,GPUS),GPUS),--ask $(call q,$v=$($v)))
 CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) $(ASKED)
 
-# Goals that need no configuration
-BARE := help configure doctor clean distclean
+# Goals that need no configuration; of the upstream stack those that need git alone
+BARE := help configure doctor clean distclean clone patch overlay
 DRY_RUN := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 ifneq (,$(wildcard config.mk))
   include config.mk
@@ -78,6 +78,14 @@ ifneq ($(TOOLS_RUNTIME),host)
   NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(filter-out $(abspath $d),$(realpath $d)),$(realpath $d):$(realpath $d)))
   IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)))
   RUN = $(IN) python3
+endif
+
+# Upstream's stack prepares data in its own container too (Python 3.8), so that training there needs no second image.
+DATA_ENV := $(ENV)
+DATA_RUN = $(RUN)
+ifeq ($(STACK) $(filter-out host,$(TOOLS_RUNTIME)),torch1.12 $(RUNTIME))
+  DATA_ENV := .make/image/torch1.12
+  DATA_RUN = $(call in-container,torch1.12,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects$(if $(call setting,OMP_NUM_THREADS), --env OMP_NUM_THREADS)) python3
 endif
 
 ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
