@@ -178,9 +178,8 @@ def test_the_container_s_python_makes_the_world_that_ours_makes(tmp_path: Path):
     anchors = [pickle.loads((tmp_path / name / "anchors.pkl").read_bytes()) for name in ("theirs", "ours")]
     assert anchors[0]["grouped_classes"] == anchors[1]["grouped_classes"]
     np.testing.assert_allclose(anchors[0]["anchors_all"], anchors[1]["anchors_all"], atol=1e-6)
-    infos = [
-        pickle.loads((tmp_path / name / "infos/nuscenes_infos_temporal_val.pkl").read_bytes())["infos"] for name in ("theirs", "ours")
-    ]
+    val = "infos/nuscenes_infos_temporal_val.pkl"
+    infos = [pickle.loads((tmp_path / name / val).read_bytes())["infos"] for name in ("theirs", "ours")]
     assert [info["token"] for info in infos[0]] == [info["token"] for info in infos[1]]
     for one, other in zip(*infos, strict=True):
         np.testing.assert_allclose(one["gt_boxes"], other["gt_boxes"], atol=1e-6)
