@@ -1,4 +1,5 @@
 # Every knob, with what it means. All can be set on the command line: make train VARIANT=tiny GPUS=4
+# A value that a shell or make would act on is refused: mk/values.mk says which characters that concerns.
 
 VARIANT ?= tiny
 # full, tiny or nano: a row of mk/variants.mk

@@ -13,7 +13,7 @@ WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_RELEASE)/nuscenes_infos_
 setting = $(if $(filter-out undefined,$(origin $1)),$($1))
 # $(call fetch,file)
 fetch = $(HOST_PYTHON) tools/fetch_weights.py --out $(call q,$1) $(foreach u,$(call setting,WEIGHTS_URL.$(notdir $1)) $(WEIGHTS_FROM.$(notdir $1)),--url $(call q,$u)) \
-  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(WEIGHTS_SHA256.$(notdir $1)))
+  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(call q,$(WEIGHTS_SHA256.$(notdir $1))))
 
 # What a variant's published weights are as they come
 RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
