@@ -31,6 +31,7 @@ def main() -> None:
     from uniad.deploy.card import write_card
     from uniad.deploy.locate_recorded import locate_command
     from uniad.deploy.verify import verify_engine
+    from uniad.files import try_place
 
     options = BuildOptions(
         backend=args.backend,
@@ -41,6 +42,7 @@ def main() -> None:
         timing_cache=args.timing_cache,
         progress=lambda phase: print(f"  {phase}", flush=True),
     )
+    try_place(args.out)
     card = build_engine(args.onnx, args.out, options)
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "

@@ -102,11 +102,13 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from uniad.files import try_place
     from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
     from uniad.training.options import TrainOptions
     from uniad.training.run import RunOptions, default_work_dir, train
 
+    try_place(Path(args.work_dir or default_work_dir(args.config)) / "iter_latest.pth")
     spec = load_spec(args.config, args.cfg_options)
     data = spec.data
     if args.data_root:

@@ -1,6 +1,6 @@
 """What the image decoder says of a file: it reads damaged data, fills the rest with something, and complains on stderr alone.
 
-libjpeg and libpng print to the process's file descriptor 2, without the name of the file, and cv2 returns the image as if it were good.
+libjpeg and libpng print to file descriptor 2, without the name of the file, and cv2 returns the image as if it were good.
 So descriptor 2 leads to a file in memory while images are decoded; what others wrote meanwhile goes on to the real one.
 """
 

@@ -115,7 +115,8 @@ class Array:
     def check(self, value: Any, where: str) -> Any:
         array = self._converted([value])
         if array is None or not self._good(array).all():
-            raise refuse(value, where, self.wanted)
+            # Of a long array its shape, and whether it is finite, say more than its first digits.
+            raise refuse(value if array is None else array[0], where, self.wanted)
         return array[0]
 
     def stack(self, values: Sequence[Any]) -> NDArray[Any] | None:
