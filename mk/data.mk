@@ -42,7 +42,8 @@ data: $(INFOS) $(INFOS_VAL) ## Prepare the dataset: DATASET=synthetic makes one,
 
 ifeq ($(DATASET),nuscenes)
 $(TABLES):
-	@echo 'error: $@ is missing: put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md' >&2; exit 2
+	@echo 'error: $@ is missing: $(if $(RELEASES),$(DATA_ROOT) holds $(RELEASES): NUSC_VERSION=$(firstword $(RELEASES)); `make configure` picks it,put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md)' >&2; exit 2
+RELEASES := $(patsubst $(DATA_ROOT)/%/sample.json,%,$(wildcard $(foreach v,v1.0-trainval v1.0-mini,$(DATA_ROOT)/$v/sample.json)))
 else
 $(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
 	$(DATA_RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)

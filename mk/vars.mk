@@ -14,8 +14,8 @@ TORCH_INDEX_URL ?=
 
 # --- Data ---------------------------------------------------------------------------------------------------------------
 DATA_DIR ?= data
-# nuScenes as it comes: v1.0-trainval or v1.0-mini
-NUSC_VERSION ?= v1.0-trainval
+# nuScenes as it comes: v1.0-trainval or v1.0-mini. Unless said: what `make configure` found
+NUSC_VERSION ?= $(CONFIGURED_NUSC_VERSION)
 # Synthetic world (DATASET=synthetic): scenes of each split, frames in a scene, seed
 SYNTH_TRAIN_SCENES ?= 20
 SYNTH_VAL_SCENES ?= 4

@@ -15,8 +15,8 @@ check-settings = $(foreach v,$1,$(call one-of,$v,$($vS)))
 # What a person asked for is checked before the machine is looked at, and all of it after.
 GIVEN := $(foreach v,STACK RUNTIME DATASET,$(if $(call given,$v),$v))
 $(call check-settings,$(GIVEN))
-ASKED = $(foreach v,$(GIVEN) $(if $(call given,GPUS),GPUS),--ask $(call q,$v=$($v)))
-CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) $(ASKED)
+ASKED = $(foreach v,$(GIVEN) $(foreach v,GPUS NUSC_VERSION,$(if $(call given,$v),$v)),--ask $(call q,$v=$($v)))
+CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) --data $(call q,$(DATA_DIR)) $(ASKED)
 
 # Goals that need no configuration; of the upstream stack those that need git alone
 BARE := help configure doctor clean distclean clone patch overlay
@@ -38,6 +38,7 @@ config.mk:
 CONFIGURED_STACK ?= native
 CONFIGURED_RUNTIME ?= host
 CONFIGURED_DATASET ?= synthetic
+CONFIGURED_NUSC_VERSION ?= v1.0-trainval
 CONFIGURED_GPUS ?= 0
 CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
@@ -67,8 +68,10 @@ configure: ## Look at this machine and choose STACK, RUNTIME and DATASET (writes
 PYTHON := $(VENV)/bin/python
 VENV_READY := $(VENV)/.ready
 ENV := $(VENV_READY)
-# For the tools: one place for the native package's path and the interpreter that shell scripts call
+# For the tools: the interpreter that shell scripts call
 export PYTHON
+# A sourced ROS puts packages for another Python there. Containers get their own by --env.
+unexport PYTHONPATH
 RUN := $(PYTHON)
 IN :=
 ifneq ($(TOOLS_RUNTIME),host)
@@ -99,7 +102,7 @@ $(VENV_READY): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
 
 .PHONY: doctor
 doctor: ## Say what this machine can and cannot do, and what to do about it
-	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))
+	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))$(if $(call given,PYTHONPATH), --pythonpath $(call q,$(PYTHONPATH)))
 
 .PHONY: clean
 clean: ## Remove caches and what the demo made; data, checkpoints, engines and environment stay

@@ -14,6 +14,7 @@ import json
 import time
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 from uniad.files import atomic_path, sha256
 from uniad.spec import Spec, load_spec

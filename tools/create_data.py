@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.data.check import VERSIONS
 from uniad.data.infos import MAX_SWEEPS, create_infos
 from uniad.errors import UserError, run_cli

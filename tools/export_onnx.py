@@ -9,6 +9,7 @@ import resource
 import time
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 from uniad.files import try_place
-from uniad.spec import load_spec
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +24,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    # After the arguments, so that --help answers at once.
+    import numpy as np
+    from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
+    from uniad.spec import load_spec
+
     spec = load_spec(args.config, args.cfg_options)
     motion = spec.model.motion
     if motion is None:

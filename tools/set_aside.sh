@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # set_aside.sh FOLDER WHAT: a run that was asked to be something else than WHAT moves to a dated name; the same one stays.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
 folder=$1 what=$2
 if [[ -d $folder && -f $folder/.asked && $(< "$folder/.asked") != "$what" ]]; then
   aside=$folder.$(date +%Y%m%d-%H%M%S)
