@@ -101,6 +101,7 @@ def main() -> None:
             },
             "sequence": sequence_path(args.out).name,
             "sequence_frames": count,
+            "sequence_sha256": sha256(sequence_path(args.out)),
             "contract": contract.to_json(),
             **(future_entries(spec) if contract.looks_ahead else {}),
         },

@@ -48,6 +48,7 @@ _ONNX = {
     "image": Anything(),
     "sequence": Text("a file's name", empty=False),
     "sequence_frames": Whole(low=0),
+    "sequence_sha256": _DIGEST,
     "anchors": Text("a file's path", empty=False),
     "anchors_sha256": _DIGEST,
     "post_processing": Anything(),
