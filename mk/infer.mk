@@ -17,7 +17,7 @@ INFER_MODEL.onnxruntime := $(ONNX)
 INFER_MODEL.engine := $(ENGINE)
 INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
 # Runs of several models, backends and scenes lie beside each other, for COMPARE.
-RUN_NAME := $(STEM.$(VARIANT))_$(KIND.$(STAGE)).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
+RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
 # FRAMES_DIR=.. has its name from where it lies.
 $(if $(FRAMES_DIR),$(call check-word,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR))))$(call path-is,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR)))))
 INFERRED := outputs/$(SUB)infer/$(RUN_NAME)

@@ -96,6 +96,10 @@ DOCUMENTED_PYTHON ?=
 COMPARE_ARGS ?=
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
+# A checkpoint of yours to evaluate, export, draw or run, and the config that it was trained with, where it is none of VARIANT's.
+# Without them: the checkpoint under its name in ckpts/, whoever put it there. Only from the command line.
+CKPT :=
+CONFIG :=
 # Which stage eval, export, verify, engine and visualize take. Unless said: 2; eval and visualize take 1 while only it was trained
 STAGE ?= $(stage-there)
 # More options for tools/test.py and tools/visualize.py
