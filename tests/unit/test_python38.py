@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,8 @@ def python38(*packages: str) -> str:
 
 
 def run(python: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO / "projects"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
+    own = {"PYTHONPATH": str(REPO / "projects"), "OMP_NUM_THREADS": "1", "HOME": tempfile.gettempdir()}
+    env = {"PATH": os.environ["PATH"], **own}
     return subprocess.run([python, *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
