@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import _tools  # noqa: F401
 import cv2
 import numpy as np
 import torch

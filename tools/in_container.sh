@@ -2,7 +2,6 @@
 # Runs one container and leaves none behind: in_container.sh IMAGE ENGINE run FLAG... IMAGE COMMAND...
 # Names what is missing (engine, image, GPU support) in one line; Ctrl-C, a closed terminal or a kill ends the container.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 3 "$@"
 image=$1 engine=$2
 shift 3
 fail() { echo "error: $*" >&2; exit 2; }
@@ -17,10 +16,18 @@ fi
 if [[ -n ${UNIAD_LOCK:-} ]] && command -v flock > /dev/null; then exec 9> "$UNIAD_LOCK"; flock 9; fi
 
 name=uniad-$$-$RANDOM
+# The command's own end first (training writes a checkpoint), then by force; another Ctrl-C asks for force at once.
 stop() {
+  local status=$1 stopper began=$SECONDS
+  trap '' TERM HUP
+  trap '(( SECONDS - began < 2 )) || force "$status"' INT
+  "$engine" stop --time "${STOP_SECONDS:-120}" "$name" > /dev/null 2>&1 < /dev/null &
+  stopper=$!
+  while kill -0 "$stopper" 2> /dev/null; do wait "$stopper" || true; done
+  force "$status"
+}
+force() {
   trap '' INT TERM HUP
-  # The command's own end first (training writes a checkpoint), then by force.
-  "$engine" stop --time "${STOP_SECONDS:-20}" "$name" > /dev/null 2>&1 || true
   "$engine" rm --force "$name" > /dev/null 2>&1 || true
   exit "$1"
 }

@@ -14,7 +14,6 @@ import json
 import sys
 from pathlib import Path
 
-import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 

@@ -11,7 +11,6 @@ import json
 import re
 from pathlib import Path
 
-import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 # What a person wants to see first: last decoder layer and last map layer, in the first frame of a clip

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 EXIT_USER_ERROR = 2
 
 LONGEST_LINE = 2000  # characters; a message may quote what it was given, which may be anything
+
+# `timeout`, make and torchrun signal a process and its group, so one Ctrl-C may arrive twice within milliseconds.
+SAME_REQUEST_S = 1.0
 
 T = TypeVar("T")
 
@@ -26,52 +30,62 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 
-_WHAT_TO_DO = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its owner or permissions, or choose another place"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another place"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n)"),
-}
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so files half written are removed and child processes are ended."""
 
-
-def of_system(error: OSError) -> UserError:
-    """What the system said, with the path and, where it is known, what to do."""
-    paths = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
-    why = error.strerror or str(error) or type(error).__name__
-    advice = _WHAT_TO_DO.get(error.errno)
-    return UserError(f"{paths}: {why}" * bool(paths) + why * (not paths) + f"; {advice}" * bool(advice))
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 @contextmanager
-def system_errors_are_one_line() -> Iterator[None]:
-    """An OSError that leaves the block does so as a UserError: a disk that is full is no fault of the code, nor of interest as a
-    traceback. A pipe whose reader went away stays what it is.
+def _stop_signals_raise() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise in the main thread, once: a repetition must not cut the clean-up short.
+
+    A signal that the caller ignores stays ignored (nohup), and a handler that is already there stays.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first: list[float] = []
+
+    def handle(number: int, _: Any) -> None:
+        now = time.monotonic()
+        if first and (number != signal.SIGINT or now - first[0] < SAME_REQUEST_S):
+            return
+        first.append(now)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    ours = [signal.SIGTERM, signal.SIGHUP] if hasattr(signal, "SIGHUP") else [signal.SIGTERM]
+    before = {n: signal.signal(n, handle) for n in ours if signal.getsignal(n) is signal.SIG_DFL}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, handle)
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.errno is None:  # not the system's: raised by a library, with a text of its own
-            raise
-        raise of_system(error) from error
+    finally:
+        if not first:  # else the end of the process is near, and a repetition must not interrupt that either
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def run_cli(main: Callable[[], T]) -> T:
-    """Calls ``main``; a UserError or what the system refused becomes one line on stderr and exit status 2, other errors keep
-    their traceback.
+    """Calls ``main``; a UserError becomes one line on stderr and exit status 2, other errors keep their traceback.
 
-    Ctrl-C ends with status 130 and no traceback, as a shell would report it.
+    Ctrl-C ends with status 130 and no traceback, SIGTERM with 143 and SIGHUP with 129, as a shell would report them.
     """
     try:
-        with system_errors_are_one_line():
+        with _stop_signals_raise():
             return main()
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except BrokenPipeError:
-        # `| head` has read enough. What is left in the buffer must not fail again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        _say_interrupted()
+        sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))
+
+
+def _say_interrupted() -> None:
+    try:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except OSError:
+        pass  # the terminal is gone

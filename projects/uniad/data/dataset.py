@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from uniad.command import check_command
 from uniad.data.check import CAMERAS
@@ -21,6 +21,7 @@ from uniad.data.sampler import scenes_of_rank
 from uniad.data.table import InfoTable, load_table
 from uniad.data.targets import TargetMaker
 from uniad.data.transforms import scaled_projection
+from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
 from uniad.spec import DataSpec, Spec
@@ -134,11 +135,7 @@ class SceneStream:
         return len(self.frames)
 
     def __iter__(self) -> Iterator[SceneSample]:
-        loader = DataLoader(self._samples, batch_size=None, num_workers=self.workers, worker_init_fn=_one_thread)
-        for sample in loader:
-            if isinstance(sample, str):  # a user's mistake met in a worker
-                raise UserError(sample)
-            yield sample
+        yield from batches(guarded_loader(self._samples, workers=self.workers, batch_size=None))
 
     def scene(self, number: int) -> Iterator[SceneSample]:
         """The frames of one of this process's scenes, prepared here."""
@@ -157,11 +154,11 @@ class _SceneSamples(Dataset):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, position: int) -> SceneSample | str:
+    def __getitem__(self, position: int) -> SceneSample | Failure:
         try:
             return self.make(position)
         except UserError as error:
-            return str(error)
+            return Failure(str(error))
 
     def make(self, position: int) -> SceneSample:
         frame = self.frames[position]
@@ -257,7 +254,3 @@ def frame_meta(frame: int, table: InfoTable, images: ImageSource) -> dict[str, A
         "cams": dict(zip(CAMERAS, images.paths(frame))),
         "lidar2img": table.img_from_lidar[frame].astype(np.float32),  # pixels of the original images
     }
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

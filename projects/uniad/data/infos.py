@@ -8,7 +8,6 @@ the middle, yaw as in ``uniad.geometry.boxes``. Two additions, which documented 
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from uniad.data.check import CAMERAS, LIDAR, dataset_problems
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.geometry import transforms as tf
+from uniad.processes import map_in_processes
 
 FUTURE_STEPS = 16  # of `fut_traj`, half seconds
 MAX_SWEEPS = 10
@@ -95,8 +95,7 @@ def _map_scenes(
     global _forked
     _forked = function
     try:
-        with multiprocessing.get_context("fork").Pool(min(workers, len(scenes))) as pool:
-            yield from pool.imap(_call_forked, scenes)
+        yield from map_in_processes(_call_forked, scenes, min(workers, len(scenes)))
     finally:
         _forked = None
 

@@ -7,18 +7,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from uniad.deploy.backends import BACKENDS, BuildOptions, backend, check_precision
+from uniad.deploy.backends import BACKENDS, BuildOptions, Built, backend, check_precision
 from uniad.deploy.bundle import check_precision as check_graph
 from uniad.deploy.card import read_card, write_card
 from uniad.deploy.identity import this_device
 from uniad.export.groups import layer_groups
 from uniad.files import atomic_path
+from uniad.processes import run_killable
 
 __all__ = ["BACKENDS", "BuildOptions", "build_engine"]
+
+
+def _build(onnx_path: Path, source: dict, part: Path, options: BuildOptions, progress: Callable[[str], None]) -> Built:
+    return backend(options.backend).build(onnx_path, source, part, replace(options, progress=progress))
 
 
 def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildOptions) -> dict:
@@ -36,7 +43,12 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
     try:
         with atomic_path(engine_path) as part:
             started = time.monotonic()
-            built = maker.build(Path(onnx_path), source, part, options)
+            if options.killable:
+                # a builder stays in C for minutes, where Python cannot act on Ctrl-C
+                plain = replace(options, progress=None)
+                built = run_killable(_build, Path(onnx_path), source, part, plain, progress=options.progress)
+            else:
+                built = maker.build(Path(onnx_path), source, part, options)
             seconds = time.monotonic() - started
     except BaseException:
         if not was_there:

@@ -23,10 +23,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uniad.errors import EXIT_USER_ERROR, UserError, system_errors_are_one_line
+from uniad.errors import EXIT_USER_ERROR, UserError
+from uniad.processes import stop_with_parent
 
 # A rank may wait this long for another: rank 0 writes a checkpoint of a full model to a slow disk in less.
 TIMEOUT = timedelta(minutes=30)
+
+# A process that is told to stop has this long to finish its step and save, before it is killed.
+STOP_GRACE_S = 120
+# Where the launcher says which process it is.
+LAUNCHER_PID = "UNIAD_LAUNCHER_PID"
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def start(launcher: Literal["none", "pytorch"] = "none", device: str = "auto") -
             f"--launcher pytorch needs {', '.join(missing)} from torchrun: start with tools/uniad_dist_train.sh CFG GPUS, "
             "or pass --launcher none"
         )
+    # Ranks run in sessions of their own: a launcher that is killed tells them nothing, and they would train on, unseen.
+    stop_with_parent(int(os.environ.get(LAUNCHER_PID) or os.getppid()), STOP_GRACE_S)
     rank, size, local_rank = (int(os.environ[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     chosen = pick_device(device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if chosen.type == "cuda":
@@ -156,8 +164,7 @@ def one_voice() -> Iterator[None]:
     One process of several ends here, for the reason that ``leave`` gives.
     """
     try:
-        with system_errors_are_one_line():
-            yield
+        yield
     except UserError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise

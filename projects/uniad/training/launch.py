@@ -12,15 +12,21 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch.distributed import DistNetworkError, DistStoreError
+from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from uniad.errors import UserError, run_cli
-from uniad.training.distributed import port_in_use_message, port_is_free
+from uniad.errors import SAME_REQUEST_S, UserError, run_cli
+from uniad.processes import describe_exit
+from uniad.training.distributed import LAUNCHER_PID, STOP_GRACE_S, port_in_use_message, port_is_free
 
 GPUS_PER_MACHINE = 8  # the documented rule, where NNODES does not say otherwise
 DEFAULT_PORT = 28596
@@ -56,6 +62,41 @@ def layout(gpus: str, env: Mapping[str, str]) -> Layout:
     return Layout(nodes, node_rank, total // nodes, env.get("MASTER_ADDR") or "127.0.0.1", port)
 
 
+def _answer_signals() -> None:
+    """Sets what torchrun does with signals: ranks get as long as a save may take, and a second Ctrl-C reaches them.
+
+    The ranks run in sessions of their own, so Ctrl-C reaches this process alone. torchrun raises at each signal, even while it
+    waits for ranks that save; here the first raises, another Ctrl-C is handed to the ranks, and the rest say nothing new.
+    """
+    os.environ[LAUNCHER_PID] = str(os.getpid())
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOP_GRACE_S))
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    raise_signal = elastic._terminate_process_handler
+    first: list[float] = []
+
+    def handle(number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if not first:
+            first.append(now)
+            raise_signal(number, frame)
+        elif number == signal.SIGINT and now - first[0] >= SAME_REQUEST_S:
+            for rank in _children():
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGINT)
+
+    elastic._terminate_process_handler = handle
+
+
+def _children() -> list[int]:
+    """Process ids of this process's children, where the kernel tells."""
+    found = []
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, listing.read_text().split())
+    return found
+
+
 def main() -> int:
     if len(sys.argv) < 3:
         raise UserError("usage: python -m uniad.training.launch GPUS SCRIPT [ARGS...]")
@@ -71,6 +112,7 @@ def main() -> int:
     os.environ.pop("RANK", None)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    _answer_signals()
     arguments = parse_args(
         [
             f"--nnodes={where.nodes}",
@@ -86,9 +128,7 @@ def main() -> int:
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            why = "; the machine may be out of memory" if name == "SIGKILL" else ""
-            raise UserError(f"process {rank} (pid {failure.pid}) was ended by {name}{why}") from None
+            raise UserError(f"process {rank} (pid {failure.pid}) {describe_exit(failure.exitcode)}") from None
         return failure.exitcode  # the process has said why
     except (DistNetworkError, DistStoreError) as error:
         if "EADDRINUSE" in str(error):

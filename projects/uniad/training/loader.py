@@ -6,14 +6,15 @@ starting the stream at another k; nothing is drawn and thrown away. One stream s
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from uniad.data.workers import TIMEOUT_S, Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.training.seeding import sample_seed, seed_all
 
@@ -35,12 +36,6 @@ class Position(NamedTuple):
     index: int
 
 
-class _Failure(NamedTuple):
-    """A user's mistake met in a worker, on its way to the main process as data: re-raised there it stays one line."""
-
-    message: str
-
-
 class _Positioned(Dataset):
     """The dataset, addressed by position: seeds all generators for a sample before it is made."""
 
@@ -53,18 +48,7 @@ class _Positioned(Dataset):
         try:
             return self.dataset[position]
         except UserError as error:
-            return _Failure(str(error))
-
-
-class _Collate:
-    """Collates samples, or hands the first failure on."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]):
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        failure = next((s for s in samples if isinstance(s, _Failure)), None)
-        return failure or self.collate(samples)
+            return Failure(str(error))
 
 
 class _Batches:
@@ -88,13 +72,6 @@ class _Batches:
             epoch, skip = epoch + 1, 0
 
 
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-
-
 class ClipLoader:
     """Batches of clips for one process. ``dataset[position]`` makes a sample, from the position alone."""
 
@@ -108,39 +85,22 @@ class ClipLoader:
         collate: Callable[[list[Any]], Any],
         seed: int,
         pin_memory: bool = False,
+        timeout_s: float = TIMEOUT_S,
     ):
         if len(sampler) == 0:
             raise UserError("the training set is empty: check the info file and data root")
         self.batch_size = batch_size
         self.epoch_len = -(-len(sampler) // batch_size)
         self.batches = _Batches(sampler, batch_size, self.epoch_len)
-        self.loader = DataLoader(
-            _Positioned(dataset, seed),
-            batch_sampler=self.batches,
-            num_workers=workers,
-            collate_fn=_Collate(collate),
-            pin_memory=pin_memory,
-            prefetch_factor=2 if workers > 0 else None,
-            worker_init_fn=_start_worker if workers > 0 else None,
+        self.timeout_s = timeout_s
+        self.loader = guarded_loader(
+            _Positioned(dataset, seed), workers=workers, collate=collate, batch_sampler=self.batches, pin_memory=pin_memory
         )
 
-    def stream(self, start: int = 0) -> Iterator[Any]:
+    def stream(self, start: int = 0) -> Generator[Any]:
         """Clips of iteration ``start``, ``start`` + 1, ... without end; closing the generator ends the workers."""
         self.batches.start = start
-        batches = iter(self.loader)
-        while True:
-            try:
-                clip = next(batches)
-            except RuntimeError as error:
-                if "DataLoader worker" in str(error):
-                    raise UserError(
-                        f"a data-loader worker died ({str(error).splitlines()[0][:120]}): most likely memory or shared memory "
-                        "ran out; lower --workers, or give the container a larger --shm-size"
-                    ) from None
-                raise
-            if isinstance(clip, _Failure):
-                raise UserError(clip.message)
-            yield clip
+        return batches(self.loader, self.timeout_s, "give a longer --loader-timeout")
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -172,17 +132,18 @@ def record_stream(value: Any, stream: torch.cuda.Stream) -> None:
             record_stream(v, stream)
 
 
-def prefetch(stream: Iterator[Any], device: torch.device) -> Iterator[tuple[Any, Any]]:
+def prefetch(stream: Generator[Any], device: torch.device) -> Iterator[tuple[Any, Any]]:
     """(host clip, device clip) pairs; on a GPU the copy does not wait for the iteration before."""
-    if device.type != "cuda":
+    with closing(stream):
+        if device.type != "cuda":
+            for host in stream:
+                yield host, to_device(host, device)
+            return
+        side = torch.cuda.Stream(device)
         for host in stream:
-            yield host, to_device(host, device)
-        return
-    side = torch.cuda.Stream(device)
-    for host in stream:
-        # the device still computes the iteration queued last, so this copy runs beside it
-        with torch.cuda.stream(side):
-            clip = to_device(host, device)
-        torch.cuda.current_stream(device).wait_stream(side)
-        record_stream(clip, torch.cuda.current_stream(device))
-        yield host, clip
+            # the device still computes the iteration queued last, so this copy runs beside it
+            with torch.cuda.stream(side):
+                clip = to_device(host, device)
+            torch.cuda.current_stream(device).wait_stream(side)
+            record_stream(clip, torch.cuda.current_stream(device))
+            yield host, clip

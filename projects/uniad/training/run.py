@@ -43,6 +43,7 @@ class RunOptions:
     regularise: bool = True  # with dropout, grid mask and photometric distortion, as far as the config has them
     dense_bev: bool = False  # a head on the BEV learns along, see training/dense.py
     recompute: bool = False  # activations of transformer layers, to save memory
+    loader_timeout_s: float | None = None  # None: the loader's own
     clip: ClipOptions = ClipOptions()
 
 
@@ -145,6 +146,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     if options.recompute:
         announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
+    if options.loader_timeout_s is not None:
+        loader.timeout_s = options.loader_timeout_s
     trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)
     if world.is_main:
         trainer.store.prepare()

@@ -91,7 +91,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
 
 
 def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
     write = store.save_checkpoint
 
     def impatient(path, payload):
@@ -106,7 +106,7 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, 
 
 
 def test_ctrl_c_while_data_workers_are_told_to_go_does_not_lose_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
     trainer = toy_trainer(tmp_path, max_iters=4)
     flush, calls = trainer._flush, []
 
@@ -139,7 +139,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(tmp_path):
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("uniad.training.interrupt.SAME_WISH_S", 0.0)
+    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
 
     def interrupted(model, clip, generator):
         os.kill(os.getpid(), signal.SIGINT)
@@ -277,40 +277,6 @@ def test_documented_checkpoint_resumes_at_its_epoch(tmp_path):
     assert outcome.finished and "written by the documented stack: epoch 1" in said[0]
     run(toy_trainer(tmp_path / "whole"))
     same_checkpoint(tmp_path / "whole/epoch_2.pth", tmp_path / "b/epoch_2.pth")  # our draws are positional, so even these agree
-
-
-def iterations_of(path) -> tuple[int, set[int]]:
-    """What a checkpoint says of itself, and the updates that its optimizer has counted."""
-    content = torch.load(path, weights_only=True)
-    return content["native"]["iteration"], {int(moments["step"]) for moments in content["optimizer"]["state"].values()}
-
-
-def test_a_run_of_iterations_makes_all_of_them_however_long_an_epoch_is_now(tmp_path):
-    """Begun with twice the clips an iteration, as by two processes, and continued by one."""
-    run(toy_trainer(tmp_path, batch=4, max_iters=6, stop_after=4))
-    outcome, said = run(toy_trainer(tmp_path, batch=2, max_iters=6), "auto")
-    assert outcome.finished and outcome.iteration == 6 and "at step 4 of 6" in said[1]
-    assert iterations_of(tmp_path / "iter_6.pth") == (6, {6})
-
-
-def test_a_run_of_epochs_goes_on_at_the_same_place_of_its_epoch(tmp_path):
-    run(toy_trainer(tmp_path, batch=4, stop_after=4))  # a third of the second epoch
-    outcome, said = run(toy_trainer(tmp_path, batch=2), "auto")
-    assert outcome.finished and "at step 8 of 12" in said[1]
-
-
-def test_a_complete_run_whose_last_checkpoint_lost_its_name_gets_it_back(tmp_path):
-    run(toy_trainer(tmp_path, max_iters=6))
-    (tmp_path / "iter_6.pth").rename(tmp_path / "iter_latest.pth")
-    outcome, _ = run(toy_trainer(tmp_path, max_iters=6), "auto")
-    assert outcome.checkpoint == tmp_path / "iter_6.pth" and iterations_of(outcome.checkpoint) == (6, {6})
-
-
-def test_a_checkpoint_of_more_iterations_is_not_given_the_name_of_fewer(tmp_path):
-    run(toy_trainer(tmp_path, max_iters=6))
-    with pytest.raises(UserError, match="has 6 iterations, more than the 4 of this run"):
-        run(toy_trainer(tmp_path, max_iters=4), "auto")
-    assert not (tmp_path / "iter_4.pth").exists()
 
 
 def test_epochs_cover_every_sample_once(tmp_path):

@@ -1,4 +1,5 @@
-"""Trains the toy as a process of its own: ``toy_run.py WORK_DIR [--slow] [--nan-on RANK] [--stop-after N]``."""
+"""Trains the toy as a process of its own: ``toy_run.py WORK_DIR [--slow] [--nan-on RANK] [--stop-after N] [--workers N]
+[--epochs N]``."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ def train() -> int:
     p.add_argument("--nan-on", type=int, default=-1)
     p.add_argument("--fail-on", type=int, default=-1)
     p.add_argument("--stop-after", type=int)
+    p.add_argument("--workers", type=int, default=0)
+    p.add_argument("--epochs", type=int, default=2)
     args = p.parse_args()
     world = distributed.start(args.launcher, "cpu")
 
@@ -47,7 +50,8 @@ def train() -> int:
     torch.manual_seed(7)
     model = ToyModel()
     model.img_backbone.append(Broken())
-    trainer = toy_trainer(args.work_dir, world=world, model=model, loss=loss, save_every_iters=3, stop_after=args.stop_after)
+    trainer = toy_trainer(args.work_dir, world=world, model=model, loss=loss, save_every_iters=3, stop_after=args.stop_after,
+                          workers=args.workers, train__total_epochs=args.epochs)  # fmt: skip
     if world.is_main:
         trainer.store.prepare()
     distributed.barrier(world)

@@ -8,13 +8,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import cv2
@@ -25,15 +23,17 @@ from uniad.data.synthetic.record import NOTES, notes_path, record_frame, record_
 from uniad.data.synthetic.roads import build_town
 from uniad.data.synthetic.tables import TableWriter
 from uniad.errors import UserError
+from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
 
 STAMP = "synthetic.json"
 IGNORED = {".gitkeep", ".gitignore", "lost+found", ".DS_Store"}  # an otherwise empty folder counts as empty
 BYTES_PER_FRAME = {"none": 1_100_000, "lidar": 6_500_000, "all": 9_000_000}
 
-Task = "tuple[Path, WorldParams, SceneSpec, int, int]"
+Progress = Callable[[int, int], None]  # keyframes done, keyframes in all
+Task = tuple[Path, WorldParams, SceneSpec, int, int]
 
 
-def generate(params: WorldParams, out: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
+def generate(params: WorldParams, out: Path, workers: int = 1, progress: Progress | None = None) -> bool:
     """Makes the data set at ``out``. Returns False where exactly this one is there already.
 
     A folder that this generator did not fill is never touched; one that it filled with other parameters is replaced
@@ -136,15 +136,15 @@ def _tasks(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: 
 
 
 _done: Synchronized | None = None  # keyframes made, by all workers together
-_stop: EventType | None = None  # set when the run is to end early
 
 
-def _start_worker(done: Synchronized, stop: EventType) -> None:
-    global _done, _stop
-    _done, _stop = done, stop
+def _start_worker(done: Synchronized) -> None:
+    global _done
+    _done = done
     cv2.setNumThreads(1)  # the workers are the parallelism
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells the workers
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        leave_signals_to_parent(parent.pid)
 
 
 def _work(task: Task) -> None:
@@ -152,8 +152,6 @@ def _work(task: Task) -> None:
     if start == 0:
         record_scene(partial, params, spec)
     for index in range(start, stop):
-        if _stop.is_set():
-            return
         record_frame(partial, params, spec, index)
         with _done.get_lock():
             _done.value += 1
@@ -163,17 +161,15 @@ def _write_map(root: Path, seed: int, location: str) -> None:
     write_map(root, seed, build_town(seed, location))
 
 
-def _record_all(
-    partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Callable[[int, int], None]
-) -> None:
+def _record_all(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Progress) -> None:
     total = params.frames * len(specs)
     # Not fork: a caller that has used OpenCV's threads would hand their locks to the workers, which then wait for ever.
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.Value("i", 0), context.Event()
+    context = spawn_context()
+    done = context.Value("i", 0)
     tasks = _tasks(partial, params, specs, workers)
     if workers == 1:
         threads = cv2.getNumThreads()
-        _start_worker(done, stop)
+        _start_worker(done)
         try:
             for location in LOCATIONS:
                 _write_map(partial, params.seed, location)
@@ -183,10 +179,11 @@ def _record_all(
         finally:
             cv2.setNumThreads(threads)
         return
-    with ProcessPoolExecutor(workers, context, _start_worker, (done, stop)) as pool:
-        try:
+    with process_pool(workers, context, _start_worker, done) as pool:
+        with signals_blocked():
             waiting = {pool.submit(_work, task) for task in tasks}
             waiting |= {pool.submit(_write_map, partial, params.seed, location) for location in LOCATIONS}
+        try:
             while waiting:
                 ready, waiting = wait(waiting, timeout=0.1)
                 for future in ready:
@@ -196,9 +193,6 @@ def _record_all(
             raise UserError(
                 f"a worker was killed, perhaps for lack of memory; run again with --workers {max(1, workers // 2)}, it will go on"
             ) from error
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finish(partial: Path, params: WorldParams, specs: list[SceneSpec]) -> None:

@@ -22,6 +22,7 @@ class BuildOptions:
     precision: str = "fp32"
     timing_cache: str = ""  # file that later builds read and add to; empty: none
     progress: Callable[[str], None] | None = None  # told what the builder is at
+    killable: bool = False  # build in a process of its own, which Ctrl-C ends at once
 
 
 @dataclass(frozen=True)
