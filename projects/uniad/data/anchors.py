@@ -6,7 +6,6 @@ An anchor is a path of offsets from the agent in metres, with the agent facing +
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ from uniad.data import unpickle
 from uniad.data.dataset import open_table
 from uniad.data.labels import Labeller
 from uniad.errors import UserError
-from uniad.files import atomic_path
 from uniad.geometry import transforms as tf
 from uniad.spec import DataSpec, MotionSpec
 
@@ -71,8 +69,7 @@ def save_motion_anchors(path: str | Path, anchors: Sequence[F64], spec: MotionSp
         "anchors_all": [np.ascontiguousarray(group, dtype=np.float64) for group in anchors],
         "grouped_classes": [[class_names[number] for number in group] for group in spec.group_ids],
     }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(pickle.dumps(content, protocol=4))
+    unpickle.save(path, content)
 
 
 def training_futures(spec: DataSpec) -> Futures:

@@ -1,14 +1,15 @@
 """The six images of a keyframe as network input, from files or from a cache.
 
-The cache is one flat file of 8-bit pixels and one of marks, both memory-mapped: loader processes and ranks of one machine share
-what any of them has decoded. It is filled while training goes on; a mark is set after its pixels, so an interrupted run leaves
-no half-filled entry behind.
+The cache is one flat file of 8-bit pixels and one of their checksums, both memory-mapped: loader processes and ranks of one
+machine share what any of them has decoded. It is filled while training goes on; a checksum is set after its pixels, so an
+interrupted run leaves no half-filled entry behind. An entry whose checksum differs is decoded and stored anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -79,12 +80,13 @@ class ImageCache:
         self.shape = (len(table), table.img_path.shape[1], *pixels)
         folder = Path(spec.image_cache_dir)
         name = f"images_{spec.image_cache}_{_identity(table, spec)}"
-        self.pixels_path, self.marks_path = folder / f"{name}.u8", folder / f"{name}.marks"
+        self.pixels_path, self.sums_path = folder / f"{name}.u8", folder / f"{name}.sums"
         self._create(int(np.prod(self.shape)))
-        self._maps: tuple[U8, U8] | None = None
+        self._maps: tuple[U8, NDArray[np.uint32]] | None = None
+        self._checked: set[int] = set()  # entries that this process has held against their checksums
 
     def _create(self, size: int) -> None:
-        if self.pixels_path.exists() and self.pixels_path.stat().st_size == size:
+        if all(path.exists() and path.stat().st_size == length for path, length in self._lengths(size)):
             return
         try:
             self.pixels_path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,36 +100,52 @@ class ImageCache:
                 f"the image cache needs {size / 1e9:.1f} GB, {self.pixels_path.parent} has {free / 1e9:.1f} GB free; "
                 "choose another image_cache_dir, image_cache 'scaled' or 'off'"
             )
-        for path, length in ((self.marks_path, self.shape[0]), (self.pixels_path, size)):
+        for path, length in self._lengths(size):
             with open(path, "wb") as handle:
                 handle.truncate(length)
 
-    def _open(self) -> tuple[U8, U8]:
+    def _lengths(self, size: int) -> tuple[tuple[Path, int], ...]:
+        return (self.sums_path, 4 * self.shape[0]), (self.pixels_path, size)
+
+    def _open(self) -> tuple[U8, NDArray[np.uint32]]:
         # Each process opens its own map: a map made before a fork would work too, but not one sent by pickle.
         if self._maps is None:
             pixels = np.memmap(self.pixels_path, dtype=np.uint8, mode="r+", shape=self.shape)
-            self._maps = pixels, np.memmap(self.marks_path, dtype=np.uint8, mode="r+", shape=self.shape[:1])
+            self._maps = pixels, np.memmap(self.sums_path, dtype=np.uint32, mode="r+", shape=self.shape[:1])
         return self._maps
 
     def __getstate__(self):
         return {**self.__dict__, "_maps": None}
 
     def read(self, frame: int) -> U8 | None:
-        """A frame's pixels, or None if no process has stored them yet."""
-        pixels, marks = self._open()
-        return np.asarray(pixels[frame]) if marks[frame] else None
+        """A frame's pixels, or None if no process has stored them yet, or if they are no longer what was stored."""
+        pixels, sums = self._open()
+        if not sums[frame]:
+            return None
+        stored = np.asarray(pixels[frame])
+        if frame not in self._checked:
+            if _checksum(stored) != sums[frame]:
+                return None
+            self._checked.add(frame)
+        return stored
 
     def write(self, frame: int, stored: U8) -> None:
         """Store a frame's pixels. Two processes may do so at once: both write the same."""
-        pixels, marks = self._open()
+        pixels, sums = self._open()
+        sums[frame] = 0
         pixels[frame] = stored
-        marks[frame] = 1
+        sums[frame] = _checksum(stored)
 
     def pack(self, pixels: U8, scaler: Resampler) -> U8:
         """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""
         if self.exact:
             return pixels
         return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
+
+
+def _checksum(stored: U8) -> int:
+    """Of a frame's pixels; never 0, which stands for nothing stored."""
+    return zlib.crc32(np.ascontiguousarray(stored)) or 1
 
 
 def _identity(table: InfoTable, spec: DataSpec) -> str:

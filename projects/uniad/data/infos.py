@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from uniad.data import unpickle
 from uniad.data.check import CAMERAS, LIDAR, dataset_problems
 from uniad.errors import UserError
-from uniad.files import atomic_path
 from uniad.geometry import transforms as tf
 from uniad.processes import map_in_processes
 
@@ -70,9 +70,7 @@ def create_infos(
 
 def write_infos(path: str | Path, infos: list[dict[str, Any]], version: str) -> None:
     """Write an info file whole or not at all."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        # Protocol 4 is the newest that the documented stack's Python 3.8 and numpy 1.22 write and every reader knows.
-        pickle.dump({"infos": infos, "metadata": {"version": version, "made_by": MADE_BY}}, handle, protocol=4)
+    unpickle.save(path, {"infos": infos, "metadata": {"version": version, "made_by": MADE_BY}})
 
 
 def _run(source: _Source, scenes: list[str], workers: int, progress: bool) -> Iterable[list[dict[str, Any]]]:

@@ -195,6 +195,21 @@ def test_cached_images_equal_decoded_ones(data_spec, tmp_path, mode, clip):
         assert 0 < grey_levels <= 0.52  # half a level, times the ratio of two standard deviations
 
 
+def test_a_damaged_entry_of_the_cache_is_decoded_anew(data_spec, tmp_path):
+    cached = specs.edit(data_spec, image_cache="exact", image_cache_dir=str(tmp_path))
+    want = ClipDataset(cached, "train", training=False)[(0, 5)].frames.img
+    (pixels,) = tmp_path.glob("*.u8")
+    whole = pixels.read_bytes()
+    with open(pixels, "r+b") as handle:
+        for place in range(0, len(whole), len(whole) // 50):
+            handle.seek(place)
+            handle.write(bytes([whole[place] ^ 1]))
+    damaged = pixels.read_bytes()
+    assert damaged != whole
+    assert torch.equal(ClipDataset(cached, "train", training=False)[(0, 5)].frames.img, want)
+    assert pixels.read_bytes() != damaged, "and stored"
+
+
 def test_a_cache_that_does_not_fit_the_disk_is_refused(data_spec, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(UserError, match=r"the image cache needs .* GB, .* has 0\.0 GB free"):

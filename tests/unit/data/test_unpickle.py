@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import re
 import struct
 import time
 
@@ -164,3 +165,22 @@ def test_what_two_places_share_is_read_once_and_whole():
     shared = (np.arange(3.0), [np.arange(2)])
     read = unpickle.loads(pickle.dumps({"a": shared, "b": [shared, shared]}))
     assert all(np.array_equal(place[0], shared[0]) and type(place[1][0]) is np.ndarray for place in (read["a"], *read["b"]))
+
+
+def test_what_is_saved_ends_in_its_digest_which_other_readers_do_not_see(tmp_path):
+    path = tmp_path / "infos.pkl"
+    unpickle.save(path, PLAIN)
+    assert same(unpickle.load(path), PLAIN)
+    with open(path, "rb") as handle:
+        assert same(pickle.load(handle), PLAIN), "as upstream reads it"
+    whole = path.read_bytes()
+    assert re.fullmatch(rb"\nsha256 of all before: [0-9a-f]{64}", whole[-87:])
+    for place in range(0, len(whole) - 88, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"infos\.pkl .*digest differs: it is damaged"):
+            unpickle.load(path)
+    path.write_bytes(whole[:-87])
+    assert same(unpickle.load(path), PLAIN), "a published file has none"
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        unpickle.save(path, lambda: None)
+    assert [p.name for p in tmp_path.iterdir()] == ["infos.pkl"] and path.read_bytes() == whole[:-87]
