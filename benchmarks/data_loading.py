@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import _tools  # noqa: F401
 import cv2
 import numpy as np
 import torch

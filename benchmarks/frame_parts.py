@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _tools  # noqa: F401
 import torch
 from gpu_step import milliseconds
 from latency import STEMS, TORCH_MODES, make_model, read_frames, store_frames, the_spec

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import _tools  # noqa: F401
 import torch
 from uniad.contract import contract_for, unpack_inputs
 from uniad.export.to_onnx import example_tensors

@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _tools  # noqa: F401
 import numpy as np
 import torch
 from uniad.build import build_model

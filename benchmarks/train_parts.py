@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import _tools  # noqa: F401
 import torch
 from gpu_step import captured, milliseconds
 from torch import Tensor

@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import _tools  # noqa: F401
 import torch
 from torch import Tensor
 from uniad.geometry.grid import BevGrid

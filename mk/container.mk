@@ -3,7 +3,7 @@
 # --- engine -------------------------------------------------------------------------------------------------------------
 ENGINE_CLI := $(if $(filter host,$(RUNTIME)),docker,$(RUNTIME))
 # A terminal is handed on where there is one.
-$(if $(filter host,$(RUNTIME)),,$(call path,CURDIR))
+$(if $(filter host,$(RUNTIME)),,$(call path,CURDIR)$(call check-word,CURDIR,$(CURDIR)))
 TTY := $(shell [ -t 0 ] && [ -t 2 ] && echo -it)
 UID := $(shell id -u)
 GID := $(shell id -g)
@@ -41,7 +41,7 @@ FLAGS.deploy :=
 FLAGS.jetson := --platform linux/arm64
 
 # Proxies reach the build under the names that the engine itself lets through without writing them into the image.
-PROXY_ARGS := $(foreach v,http_proxy https_proxy no_proxy,$(if $($v),--build-arg $v))
+PROXY_ARGS := $(foreach v,http_proxy https_proxy no_proxy,$(if $(value $v),--build-arg $v))
 arg = $(if $2,--build-arg $(call q,$1=$2))
 # "none" is an empty address: no further index
 index-arg = $(if $1,--build-arg TORCH_INDEX_URL=$(if $(filter-out none,$1),$(call q,$1)))

@@ -42,20 +42,21 @@ data: $(INFOS) $(INFOS_VAL) ## Prepare the dataset: DATASET=synthetic makes one,
 
 ifeq ($(DATASET),nuscenes)
 $(TABLES):
-	@echo 'error: $@ is missing: put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md' >&2; exit 2
+	@echo 'error: $@ is missing: $(if $(RELEASES),$(DATA_ROOT) holds $(RELEASES): NUSC_VERSION=$(firstword $(RELEASES)); `make configure` picks it,put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md)' >&2; exit 2
+RELEASES := $(patsubst $(DATA_ROOT)/%/sample.json,%,$(wildcard $(foreach v,v1.0-trainval v1.0-mini,$(DATA_ROOT)/$v/sample.json)))
 else
-$(TABLES): .make/var/WORLD.$(DATASET) | $(ENV)
-	$(RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)
+$(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
+	$(DATA_RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)
 endif
 
-MAKE_INFOS = $(RUN) tools/create_data.py nuscenes --root-path $(call q,$(DATA_ROOT)) --out-dir $(call q,$(INFO_ROOT)) \
+MAKE_INFOS = $(DATA_RUN) tools/create_data.py nuscenes --root-path $(call q,$(DATA_ROOT)) --out-dir $(call q,$(INFO_ROOT)) \
   --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)
 
 ifeq ($(DATASET),nuscenes)
 # Infos that are there stay, whoever made them: copied files are often older than the tables. Remove them to make new ones.
-$(INFOS): | $(TABLES) $(ENV)
+$(INFOS): | $(TABLES) $(DATA_ENV)
 else
-$(INFOS): $(TABLES) | $(ENV)
+$(INFOS): $(TABLES) | $(DATA_ENV)
 endif
 	$(MAKE_INFOS)
 	@touch $@
@@ -69,8 +70,8 @@ $(INFOS_VAL): $(INFOS)
 anchors: $(ANCHORS) ## Motion anchors by k-means from the training infos, for stage 2
 
 ifeq ($(DATASET),nuscenes)
-$(ANCHORS): | $(INFOS) $(ENV)
+$(ANCHORS): | $(INFOS) $(DATA_ENV)
 else
-$(ANCHORS): $(INFOS) | $(ENV)
+$(ANCHORS): $(INFOS) | $(DATA_ENV)
 endif
-	$(RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(OPTIONS))
+	$(DATA_RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(OPTIONS))

@@ -16,5 +16,5 @@ demo: ## From nothing to a verified engine in minutes: data, both stages, evalua
 DEMO_STEPS := env data train eval export verify engine visualize
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
-	@$(RUN) tools/demo_summary.py --variant $(VARIANT) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(CKPT)) \
+	@$(RUN) tools/demo_summary.py --variant $(VARIANT) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
 	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG))

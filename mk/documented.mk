@@ -58,7 +58,8 @@ $(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
 	@touch $@
 
 # --- training and evaluation --------------------------------------------------------------------------------------------
-# The documented scripts count the GPUs of all machines; several machines take the documented launch instead of the script.
+# Upstream's script counts the GPUs of all machines; several machines take the workflow's launch instead of the script. To that we add
+# what the script adds: --deterministic, and the work dir, which is ./work_dirs/ otherwise, where nothing looks for checkpoints.
 DOC_ENV := $(if $(NET_FLAGS),--env RANK=$(NODE_RANK) --env MASTER_ADDR=$(MASTER_ADDR) --env MASTER_PORT=$(MASTER_PORT))
 CPU_OPTIONS := $(if $(filter 0,$(GPUS)),data.workers_per_gpu=$(CPU_WORKERS))
 # From nothing: nothing is loaded, nothing is frozen, and the backbone learns as fast as the rest.
@@ -76,54 +77,78 @@ doc-name = $(STEM.$(VARIANT))_$(KIND.$1).pth
 
 doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
 DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(MASTER_ADDR) --master_port=$(MASTER_PORT)
-doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
-doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-config) ./ckpts/$(doc-name) --eval bbox,./tools/uniad_dist_eval.sh $(doc-config) ./ckpts/$(doc-name) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
+doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
+doc-eval-config = $(if $(CONFIG),$(call doc-inside,$(CONFIG)),$(doc-config))
+doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-eval-config) $(call doc-inside,$(doc-reads)) --eval bbox,./tools/uniad_dist_eval.sh $(doc-eval-config) $(call doc-inside,$(doc-reads)) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
 
 ifeq ($(STACK),torch1.12)
+# $(call doc-ckpt,stage): the checkpoint in the training tree. One that somebody brought, to either tree, is taken as it is.
+doc-ckpt = $(TREE)/ckpts/$(doc-name)
+doc-as-is = $(or $(call as-is,$(doc-ckpt)),$(if $(ASKED_TO_TRAIN),,$(wildcard $(doc-ckpt))))
+doc-from = $(or $(filter $(call ckpt,$1),$(BROUGHT)),$(if $(ASKED_TO_TRAIN),,$(wildcard $(call ckpt,$1))),$(doc-trained))
+# What evaluation reads: a file of somebody's own, the deployed one that was brought, or the stage's
+doc-read = $(or $(CKPT),$(if $(filter 2,$1),$(filter $(DEPLOYED),$(BROUGHT))),$(wildcard $(doc-ckpt)),$(if $(ASKED_TO_TRAIN),,$(wildcard $(call ckpt,$1) $(if $(filter 2,$1),$(DEPLOYED)))),$(doc-ckpt))
+doc-reads = $(firstword $(doc-read))
+doc-within = $(patsubst $(realpath .)/%,/workspace/UniAD/%,$(patsubst $(call place,$(TREE))/%,./%,$(call place,$1)))
+# Its path inside the container, where a file from elsewhere has a mount of its own
+doc-inside = $(if $(filter /workspace/UniAD/% ./%,$(call doc-within,$1)),$(call doc-within,$1),/workspace/given/$(notdir $(realpath $1)))
+doc-mount = $(if $(filter /workspace/given/%,$(call doc-inside,$1)),$(patsubst %/,%,$(dir $(realpath $1))):/workspace/given:ro)
+
 define doc-stage-rules
-DOC_RUN.$(doc-work) = $$(call doc-train,$1) $$(CONFIG_SUM)
+doc-reads.$1 := $(INFOS) $(if $(filter 1,$1),$(if $(INIT),$(TREE)/$(INIT)),$(call doc-ckpt,1) $(ANCHORS))
+# The same run as tools/train.py would name it
+doc-words.$1 = $(doc-config) --seed $$(SEED) $$(call cfg-options,$$(call doc-options,$1))
 
 .PHONY: train-stage$1
 train-stage$1: $(doc-trained)
 
-# A run that was asked for otherwise is set aside, never continued and never deleted; the same one goes on.
-$(doc-trained): $(STEPS)/compile $(INFOS) $(ANCHORS) $(if $(filter 1,$1),$(if $(INIT),$(TREE)/$(INIT)),$(TREE)/ckpts/$(call doc-name,1)) .make/var/DOC_RUN.$(doc-work)
+# Another run in the same place is set aside, never continued and never deleted; of several machines the first one looks.
+$(doc-trained): $(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)))
 	@$$(CAN_RUN)
-	@tools/set_aside.sh $(TREE)/$(doc-work) $$(call q,$$(DOC_RUN.$(doc-work)))
+	$(if $(filter 0,$(NODE_RANK)),@$$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)))
 	$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT))
 	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
 	@touch $$@
 
-# As documented: cp, then mv. Of several machines the first one does it, on storage that they share.
-$(TREE)/ckpts/$(doc-name): $(doc-trained)
+# The workflow's cp and mv in one, whole or not at all. Of several machines the first one does it, on storage that they share.
+$(if $(doc-as-is),,$(doc-ckpt): $(doc-from)
   ifeq (0,$(NODE_RANK))
-	cp $$< $$(@D)/
-	mv $$(@D)/$$(<F) $$@
+	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@)
   else
 	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif
-
+)
 # The deployment tree's copy, under the name that export and evaluation read
-$(call ckpt,$1): $(TREE)/ckpts/$(doc-name)
+$(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(doc-ckpt)
   ifeq (0,$(NODE_RANK))
-	@mkdir -p $$(@D)
-	cp $$< $$@.partial
-	mv $$@.partial $$@
+	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@)
   else
 	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif
-
-$(STEPS)/eval.$(VARIANT).$1: $(TREE)/ckpts/$(doc-name) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1
-	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)
+)
+$(call results,$1): $(doc-reads) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1
+	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS) $$(call doc-mount,$(doc-reads)),--env PYTHONPATH=$$(INSIDE)$$(if $$(GPU_FLAGS), --env CUDA_VISIBLE_DEVICES=0)) $$(call doc-eval,$1)
 	@touch $$@
 DOC_EVAL.$1 = $$(call doc-eval,$1)
 endef
 $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
-ifneq (,$(INIT))
-$(TREE)/$(INIT): $(INIT) $(STEPS)/overlay
+
+# BEVFormer weights: as in the workflow the download lies in the tree's ckpts/, and for tiny its script makes the initial weights of
+# it in the container. Those that somebody has already, there or in this repository's ckpts/, are taken.
+there-or = $(or $(wildcard $1),$(if $(wildcard $(TREE)/$1),,$1))
+$(TREE)/$(RAW.$(VARIANT)): $(call there-or,$(RAW.$(VARIANT))) | $(STEPS)/overlay
 	cp $< $@.partial
 	mv $@.partial $@
+ifneq ($(RAW.$(VARIANT)),$(INIT.$(VARIANT)))
+  ifneq (,$(wildcard $(INIT.$(VARIANT))))
+$(TREE)/$(INIT.$(VARIANT)): $(INIT.$(VARIANT)) | $(STEPS)/overlay
+	cp $< $@.partial
+	mv $@.partial $@
+  else
+$(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)/$(RAW.$(VARIANT))) | $(STEPS)/overlay .make/image/torch1.12
+	$(call in-stack,$(INSIDE),,,) python3 ./tools/postprocess_bevformer_tiny_epoch_24_pth.py
+  endif
 endif
 endif
 

@@ -27,7 +27,7 @@ $(QUANTISED).metrics.json: $(ONNX) $(QUANTISED) $(INFOS_VAL) $(call code,evaluat
 .PHONY: quantize
 quantize: $(QUANTISED) $(QUANTISED).metrics.json ## Make the int8 graph, calibrated on driven scenes, and score it beside the fp32 one
 
-ENGINE := engines/$(SUB)$(ONNX_NAME.$(STAGE)).$(PRECISION).$(ENGINE_BACKEND).engine
+ENGINE := engines/$(SUB)$(ONNX_NAME).$(PRECISION).$(ENGINE_BACKEND).engine
 ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))
 
 .PHONY: engine

@@ -7,11 +7,13 @@ $(if $(LOCATE),$(call one-of,LOCATE,0 1))
 # The documented names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map
 ONNX_NAME.2 := uniad_$(STEM.$(VARIANT))_cp
-ONNX := onnx/$(SUB)$(ONNX_NAME.$(STAGE)).onnx
+ONNX_NAME := $(if $(FOREIGN),$(NAME),$(ONNX_NAME.$(STAGE)))
+ONNX := onnx/$(SUB)$(ONNX_NAME).onnx
 REPORT := $(ONNX).verify.json
 # The end-to-end step leaves by the documented export config, from the checkpoint under its name in deployment.
-EXPORT_CONFIG := $(if $(filter 2,$(STAGE)),$(CONFIG:.py=_trt_p.py),$(CONFIG))
-EXPORT_CKPT := $(if $(filter 2,$(STAGE)),$(DEPLOYED),$(CKPT))
+EXPORT_CONFIG := $(or $(wildcard $(READ_CONFIG:.py=_trt_p.py)),$(READ_CONFIG))
+EXPORT_CKPT := $(if $(CKPT),$(READ),$(if $(filter 2,$(STAGE)),$(or $(if $(DEPLOY_FROM),$(DEPLOYED)),$(READ)),$(READ)))
+EXPORT_OF.$(ONNX) = $(EXPORT_CONFIG) $(EXPORT_CKPT)
 
 EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) $(if $(EXPORT_FRAMES),--frames $(EXPORT_FRAMES)) $(call cfg-options,$(OPTIONS)))
 LOCATE_FLAG.0 := --locate never
@@ -22,7 +24,7 @@ VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))$(if $(LOCATE), $(L
 export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
-EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX)
+EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
 $(ONNX): $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 
@@ -39,10 +41,11 @@ $(SAMPLED): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
 $(SAMPLING_REPORT): $(SAMPLED) $(call code,deploy) | $(ENV)
 	$(RUN) tools/compare_exports.py $(SAMPLED) --out $@
 
-PNG := outputs/$(SUB)$(STEM.$(VARIANT))_$(KIND.$(STAGE)).png
+PNG := outputs/$(SUB)$(NAME).png
 VISUALIZE_FLAGS.$(PNG) = $(call cfg-options,$(OPTIONS)) $(VISUALIZE_ARGS)
+VISUALIZE_OF.$(PNG) = $(READ_CONFIG) $(READ)
 
 .PHONY: visualize
 visualize: $$(PICTURES) ## Draw what the model says of a frame; with SCENE=0 a film of a scene, with COMPARE='A B' of two runs
-$(PNG): $(CKPT) $(INFOS_VAL) $(call code,models ops viz) $(wildcard projects/uniad/evaluation/future.py projects/uniad/deploy/collision.py) .make/var/VISUALIZE_FLAGS.$(PNG) | $(ENV)
-	$(RUN) tools/visualize.py $(CONFIG) $(call q,$(CKPT)) --out $@ $(VISUALIZE_FLAGS.$(PNG))
+$(PNG): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(call code,models ops viz) $(wildcard projects/uniad/evaluation/future.py projects/uniad/deploy/collision.py) .make/var/VISUALIZE_FLAGS.$(PNG) .make/var/VISUALIZE_OF.$(PNG) | $(ENV)
+	$(RUN) tools/visualize.py $(READ_CONFIG) $(call q,$(READ)) --out $@ $(VISUALIZE_FLAGS.$(PNG))

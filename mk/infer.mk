@@ -7,6 +7,9 @@ $(foreach v,SCENE FRAMES_DIR,$(if $($v),$(call path,$v)))
 $(if $(and $(SCENE),$(FRAMES_DIR)),$(error SCENE=$(SCENE) and FRAMES_DIR=$(FRAMES_DIR) both say what to run along: give one))
 $(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPARE) takes two folders of results, as `make infer` writes them)))
 
+$(if $(filter . ..,$(subst /, ,$(SCENE))),$(error SCENE=$(SCENE) is no scene: give its number, its name or its token))
+$(if $(call holds,$(COMPARE),: % =),$(error COMPARE=$(COMPARE) cannot be used: a path may hold no colon, percent or equals sign))
+
 INFER_BACKEND := $(or $(BACKEND),onnxruntime)
 INFER_MODEL.torch := $(EXPORT_CKPT)
 INFER_MODEL.compiled := $(EXPORT_CKPT)
@@ -14,7 +17,9 @@ INFER_MODEL.onnxruntime := $(ONNX)
 INFER_MODEL.engine := $(ENGINE)
 INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
 # Runs of several models, backends and scenes lie beside each other, for COMPARE.
-RUN_NAME := $(STEM.$(VARIANT))_$(KIND.$(STAGE)).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
+RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
+# FRAMES_DIR=.. has its name from where it lies.
+$(if $(FRAMES_DIR),$(call check-word,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR))))$(call path-is,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR)))))
 INFERRED := outputs/$(SUB)infer/$(RUN_NAME)
 FILMED := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
 

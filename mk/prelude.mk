@@ -21,7 +21,8 @@ digits-gone = $(subst 9,,$(subst 8,,$(subst 7,,$(subst 6,,$(subst 5,,$(subst 4,,
 whole = $(if $(filter-out 1,$(words $($1)))$(call digits-gone,$($1)),$(error $1=$($1) is no whole number))
 
 # $(call path,NAME): stops at what make itself cannot hold in a file name.
-path = $(if $(filter-out 1,$(words $($1)))$(findstring :,$($1))$(findstring %,$($1))$(findstring $$,$($1)),$(error $1=$($1) cannot be used: a path may hold no blank, colon, percent or dollar sign))
+path = $(call path-is,$1,$($1))
+path-is = $(if $(filter-out 1,$(words $2))$(findstring :,$2)$(findstring %,$2)$(findstring $$,$2),$(error $1=$2 cannot be used: a path may hold no blank, colon, percent or dollar sign))
 
 # "command line", "environment", ... of a variable, or nothing where it has only our default.
 given = $(filter-out file default undefined,$(origin $1))

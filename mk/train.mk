@@ -26,11 +26,43 @@ ckpt = $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1).pth
 DEPLOYED := $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.2)_ep20.pth
 results = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/.steps/eval.$(VARIANT).$1,$(call work,$1)/results.json)
 
+# --- what is there, and who made it -----------------------------------------------------------------------------------
+# A note is said once: not where make is about to write config.mk and read its files anew
+SAY := $(DRY_RUN)$(wildcard config.mk)
+RECORDS := $(CONFIGURED_PYTHON) mk/lib/checkpoint_record.py
+KNOWN := $(foreach s,$(STAGES),$(call ckpt,$s)) $(DEPLOYED) $(if $(filter torch1.12,$(STACK)),$(foreach s,$(STAGES),$(UNIAD_TRAIN)/UniAD/$(call ckpt,$s)))
+# A checkpoint that no run in this tree made is a source: used, never trained for, never written over.
+BROUGHT := $(if $(wildcard $(KNOWN)),$(shell $(RECORDS) brought $(call qs,$(wildcard $(KNOWN)))))
+# Who asks for training gets it; who asks for what is made of a checkpoint gets it of the one that is there.
+ASKED_TO_TRAIN := $(filter train train-stage% promote demo-steps,$(MAKECMDGOALS))
+# $(call as-is,FILE): this checkpoint is taken as it lies there
+as-is = $(or $(filter $1,$(BROUGHT)),$(if $(ASKED_TO_TRAIN),,$(wildcard $1)))
+
+# CKPT=FILE and CONFIG=FILE, from the command line alone. Products of them bear their names.
+$(foreach v,CKPT CONFIG,$(if $($v),$(call path,$v)$(if $(wildcard $($v)),,$(error $v=$($v) is not there))))
+$(if $(CKPT)$(CONFIG),$(if $(ASKED_TO_TRAIN),$(error $(if $(CKPT),CKPT=$(CKPT),CONFIG=$(CONFIG)) says what to read; to train a config of your own name it as a variant (docs/configs.md)$(comma) or use tools/train.py)))
+FOREIGN := $(strip $(if $(filter-out $(abspath $(KNOWN)),$(abspath $(CKPT))),$(basename $(notdir $(CKPT)))) $(basename $(notdir $(CONFIG))))
+NAME = $(or $(subst $(space),.,$(FOREIGN)),$(STEM.$(VARIANT))_$(KIND.$(STAGE)))
+
 # Somebody who trained the first stage and asks for its scores or picture does not ask for days of the second. Where that was
 # begun, or anything else is asked for, the same command must go on.
-stage-there = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(call work,2)),2,$(if $(wildcard $(call ckpt,1)),1,2)),2)
+stage-there = $(if $(filter $(abspath $(call ckpt,1)),$(abspath $(CKPT))),1,$(if $(CKPT),2,$(stage-begun)))
+stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(DEPLOYED) $(call work,2)),2,$(if $(wildcard $(call ckpt,1)),1,2)),2)
 $(call one-of,STAGE,$(STAGES))
-$(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE))),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second)))
+$(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
+
+# $(call read,stage): the checkpoint that is evaluated, drawn and run. The deployed one, where somebody brought that.
+# In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
+here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
+ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(realpath $f))))))
+read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)))),$(call ckpt,2)),$(call ckpt,1))
+READ := $(call here-or-whole,$(or $(CKPT),$(call read,$(STAGE))))
+READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
+read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
+READERS := $(filter eval eval-stage% export verify compare-sampling visualize infer engine quantize jetson-engine,$(MAKECMDGOALS))
+$(if $(READERS),$(if $(ASKED_TO_TRAIN)$(wildcard $(READ)),,$(if $(SAY),$(info $(READ): not there, so `make $(firstword $(READERS))` trains it first; CKPT=FILE takes one that you have))))
+$(if $(READERS),$(if $(and $(filter $(READ),$(BROUGHT)),$(filter $(DEPLOYED),$(READ)),$(wildcard $(call ckpt,2))),$(if $(SAY),$(info $(READ): brought here, and taken; CKPT=$(call ckpt,2) takes the other))))
+$(if $(filter train promote,$(MAKECMDGOALS)),$(foreach f,$(BROUGHT),$(if $(SAY),$(info $f: brought here, not trained: it stays as it is, and is used. To train in its place move it away))))
 
 OPTIONS = $(DATA_OPTIONS) $(CFG_OPTIONS)
 cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
@@ -52,45 +84,65 @@ $(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR)$(filter slurm,$(MAKECMDGOALS)
 # The documented configs start from published weights.
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
 
-# Configs by content: a fresh checkout touches files without changing them. Code is no prerequisite of a checkpoint, or
-# days of training would be stale with every edit; it is one of what is made from the checkpoint.
-CONFIG_SUM := $(shell cat $(wildcard projects/configs/_base_/*.py projects/configs/_base_/*/*.py projects/configs/*/*.py) | cksum)
+# Code is no prerequisite of a checkpoint, or days of training would be stale with every edit; it is one of what is made from
+# the checkpoint.
 code = $(foreach p,$1,$(wildcard projects/uniad/$p/*.py)) $(wildcard projects/uniad/*.py)
 
-# What a run was asked to be. When that changes, the earlier run is set aside, never continued and never deleted.
+# A run is what its numbers depend on: resolved config, seed, precision, length, data, the weights that it starts from
+# (mk/lib/claim_work_dir.py). Another one in the same place is set aside, never continued and never deleted. Of several machines
+# the first one looks.
+# $(call work-dir-record,action,folder,what it reads,arguments of tools/train.py)
+work-dir-record = $(CONFIGURED_PYTHON) mk/lib/claim_work_dir.py $1 $(call q,$2) --reads $(call qs,$3) -- $4
+# $(call other-run,the same): FORCE where the folder holds another run
+other-run = $(if $(wildcard $2/run.json),$(if $(filter same,$(shell $(call work-dir-record,state,$2,$3,$4))),,FORCE))
+
+# Rules of a stage: its training, its name in ckpts, its scores
 define stage-rules
-RUN_FLAGS.$(call work,$1) = $$(call train-flags,$1) $$(call train-options,$1) $$(TRAIN_ARGS) $$(CONFIG_SUM)
+reads.$1 := $(INFOS) $(if $(filter 1,$1),$(INIT),$(call ckpt,1) $(ANCHORS))
+train-words.$1 = $(call config,$1) $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
 
 .PHONY: train-stage$1
 train-stage$1: $(call trained,$1)
 
 # Written whole or not at all: Ctrl-C in the last step must not have make remove it.
 .PRECIOUS: $(call trained,$1)
-$(call trained,$1): $(call config,$1) $(INFOS) $(if $(filter 1,$1),$(INIT),$(call ckpt,1) $(ANCHORS)) .make/var/RUN_FLAGS.$(call work,$1) | $(ENV)
-	@$$(RUN) tools/claim_work_dir.py $$(call q,$(call work,$1)) $$< $$(call cfg-options,$$(call train-options,$1)) --flags=$$(call q,$$(call train-flags,$1) $$(TRAIN_ARGS)) --data $$(call q,$(INFOS))
-	$$(call TRAIN,$$<) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
-	@[[ -e $$@ ]] || cp $$(call q,$(call work,$1)/latest.pth) $$@
+$(call trained,$1): $$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV)
+	$(if $(filter 0,$(NODE_RANK)),@$$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)))
+	$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
+	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
 	@touch $$@
 
-$(call ckpt,$1): $(call trained,$1)
-	@mkdir -p $$(@D)
-	cp $$< $$@.partial
-	mv $$@.partial $$@
+$(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(call trained,$1)
+	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@))
 
-$(call work,$1)/results.json: $(call ckpt,$1) $(INFOS_VAL) $(call code,models ops evaluation data) $(wildcard projects/uniad/deploy/collision.py) .make/var/EVAL_FLAGS.$(call work,$1) | $(ENV)
-	$$(IN) tools/uniad_dist_eval.sh $(call config,$1) $$< $$(or $$(filter-out 0,$$(GPUS)),1) --out $$@ $$(call cfg-options,$$(OPTIONS)) $$(EVAL_ARGS)
-EVAL_FLAGS.$(call work,$1) = $$(OPTIONS) $$(EVAL_ARGS)
+$(call results,$1): $(call read-for,$1) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAGS.$(call work,$1) | $(ENV)
+	$$(EVALUATE)
+EVAL_FLAGS.$(call work,$1) = $(call config,$1) $(call read-for,$1) $$(OPTIONS) $$(EVAL_ARGS)
+$(call results,$1): private EVAL_CONFIG = $(call config,$1)
 endef
+# Whether this make may train the stage
+training = $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(call ckpt,$1)),,1))
+EVAL_CODE := $(call code,models ops evaluation data) $(wildcard projects/uniad/deploy/collision.py)
+EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(or $(filter-out 0,$(GPUS)),1) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 endif
 
-$(DEPLOYED): $(call ckpt,2)
-	cp $< $@
+# The end-to-end model's name in deployment: a copy, unless somebody brought that one
+DEPLOY_FROM := $(if $(filter $(DEPLOYED),$(BROUGHT)),,$(if $(or $(ASKED_TO_TRAIN),$(wildcard $(call ckpt,2)),$(if $(wildcard $(DEPLOYED)),,1)),$(call ckpt,2)))
+ifneq (,$(DEPLOY_FROM))
+$(DEPLOYED): $(DEPLOY_FROM) $(if $(and $(wildcard $(DEPLOYED)),$(wildcard $(DEPLOY_FROM))),$(if $(shell $(RECORDS) stale $(call qs,$(DEPLOY_FROM) $(DEPLOYED))),FORCE))
+	@$(RECORDS) copy $(call q,$<) $(call q,$@)
+endif
 
-CONFIG := $(call config,$(STAGE))
-CKPT := $(call ckpt,$(STAGE))
-RESULTS := $(call results,$(STAGE))
+# A checkpoint, or a config, of somebody's own
+RESULTS := $(if $(and $(FOREIGN),$(filter native,$(STACK))),outputs/$(SUB)eval/$(NAME).json,$(call results,$(STAGE)))
+ifneq (,$(and $(FOREIGN),$(filter native,$(STACK))))
+$(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAGS.$(RESULTS) | $(ENV)
+	$(EVALUATE)
+$(RESULTS): private EVAL_CONFIG = $(READ_CONFIG)
+EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)
+endif
 PROMOTED := $(foreach s,$(STAGES),$(call ckpt,$s)) $(DEPLOYED)
 
 .PHONY: train promote eval eval-stage1 eval-stage2

@@ -1,4 +1,5 @@
 # Every knob, with what it means. All can be set on the command line: make train VARIANT=tiny GPUS=4
+# A value that a shell or make would act on is refused: mk/values.mk says which characters that concerns.
 
 VARIANT ?= tiny
 # full, tiny or nano: a row of mk/variants.mk
@@ -13,8 +14,8 @@ TORCH_INDEX_URL ?=
 
 # --- Data ---------------------------------------------------------------------------------------------------------------
 DATA_DIR ?= data
-# nuScenes as it comes: v1.0-trainval or v1.0-mini
-NUSC_VERSION ?= v1.0-trainval
+# nuScenes as it comes: v1.0-trainval or v1.0-mini. Unless said: what `make configure` found
+NUSC_VERSION ?= $(CONFIGURED_NUSC_VERSION)
 # Synthetic world (DATASET=synthetic): scenes of each split, frames in a scene, seed
 SYNTH_TRAIN_SCENES ?= 20
 SYNTH_VAL_SCENES ?= 4
@@ -95,6 +96,10 @@ DOCUMENTED_PYTHON ?=
 COMPARE_ARGS ?=
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
+# A checkpoint of yours to evaluate, export, draw or run, and the config that it was trained with, where it is none of VARIANT's.
+# Without them: the checkpoint under its name in ckpts/, whoever put it there. Only from the command line.
+CKPT :=
+CONFIG :=
 # Which stage eval, export, verify, engine and visualize take. Unless said: 2; eval and visualize take 1 while only it was trained
 STAGE ?= $(stage-there)
 # More options for tools/test.py and tools/visualize.py

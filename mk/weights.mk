@@ -13,7 +13,7 @@ WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_RELEASE)/nuscenes_infos_
 setting = $(if $(filter-out undefined,$(origin $1)),$($1))
 # $(call fetch,file)
 fetch = $(HOST_PYTHON) tools/fetch_weights.py --out $(call q,$1) $(foreach u,$(call setting,WEIGHTS_URL.$(notdir $1)) $(WEIGHTS_FROM.$(notdir $1)),--url $(call q,$u)) \
-  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(WEIGHTS_SHA256.$(notdir $1)))
+  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(call q,$(WEIGHTS_SHA256.$(notdir $1))))
 
 # What a variant's published weights are as they come
 RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
@@ -25,9 +25,13 @@ ANCHORS.nuscenes := $(DATA_DIR)/others/motion_anchor_infos_mode6.pkl
 .PHONY: weights init-weights
 weights: ## Fetch published weights, anchors and infos (WEIGHTS_DIR: those you have); checks those that are there
 	$(foreach f,$(RAW.$(VARIANT)) $(if $(filter nuscenes,$(DATASET)),$(ANCHORS.nuscenes) $(if $(PUBLISHED),$(PUBLISHED_INFOS))),$(call fetch,$f)$(newline))
-init-weights: $(INIT.$(VARIANT)) ## Make BEVFormer weights ready for stage 1 (tiny: adds the ego query, renames parameters)
+init-weights: $$(INIT_WEIGHTS) ## Make BEVFormer weights ready for stage 1 (tiny: adds the ego query, renames parameters)
 
 $(sort $(RAW.full) $(RAW.tiny)):
 	@$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
+# STACK=torch1.12 makes it where the workflow does, in its container (mk/documented.mk).
+INIT_WEIGHTS = $(if $(INIT.$(VARIANT)),$(if $(filter torch1.12,$(STACK)),$(TREE)/)$(INIT.$(VARIANT)))
+ifeq ($(STACK),native)
 $(INIT.tiny): $(RAW.tiny) | $(ENV)
 	$(RUN) tools/postprocess_bevformer_tiny_epoch_24_pth.py $< $@
+endif

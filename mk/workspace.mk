@@ -15,11 +15,11 @@ check-settings = $(foreach v,$1,$(call one-of,$v,$($vS)))
 # What a person asked for is checked before the machine is looked at, and all of it after.
 GIVEN := $(foreach v,STACK RUNTIME DATASET,$(if $(call given,$v),$v))
 $(call check-settings,$(GIVEN))
-ASKED = $(foreach v,$(GIVEN) $(if $(call given,GPUS),GPUS),--ask $(call q,$v=$($v)))
-CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) $(ASKED)
+ASKED = $(foreach v,$(GIVEN) $(foreach v,GPUS NUSC_VERSION,$(if $(call given,$v),$v)),--ask $(call q,$v=$($v)))
+CONFIGURE = $(HOST_PYTHON) tools/configure.py --python $(call q,$(HOST_PYTHON)) --data $(call q,$(DATA_DIR)) $(ASKED)
 
-# Goals that need no configuration
-BARE := help configure doctor clean distclean
+# Goals that need no configuration; of the upstream stack those that need git alone
+BARE := help configure doctor clean distclean clone patch overlay
 DRY_RUN := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 ifneq (,$(wildcard config.mk))
   include config.mk
@@ -38,6 +38,7 @@ config.mk:
 CONFIGURED_STACK ?= native
 CONFIGURED_RUNTIME ?= host
 CONFIGURED_DATASET ?= synthetic
+CONFIGURED_NUSC_VERSION ?= v1.0-trainval
 CONFIGURED_GPUS ?= 0
 CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
@@ -67,17 +68,27 @@ configure: ## Look at this machine and choose STACK, RUNTIME and DATASET (writes
 PYTHON := $(VENV)/bin/python
 VENV_READY := $(VENV)/.ready
 ENV := $(VENV_READY)
-# For the tools: one place for the native package's path and the interpreter that shell scripts call
+# For the tools: the interpreter that shell scripts call
 export PYTHON
+# A sourced ROS puts packages for another Python there. Containers get their own by --env.
+unexport PYTHONPATH
 RUN := $(PYTHON)
 IN :=
 ifneq ($(TOOLS_RUNTIME),host)
   # Native tools run in the deployment image; the tree is where a person finds it there.
   ENV := .make/image/deploy
   PYTHON := python3
-  NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(filter-out $(abspath $d),$(realpath $d)),$(realpath $d):$(realpath $d)))
+  NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(filter-out $(abspath $d),$(realpath $d)),$(realpath $d):$(realpath $d))) $(foreach d,$(ELSEWHERE),$d:$d)
   IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)))
   RUN = $(IN) python3
+endif
+
+# Upstream's stack prepares data in its own container too (Python 3.8), so that training there needs no second image.
+DATA_ENV := $(ENV)
+DATA_RUN = $(RUN)
+ifeq ($(STACK) $(filter-out host,$(TOOLS_RUNTIME)),torch1.12 $(RUNTIME))
+  DATA_ENV := .make/image/torch1.12
+  DATA_RUN = $(call in-container,torch1.12,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects$(if $(call setting,OMP_NUM_THREADS), --env OMP_NUM_THREADS)) python3
 endif
 
 ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
@@ -91,7 +102,7 @@ $(VENV_READY): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
 
 .PHONY: doctor
 doctor: ## Say what this machine can and cannot do, and what to do about it
-	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))
+	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))$(if $(call given,PYTHONPATH), --pythonpath $(call q,$(PYTHONPATH)))
 
 .PHONY: clean
 clean: ## Remove caches and what the demo made; data, checkpoints, engines and environment stay

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     from uniad.deploy.card import write_card
     from uniad.deploy.locate_recorded import locate_command
     from uniad.deploy.verify import verify_engine
+    from uniad.files import try_place
 
     options = BuildOptions(
         backend=args.backend,
@@ -42,6 +44,7 @@ def main() -> None:
         progress=lambda phase: print(f"  {phase}", flush=True),
         killable=True,
     )
+    try_place(args.out)
     card = build_engine(args.onnx, args.out, options)
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "

@@ -17,6 +17,8 @@ STACKS = ("native", "torch1.12")
 RUNTIMES = ("host", "docker", "podman")
 # The synthetic world is the default so that a bare machine has something to train on.
 DATASETS = ("synthetic", "nuscenes", "demo")
+# Releases to train on, the first where several are there
+VERSIONS = ("v1.0-trainval", "v1.0-mini")
 
 
 class Refused(Exception):
@@ -62,9 +64,9 @@ def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> t
     return "native", "host", ""
 
 
-def choose(asked: dict[str, str], python: str) -> tuple[dict[str, str], str]:
-    """(settings, why). Raises Refused."""
-    for key, allowed in {"STACK": STACKS, "RUNTIME": RUNTIMES, "DATASET": DATASETS}.items():
+def choose(asked: dict[str, str], python: str, data: str = "data") -> tuple[dict[str, str], str]:
+    """(settings, why). Raises Refused. data: the folder that holds nuscenes/."""
+    for key, allowed in {"STACK": STACKS, "RUNTIME": RUNTIMES, "DATASET": DATASETS, "NUSC_VERSION": VERSIONS}.items():
         if key in asked and asked[key] not in allowed:
             raise Refused(f"{key}={asked[key]} is unknown: choose {', '.join(allowed)}")
     gpus = [] if asked.get("GPUS") == "0" else machine.gpus()
@@ -76,16 +78,23 @@ def choose(asked: dict[str, str], python: str) -> tuple[dict[str, str], str]:
             "install one, or name it: make configure HOST_PYTHON=/path/to/python3"
         )
     usable = [g for g in gpus if g.capability >= machine.OLDEST_GPU]
-    versions = machine.nuscenes_versions("data/nuscenes")
+    nuscenes = f"{data}/nuscenes"
+    there = machine.nuscenes_versions(nuscenes)
+    versions = [v for v in VERSIONS if v in there]
     if asked.get("DATASET") == "nuscenes" and not versions:
+        holds = f"only {', '.join(there)}, which has no annotations to train on" if there else "no v1.0-*/sample.json"
         raise Refused(
-            "DATASET=nuscenes cannot work here, data/nuscenes holds no v1.0-*/sample.json: link it there "
-            "(ln -s /where/nuscenes/is data/nuscenes), or use DATASET=synthetic"
+            f"DATASET=nuscenes cannot work here, {nuscenes} holds {holds}: link it there "
+            f"(ln -s /where/nuscenes/is {nuscenes}), or use DATASET=synthetic"
         )
+    version = asked.get("NUSC_VERSION") or (versions or VERSIONS)[0]
+    if asked.get("DATASET") == "nuscenes" and version not in versions:
+        raise Refused(f"no {version} in {nuscenes}, which holds {', '.join(versions)}: NUSC_VERSION={versions[0]}")
     settings = {
         "STACK": stack,
         "RUNTIME": runtime,
-        "DATASET": asked.get("DATASET", "nuscenes" if versions else "synthetic"),
+        "DATASET": asked.get("DATASET", "nuscenes" if version in versions else "synthetic"),
+        "NUSC_VERSION": version,
         "GPUS": str(len(usable)),
         "PYTHON": found[0] if found else python,
     }
@@ -98,7 +107,7 @@ def choose(asked: dict[str, str], python: str) -> tuple[dict[str, str], str]:
         reasons.append(f"{gpus[0]} is too old for torch (sm_70 and newer), so the CPU, {machine.cores()} cores")
     else:
         reasons.append(f"no NVIDIA GPU, so the CPU, {machine.cores()} cores")
-    reasons.append(f"data/nuscenes holds {', '.join(versions)}" if versions else "no data/nuscenes")
+    reasons.append(f"{nuscenes} holds {', '.join(there)}" if there else f"no {nuscenes}")
     return settings, "; ".join(reasons)
 
 
@@ -108,10 +117,11 @@ def main() -> int:
     parser.add_argument("--out", help="file to write")
     parser.add_argument("--words", action="store_true", help="print the settings as words and write nothing")
     parser.add_argument("--python", default="python3")
+    parser.add_argument("--data", default="data", help="folder that holds nuscenes/")
     args = parser.parse_args()
     asked = dict(text.split("=", 1) for text in args.ask)
     try:
-        settings, why = choose(asked, args.python)
+        settings, why = choose(asked, args.python, args.data)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -119,6 +129,8 @@ def main() -> int:
         print(" ".join(f"{key}={value}" for key, value in settings.items()))
         return 0
     chosen = " ".join(f"{key}={settings[key]}" for key in ("STACK", "RUNTIME", "DATASET"))
+    if settings["DATASET"] == "nuscenes" and settings["NUSC_VERSION"] != VERSIONS[0]:
+        chosen += f" NUSC_VERSION={settings['NUSC_VERSION']}"
     if args.out:
         text = f"# Written by `make configure`: {why}.\n# The command line wins over these; `make configure` looks again.\n"
         text += "".join(f"CONFIGURED_{key} := {value}\n" for key, value in settings.items())

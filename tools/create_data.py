@@ -12,9 +12,11 @@ import os
 import sys
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.data.check import VERSIONS
 from uniad.data.infos import MAX_SWEEPS, create_infos
 from uniad.errors import UserError, run_cli
+from uniad.files import try_place
 
 ACCEPTED = ("v1.0", *VERSIONS)
 
@@ -43,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"unknown --version {args.version!r}: choose from {', '.join(ACCEPTED)}")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
+    try_place(Path(args.out_dir) / f"{args.extra_tag}_infos_temporal_train.pkl")
     versions = [args.version]
     if args.version == "v1.0":
         has_test = (Path(args.root_path) / "v1.0-test").is_dir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -66,6 +67,13 @@ def environment(venv: Path) -> Finding:
     if wrong:
         return Finding(FAIL, "Environment", "; ".join(wrong[:3]) + (f"; {len(wrong) - 3} more" if wrong[3:] else ""), "make env")
     return Finding(OK, "Environment", f"{venv}: {len(pins)} pinned packages, torch {versions['torch']}")
+
+
+def shell(pythonpath: str) -> list[Finding]:
+    """What the shell brings that is not ours."""
+    if not pythonpath:
+        return []
+    return [Finding(OK, "PYTHONPATH", f"{pythonpath}: left out, its packages may be for another Python (a sourced ROS)")]
 
 
 def torch_device(venv: Path, gpus: list[machine.Gpu]) -> Finding:
@@ -183,12 +191,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--nusc-version", default="v1.0-trainval")
     parser.add_argument("--python", default="python3")
+    parser.add_argument("--pythonpath", default=os.environ.get("PYTHONPATH", ""), help="what the shell put there")
     args = parser.parse_args()
     found = machine.gpus()
     findings = [
         python(args.python),
         tools(),
         environment(args.venv),
+        *shell(args.pythonpath),
         torch_device(args.venv, found),
         gpu(found),
         engine(),

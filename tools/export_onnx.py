@@ -9,6 +9,7 @@ import resource
 import time
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     from uniad.deploy.sequence import default_frames, record
     from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
-    from uniad.files import atomic_path, sha256
+    from uniad.files import atomic_path, sha256, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
@@ -60,6 +61,7 @@ def main() -> None:
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames}: a sequence needs at least one frame")
 
+    try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
     model = build_model(spec).eval()
     load_checkpoint(model, args.checkpoint, name=spec.name)
@@ -99,6 +101,7 @@ def main() -> None:
             },
             "sequence": sequence_path(args.out).name,
             "sequence_frames": count,
+            "sequence_sha256": sha256(sequence_path(args.out)),
             "contract": contract.to_json(),
             **(future_entries(spec) if contract.looks_ahead else {}),
         },

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--split", default="val", choices=("train", "val"))
     p.add_argument("--folder", type=Path, help="a folder of frames instead of a dataset's scene; docs/inference.md")
     p.add_argument("--frames", type=int, help="first frames of each scene only")
+    p.add_argument("--every", type=int, default=1, help="of a folder's frames, each N-th: the model takes 2 in a second")
     p.add_argument("--warmup", type=int, default=1, help="frames that latencies leave out, for buffers and caches (default 1)")
     p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
@@ -35,22 +37,28 @@ def main() -> int:
     args = parse_args()
     if args.folder and args.scene:
         raise UserError("--folder and --scene both say what to run along: give one")
-    for name in ("frames", "warmup"):
+    for name, least in (("frames", 1), ("warmup", 0), ("every", 1)):
         value = getattr(args, name)
-        if value is not None and value < (name == "frames"):
-            raise UserError(f"--{name} {value}: give a number from {int(name == 'frames')} on")
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: give a number from {least} on")
+    if args.every > 1 and not args.folder:
+        raise UserError("--every thins a folder's frames; a dataset is thinned by tools/create_data.py --every")
     from tqdm import tqdm
     from uniad.deploy.infer import latency_table, run
+    from uniad.deploy.records import SUMMARY
     from uniad.deploy.runtime import Runtime
     from uniad.deploy.sources import DatasetFrames, FolderFrames
-    from uniad.files import sha256
+    from uniad.files import sha256, try_place
 
+    # Both are told before the model is loaded, which takes longer.
+    try_place(args.out / SUMMARY)
+    folder = FolderFrames(args.folder, every=args.every) if args.folder else None
     with Runtime.open(
         args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads
     ) as runtime:
         spec = runtime.spec
-        if args.folder:
-            scenes = [FolderFrames(args.folder).scene(args.frames)]
+        if folder:
+            scenes = [folder.scene(args.frames)]
         else:
             dataset = DatasetFrames(spec.data, args.split)
             scenes = [dataset.scene(scene, args.frames) for scene in args.scene or ["0"]]

@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -22,8 +23,10 @@ def main() -> None:
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: should not be below 0")
     from uniad.deploy.lower import lowered_name, write_lowered
+    from uniad.files import try_place
 
     out = args.out or lowered_name(args.onnx)
+    try_place(out)
     if out.resolve() == args.onnx.resolve():
         raise UserError(f"--out {out}: is the graph to lower; name another file")
     card = write_lowered(args.onnx, out, lambda line: print(line, flush=True), args.threads)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
-from uniad.spec import load_spec
+from uniad.files import try_place
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,15 +24,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    # After the arguments, so that --help answers at once.
+    import numpy as np
+    from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
+    from uniad.spec import load_spec
+
     spec = load_spec(args.config, args.cfg_options)
     motion = spec.model.motion
     if motion is None:
         raise UserError(f"{args.config} is no stage-2 config: it has no motion head, and so no anchors")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")
+    out = args.out or motion.anchor_path
+    try_place(out)
     futures = training_futures(spec.data)
     anchors = cluster_futures(futures, motion, args.seed)
-    out = args.out or motion.anchor_path
     save_motion_anchors(out, anchors, motion, spec.data.class_names)
     load_motion_anchors(out, motion)
     print(f"{out}: anchors of {len(anchors)} groups from {len(futures.labels)} trajectories")

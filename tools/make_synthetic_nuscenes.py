@@ -7,6 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
+import _environment  # noqa: F401
 from tqdm import tqdm
 from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import VERSIONS

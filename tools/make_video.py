@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -29,9 +30,11 @@ def main() -> None:
         raise UserError(f"--fps {args.fps:g}: give a number above 0")
     import numpy as np
     from tqdm import tqdm
+    from uniad.files import try_place
     from uniad.viz.replay import Replay
     from uniad.viz.video import side_by_side, write_picture, write_video
 
+    try_place(args.out / "video.mp4")
     replays = [Replay.open(folder) for folder in args.compare or [args.results]]
     scenes = [scene for scene in replays[0].scenes if all(scene in replay.scenes for replay in replays)]
     if args.scene:

@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 # What a person wants to see first: last decoder layer and last map layer, in the first frame of a clip

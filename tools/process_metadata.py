@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -25,12 +26,15 @@ def main() -> None:
     args = parse_args()
     from tqdm import tqdm
     from uniad.deploy.metadata import ONNX_FRAMES, write_metadata
+    from uniad.files import try_place
     from uniad.spec import load_spec
 
     onnx = args.dump_onnx_path or args.dump_folder / "uniad_onnx_input"
     trt = args.dump_trt_path or args.dump_folder / "uniad_trt_input"
     if onnx.resolve() == trt.resolve():
         raise UserError(f"{onnx}: both folders are the same; give two")
+    for folder in (onnx, trt):
+        try_place(folder / "info.txt")
     spec = load_spec(args.config, args.cfg_options)
     try:
         with tqdm(unit="frame", desc="metadata", disable=None) as bar:

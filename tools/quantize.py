@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import run_cli
 
 
@@ -28,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from uniad.files import try_place
     from uniad.quantize.run import Options, int8_name, quantise
 
     options = Options(
@@ -42,6 +44,7 @@ def main() -> None:
         threads=args.threads,
     )
     out = args.out or int8_name(args.onnx)
+    try_place(out)
     card = quantise(args.onnx, out, options, lambda line: print(line, flush=True))
     told = card["quantisation"]
     calibration = told["calibration"]

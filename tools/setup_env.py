@@ -22,7 +22,7 @@ from pathlib import Path
 import machine
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-EXTRAS = "engine,dev"
+EXTRAS = "train,engine,dev"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -80,6 +80,28 @@ def torch_source(python: Path, torch: str, index: str) -> list[str]:
     return []
 
 
+# The start of a program that runs with the Python beside it: for sh an exec, for Python a string.
+BESIDE = b"""#!/bin/sh
+'''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
+' '''
+"""
+
+
+def make_movable(venv: Path) -> None:
+    """A copied or moved clone has an environment that works and runs its own code, not that of the place it was made in.
+
+    Two things name that place: the line by which the package is found, and the first line of every program in bin/.
+    """
+    if venv.resolve().is_relative_to(ROOT):  # one elsewhere may serve several clones; tools put their own package first
+        for pth in venv.glob("lib/python3*/site-packages/__editable__.uniad-*.pth"):
+            pth.write_text(os.path.relpath(ROOT / "projects", pth.parent.resolve()) + "\n")
+    places = "|".join(re.escape(str(p)) for p in {venv.absolute(), venv.resolve()})
+    first_line = re.compile(rf"#!({places})/bin/python[0-9.]*\n".encode())
+    for program in (venv / "bin").iterdir():
+        if program.is_file() and not program.is_symlink() and first_line.match(text := program.read_bytes()):
+            program.write_bytes(BESIDE + text.split(b"\n", 1)[1])
+
+
 def make(venv: Path, index: str) -> bool:
     """True when something was installed."""
     if sys.version_info[:2] not in machine.PYTHONS:
@@ -109,6 +131,7 @@ def make(venv: Path, index: str) -> bool:
     pip(python, *torch_source(python, torch, index), torch)
     print(f"installing what pyproject.toml pins [{EXTRAS}]", flush=True)
     pip(python, "-e", f".[{EXTRAS}]")
+    make_movable(venv)
     check = "import numpy, torch, uniad; print(f'torch {torch.__version__}, numpy {numpy.__version__}')"
     found = machine.run([str(python), "-c", check], timeout=300)
     if found is None:

@@ -3,6 +3,7 @@
 # The requirements file is cut at its "# layer: NAME" lines, so that a changed pin rebuilds its own layer and those after it.
 # Wheels at hand are taken where their name and version are pinned there.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
 source=$1 out=$2 ca=${3:-}
 shift $(( $# < 3 ? $# : 3 ))
 [[ -f $source/Dockerfile ]] || { echo "error: $source holds no Dockerfile" >&2; exit 2; }

@@ -9,86 +9,13 @@ Run the same command again to continue where it stopped. Several GPUs: tools/uni
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
-
-
-def whole(least: int):
-    """An argparse type: a whole number of at least ``least``."""
-
-    def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return parse
-
-
-def period(text: str) -> tuple[int | None, float | None]:
-    """``200`` -> (200 iterations, None); ``90s``, ``10m``, ``2h`` -> (None, seconds); ``0`` -> (None, None)."""
-    found = re.fullmatch(r"(\d+)([smh]?)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of iterations (200) nor a time (90s, 10m, 2h)")
-    number, unit = int(found[1]), found[2]
-    if number == 0:
-        return None, None
-    return (number, None) if not unit else (None, float(number * {"s": 1, "m": 60, "h": 3600}[unit]))
-
-
-def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    # fmt: off
-    p = argparse.ArgumentParser(prog="tools/train.py", description=__doc__, formatter_class=formatter, allow_abbrev=False)
-    p.add_argument("config", help="config file, e.g. projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py")
-
-    g = p.add_argument_group("where")
-    g.add_argument("--work-dir", type=Path, help="checkpoints and logs (default: projects/work_dirs/<stage>/<config>)")
-    g.add_argument("--resume", default="auto", metavar="auto|none|PATH",
-                   help="auto: go on from the newest complete checkpoint in the work directory, if there is one (default)")
-    g.add_argument("--data-root", help="folder of the dataset, instead of the config's")
-    g.add_argument("--info-root", help="folder of nuscenes_infos_temporal_{train,val}.pkl, instead of the config's")
-    g.add_argument("--save-every", type=period, default=period("10m"), metavar="N|TIME",
-                   help="also keep iter_latest.pth, every N iterations or every 90s, 10m, 2h; 0: never (default: 10m)")
-
-    g = p.add_argument_group("how")
-    g.add_argument("--from-scratch", action="store_true",
-                   help="load no weights, not even stage 1's; train backbone and norms, which the documented configs freeze")
-    g.add_argument("--no-regularisation", action="store_true",
-                   help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
-    g.add_argument("--dense-bev", action="store_true",
-                   help="a head on the BEV learns along and shows it where objects are: for trainings of minutes from scratch")
-    g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
-    g.add_argument("--max-epochs", type=whole(1), metavar="N", help="length of the run, instead of the config's")
-    g.add_argument("--max-iters", type=whole(1), metavar="N", help="length of the run in iterations, for the schedule too")
-    g.add_argument("--stop-after", type=whole(1), metavar="N",
-                   help="stop at iteration N as if interrupted; the schedule is not changed")
-    g.add_argument("--samples-per-gpu", type=whole(1), metavar="N", help="clips per process and step, instead of the config's")
-    g.add_argument("--workers", type=whole(0), metavar="N", help="data-loader processes per process, instead of the config's")
-    g.add_argument("--loader-timeout", type=whole(1), metavar="S",
-                   help="give up when no batch has come from the loader processes for so many seconds (default: 600)")
-    g.add_argument("--seed", type=whole(0), default=0, metavar="S")
-    g.add_argument("--deterministic", action="store_true",
-                   help="only deterministic GPU kernels, so that repeated runs agree to the bit (a CPU always does)")
-    g.add_argument("--shared-history", action="store_true",
-                   help="history BEVs read the learning pass's image features: faster, not quite the documented numbers")
-    g.add_argument("--recompute", action="store_true",
-                   help="compute transformer layers again in the backward pass: less memory, same numbers, a third more time")
-    g.add_argument("--cuda-graph", action="store_true",
-                   help="record the iteration once and replay it: several times faster where the GPU waits for the host")
-    g.add_argument("--compile", action="store_true", help="torch.compile the model and its loss (experimental)")
-    g.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                   help="override config values, e.g. data.samples_per_gpu=2 optimizer.lr=1e-4")
-
-    g = p.add_argument_group("machine")
-    g.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    g.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: this is one of torchrun's processes")
-    g.add_argument("--no-tensorboard", action="store_true")
-    # fmt: on
-    return p
+from uniad.training.arguments import parser
 
 
 def main() -> int:
@@ -104,11 +31,13 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from uniad.files import try_place
     from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
     from uniad.training.options import TrainOptions
     from uniad.training.run import RunOptions, default_work_dir, train
 
+    try_place(Path(args.work_dir or default_work_dir(args.config)) / "iter_latest.pth")
     spec = load_spec(args.config, args.cfg_options)
     data = spec.data
     if args.data_root:

@@ -8,20 +8,10 @@
 # Checkpoints and logs go to projects/work_dirs/<stage>/<name of CFG>/; the same line again continues an interrupted run.
 set -euo pipefail
 
-if [[ $# -lt 2 || $1 == -h || $1 == --help ]]; then
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
-    [[ ${1-} == -h || ${1-} == --help ]] && exit 0
-    echo "error: CFG and GPUS are needed" >&2
-    exit 2
-fi
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
 cfg=$1 gpus=$2
 shift 2
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-}
-if [[ -z $python ]]; then
-    python=python3
-    [[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
-fi
-export PYTHONPATH="$root/projects${PYTHONPATH:+:$PYTHONPATH}"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tree_python
 exec "$python" -m uniad.training.launch "$gpus" "$root/tools/train.py" "$cfg" --launcher pytorch "$@"

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Documented name and arguments: CFG CKPT GPUS [options of tools/export_onnx.py]. Export needs no GPU; GPUS is accepted and ignored.
+# Writes the ONNX of a checkpoint, with upstream's name and arguments:
+#
+#   tools/uniad_export_onnx.sh CFG CKPT GPUS [options of tools/export_onnx.py ...]
+#
+# Export needs no GPU; GPUS is accepted and ignored.
 set -euo pipefail
-if (( $# < 3 )); then
-  echo "usage: $0 CFG CKPT GPUS [options of tools/export_onnx.py]" >&2
-  exit 2
-fi
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 3 "$@"
+tree_python
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cfg=$1 ckpt=$2
 shift 3
 out=()
 if [[ " $* " != *" --out "* ]]; then
-  out=(--out "$here/onnx/$(cd "$here" && "${PYTHON:-python3}" -m uniad.export.names "$cfg")")
+  out=(--out "$here/onnx/$(cd "$here" && "$python" -m uniad.export.names "$cfg")")
 fi
-exec "${PYTHON:-python3}" "$here/tools/export_onnx.py" "$cfg" "$ckpt" "${out[@]}" "$@"
+exec "$python" "$here/tools/export_onnx.py" "$cfg" "$ckpt" "${out[@]}" "$@"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     from uniad.build import build_model
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import start_of_scene, to_device
-    from uniad.files import atomic_path
+    from uniad.files import atomic_path, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
     from uniad.training.checkpoint import load_checkpoint
@@ -40,6 +41,7 @@ def main() -> None:
     from uniad.viz.content import content_of
     from uniad.viz.page import render
 
+    try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
     device = pick_device(args.device)
     model = build_model(spec)

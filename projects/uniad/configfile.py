@@ -56,6 +56,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def in_place_of(own: Any, value: Any) -> Any:
+    """``value`` for a key that the file has as ``own``. A folder written with a slash keeps it: names are put behind it."""
+    folder = isinstance(own, str) and isinstance(value, str) and own.endswith("/")
+    return f"{value}/" if folder and value and not value.endswith("/") else value
+
+
 class _Evaluator:
     """Evaluates one file's statements. ``variables`` grows as assignments are read."""
 
@@ -86,7 +92,7 @@ class _Evaluator:
     def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Name):
             # A pinned value takes the place of the file's own, so all that the file derives from it follows.
-            self.variables[target.id] = self.pinned.get(target.id, value)
+            self.variables[target.id] = in_place_of(value, self.pinned[target.id]) if target.id in self.pinned else value
         elif isinstance(target, (ast.Tuple, ast.List)):
             if not isinstance(value, (tuple, list)) or len(target.elts) != len(value):
                 self.fail(target, f"cannot unpack {value!r} into {len(target.elts)} names")
@@ -306,7 +312,7 @@ def _set(cfg: dict[str, Any], names: list[str], value: Any, text: str) -> None:
         else:
             raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is {node!r}, it has no parts")
         if last:
-            node[key] = value
+            node[key] = in_place_of(node.get(key) if isinstance(node, dict) else node[key], value)
         else:
             node = node[key]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import threading
@@ -28,6 +30,36 @@ def one_line(error: BaseException) -> str:
     """The message as one line that a terminal only prints: quoted input may hold line breaks, escape sequences, or a novel."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
+
+
+_WHAT_TO_DO = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its owner or permissions, or choose another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another place"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n)"),
+}
+
+
+def of_system(error: OSError) -> UserError:
+    """What the system said, with the path and, where it is known, what to do."""
+    paths = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
+    why = error.strerror or str(error) or type(error).__name__
+    advice = _WHAT_TO_DO.get(error.errno)
+    return UserError(f"{paths}: {why}" * bool(paths) + why * (not paths) + f"; {advice}" * bool(advice))
+
+
+@contextmanager
+def system_errors_are_one_line() -> Iterator[None]:
+    """An OSError that leaves the block does so as a UserError: a disk that is full is no fault of the code, nor of interest as a
+    traceback. A pipe whose reader went away stays what it is.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # not the system's: raised by a library, with a text of its own
+            raise
+        raise of_system(error) from error
 
 
 class Terminated(KeyboardInterrupt):
@@ -69,16 +101,21 @@ def _stop_signals_raise() -> Iterator[None]:
 
 
 def run_cli(main: Callable[[], T]) -> T:
-    """Calls ``main``; a UserError becomes one line on stderr and exit status 2, other errors keep their traceback.
+    """Calls ``main``; a UserError or what the system refused becomes one line on stderr and exit status 2, other errors keep
+    their traceback.
 
     Ctrl-C ends with status 130 and no traceback, SIGTERM with 143 and SIGHUP with 129, as a shell would report them.
     """
     try:
-        with _stop_signals_raise():
+        with _stop_signals_raise(), system_errors_are_one_line():
             return main()
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # `| head` has read enough. What is left in the buffer must not fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt as interrupt:
         _say_interrupted()
         sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))

@@ -16,7 +16,7 @@ from uniad.configfile import ConfigError, load_config
 
 __all__ = ["ConfigError", "from_config", "from_scratch", "load_config", "load_spec"]
 
-Range6 = tuple[float, float, float, float, float, float]
+Range6 = "tuple[float, float, float, float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The real Makefile with a stand-in for the engine: what would run is checked, without an engine."""
+"""The real Makefile with stand-ins for the container engine and for upstream's repository, which behave as those do.
+
+upstream/ holds what stands for UniAD's scripts at the pinned commit: their arguments, what they read, where they write.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from make.conftest import REPO, STUB, Tree, lay_tree
+from make.conftest import REPO, Tree, lay_tree
 
 __all__ = ["REPO", "Documented", "git"]
 
-# Notes what it was asked and leaves what the real commands would: build/, checkpoints.
+# Notes what it was asked, and runs what is to run in a container on the mounted folders (container.py).
 ENGINE = r"""#!/usr/bin/env bash
 set -euo pipefail
 [[ -z ${ENGINE_DOWN:-} ]] || { echo "Cannot connect to the Docker daemon at unix:///var/run/docker.sock." >&2; exit 1; }
@@ -35,17 +39,7 @@ case $1 in
     if [[ -n ${ENGINE_NO_INIT:-} ]]; then
       echo 'Error: container-init binary not found on the host: stat catatonit: no such file or directory' >&2; exit 125
     fi
-    for (( i = 1; i <= $#; i++ )); do case ${!i} in
-      ./projects/configs/*) cfg=${!i} ;;
-      runner.max_iters=*) iters=${!i#*=} ;;
-      *train*) training=1 ;;
-      SLEEP) sleep 60 & wait $! ;;
-    esac; done
-    if [[ -n ${cfg:-} && $* == *train.* ]]; then
-      work=UniAD_train/UniAD/${cfg#./}; work=${work/configs/work_dirs}; work=${work%.py}
-      mkdir -p "$work"; n=epoch_6; [[ $cfg != *e2e* ]] || n=epoch_20
-      echo weights > "$work/${iters:+iter_$iters}$([[ ${iters:-} ]] || echo $n).pth"
-    fi ;;
+    "$ENGINE_PYTHON" "$ENGINE_INSIDE" "$ENGINE_STATE" "$@" & wait $! ;;
 esac
 """
 
@@ -60,9 +54,10 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(folder, commit) of a repository that is cut like UniAD, with one later commit."""
     root = tmp_path_factory.mktemp("upstream")
     git(root, "init", "-q")
+    shutil.copytree(Path(__file__).parent / "upstream" / "tools", root / "tools")
     for name, text in {
-        "tools/train.py": "one\ntwo\nthree\n", "tools/uniad_dist_train.sh": "#!/bin/bash\n", "sources/big.gif": "x" * 1000,
-        "projects/configs/_base_/default_runtime.py": "theirs = 1\n", "projects/mmdet3d_plugin/__init__.py": "", "README.md": "x",
+        "projects/lines.py": "one\ntwo\nthree\n", "sources/big.gif": "x" * 1000, "projects/mmdet3d_plugin/__init__.py": "",
+        "projects/configs/_base_/default_runtime.py": "theirs = 1\n", "README.md": "x",
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -74,13 +69,19 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return root, commit
 
 
-PATCH = """--- a/tools/train.py
-+++ b/tools/train.py
+PATCH = """--- a/projects/lines.py
++++ b/projects/lines.py
 @@ -1,3 +1,3 @@
  one
 -two
 +ours
  three
+"""
+
+# Ours, without torch
+POSTPROCESS = """from pathlib import Path
+text = Path("ckpts/bevformer_tiny_epoch_24.pth").read_text()
+Path("ckpts/bevformer_tiny_epoch_24_updated2.pth").write_text("901 queries of " + text)
 """
 
 
@@ -116,15 +117,13 @@ def documented(tmp_path: Path, upstream: tuple[Path, str]) -> Documented:
         (root / name).write_text("ours\n")
     (root / "patch").mkdir()
     (root / "patch" / "uniad-tiny-training-support.patch").write_text(PATCH)
-    (root / "tools" / "postprocess_bevformer_tiny_epoch_24_pth.py").write_text("")
+    (root / "tools" / "postprocess_bevformer_tiny_epoch_24_pth.py").write_text(POSTPROCESS)
     bin_dir = root / "bin"
     (root / "engine").mkdir()
     bin_dir.mkdir()
     for engine in ("docker", "podman"):
         (bin_dir / engine).write_text(ENGINE)
         (bin_dir / engine).chmod(0o755)
-    stub = STUB.replace("  test|export_onnx", "  postprocess*) cp \"$2\" \"$3\" ;;\n  test|export_onnx")
-    (root / ".venv/bin/python").write_text(stub)
     for name in ("nuscenes/v1.0-trainval/sample.json", "infos/nuscenes_infos_temporal_train.pkl",
                  "infos/nuscenes_infos_temporal_val.pkl", "others/motion_anchor_infos_mode6.pkl"):  # fmt: skip
         (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -136,5 +135,8 @@ def documented(tmp_path: Path, upstream: tuple[Path, str]) -> Documented:
     return Documented(
         root,
         settings=(f"UNIAD_GIT_URL={url}", f"UNIAD_COMMIT={commit}", "WEIGHTS_DIR=have"),
-        environment=(("PATH", f"{bin_dir}:{os.environ['PATH']}"), ("ENGINE_STATE", str(root / "engine"))),
+        environment=(
+            ("PATH", f"{bin_dir}:{os.environ['PATH']}"), ("ENGINE_STATE", str(root / "engine")),
+            ("ENGINE_PYTHON", sys.executable), ("ENGINE_INSIDE", str(Path(__file__).with_name("container.py"))),
+        ),  # fmt: skip
     )

@@ -137,7 +137,7 @@ def test_an_interrupted_clone_is_done_again(documented: Documented):
     (partial / "half").write_text("")
     documented.uniad.mkdir()
     documented.done("clone", *STACK)
-    assert (documented.uniad / "tools/train.py").is_file() and not partial.exists()
+    assert (documented.uniad / "projects/lines.py").is_file() and not partial.exists()
 
 
 def default_signals() -> None:
@@ -171,7 +171,7 @@ exec sleep 60
     assert half.exists() and not documented.uniad.exists()
     slow.unlink()
     documented.done("clone", *STACK)
-    assert (documented.uniad / "tools/train.py").is_file() and not half.exists()
+    assert (documented.uniad / "projects/lines.py").is_file() and not half.exists()
 
 
 def test_a_clone_that_cannot_be_had(documented: Documented, tmp_path: Path):
@@ -199,14 +199,14 @@ def test_local_changes_are_refused_and_kept(documented: Documented):
     mine.write_text("mine")
     line = refused(documented, "patch", *STACK)
     assert "local changes in README.md" in line
-    assert mine.read_text() == "mine" and "two" in (documented.uniad / "tools/train.py").read_text()
+    assert mine.read_text() == "mine" and "two" in (documented.uniad / "projects/lines.py").read_text()
 
 
 def test_a_patch_that_does_not_apply_leaves_nothing(documented: Documented):
     (documented.root / "patch/uniad-zz.patch").write_text(PATCH.replace("-two", "-four"))
     line = refused(documented, "patch", *STACK)
     assert "uniad-zz.patch does not apply" in line
-    assert (documented.uniad / "tools/train.py").read_text() == "one\ntwo\nthree\n", "the first patch was taken back"
+    assert (documented.uniad / "projects/lines.py").read_text() == "one\ntwo\nthree\n", "the first patch was taken back"
 
 
 def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(documented: Documented):
@@ -214,7 +214,7 @@ def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(documented:
     assert "already applied: uniad-tiny-training-support.patch" in documented.done("patch", *STACK)
     (documented.root / "patch/uniad-tiny-training-support.patch").write_text(PATCH.replace("ours", "newer"))
     documented.done("patch", *STACK)
-    assert (documented.uniad / "tools/train.py").read_text() == "one\nnewer\nthree\n"
+    assert (documented.uniad / "projects/lines.py").read_text() == "one\nnewer\nthree\n"
 
 
 def test_a_patch_that_was_applied_by_hand_counts(documented: Documented):
@@ -228,10 +228,10 @@ def test_a_tree_with_our_earlier_patch_gets_the_new_one(documented: Documented):
     documented.done("clone", *STACK)
     kept = documented.uniad / ".git/uniad-make/patches/00-uniad-torch1.12.patch"
     kept.parent.mkdir(parents=True)
-    kept.write_text("--- a/tools/train.py\n+++ b/tools/train.py\n@@ -2 +2 @@\n-two\n+earlier\n")
+    kept.write_text("--- a/projects/lines.py\n+++ b/projects/lines.py\n@@ -2 +2 @@\n-two\n+earlier\n")
     git(documented.uniad, "apply", "--unidiff-zero", str(kept))
     documented.done("patch", *STACK)
-    assert (documented.uniad / "tools/train.py").read_text() == "one\nours\nthree\n"
+    assert (documented.uniad / "projects/lines.py").read_text() == "one\nours\nthree\n"
     assert [p.name for p in kept.parent.iterdir()] == ["00-uniad-tiny-training-support.patch"]
 
 

@@ -65,12 +65,12 @@ def test_published_weights_are_those_that_the_variant_starts_from(documented: Do
     tiny = shown(documented, "train-stage1", "VARIANT=tiny", "GPUS=1")
     in_order(
         tiny, "fetch_weights.py --out ckpts/bevformer_tiny_epoch_24.pth --url https://", "/bevformer_tiny_epoch_24.pth",
-        "postprocess_bevformer_tiny_epoch_24_pth.py ckpts/bevformer_tiny_epoch_24.pth ckpts/bevformer_tiny_epoch_24_updated2.pth",
-        "UniAD_train/UniAD/ckpts/bevformer_tiny_epoch_24_updated2.pth", "uniad_dist_train.sh",
+        "cp ckpts/bevformer_tiny_epoch_24.pth UniAD_train/UniAD/ckpts/", f"--workdir {INSIDE} ",
+        "uniad_torch1.12 python3 ./tools/postprocess_bevformer_tiny_epoch_24_pth.py\n", "uniad_dist_train.sh",
     )  # fmt: skip
     full = shown(documented, "train-stage1", "VARIANT=full", "GPUS=1")
     in_order(full, "--out ckpts/bevformer_r101_dcn_24ep.pth", "UniAD_train/UniAD/ckpts/bevformer_r101_dcn_24ep.pth", "dist_train")
-    assert "postprocess_bevformer_tiny_epoch_24_pth.py ckpts" not in full
+    assert "python3 ./tools/postprocess" not in full
 
 
 def test_the_pinned_commit_is_the_documented_one():
@@ -135,7 +135,8 @@ def test_several_machines_run_the_documented_launch(documented: Documented):
     in_order(
         text, "wait_for_nodes.py --nodes 4 --rank 2 --address first --port 28599", "--network host",
         "python -m torch.distributed.launch --nproc_per_node=8 --nnodes=4 --node_rank=2 --master_addr=first --master_port=28599 "
-        "./tools/train.py ./projects/configs/stage1_track_map/full_track_map.py --launcher pytorch",
+        "./tools/train.py ./projects/configs/stage1_track_map/full_track_map.py --launcher pytorch "
+        "--deterministic --work-dir ./projects/work_dirs/stage1_track_map/full_track_map/\n",
     )  # fmt: skip
     assert "epoch_6.pth UniAD_train" not in shown(documented, "train", *machines, "NODE_RANK=2"), "the first machine promotes"
     assert "epoch_6.pth UniAD_train" in shown(documented, "train", *machines, "NODE_RANK=0")
@@ -172,8 +173,9 @@ def test_a_run_does_each_step_once_and_the_next_does_nothing(documented: Documen
     log = documented.engine_log()
     assert [line[0] for line in log if line[0] == "build"] == ["build"], "no deployment image: native tools run on the host"
     ran = [line[line.index("uniad_torch1.12") + 1] for line in log if line[0] == "run"]
-    assert ran == ["python3", "./tools/uniad_dist_train.sh", "./tools/uniad_dist_train.sh", "./tools/uniad_dist_eval.sh"]
-    assert (documented.uniad / "tools/train.py").read_text() == "one\nours\nthree\n"
+    train = "./tools/uniad_dist_train.sh"
+    assert ran == ["python3", "python3", train, train, "./tools/uniad_dist_eval.sh"], "compile, init-weights, both stages"
+    assert (documented.uniad / "projects/lines.py").read_text() == "one\nours\nthree\n"
     assert not (documented.uniad / "sources").exists()
     assert (documented.root / "ckpts/tiny_imgx0.25_e2e_ep20.pth").is_file()
     documented.done(*goals)

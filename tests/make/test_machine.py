@@ -130,3 +130,40 @@ def test_doctor_needs_nothing_installed(tree: Tree):
     for what in ("Python", "Environment", "torch", "GPU", "Containers", "nuScenes", "Disk"):
         assert what in done.stdout
     assert "make env" in done.stdout
+
+
+def lay_tables(tree: Tree, *versions: str) -> None:
+    for version in versions:
+        (tree.root / "data/nuscenes" / version).mkdir(parents=True)
+        (tree.root / "data/nuscenes" / version / "sample.json").write_text("[]")
+
+
+def test_mini_alone_is_what_every_target_uses(tree: Tree):
+    lay_tables(tree, "v1.0-mini")
+    assert "DATASET=nuscenes NUSC_VERSION=v1.0-mini (" in tree.done("configure")
+    assert "--version v1.0-mini" in tree.done("-n", "data")
+    tree.done("data")
+    assert "[--version] [v1.0-mini]" in tree.calls()[0]
+    refused = tree.make("configure", "DATASET=nuscenes", "NUSC_VERSION=v1.0-trainval")
+    assert refused.returncode != 0 and "holds v1.0-mini: NUSC_VERSION=v1.0-mini" in refused.stderr
+
+
+def test_the_whole_release_is_chosen_where_both_are(tree: Tree):
+    lay_tables(tree, "v1.0-mini", "v1.0-trainval", "v1.0-test")
+    tree.done("configure")
+    assert "--version v1.0-trainval" in tree.done("-n", "data")
+    assert "--version v1.0-mini" in tree.done("-n", "data", "NUSC_VERSION=v1.0-mini")
+
+
+def test_a_release_that_came_after_configuring_is_named(tree: Tree):
+    tree.done("configure", "DATASET=synthetic")
+    lay_tables(tree, "v1.0-mini")
+    refused = tree.make("data", "DATASET=nuscenes")
+    assert refused.returncode != 0 and "data/nuscenes holds v1.0-mini: NUSC_VERSION=v1.0-mini" in refused.stderr
+
+
+def test_the_test_release_alone_is_nothing_to_train_on(tree: Tree):
+    lay_tables(tree, "v1.0-test")
+    assert "DATASET=synthetic" in tree.done("configure")
+    refused = tree.make("configure", "DATASET=nuscenes")
+    assert refused.returncode != 0 and "holds only v1.0-test, which has no annotations" in refused.stderr

@@ -1,70 +1,18 @@
-"""The small tools that make leans on: whose run a work directory holds, and where torch comes from."""
+"""The small tools that make leans on: where torch comes from, what the demo says at its end."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import specs
 
 from make.conftest import REPO
 
 sys.path.insert(0, str(REPO / "tools"))
-import claim_work_dir  # noqa: E402
 import demo_summary  # noqa: E402
 import setup_env  # noqa: E402
-
-
-@pytest.fixture
-def infos(tmp_path: Path) -> Path:
-    path = tmp_path / "infos.pkl"
-    path.write_bytes(b"infos")
-    return path
-
-
-def identity(infos: Path, flags: str = "--seed 0", **changes):
-    return claim_work_dir.identity(specs.nano_spec(**changes), flags, infos)
-
-
-def test_the_same_run_goes_on_in_its_directory(tmp_path: Path, infos: Path):
-    work = tmp_path / "run"
-    assert claim_work_dir.claim(work, identity(infos)) is None
-    (work / "epoch_1.pth").write_text("weights")
-    assert claim_work_dir.claim(work, identity(infos, "  --seed   0 ")) is None
-    assert (work / "epoch_1.pth").exists()
-
-
-@pytest.mark.parametrize("what", ["options", "config", "data"])
-def test_another_run_gets_a_fresh_directory_and_nothing_is_lost(tmp_path: Path, infos: Path, what: str):
-    work = tmp_path / "run"
-    claim_work_dir.claim(work, identity(infos))
-    (work / "epoch_1.pth").write_text("weights")
-    if what == "data":
-        infos.write_bytes(b"others")
-    other = identity(infos, "--seed 1" if what == "options" else "--seed 0", **({"train__lr": 1.0} if what == "config" else {}))
-    said = claim_work_dir.claim(work, other)
-    assert said is not None and what in said
-    assert not list(work.glob("*.pth"))
-    (aside,) = [p for p in tmp_path.iterdir() if p.name.startswith("run.")]
-    assert (aside / "epoch_1.pth").read_text() == "weights" and str(aside) in said
-
-
-def test_where_files_lie_and_how_often_is_logged_is_not_another_run(infos: Path):
-    here = identity(infos)
-    spec = specs.nano_spec()
-    there = replace(spec, path="/elsewhere.py", data=replace(spec.data, data_root="/mnt", workers_per_gpu=0))
-    assert claim_work_dir.identity(there, "--seed 0", infos) == here
-
-
-def test_a_run_that_make_did_not_start_is_taken_over(tmp_path: Path, infos: Path):
-    work = tmp_path / "run"
-    work.mkdir()
-    (work / "epoch_1.pth").write_text("weights")
-    assert claim_work_dir.claim(work, identity(infos)) is None
-    assert (work / "epoch_1.pth").exists() and (work / claim_work_dir.IDENTITY).is_file()
 
 
 class Pip:

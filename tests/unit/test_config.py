@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,11 @@ def test_export_module_names_are_read_as_the_modules_they_export():
     model["pts_bbox_head"]["transformer"]["type"] = "PerceptionTransformerUniADTRTP"
     model["seg_head"]["type"] = "PansegformerHeadTRTP"
     assert from_config(cfg, "x.py").model == specs.tiny_spec(stage=2).model
+
+
+@pytest.mark.parametrize("name", ["info_root", "data_root", "anchor_root"])
+def test_a_folder_means_the_same_with_and_without_its_slash(name):
+    path = specs.config_path("nano", 2)
+    with_slash, without = (load_config(path, [f"{name}=/some/where{end}"]) for end in ("/", ""))
+    assert with_slash == without and "/some/where/" in json.dumps(without)
+    assert load_config(path, ["data.val.data_root=/x"])["data"]["val"]["data_root"] == "/x/"

@@ -113,7 +113,7 @@ def cluster(paths: F64, count: int, rng: np.random.Generator) -> F64:
     if len(distinct) <= count:
         centres = distinct[np.arange(count) % len(distinct)]
     else:
-        tries = [kmeans2(flat, start, iter=ITERATIONS, minit="matrix", missing="warn", rng=rng)[0] for start in
+        tries = [kmeans2(flat, start, iter=ITERATIONS, minit="matrix", missing="warn")[0] for start in
                  (_spread_out(distinct, count, rng) for _ in range(STARTS))]  # fmt: skip
         centres = min(tries, key=lambda centre: float(np.square(vq(flat, centre)[1]).sum()))
     centres = centres.reshape(count, *paths.shape[1:])

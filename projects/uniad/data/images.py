@@ -138,6 +138,10 @@ class ImageCache:
 
     def pack(self, pixels: U8, scaler: Resampler) -> U8:
         """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""
+        if scaler.source_hw != ORIGINAL_HW:
+            height, width = scaler.source_hw
+            needed = f"{ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}"
+            raise UserError(f"the image cache holds images of {needed}, one has {width}x{height}; set native.image_cache=off")
         if self.exact:
             return pixels
         return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)

@@ -7,6 +7,7 @@ documented order's result for a quarter of its work at scale 0.25. What is cache
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uniad.data.decoder_log import decoder_messages
 from uniad.errors import UserError
 from uniad.spec import ImageSpec
 
@@ -30,7 +32,31 @@ HUE_DEG = 18.0
 
 
 def decode(path: str | Path) -> U8:
-    """A JPEG as BGR [h, w, 3]. A file that is absent, cut short or no image is a UserError that names it."""
+    """An image file as BGR [h, w, 3], its pixels as they are stored.
+
+    An orientation in a JPEG's Exif data turns nothing: calibrations refer to stored pixels, and the nuScenes devkit (Pillow) and
+    upstream (mmcv) read those, too. Bytes after the end marker, as recorders pad with, are left alone. A file that is absent, cut
+    short, damaged inside or no image is a UserError that names it.
+    """
+    return decode_all([str(path)])[0]
+
+
+def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
+    """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free."""
+    with decoder_messages() as said:
+        images = [_decode(path) for path in paths] if threads <= 1 else list(_pool(threads).map(_decode, paths))
+    if any(map(_is_damage, said)):
+        # Which of them it was, the decoder does not say: one at a time tells.
+        for path in paths:
+            with decoder_messages() as said:
+                _decode(path)
+            damage = next(filter(_is_damage, said), None)
+            if damage:
+                raise UserError(f"image {path} is damaged ({damage}); download or make it again")
+    return images
+
+
+def _decode(path: str) -> U8:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -38,19 +64,52 @@ def decode(path: str | Path) -> U8:
     except OSError as error:
         raise UserError(f"image {path} cannot be read: {error.strerror}") from error
     # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
-    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:]:
+    if data[:2] == b"\xff\xd8" and not _has_end(data):
         raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); download or make it again")
-    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR) if data else None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    except cv2.error:  # a header that asks for more pixels than there is memory
+        image = None
     if image is None:
         raise UserError(f"image {path} is not a readable JPEG ({len(data)} bytes); download or make it again")
     return image
 
 
-def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
-    """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free."""
-    if threads <= 1:
-        return [decode(path) for path in paths]
-    return list(_pool(threads).map(decode, paths))
+# A marker inside compressed data; FF00 is a byte of it, FFD0 to FFD7 restart it, further FFs fill up.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether the end marker follows the image's own data: one in an Exif thumbnail ends nothing."""
+    if jpeg.endswith(_END):
+        return True
+    position = 2
+    while position + 4 <= len(jpeg):
+        marker = jpeg[position : position + 2]
+        if marker == _END:
+            return True
+        if marker[:1] != b"\xff":
+            return False
+        if marker[1] in (0xFF, 0x01) or 0xD0 <= marker[1] <= 0xD7:  # a byte to fill up, or a marker without a length
+            position += 1 if marker[1] == 0xFF else 2
+            continue
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            following = _MARKER.search(jpeg, position)
+            if following is None:
+                return False
+            position = following.start()
+    return jpeg[position : position + 2] == _END
+
+
+# Zeros and the like before the end marker change no pixel.
+_PADDING = re.compile(r"Corrupt JPEG data: (\d{1,2}) extraneous bytes before marker 0xd9")
+
+
+def _is_damage(message: str) -> bool:
+    return "JPEG" in message and not _PADDING.search(message) or "libpng error" in message
 
 
 @lru_cache(maxsize=4)

@@ -128,6 +128,8 @@ def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = D
     recorded = sequence_path(onnx_path)
     if not recorded.is_file():
         raise UserError(f"{recorded}: no recorded sequence; `make export` writes it beside the ONNX")
+    if card.get("sequence_sha256", "") not in ("", sha256(recorded)):
+        raise UserError(f"{recorded}: changed after its card was written (digest differs); run `make export` again")
     folder.mkdir(parents=True, exist_ok=True)
     for source, name in ((onnx_path, ONNX), (recorded, SEQUENCE)):
         _link(source, folder / name)

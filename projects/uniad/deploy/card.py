@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
+from uniad.formats.card import checked
 from uniad.spec import Spec
 
 
@@ -19,9 +20,10 @@ def sequence_path(onnx_path: str | Path) -> Path:
 
 
 def write_card(artefact: str | Path, card: dict) -> Path:
-    """Write the card of an artefact that is already in place; adds its digest and size."""
+    """Write the card of an artefact that is already in place; adds its digest and size. ``formats.card`` has its keys."""
     artefact = Path(artefact)
     full = {**card, "file": artefact.name, "sha256": sha256(artefact), "bytes": artefact.stat().st_size}
+    checked(full, str(card_path(artefact)))
     with atomic_path(card_path(artefact)) as temporary:
         temporary.write_text(json.dumps(full, indent=2) + "\n")
     return card_path(artefact)
@@ -59,8 +61,9 @@ def read_card(artefact: str | Path) -> dict:
         raise UserError(
             f"{path}: the card of {artefact.name} is missing; make it again, cards are written with their file"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a card ({error}); make {artefact.name} again") from None
+    card = checked(card, str(path))
     if card.get("sha256") != sha256(artefact):
         raise UserError(f"{artefact}: changed after its card was written (digest differs); make it again")
     return card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,22 @@ class CompiledRunner(Runner):
     def reset(self) -> None:
         super().reset()
         self._on_device = False
+
+    def keep(self) -> Any:
+        return [buffer.clone() for buffer in self._resident.state] if self._on_device else super().keep()
+
+    def restore(self, kept: Any) -> None:
+        self._on_device = isinstance(kept, list)
+        if self._on_device:
+            torch._foreach_copy_(self._resident.state, kept)
+        else:
+            super().restore(kept)
+
+    def is_finite(self) -> bool:
+        if not self._on_device:
+            return super().is_finite()
+        sums = torch._foreach_norm([buffer for buffer in self._resident.state if buffer.is_floating_point()], 1)
+        return bool(torch.stack(sums).isfinite().all())
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """As ``Runner.step``; the state stays where it is."""

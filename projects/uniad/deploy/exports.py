@@ -23,7 +23,7 @@ def compare_exports(first: str | Path, second: str | Path) -> list[Report]:
         if cards[0].get(key) != cards[1].get(key):
             raise UserError(f"{second}: its {key.partition('_')[0]} is another than {first}'s; export both from one")
     names = [label(card, path) for card, path in zip(cards, (first, second))]
-    sequence = recorded.load(sequence_path(first), contracts[0])
+    sequence = recorded.load(sequence_path(first), contracts[0], cards[0])
     said = [replay(OrtRunner(contracts[0], path), sequence) for path in (first, second)]
     against = recorded.Sequence(
         sequence.feeds, said[0], {p.name: said[0][-1][f"next_{p.name}"] for p in contracts[0].state} if said[0] else {}

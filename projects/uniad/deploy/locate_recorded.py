@@ -39,7 +39,7 @@ def locate_fault(
     card, contract = contract_of(onnx_path)
     if card.get("sampling") == "plugin":
         raise UserError(f"{onnx_path}: onnxruntime has no such plugin, so it is no reference; export with --sampling gather")
-    sequence = recorded.load(sequence_path(onnx_path), contract)
+    sequence = recorded.load(sequence_path(onnx_path), contract, card)
     model = other = onnx.load(str(onnx_path))
     other_card = card
     if candidate is not None:

@@ -36,9 +36,7 @@ def write_lowered(onnx_path: str | Path, out: str | Path, say: Say = print, thre
     """
     onnx_path, out = Path(onnx_path), Path(out)
     card, contract = contract_of(onnx_path)
-    sequence = recorded.load(sequence_path(onnx_path), contract)
-    if not len(sequence):
-        raise UserError(f"{sequence_path(onnx_path)}: holds no frame to judge by; run `make export` again")
+    sequence = recorded.load(sequence_path(onnx_path), contract, card)
     lowered = lower(onnx.load(str(onnx_path)), contract, sequence, say, threads)
     faults = audit(lowered.model, contract)
     if faults:

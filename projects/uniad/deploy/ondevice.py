@@ -68,6 +68,10 @@ def read_plan(here: Path) -> dict:
         plan = json.loads((here / PLAN).read_text())
     except FileNotFoundError:
         raise UserError(f"{here}: no {PLAN}; is this an unpacked bundle?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{here / PLAN}: cannot be read ({error}); unpack the bundle again") from None
+    if not isinstance(plan, dict) or not isinstance(plan.get("files"), dict) or not plan.get("frames"):
+        raise UserError(f"{here / PLAN}: no plan of a bundle with recorded frames; unpack the bundle again")
     for name, digest in plan["files"].items():
         if not (here / name).is_file():
             raise UserError(f"{here / name} is missing; unpack the bundle again")
@@ -248,6 +252,8 @@ def load_sequence(path: Path, plan: dict):
     frames = [i["name"] for i in contract["inputs"] if "initial" not in i]
     with np.load(str(path), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    if any(name.startswith(f"f{plan['frames']}/") for name in arrays) or f"f{plan['frames'] - 1}/img_u8" not in arrays:
+        raise UserError(f"{path}: holds another number of frames than the {plan['frames']} of {PLAN}; make the bundle again")
     feeds, expected = [], []
     for i in range(plan["frames"]):
         feed = {name: arrays[f"f{i}/{name}"] for name in frames if name != "img"}

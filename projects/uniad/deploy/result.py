@@ -85,7 +85,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
     """
     for name in ("boxes", "score", *(("plan_traj",) if spec.model.has_stage2 else ())):
         if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
-            raise UserError(f"the model's {name} are not finite; verify the engine (`make verify`) and the inputs, then reset")
+            raise UserError(f"the model's {name} are not finite for this frame; verify the model (`make verify`) and the inputs")
     track = _track(outputs)
     detected = decode_detections(track, 0, spec.model.track)
     common = {

@@ -50,6 +50,17 @@ class Runner:
         """State that the next step will be fed, by input name."""
         return self._state
 
+    def keep(self) -> Any:
+        """What ``restore`` takes to undo the steps after this call."""
+        return dict(self.state)
+
+    def restore(self, kept: Any) -> None:
+        self._state = kept
+
+    def is_finite(self) -> bool:
+        """Whether the state that the next step will be fed is."""
+        return all(np.isfinite(value).all() for value in self.state.values() if value.dtype.kind == "f")
+
     def infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """All graph outputs for all graph inputs. Raises ValueError for a wrong input and RuntimeError when not entered."""
         self._check_open()

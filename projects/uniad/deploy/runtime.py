@@ -4,9 +4,9 @@
     result = runtime.step(Sensors(images, lidar2img, ego2global, lidar2ego, time_s, command))
     runtime.reset()                                   # another drive begins
 
-What one frame hands to the next stays inside. An instance is one car's world: its methods may be called from any thread, one
-call at a time (a lock makes the others wait; it does not order them, so frames should come from one queue). Two instances share
-nothing.
+What one frame hands to the next stays inside, and a step is a transaction: a frame that is refused, for its input or for what the
+model makes of it, changes nothing. An instance is one car's world: its methods may be called from any thread, one call at a time
+(a lock makes the others wait; it does not order them, so frames should come from one queue). Two instances share nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from uniad.contract import CONTRACT_VERSION, Contract, contract_for, pack_frame
 from uniad.deploy.backends.python import load_backend
 from uniad.deploy.card import read_card
 from uniad.deploy.identity import check_identity, this_device
+from uniad.deploy.plausible import Limits, Moment, check_plausible
 from uniad.deploy.result import Result, result_of
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
-from uniad.deploy.sensors import Sensors, check_time, prepare
+from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare
 from uniad.errors import UserError
 from uniad.models.bev_encoder import check_rig
 from uniad.spec import Spec, load_spec
@@ -35,19 +36,24 @@ from uniad.types import Frame
 
 CHECKPOINTS = (".pth", ".pt")
 NATIVE_BACKENDS = ("torch", "compiled")  # run a checkpoint
+SAME_VIEW = 0.05  # of the largest entry of a projection
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
 
 
 class Runtime:
     """A loaded model with its state. Make one with ``Runtime.open``; a context manager, or ``close`` it."""
 
-    def __init__(self, runner: Runner, spec: Spec, source: str = "", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, runner: Runner, spec: Spec, source: str = "", options: Sequence[str] = (), limits: Limits | None = None
+    ) -> None:
         self.spec, self.source, self.options = spec, source, list(options)
+        self.limits = limits or Limits()  # may be replaced between two frames
         self._runner = runner
         self._lock = threading.RLock()
         self._open = True
         self._start_s: float | None = None  # of the scene; None: the next frame begins one
-        self._last_s = 0.0
+        self._last: Moment | None = None  # the frame before
+        self._rig: np.ndarray | None = None  # projections that were held against the graph's room for them
         runner.__enter__()
 
     @classmethod
@@ -60,14 +66,16 @@ class Runtime:
         config: str | Path | None = None,
         options: Sequence[str] = (),
         threads: int = 0,
+        limits: Limits | None = None,
     ) -> Runtime:
         """Load an ONNX, an engine, the card of either, or a checkpoint, which needs its ``config``.
 
         config, options: in place of the card's config file, and config values on top, such as where the data lies.
         backend: auto takes what the file is made for; torch also runs an ONNX's checkpoint, and compiled runs it in fp16 on a
         GPU, many times faster, after minutes of compiling. device: auto, cpu or cuda.
-        threads: of onnxruntime, 0 its own choice. Raises UserError for a missing card, a file changed after its card was
-        written, a config that has changed since, and a backend or device that is not here.
+        threads: of onnxruntime, 0 its own choice. limits: what a frame may hold, see ``plausible``.
+        Raises UserError for a missing card, a file changed after its card was written, a config that has changed since, and a
+        backend or device that is not here.
         """
         choices = ("auto", *NATIVE_BACKENDS, "onnxruntime", *ENGINE_BACKENDS)
         if backend not in choices:
@@ -85,11 +93,11 @@ class Runtime:
             if backend not in ("auto", *NATIVE_BACKENDS):
                 raise UserError(f"{path}: a checkpoint runs in torch; for {backend} run `make export` or `make engine` first")
             spec = load_spec(config, options)
-            return cls(_native_runner(spec, path, device, backend), spec, str(path), options)
+            return cls(_native_runner(spec, path, device, backend), spec, str(path), options, limits)
         card = read_card(path)
         options = [*card.get("config_options", []), *options]
         spec = load_spec(config or card["config"], options)
-        return cls(_from_card(card, spec, path, device, backend, threads), spec, str(path), options)
+        return cls(_from_card(card, spec, path, device, backend, threads), spec, str(path), options, limits)
 
     @property
     def backend(self) -> str:
@@ -109,18 +117,31 @@ class Runtime:
         """What the model says of the next frame. The first one after ``open`` or ``reset`` begins a scene.
 
         frame: raw sensor data, or a prepared Frame with a batch of 1, whose own ``scene_start`` begins scenes, too. A frame that
-        is refused (UserError) leaves the state as it was.
+        is refused (UserError), or whose step fails in any other way, leaves everything as it was.
         """
         with self._lock:
             self._check_open()
             begun = time.perf_counter()
             ready, now = self._prepared(frame)
             feed = self._feed(ready)
-            self._begin(ready, now)
+            starts = bool(ready.scene_start[0])
+            image = self.spec.data.image
+            moment = check_plausible(feed, now, image.width, image.height, self.limits, None if starts else self._last)
+            rig = self._checked_rig(ready, starts)
             prepared = time.perf_counter()
-            outputs = self._runner.step(feed)
-            stepped = time.perf_counter()
-            result = result_of(outputs, feed, self.spec)
+            kept = self._runner.keep()
+            try:
+                outputs = self._runner.step(feed)
+                stepped = time.perf_counter()
+                result = result_of(outputs, feed, self.spec)
+                if not self._runner.is_finite():
+                    raise UserError("this frame would leave the model a state that is not finite; verify it with `make verify`")
+            except BaseException:
+                self._runner.restore(kept)
+                raise
+            self._last, self._rig = moment, rig
+            if starts:
+                self._start_s = now
             done = time.perf_counter()
             result.timings_ms.update(
                 preprocess=1e3 * (prepared - begun), step=1e3 * (stepped - prepared), postprocess=1e3 * (done - stepped)
@@ -133,11 +154,12 @@ class Runtime:
         """
         with self._lock:
             self._check_open()
+            before = None if can_bus is None else check_can_bus(can_bus).astype(np.float32)
             self._runner.reset()
-            self._start_s = None
-            if can_bus is not None:
-                self._runner.state["state_pos"] = np.asarray(can_bus[:3], np.float32).reshape(1, 3)
-                self._runner.state["state_angle"] = np.asarray(can_bus[17], np.float32).reshape(1)
+            self._start_s = self._last = None
+            if before is not None:
+                self._runner.state["state_pos"] = before[:3].reshape(1, 3)
+                self._runner.state["state_angle"] = before[17].reshape(1)
 
     def close(self) -> None:
         """Release the model. Closing twice does nothing."""
@@ -160,24 +182,28 @@ class Runtime:
         """The step's input, and the time by the caller's clock (s)."""
         first = self._start_s is None
         if isinstance(frame, Frame):
+            if frame.time_s.shape != (1,) or frame.scene_start.shape != (1,):
+                raise UserError(f"this frame has a batch of {list(frame.time_s.shape)}; the runtime is one car's, it takes [1]")
             starts = first or bool(frame.scene_start[0])
             ready, now = frame._replace(scene_start=torch.tensor([starts])), float(frame.time_s[0])
         elif isinstance(frame, Sensors):
-            starts, now = first, check_time(frame.time_s)
+            now = check_time(frame.time_s)
             ready = prepare(frame, self.spec.data, now if first else self._start_s, first)
         else:
             raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
-        if not starts and now <= self._last_s:
-            raise UserError(f"this frame's time is {now:.3f} s, after one of {self._last_s:.3f} s; reset() begins a scene")
         return ready, now
 
-    def _begin(self, frame: Frame, now: float) -> None:
-        """A new scene's cameras are held against the graph's room for them; then the time is noted."""
-        if bool(frame.scene_start[0]):
-            image = self.spec.data.image
-            check_rig(self.spec.model.bev, frame.lidar2img, (image.height, image.width))
-            self._start_s = now
-        self._last_s = now
+    def _checked_rig(self, frame: Frame, starts: bool) -> np.ndarray:
+        """The projections last held against the graph's room for them: of a scene's first frame, or of a later one whose cameras
+        look elsewhere. That they turn a little with the car from frame to frame, as in nuScenes, changes nothing.
+        """
+        views = frame.lidar2img[0, :, :3, :3].cpu().numpy()
+        if not starts and self._rig is not None:
+            if np.abs(views - self._rig).max() <= SAME_VIEW * np.abs(self._rig).max():
+                return self._rig
+        image = self.spec.data.image
+        check_rig(self.spec.model.bev, frame.lidar2img, (image.height, image.width))
+        return views
 
     def _feed(self, frame: Frame) -> dict[str, np.ndarray]:
         check_command(frame.command.cpu().numpy())

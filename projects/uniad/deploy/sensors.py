@@ -60,6 +60,9 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
     and a command outside 0..2.
     """
+    for name in ("ego2global", "lidar2ego"):
+        if not isinstance(getattr(sensors, name), Pose):
+            raise UserError(f"{name} is a {type(getattr(sensors, name)).__name__}; needed is Pose(translation, rotation)")
     _check_cameras(sensors.images, "images")
     _check_cameras(sensors.lidar2img, "lidar2img")
     command = _command(sensors.command)
@@ -76,14 +79,18 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")
     global_from_ego = ego.matrix()
     global_from_lidar = global_from_ego @ lidar.matrix()
-    # Points are row vectors here: the rotation is stored transposed.
-    l2g_r = np.ascontiguousarray(global_from_lidar[:3, :3].T, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
+        lidar2img = scaled_projection(img_from_lidar, spec.image.scale).astype(np.float32)
+        can_bus = _can_bus(sensors.can_bus, ego, global_from_ego, spec)
+        # Points are row vectors here: the rotation is stored transposed.
+        l2g_r = np.ascontiguousarray(global_from_lidar[:3, :3].T, dtype=np.float32)
+        l2g_t = global_from_lidar[:3, 3].astype(np.float32)
     return Frame(
         img=img,
-        lidar2img=torch.from_numpy(scaled_projection(img_from_lidar, spec.image.scale).astype(np.float32))[None],
-        can_bus=torch.from_numpy(_can_bus(sensors.can_bus, ego, global_from_ego, spec))[None],
+        lidar2img=torch.from_numpy(lidar2img)[None],
+        can_bus=torch.from_numpy(can_bus)[None],
         l2g_r=torch.from_numpy(l2g_r)[None],
-        l2g_t=torch.from_numpy(global_from_lidar[:3, 3].astype(np.float32))[None],
+        l2g_t=torch.from_numpy(l2g_t)[None],
         time_s=torch.tensor([check_time(sensors.time_s) - start_s], dtype=torch.float32),
         scene_start=torch.tensor([scene_start]),
         command=torch.tensor([command], dtype=torch.int32),
@@ -91,7 +98,7 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
 
 
 def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
-    vector = np.zeros(18) if recorded is None else _numbers(recorded, (18,), "can_bus", "18 numbers as in nuScenes").copy()
+    vector = np.zeros(18) if recorded is None else check_can_bus(recorded).copy()
     vector[:3] = ego.translation
     # Documented: the quaternion's first component stands in all four places. See data.dataset.can_bus.
     vector[3:7] = ego.rotation[0] if spec.compat.can_bus_quaternion == "documented" else ego.rotation
@@ -100,7 +107,14 @@ def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: 
     return vector.astype(np.float32)
 
 
+def check_can_bus(value: ArrayLike) -> F64:
+    """[18] as nuScenes has it, or a UserError."""
+    return _numbers(value, (18,), "can_bus", "18 numbers as in nuScenes")
+
+
 def _check_cameras(given: Mapping[str, Any], what: str) -> None:
+    if not isinstance(given, Mapping):
+        raise UserError(f"{what} is a {type(given).__name__}; needed is a dict by camera name: {', '.join(CAMERAS)}")
     missing, unknown = [c for c in CAMERAS if c not in given], [c for c in given if c not in CAMERAS]
     if missing or unknown:
         faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(map(str, unknown))}"] * bool(unknown)
@@ -110,25 +124,32 @@ def _check_cameras(given: Mapping[str, Any], what: str) -> None:
 def _command(value: object) -> int:
     try:
         return int(check_command([value])[0])
-    except (TypeError, ValueError):
-        raise UserError(f"command is {value!r}, which is no driving command; use 0 right, 1 left, 2 straight") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"command is {_shown(value)}, which is no driving command; use 0 right, 1 left, 2 straight") from None
+
+
+def _shown(value: object) -> str:
+    """The value as a message quotes it; of one that is long, its kind."""
+    if type(value) is int and value.bit_length() > 64:
+        return f"an int of {value.bit_length()} bits"
+    return repr(value)[:100]
 
 
 def check_time(value: object) -> float:
     """Seconds as a float, or a UserError."""
     try:
         time_s = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         time_s = float("nan")
     if not np.isfinite(time_s):
-        raise UserError(f"time_s is {value!r}; needed is the time of the images in seconds")
+        raise UserError(f"time_s is {_shown(value)}; needed is the time of the images in seconds")
     return time_s
 
 
 def _numbers(value: ArrayLike, shape: tuple[int, ...], where: str, what: str) -> F64:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where} is no array of numbers; needed is {what}, {list(shape)}") from None
     if array.shape != shape:
         raise UserError(f"{where} has shape {list(array.shape)}; needed is {what}, {list(shape)}")

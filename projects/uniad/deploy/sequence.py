@@ -3,16 +3,18 @@
 Images are kept as uint8 at network size (before normalisation) and the expected numbers come from exactly those images, so a
 file of ten frames stays small and is still exact. Layout of the ``.npz``: ``mean`` and ``std`` [3]; ``f{i}/img_u8``
 [N, H, W, 3] and ``f{i}/{port}`` for the other frame inputs; ``f{i}/out/{port}`` for the expected outputs; ``end/{port}`` for
-the last state.
+the last state. Every array is as the contract wants it, and finite, or the file is refused: a replay of less proves less.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import zipfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ import torch
 from uniad.contract import Contract, pack_frame, pack_outputs, unpack_inputs
 from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, sha256
 from uniad.spec import ImageSpec, Spec
 from uniad.types import Frame
 
@@ -86,31 +88,80 @@ def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], 
     return count
 
 
-def load(path: Path, contract: Contract) -> Sequence:
-    """Read a recorded sequence; a file of another contract is an error that names the first difference."""
+def load(path: Path, contract: Contract, card: Mapping[str, Any] | None = None) -> Sequence:
+    """Read a recorded sequence and hold it against its contract, and against what the card of its graph says of it.
+
+    A file that is damaged, of another contract, or of another number of frames than the card has is a UserError that names the
+    first difference.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
+        with zipfile.ZipFile(path) as archive:
+            arrays = _arrays(archive, path, contract)
     except FileNotFoundError:
         raise UserError(f"{path}: no recorded sequence; `make export` writes it beside the ONNX") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a recorded sequence ({error}); run `make export` again") from None
-    count = sum(k.endswith("/img_u8") for k in arrays)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything; all of it means the same to its owner
+        why = str(error) or type(error).__name__
+        raise UserError(f"{path}: not a recorded sequence ({why}); run `make export` again") from None
+    count = 1 + max(int(name[1:].partition("/")[0]) for name in arrays if name.startswith("f"))
+    if card is not None:
+        if card.get("sequence_frames", count) != count:
+            raise UserError(f"{path}: has {count} frames, its card says {card['sequence_frames']}; run `make export` again")
+        if card.get("sequence_sha256", "") not in ("", sha256(path)):
+            raise UserError(f"{path}: changed after its card was written (digest differs); run `make export` again")
     feeds, expected = [], []
-    try:
-        for i in range(count):
-            feed = {p.name: arrays[f"f{i}/{p.name}"] for p in contract.frame if p.name != "img"}
-            feed["img"] = normalise_images(arrays[f"f{i}/img_u8"], arrays["mean"], arrays["std"])
-            feeds.append(feed)
-            expected.append({p.name: arrays[f"f{i}/out/{p.name}"] for p in contract.outputs})
-        end = {p.name: arrays[f"end/{p.name}"] for p in contract.state}
-    except KeyError as error:
-        raise UserError(
-            f"{path}: {error.args[0]} is missing, the sequence belongs to another config; run `make export`"
-        ) from None
-    if feeds:
-        contract.check_inputs({**feeds[0], **contract.initial_state()})
+    for i in range(count):
+        feed = {p.name: arrays[f"f{i}/{p.name}"] for p in contract.frame if p.name != "img"}
+        feed["img"] = normalise_images(arrays[f"f{i}/img_u8"], arrays["mean"], arrays["std"])
+        feeds.append(feed)
+        expected.append({p.name: arrays[f"f{i}/out/{p.name}"] for p in contract.outputs})
+    end = {p.name: arrays[f"end/{p.name}"] for p in contract.state}
+    contract.check_inputs({**feeds[0], **contract.initial_state()})
     return Sequence(feeds, expected, end)
+
+
+def _arrays(archive: zipfile.ZipFile, path: Path, contract: Contract) -> dict[str, np.ndarray]:
+    """All arrays by name; there are those of whole frames from 0 on, and no others."""
+    again = "the file is cut or belongs to another config; run `make export` again"
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    frames = sorted({int(name[1:].partition("/")[0]) for name in names if re.match(r"f\d{1,6}/", name)})
+    if not frames:
+        raise UserError(f"{path}: holds no frame; {again}")
+    wanted = _expected_arrays(contract, range(len(frames)))
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{path}: {name} is missing, {again}")
+    for name in names:
+        if name not in wanted:
+            raise UserError(f"{path}: has an array {name[:80]!r}, which no frame of this config has; {again}")
+    arrays = {}
+    for name, (shape, dtype) in wanted.items():
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            found, by_columns, kind = header(member)
+            if tuple(found) != shape or kind != dtype:
+                raise UserError(f"{path}: {name} is {kind}{list(found)}, expected {dtype}{list(shape)}: {again}")
+            # One byte more than there must be: reading to the end is what checks the archive's sum.
+            data = member.read(math.prod(shape) * dtype.itemsize + 1)
+        array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C").copy()
+        if dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds a value that is not finite; {again}")
+        arrays[name] = array
+    return arrays
+
+
+def _expected_arrays(contract: Contract, frames: Iterable[int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype by name of all that a sequence of these frames holds."""
+    img = next(port for port in contract.frame if port.name == "img")
+    _, cameras, channels, height, width = img.shape
+    arrays = {name: ((channels,), np.dtype(np.float32)) for name in ("mean", "std")}
+    for i in frames:
+        arrays[f"f{i}/img_u8"] = ((cameras, height, width, channels), np.dtype(np.uint8))
+        arrays |= {f"f{i}/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.frame if p is not img}
+        arrays |= {f"f{i}/out/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.outputs}
+    return arrays | {f"end/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.state}
 
 
 def frame_from_feed(contract: Contract, feed: dict[str, np.ndarray]) -> Frame:

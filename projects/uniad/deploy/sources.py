@@ -1,20 +1,12 @@
 """Where frames come from: a scene of a dataset, or a folder that somebody recorded. One after the other, read when asked for.
 
-A folder of frames holds ``frames.json`` beside its images; docs/inference.md shows one:
-
-    {"lidar2ego": {"translation": [x, y, z], "rotation": [w, x, y, z]},
-     "cameras": {"CAM_FRONT": {"lidar2img": [[4 x 4]]},                  or {"intrinsic": [[3 x 3]], "lidar2cam": [[4 x 4]]}
-                 ...},
-     "frames": [{"time_s": 0.0, "images": {"CAM_FRONT": "front/0.jpg", ...}, "ego2global": {...}, "command": 2,
-                 "can_bus": [18 numbers], "token": "..."}, ...]}
-
-``can_bus``, ``token`` and ``command`` (2) may be left out; a frame may bring ``cameras`` or ``lidar2ego`` of its own.
+A folder of frames holds ``frames.json`` beside its images; ``uniad.formats.frames`` states the format.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +19,7 @@ from uniad.data.labels import Labeller
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
+from uniad.formats import frames as schema
 from uniad.spec import DataSpec
 
 INDEX = "frames.json"
@@ -119,45 +112,40 @@ class DatasetFrames:
 
 
 class FolderFrames:
-    """A recorded folder: one scene."""
+    """A recorded folder: one scene. Its index is checked as a whole when it is opened. ``every``: only each so many-th frame."""
 
-    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+    def __init__(self, folder: str | Path, threads: int = 1, every: int = 1) -> None:
         self.folder, self.threads = Path(folder), threads
         path = self.folder / INDEX
         try:
-            self.index = json.loads(path.read_text())
+            index = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; a folder of frames holds one, see docs/inference.md") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
-        frames = self.index.get("frames") if isinstance(self.index, dict) else None
-        if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
-            raise UserError(f"{path} lists no frames; docs/inference.md shows how it looks")
+        self.index = schema.checked(index, str(path), every)
 
     def scene(self, most: int | None = None) -> Scene:
         """All of it, or its first ``most`` frames."""
-        return Scene(self.folder.resolve().name, str(self.index.get("scene_token", self.folder.resolve().name)), self,
-                     tuple(range(len(self.index["frames"])))[:most])  # fmt: skip
+        return Scene(self.folder.resolve().name, self._scene_token(), self, tuple(range(len(self.index["frames"])))[:most])
+
+    def _scene_token(self) -> str:
+        return self.index.get("scene_token", self.folder.resolve().name)
 
     def shot(self, key: int, number: int) -> Shot:
-        frame, where = self.index["frames"][key], f"{self.folder / INDEX}: frame {key}"
-        given = {**self.index, **frame}
-        missing = [name for name in ("images", "cameras", "ego2global", "lidar2ego", "time_s") if name not in given]
-        if missing:
-            raise UserError(f"{where} lacks {', '.join(missing)}; docs/inference.md shows how it looks")
-        paths = {name: str(self.folder / path) for name, path in _mapping(given["images"], f"{where}: images").items()}
-        cameras = _mapping(given["cameras"], f"{where}: cameras")
+        frame = self.index["frames"][key]
+        paths = {name: str(self.folder / path.replace("\\", "/")) for name, path in frame["images"].items()}
         sensors = Sensors(
             images=dict(zip(paths, decode_all(list(paths.values()), self.threads))),
-            lidar2img={name: _projection(camera, f"{where}: camera {name}") for name, camera in cameras.items()},
-            ego2global=_pose(given["ego2global"], f"{where}: ego2global"),
-            lidar2ego=_pose(given["lidar2ego"], f"{where}: lidar2ego"),
-            time_s=given["time_s"],
-            command=given.get("command", 2),
-            can_bus=given.get("can_bus"),
+            lidar2img=frame["cameras"],
+            ego2global=Pose(**frame["ego2global"]),
+            lidar2ego=Pose(**frame["lidar2ego"]),
+            time_s=float(frame["time_s"]),
+            command=frame.get("command", 2),
+            can_bus=frame.get("can_bus"),
         )
-        token = str(frame.get("token", f"{self.folder.resolve().name}-{key:06d}"))
-        return Shot(sensors, _info(sensors, paths, token, self.scene().token), number)
+        token = frame.get("token", f"{self.folder.resolve().name}-{frame['number']:06d}")
+        return Shot(sensors, _info(sensors, paths, token, self._scene_token()), number)
 
 
 def _info(sensors: Sensors, paths: dict[str, str], token: str, scene_token: str) -> dict[str, Any]:
@@ -173,29 +161,3 @@ def _info(sensors: Sensors, paths: dict[str, str], token: str, scene_token: str)
         "cams": paths,
         "lidar2img": {name: np.asarray(matrix).tolist() for name, matrix in sensors.lidar2img.items()},
     }
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is no object of camera names; docs/inference.md shows how it looks")
-    return value
-
-
-def _pose(value: Any, where: str) -> Pose:
-    try:
-        return Pose(value["translation"], value["rotation"]).checked(where)
-    except (KeyError, TypeError):
-        raise UserError(f"{where} is no pose: needed are translation [x, y, z] and rotation [w, x, y, z]") from None
-
-
-def _projection(camera: Any, where: str) -> np.ndarray:
-    """lidar2img [4, 4] of a camera's entry."""
-    try:
-        if "lidar2img" in camera:
-            return np.asarray(camera["lidar2img"], np.float64)
-        whole = np.eye(4)
-        whole[:3, :3] = np.asarray(camera["intrinsic"], np.float64)[:3, :3]
-        return whole @ np.asarray(camera["lidar2cam"], np.float64).reshape(4, 4)
-    except (KeyError, TypeError, ValueError, IndexError):
-        need = "lidar2img [4, 4], or intrinsic [3, 3] and lidar2cam [4, 4]"
-        raise UserError(f"{where} has no projection: needed is {need}") from None

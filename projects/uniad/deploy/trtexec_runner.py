@@ -33,6 +33,6 @@ class TrtexecRunner(Runner):
 
 def measure(onnx_path: str | Path, engine: str | Path, iterations: int = 200, seconds: int = 10) -> dict[str, float]:
     """GPU milliseconds of a step on the first recorded frame."""
-    _, contract = contract_of(onnx_path)
-    feeds = {**load(sequence_path(onnx_path), contract).feeds[0], **contract.initial_state()}
+    card, contract = contract_of(onnx_path)
+    feeds = {**load(sequence_path(onnx_path), contract, card).feeds[0], **contract.initial_state()}
     return TrtexecRunner(contract, engine).engine.latency({n: feeds[n] for n in contract.input_names}, iterations, seconds)

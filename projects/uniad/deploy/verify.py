@@ -35,7 +35,7 @@ def verify_engine(
 ) -> Report:
     """Report of one backend. ``engine`` is needed for the TensorRT backends, ``checkpoint`` overrides the card's for torch."""
     card, contract = contract_of(onnx_path)
-    sequence = recorded.load(sequence_path(onnx_path), contract)
+    sequence = recorded.load(sequence_path(onnx_path), contract, card)
     runner = _runner(card, contract, onnx_path, engine, backend, checkpoint, precision)
     return compare(replay(runner, sequence), sequence, contract, backend, precision)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from uniad.configfile import nearest
 from uniad.errors import UserError
 
-Rule = Callable[[NDArray[Any]], NDArray[np.bool_]]  # items of an array [n, *shape] -> which of them are good [n]
-Where = Callable[[int], str]
+if TYPE_CHECKING:  # Python 3.8, which upstream's container has, cannot evaluate them
+    Rule = Callable[[NDArray[Any]], NDArray[np.bool_]]  # items of an array [n, *shape] -> which of them are good [n]
+    Where = Callable[[int], str]
 
 _KINDS = {"float": "fiu", "whole": "iuf", "flag": "b", "text": "US"}
 _TYPES = {"float": np.float64, "whole": np.int64, "flag": np.bool_, "text": np.str_}
@@ -114,7 +115,8 @@ class Array:
     def check(self, value: Any, where: str) -> Any:
         array = self._converted([value])
         if array is None or not self._good(array).all():
-            raise refuse(value, where, self.wanted)
+            # Of a long array its shape, and whether it is finite, say more than its first digits.
+            raise refuse(value if array is None else array[0], where, self.wanted)
         return array[0]
 
     def stack(self, values: Sequence[Any]) -> NDArray[Any] | None:
@@ -250,7 +252,7 @@ class Named:
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} is no object of {self.wanted.removeprefix('a mapping of ')}; it is {shown(value)}")
+            raise UserError(f"{where} is no object of {self.wanted.replace('a mapping of ', '', 1)}; it is {shown(value)}")
         if self.names:
             unknown_keys(value, self.names, where)
         missing = [name for name in self.names if name not in value] if self.complete else []

@@ -121,7 +121,7 @@ def columns(infos: list[dict[str, Any]], version: str, path: str) -> dict[str, A
     for key, kind in CAMERA.items():
         parts = [column(infos, ("cams", camera, key), kind, there) for camera in CAMERAS]
         out[key] = np.stack([np.asarray(part) for part in parts], axis=1)
-    out |= _objects(infos, version, path, there)
+    out.update(_objects(infos, version, path, there))
     out["order"], out["starts"], out["infos"] = order, starts, infos
     return out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Bounds = tuple[float, float, float]
+Bounds = "tuple[float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 @dataclass(frozen=True)

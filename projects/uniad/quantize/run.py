@@ -72,9 +72,7 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     card, contract = contract_of(onnx_path)
     if is_quantised(onnx_path):
         raise UserError(f"{onnx_path}: is quantised already; give the fp32 graph that `make export` writes")
-    sequence = recorded.load(sequence_path(onnx_path), contract)
-    if not len(sequence):
-        raise UserError(f"{sequence_path(onnx_path)}: holds no frame to judge by; run `make export` again")
+    sequence = recorded.load(sequence_path(onnx_path), contract, card)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)))
     layers = find_layers(model)
     check_groups(list(options.keep), layers)

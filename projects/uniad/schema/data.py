@@ -39,7 +39,7 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -
             elif kind == "ObjectNameFilterTrack":
                 n.same("classes", classes, "data.train.classes")
             elif kind == "NormalizeMultiviewImage":
-                out |= {"mean": n.numbers("mean", 3), "std": n.numbers("std", 3), "to_rgb": n.flag("to_rgb", True)}
+                out.update(mean=n.numbers("mean", 3), std=n.numbers("std", 3), to_rgb=n.flag("to_rgb", True))
             elif kind == "RandomScaleImageMultiViewImage":
                 (out["scale"],) = n.numbers("scales", 1)
             elif kind == "PadMultiViewImage":
@@ -49,7 +49,7 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -
                 n.skip("img_scale")
                 inner = _pipeline(n.subs("transforms"), classes, pc_range)
                 blank = _pipeline([], classes, pc_range)
-                out |= {key: value for key, value in inner.items() if value != blank.get(key)}
+                out.update({key: value for key, value in inner.items() if value != blank.get(key)})
             else:
                 n.skip("class_names", "with_label", "keys", "meta_keys")
     return out

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uniad.errors import EXIT_USER_ERROR, UserError
+from uniad.errors import EXIT_USER_ERROR, UserError, system_errors_are_one_line
 from uniad.processes import stop_with_parent
 
 # A rank may wait this long for another: rank 0 writes a checkpoint of a full model to a slow disk in less.
@@ -164,7 +164,8 @@ def one_voice() -> Iterator[None]:
     One process of several ends here, for the reason that ``leave`` gives.
     """
     try:
-        yield
+        with system_errors_are_one_line():
+            yield
     except UserError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise

@@ -12,12 +12,9 @@ from typing import Any
 import torch
 
 from uniad.spec import Spec
+from uniad.training.identity import HARMLESS_SPEC_KEYS
 
 FORMAT = 1
-
-# Keys of a spec that may change between a run and its continuation without changing a single number.
-_HARMLESS = ("path", "train.load_from", "train.log_interval", "train.checkpoint_interval", "data.workers_per_gpu",
-             "data.data_root", "data.ann_file_train", "data.ann_file_val", "train.find_unused_parameters")  # fmt: skip
 
 
 def flatten(spec: Spec) -> dict[str, Any]:
@@ -37,14 +34,14 @@ def flatten(spec: Spec) -> dict[str, Any]:
 
 def digest(spec: Spec) -> str:
     """Short digest of everything in the spec that shapes the numbers of a run."""
-    kept = {k: v for k, v in flatten(spec).items() if k not in _HARMLESS}
+    kept = {k: v for k, v in flatten(spec).items() if k not in HARMLESS_SPEC_KEYS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(spec: Spec, saved_json: str) -> list[str]:
     """What differs between ``spec`` and the one in a checkpoint, as ``key: saved -> now``."""
     saved, now = json.loads(saved_json), flatten(spec)
-    keys = [k for k in sorted({*saved, *now}) if k not in _HARMLESS]
+    keys = [k for k in sorted({*saved, *now}) if k not in HARMLESS_SPEC_KEYS]
     return [f"{k}: {saved.get(k)} -> {now.get(k)}" for k in keys if saved.get(k) != now.get(k)]
 
 

@@ -153,8 +153,11 @@ class Trainer:
         now = self._run_facts()
         changes += [f"{k}: {ours.get(k)} -> {v}" for k, v in now.items() if ours.get(k) != v]
         if native["epoch_len"] != self.epoch_len:
-            epoch, inside = divmod(self.iteration, native["epoch_len"])
-            self.iteration = epoch * self.epoch_len + inside * self.epoch_len // native["epoch_len"]
+            # A run of epochs goes on at the same place of its epoch. A run of iterations still owes those that are missing:
+            # they are what was promised, whatever an epoch is now.
+            if self.options.max_iters is None:
+                epoch, inside = divmod(self.iteration, native["epoch_len"])
+                self.iteration = epoch * self.epoch_len + inside * self.epoch_len // native["epoch_len"]
             self.window = Window()
         if changes:
             shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
@@ -175,8 +178,7 @@ class Trainer:
         """Trains from ``iteration`` to the end, or until stopped by a signal."""
         self.log = log
         if self.iteration >= self.max_iters:
-            log.say(f"nothing to do: {self.store.last_good} has all {self.max_iters} iterations of this run")
-            return Outcome(True, False, self.iteration, self.store.last_good)
+            return self._already_complete()
         self.step_module = self._parallel()
         self.captured = CapturedStep(self.clip_loss, self.generator, self.loss_scale.scale) if self.options.cuda_graph else None
         self._restart_clock()
@@ -201,6 +203,25 @@ class Trainer:
                 self.captured = None
                 self.step_module = self.clip_loss  # lets go of the process group before it is taken down
             return self._finish()
+
+    def _already_complete(self) -> Outcome:
+        """Nothing is left to train; the checkpoint that the run promises has its name, whatever was lost or renamed since."""
+        last = self.store.last_good
+        if self.iteration > self.max_iters:
+            raise UserError(
+                f"{last} has {self.iteration} iterations, more than the {self.max_iters} of this run: give another --work-dir, "
+                "or --resume none to start afresh"
+            )
+        promised = self.store.work_dir / self._promised()
+        if self.world.is_main and not promised.is_file():
+            self._save(promised.name)
+        distributed.barrier(self.world)
+        self.log.say(f"nothing to do: {promised} has all {self.max_iters} iterations of this run")
+        return Outcome(True, False, self.iteration, promised)
+
+    def _promised(self) -> str:
+        """The name of the checkpoint that ends this run, as documented."""
+        return f"iter_{self.max_iters}.pth" if self.options.max_iters is not None else f"epoch_{self.max_epochs}.pth"
 
     def _iterate(self, clips: Iterator[tuple[Any, Any]]) -> None:
         fetch_started = time.perf_counter()
@@ -357,7 +378,7 @@ class Trainer:
         if not finished:
             path = self._save(INTERVAL)
         elif self.options.max_iters is not None:
-            path = self._save(f"iter_{self.iteration}.pth")
+            path = self._save(self._promised())
         distributed.barrier(self.world)
         path = path or self.store.last_good
         if finished:

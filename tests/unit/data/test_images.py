@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import os
+import struct
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from uniad.data.decoder_log import decoder_messages
 from uniad.data.transforms import Distortion, Resampler, check_size, decode, decode_all, finish, normalise
 from uniad.errors import UserError
 
@@ -83,6 +90,70 @@ def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path, content):
         decode(path)
     with pytest.raises(UserError, match=r"none\.jpg does not exist"):
         decode(tmp_path / "none.jpg")
+
+
+def with_exif(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG with an orientation in its Exif data, and a thumbnail's end marker there."""
+    entry = struct.pack("<HHI", 0x0112, 3, 1) + struct.pack("<HH", orientation, 0)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0) + b"\xff\xd8\xff\xd9"
+    body = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+def test_pixels_are_read_as_stored_whatever_exif_says_of_up(tmp_path, image, orientation):
+    """As Pillow, which the devkit reads with, and mmcv do: the calibration knows nothing of it."""
+    plain = jpeg(tmp_path / "plain.jpg", image)
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(with_exif(plain.read_bytes(), orientation))
+    got = decode(turned)
+    assert np.array_equal(got, decode(plain))
+    with Image.open(turned) as theirs:
+        assert theirs.size == (1600, 900) and theirs.getexif()[0x0112] == orientation
+
+
+@pytest.mark.parametrize("padding", [b"\0" * 900, b"\0" * 4096, b"\n", bytes(range(256)) * 9])
+def test_what_follows_the_end_marker_is_left_alone(tmp_path, image, padding):
+    path = jpeg(tmp_path / "padded.jpg", image)
+    want = decode(path)
+    path.write_bytes(path.read_bytes() + padding)
+    assert np.array_equal(decode(path), want)
+
+
+def test_a_cut_image_with_a_whole_thumbnail_is_cut(tmp_path, image):
+    path = jpeg(tmp_path / "cut.jpg", image)
+    data = with_exif(path.read_bytes(), 1)
+    path.write_bytes(data[: len(data) // 2] + b"\0" * 5000)
+    with pytest.raises(UserError, match=r"cut\.jpg is cut short"):
+        decode(path)
+
+
+@pytest.mark.parametrize("fill", [0x55, 0x00])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_damage_inside_names_the_file(tmp_path, image, fill, threads, capfd):
+    good = jpeg(tmp_path / "good.jpg", image)
+    path = jpeg(tmp_path / "damaged.jpg", image)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle:-2] = bytes([fill]) * (len(data) - 2 - middle)
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"damaged\.jpg is damaged \(Corrupt JPEG data.*download") as error:
+        decode_all([str(good), str(path), str(good)], threads)
+    assert "\n" not in str(error.value) and capfd.readouterr().err == ""
+
+
+def test_what_others_write_while_images_are_decoded_reaches_stderr(capfd):
+    with decoder_messages() as said:
+        os.write(2, b"a word of another thread\nCorrupt JPEG data: premature end of data segment\n")
+    assert said == ["Corrupt JPEG data: premature end of data segment"]
+    assert capfd.readouterr().err == "a word of another thread\n"
+
+
+def test_images_decode_where_there_is_no_stderr(tmp_path, image):
+    path = jpeg(tmp_path / "a.jpg", image)
+    script = "import os, sys; os.close(2); from uniad.data.transforms import decode; print(decode(sys.argv[1]).shape)"
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert done.stdout == "(900, 1600, 3)\n"
 
 
 def test_an_image_of_another_size_is_refused_with_both_sizes():

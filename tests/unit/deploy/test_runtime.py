@@ -12,8 +12,9 @@ import torch
 from specs import config_path, nano_spec
 from uniad.data.check import CAMERAS
 from uniad.data.dataset import SceneStream
+from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
-from uniad.deploy.result import result_of
+from uniad.deploy.result import Result, result_of
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose, Sensors, prepare
 from uniad.deploy.sources import DatasetFrames, Shot
@@ -104,17 +105,126 @@ def test_time_may_count_from_any_epoch_and_reset_forgets(runtime: Runtime, shots
     assert np.abs(alone - plans[0]).max() > 1e-4, "the frame before mattered"
 
 
-def test_a_refused_frame_changes_nothing(runtime: Runtime, shots: list[Shot]) -> None:
-    def drive(disturbed: bool) -> np.ndarray:
-        runtime.reset()
-        for shot in shots[:3]:
-            if disturbed:
-                with pytest.raises(UserError):
-                    runtime.step(replace(shot.sensors, command=7))
-            result = runtime.step(shot.sensors)
-        return result.plan.raw
+def moved(pose: Pose, metres: float) -> Pose:
+    return Pose(np.asarray(pose.translation, float) + [metres, 0, 0], pose.rotation)
 
-    np.testing.assert_array_equal(drive(True), drive(False))
+
+def every(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    return dict.fromkeys(CAMERAS, matrix)
+
+
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+# What no car can have sent, in the first frame of a scene or a later one; and what only a later one shows
+IMPLAUSIBLE = {
+    "a projection of zeros": (lambda s: replace(s, lidar2img=every(np.zeros((4, 4)))), "lidar2img of CAM_FRONT"),
+    "a projection beyond float32": (lambda s: replace(s, lidar2img=every(np.full((4, 4), 1e300))), "lidar2img holds a value"),
+    "a projection of ones": (lambda s: replace(s, lidar2img=every(np.ones((4, 4)))), "ends in the row"),
+    "a projection twice as large": (
+        lambda s: replace(s, lidar2img={c: np.diag([2.0, 2, 2, 1]) @ m for c, m in s.lidar2img.items()}), "third row has length 2"
+    ),
+    "a mirrored camera": (lambda s: replace(s, lidar2img={c: m @ MIRROR for c, m in s.lidar2img.items()}), "mirrors the image"),
+    "a sheared lidar": (
+        lambda s: replace(s, lidar2img={c: m @ np.diag([1.0, 1, 1.5, 1]) for c, m in s.lidar2img.items()}), "shears the image"
+    ),
+    "a camera 100 m away": (
+        lambda s: replace(s, lidar2img={c: m + 100 * np.eye(4)[:, 2:3] * np.eye(4)[3] for c, m in s.lidar2img.items()}),
+        "m from the lidar",
+    ),
+    "can_bus of 1e30": (lambda s: replace(s, can_bus=[1e30] * 18), "can_bus: acceleration is"),
+    "can_bus beyond float32": (lambda s: replace(s, can_bus=[1e300] * 18), "can_bus or ego2global holds a value"),
+    "a speed of 1000 m/s": (lambda s: replace(s, can_bus=[0] * 13 + [1000, 0, 0, 0, 0]), "velocity is 1000 m/s"),
+    "a pose 1e20 m away": (lambda s: replace(s, ego2global=moved(s.ego2global, 1e20)), "m from the origin"),
+    "a pose beyond float32": (lambda s: replace(s, ego2global=moved(s.ego2global, 1e39)), "holds a value"),
+    "a pose in UTM": (lambda s: replace(s, ego2global=moved(s.ego2global, 5e6)), "position_m=100000"),
+    "a lidar a mile off": (lambda s: replace(s, lidar2ego=moved(s.lidar2ego, 1609)), "lidar2ego is a translation of"),
+    "images that are none": (lambda s: replace(s, images=None), "images is a NoneType; needed is a dict by camera name"),
+    "a pose as a tuple": (lambda s: replace(s, ego2global=([0, 0, 0], [1, 0, 0, 0])), "ego2global is a tuple"),
+    "a command that is none": (lambda s: replace(s, command=7), "command is 7"),
+    "a time without end": (lambda s: replace(s, time_s=10**5000), "time_s is an int"),
+    "a command without end": (lambda s: replace(s, command=10**5000), "command is an int"),
+}  # fmt: skip
+LATER = {
+    "5 km further on": (lambda s: replace(s, ego2global=moved(s.ego2global, 5000)), "the car moved"),
+    "turned round": (
+        lambda s: replace(s, ego2global=Pose(s.ego2global.translation, s.ego2global.rotation @ TURNED)), "the car turned by 180"
+    ),
+    "10 s later": (lambda s: replace(s, time_s=s.time_s + 10), "comes 10.5 s after the one before; at most 3 s"),
+    "a billion seconds later": (lambda s: replace(s, time_s=s.time_s + 1e9), "1e+09 s after the one before"),
+    "in microseconds": (lambda s: replace(s, time_s=s.time_s * 1e6 + 1), "in microseconds, it seems"),
+    "at 20 Hz": (lambda s: replace(s, time_s=s.time_s - 0.45), "hand over about every 10th"),
+    "an hour ago": (lambda s: replace(s, time_s=s.time_s - 3600), "reset() begins a scene"),
+    "cameras that see all": (lambda s: replace(s, lidar2img=every(WIDE)), "a camera sees"),
+}  # fmt: skip
+TURNED = np.array([[0, 0, 0, 1], [0, 0, 1, 0], [0, -1, 0, 0], [-1, 0, 0, 0]], float)  # times the quaternion 0, 0, 0, 1
+WIDE = np.array([[120.0, 0, 800, 15_200], [0, 120, 450, 8550], [0, 0, 1, 19], [0, 0, 0, 1]])  # 19 m below, looking up
+
+
+def test_refused_frames_change_nothing(runtime: Runtime, shots: list[Shot], undisturbed: list[Result]) -> None:
+    runtime.reset()
+    for number, (shot, want) in enumerate(zip(shots, undisturbed)):
+        for case, (spoil, message) in (IMPLAUSIBLE | LATER if number else IMPLAUSIBLE).items():
+            with pytest.raises(UserError) as error:
+                runtime.step(spoil(shot.sensors))
+            assert message in str(error.value) and "\n" not in str(error.value), case
+        result = runtime.step(shot.sensors)
+        np.testing.assert_array_equal(result.plan.raw, want.plan.raw)
+        np.testing.assert_array_equal(result.tracks.ids, want.tracks.ids)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runtime: Runtime, shots: list[Shot]) -> list[Result]:
+    runtime.reset()
+    return [runtime.step(shot.sensors) for shot in shots[:2]]
+
+
+def test_a_refused_frame_begins_no_scene(runtime: Runtime, shots: list[Shot], undisturbed: list[Result]) -> None:
+    """Its time and its cameras are not those of the scene; the frame after it starts one."""
+    runtime.reset()
+    late = replace(shots[0].sensors, time_s=100.0)
+    for spoilt in (replace(late, command=7), replace(late, lidar2img=every(WIDE)), replace(late, can_bus=[1e30] * 18)):
+        with pytest.raises(UserError):
+            runtime.step(spoilt)
+    frame = prepare(late, runtime.spec.data, 0.0, True)
+    with pytest.raises(UserError, match="does not fit the model"):
+        runtime.step(frame._replace(img=frame.img[:, :5]))
+    result = runtime.step(shots[0].sensors)
+    np.testing.assert_array_equal(result.plan.raw, undisturbed[0].plan.raw)
+
+
+def test_a_step_that_fails_inside_is_undone(runtime: Runtime, shots: list[Shot], undisturbed: list[Result], monkeypatch) -> None:
+    runtime.reset()
+    runtime.step(shots[0].sensors)
+    step = runtime._runner.step
+
+    def broken(feed):
+        outputs = dict(step(feed))
+        runtime._runner._state["state_bev"] = runtime._runner._state["state_bev"] * np.nan
+        return outputs
+
+    def interrupted(feed):
+        step(feed)
+        raise KeyboardInterrupt
+
+    for failing, kind in ((broken, UserError), (interrupted, KeyboardInterrupt)):
+        monkeypatch.setattr(runtime._runner, "step", failing)
+        with pytest.raises(kind):
+            runtime.step(shots[1].sensors)
+        monkeypatch.undo()
+    np.testing.assert_array_equal(runtime.step(shots[1].sensors).plan.raw, undisturbed[1].plan.raw)
+
+
+def test_limits_are_the_callers(nano, runtime: Runtime, shots: list[Shot]) -> None:
+    runtime.reset()
+    runtime.step(shots[0].sensors)
+    usual, runtime.limits = runtime.limits, Limits.parse(["most_step_s=inf", "speed_mps=1e4"])
+    try:
+        later = replace(shots[1].sensors, time_s=11.0, ego2global=moved(shots[1].sensors.ego2global, 5000))
+        assert runtime.step(later).plan is not None
+    finally:
+        runtime.limits = usual
+    for text in ("most_steps=1", "speed_mps", "speed_mps=fast", "speed_mps=-1", "speed_mps=nan"):
+        with pytest.raises(UserError, match="limit"):
+            Limits.parse([text])
 
 
 def test_calls_from_many_threads_take_their_turns(runtime: Runtime, shots: list[Shot], monkeypatch) -> None:

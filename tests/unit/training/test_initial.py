@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from torch import Tensor
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
 from uniad.spec import from_scratch
-from uniad.training.initial import OBJECT_QUERIES, load_initial
+from uniad.training.initial import OBJECT_QUERIES, adapt_bevformer, load_initial
 
 REPO = Path(__file__).parents[3]
 TOOL = REPO / "tools/postprocess_bevformer_tiny_epoch_24_pth.py"
@@ -106,6 +107,25 @@ def test_documented_post_processing_keeps_its_default_names(tmp_path):
     assert content["meta"] == {"epoch": 24}
     again = tool("ckpts/bevformer_tiny_epoch_24_updated2.pth", "x.pth", cwd=tmp_path)
     assert again.returncode == 2 and "has been post-processed" in again.stderr and not (tmp_path / "x.pth").exists()
+
+
+def test_post_processing_does_what_loading_does(tmp_path, spec):
+    """The script stands alone, so it says again what load_initial knows."""
+    weights = bevformer_weights(spec)
+    torch.save({"state_dict": OrderedDict((f"module.{name}", value) for name, value in weights.items())}, tmp_path / "raw.pth")
+    done = tool("raw.pth", "made.pth", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = torch.load(tmp_path / "made.pth", weights_only=True)["state_dict"]
+    lines = adapt_bevformer(weights)
+    assert done.stdout.splitlines()[:-1] == lines and list(made) == list(weights)
+    assert all(torch.equal(made[name], value) for name, value in weights.items())
+
+
+def test_post_processing_runs_no_code_of_the_file(tmp_path):
+    torch.save({"state_dict": {"x": os.getcwd}}, tmp_path / "bad.pth")
+    done = tool("bad.pth", "made.pth", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "holds Python objects (posix.getcwd)" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
 def test_post_processing_says_what_is_missing(tmp_path):

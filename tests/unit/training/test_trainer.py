@@ -279,6 +279,40 @@ def test_documented_checkpoint_resumes_at_its_epoch(tmp_path):
     same_checkpoint(tmp_path / "whole/epoch_2.pth", tmp_path / "b/epoch_2.pth")  # our draws are positional, so even these agree
 
 
+def iterations_of(path) -> tuple[int, set[int]]:
+    """What a checkpoint says of itself, and the updates that its optimizer has counted."""
+    content = torch.load(path, weights_only=True)
+    return content["native"]["iteration"], {int(moments["step"]) for moments in content["optimizer"]["state"].values()}
+
+
+def test_a_run_of_iterations_makes_all_of_them_however_long_an_epoch_is_now(tmp_path):
+    """Begun with twice the clips an iteration, as by two processes, and continued by one."""
+    run(toy_trainer(tmp_path, batch=4, max_iters=6, stop_after=4))
+    outcome, said = run(toy_trainer(tmp_path, batch=2, max_iters=6), "auto")
+    assert outcome.finished and outcome.iteration == 6 and "at step 4 of 6" in said[1]
+    assert iterations_of(tmp_path / "iter_6.pth") == (6, {6})
+
+
+def test_a_run_of_epochs_goes_on_at_the_same_place_of_its_epoch(tmp_path):
+    run(toy_trainer(tmp_path, batch=4, stop_after=4))  # a third of the second epoch
+    outcome, said = run(toy_trainer(tmp_path, batch=2), "auto")
+    assert outcome.finished and "at step 8 of 12" in said[1]
+
+
+def test_a_complete_run_whose_last_checkpoint_lost_its_name_gets_it_back(tmp_path):
+    run(toy_trainer(tmp_path, max_iters=6))
+    (tmp_path / "iter_6.pth").rename(tmp_path / "iter_latest.pth")
+    outcome, _ = run(toy_trainer(tmp_path, max_iters=6), "auto")
+    assert outcome.checkpoint == tmp_path / "iter_6.pth" and iterations_of(outcome.checkpoint) == (6, {6})
+
+
+def test_a_checkpoint_of_more_iterations_is_not_given_the_name_of_fewer(tmp_path):
+    run(toy_trainer(tmp_path, max_iters=6))
+    with pytest.raises(UserError, match="has 6 iterations, more than the 4 of this run"):
+        run(toy_trainer(tmp_path, max_iters=4), "auto")
+    assert not (tmp_path / "iter_4.pth").exists()
+
+
 def test_epochs_cover_every_sample_once(tmp_path):
     trainer = toy_trainer(tmp_path, batch=5)
     seen = []

@@ -29,11 +29,10 @@ STAMP = "synthetic.json"
 IGNORED = {".gitkeep", ".gitignore", "lost+found", ".DS_Store"}  # an otherwise empty folder counts as empty
 BYTES_PER_FRAME = {"none": 1_100_000, "lidar": 6_500_000, "all": 9_000_000}
 
-Progress = Callable[[int, int], None]  # keyframes done, keyframes in all
-Task = tuple[Path, WorldParams, SceneSpec, int, int]
+Task = "tuple[Path, WorldParams, SceneSpec, int, int]"
 
 
-def generate(params: WorldParams, out: Path, workers: int = 1, progress: Progress | None = None) -> bool:
+def generate(params: WorldParams, out: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
     """Makes the data set at ``out``. Returns False where exactly this one is there already.
 
     A folder that this generator did not fill is never touched; one that it filled with other parameters is replaced
@@ -161,7 +160,9 @@ def _write_map(root: Path, seed: int, location: str) -> None:
     write_map(root, seed, build_town(seed, location))
 
 
-def _record_all(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Progress) -> None:
+def _record_all(
+    partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Callable[[int, int], None]
+) -> None:
     total = params.frames * len(specs)
     # Not fork: a caller that has used OpenCV's threads would hand their locks to the workers, which then wait for ever.
     context = spawn_context()

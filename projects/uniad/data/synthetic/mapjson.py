@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 
 import cv2
 import numpy as np
-from shapely.geometry import LineString
+from shapely.geometry import CAP_STYLE, LineString
 
 from uniad.data.synthetic.curves import Path
 from uniad.data.synthetic.markings import dividers, stop_lines
@@ -199,7 +199,7 @@ def _lanes(w: _Writer, town: Town) -> tuple[dict[str, dict], dict[str, list[dict
             "outgoing": [link_token[i] for i in lane.next],
         }
     for link in town.connectors:
-        strip = LineString(np.concatenate([link.path.xy[:-1:4], link.path.xy[-1:]])).buffer(LANE_M / 2, cap_style="flat")
+        strip = LineString(np.concatenate([link.path.xy[:-1:4], link.path.xy[-1:]])).buffer(LANE_M / 2, cap_style=CAP_STYLE.flat)
         w.add("lane_connector", link.id, polygon_token=w.polygon(parts(strip)[0].exterior.coords))
         arcline[link_token[link.id]] = arcs(link.path)
         connectivity[link_token[link.id]] = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Color = tuple[float, float, float]  # red, green, blue, 0..255
+Color = "tuple[float, float, float]"  # red, green, blue, 0..255
 
 
 class Face(NamedTuple):

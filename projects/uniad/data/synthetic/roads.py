@@ -154,7 +154,7 @@ def build_town(seed: int, location: str) -> Town:
     )
     carparks = _carparks(roads, streets, rng)
     drivable = unary_union([streets, *(Polygon(corners).buffer(0.005) for _, corners in carparks)])
-    walkway = streets.buffer(WALK_M, quad_segs=4).difference(drivable.buffer(0.01))
+    walkway = streets.buffer(WALK_M, 4).difference(drivable.buffer(0.01))
     return Town(location, side, roads, junctions, lanes, connectors, crossings, carparks, drivable, walkway, size)
 
 

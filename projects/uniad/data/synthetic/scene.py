@@ -179,7 +179,9 @@ class Keyframe:
 
 def encode(image: np.ndarray, quality: int) -> bytes:
     """JPEG bytes with 4:2:0 colour."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):  # before OpenCV 4.7 it is always 4:2:0
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     ok, data = cv2.imencode(".jpg", image, options)
     if not ok:
         raise RuntimeError("OpenCV could not encode a JPEG")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from shapely.geometry import Polygon
 from shapely.prepared import prep
-from shapely.strtree import STRtree
 
 from uniad.data.synthetic.markings import stop_lines
 from uniad.data.synthetic.mesh import BACK, FRONT, LEFT, RIGHT, Builder, Color, Mesh, end_rect, side_rect
@@ -79,11 +78,12 @@ def _buildings(town: Town, rng: np.random.Generator) -> list[Prop]:
                         props.append(Prop(_building(length, depth, height, rng), (float(center[0]), float(center[1]), yaw)))
                 s += length + rng.uniform(0.5, 6.0)
     # Two roads may claim the same corner: the earlier building stays.
-    tree = STRtree(outlines)
+    bounds = np.array([outline.bounds for outline in outlines]).reshape(-1, 4)
     dropped: set[int] = set()
     for i, outline in enumerate(outlines):
         if i not in dropped:
-            dropped.update(int(j) for j in tree.query(outline, predicate="intersects") if j > i)
+            near = (bounds[:, :2] <= bounds[i, 2:]).all(1) & (bounds[:, 2:] >= bounds[i, :2]).all(1)
+            dropped.update(int(j) for j in np.flatnonzero(near) if j > i and outline.intersects(outlines[j]))
     return [prop for i, prop in enumerate(props) if i not in dropped]
 
 

@@ -1,0 +1,27 @@
+# What a setting may hold. Its value reaches shells, file names and make itself, so a character that one of them acts on is refused
+# here, before anything is expanded or run: `value` gives the text as it was typed.
+dollar := $$
+hash := \#
+commands := ` ' " \ ; & | < > ( ) $(dollar) $(hash)
+patterns := { } [ ] * ? ! ~
+
+# Settings of several words, such as options of a tool: a shell splits them, and may fill in file names
+LISTS := %_ARGS %_FLAGS TESTS DEMO_ITERS%
+# Settings that every use quotes, and that need more characters: config values, addresses, files outside of the tree
+QUOTED := CFG_OPTIONS BUILD_ARGS KEEP_FP32 %_URL WEIGHTS_URL.% WEIGHTS_DIR APT_MIRROR PIP_CERT CA_CERTS PIP_FIND_LINKS WHEELS \
+  JETSON_SSH_FLAGS JETSON_DIR TIMING_CACHE
+# Never expanded: other programs read them from the environment
+NOT_OURS := http_proxy https_proxy no_proxy MAKE% SHELL
+
+SETTINGS := $(sort RANK $(shell sed -n 's/^[[:space:]]*\([A-Za-z_][A-Za-z0-9_.]*\)[[:space:]]*?=.*/\1/p' Makefile mk/*.mk))
+SET := $(foreach v,$(filter-out $(NOT_OURS),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $v))),$v,$(if $(filter environment,$(firstword $(origin $v))),$(filter $v,$(SETTINGS)))))
+
+# $(call holds,text,characters): those of the characters that the text holds
+holds = $(strip $(foreach c,$2,$(findstring $c,$1))$(if $(findstring $(newline),$1), a line break))
+# $(call acceptable,NAME,raw value): stops at what this setting cannot hold.
+refuse = $(error $1=$(subst $(newline), ,$2): $1 cannot hold $3, which a shell or make would act on$(if $4,; $4))
+check-quoted = $(if $(call holds,$2,$(dollar)),$(call refuse,$1,$2,$(call holds,$2,$(dollar))))
+check-list = $(if $(call holds,$2,$(commands)),$(call refuse,$1,$2,$(call holds,$2,$(commands)),it is a list of words))
+check-word = $(if $(call holds,$2,$(commands) $(patterns)),$(call refuse,$1,$2,$(call holds,$2,$(commands) $(patterns))))
+acceptable = $(if $(filter $(QUOTED),$1),$(call check-quoted,$1,$2),$(if $(filter $(LISTS),$1),$(call check-list,$1,$2),$(call check-word,$1,$2)))
+$(foreach v,$(SET),$(call acceptable,$v,$(value $v)))

@@ -1,0 +1,87 @@
+"""`uniad VERB ...`: the repository's tools under make's verbs. `uniad train --help` says what tools/train.py takes.
+
+Standard library only, so that the list answers at once and an environment without training's packages has it, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+from uniad.errors import EXIT_USER_ERROR
+
+# In the order of use, as `make help`
+VERBS = {
+    "doctor": "doctor.py",
+    "configure": "configure.py",
+    "weights": "fetch_weights.py",
+    "init-weights": "postprocess_bevformer_tiny_epoch_24_pth.py",
+    "synthetic": "make_synthetic_nuscenes.py",
+    "data": "create_data.py",
+    "anchors": "make_motion_anchors.py",
+    "train": "train.py",
+    "eval": "test.py",
+    "plot": "plot_training.py",
+    "export": "export_onnx.py",
+    "verify": "verify.py",
+    "locate": "locate.py",
+    "compare-sampling": "compare_exports.py",
+    "lower": "lower_onnx.py",
+    "quantize": "quantize.py",
+    "compare-precision": "compare_precision.py",
+    "engine": "build_engine.py",
+    "jetson-engine": "jetson_engine.py",
+    "infer": "infer.py",
+    "visualize": "visualize.py",
+    "video": "make_video.py",
+    "metadata": "process_metadata.py",
+}
+
+
+def tools_folder() -> Path | None:
+    """tools/ of the checkout that this package lies in; None where it was installed without one."""
+    folder = Path(__file__).resolve().parents[2] / "tools"
+    return folder if (folder / "_environment.py").is_file() else None
+
+
+def summary(tool: Path) -> str:
+    """The first sentence of a tool's docstring."""
+    text = ast.get_docstring(ast.parse(tool.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+
+
+def usage(tools: Path) -> str:
+    lines = ["usage: uniad VERB [options]      uniad VERB --help says which; `make help` lists what does all steps by itself", ""]
+    lines += [f"  {verb:18s} {summary(tools / name)}" for verb, name in VERBS.items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    tools = tools_folder()
+    if tools is None:
+        print(
+            "error: this is an installation without the repository, which has the command lines: use uniad.deploy.runtime from "
+            "Python, or run uniad in a clone",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage(tools))
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`uniad --help` lists them"
+        print(f"error: uniad has no verb {verb!r}: {hint}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    tool = str(tools / VERBS[verb])
+    os.execv(sys.executable, [sys.executable, tool, *rest])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

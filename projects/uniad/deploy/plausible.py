@@ -1,0 +1,161 @@
+"""What a frame may hold at all: limits beyond which a matrix, a pose, a time or a CAN bus is a fault of whoever sent it.
+
+The network computes with anything. A projection of zeros or a car that is 5 km further on gives finite, wrong results, so every
+frame is held against these limits before the step, and against the frame before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uniad.data.check import CAMERAS
+from uniad.errors import UserError
+
+ORTHOGONAL = 2e-2  # what a rotation of few digits may lack
+UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Generous for any road vehicle. ``math.inf`` (0 for a least value) takes a limit off."""
+
+    least_step_s: float = 0.2  # between two frames: models are trained on 0.5 s, and a tracker at 10 Hz sees other motions
+    most_step_s: float = 3.0  # after a longer gap nothing that is remembered holds: reset() begins a scene
+    position_m: float = 1e5  # from the origin: float32 keeps 8 mm there, and half a metre of UTM's millions
+    speed_mps: float = 100.0  # from frame to frame, and by the CAN bus
+    jump_m: float = 2.0  # of a localisation that corrects itself, on top of that
+    turn_radps: float = 3.2  # from frame to frame, half a circle a second; of the CAN bus's angular rate three times that
+    acceleration_mps2: float = 50.0  # by the CAN bus, gravity included
+    mount_m: float = 20.0  # of a camera from the lidar, and of the lidar from the car's origin
+    least_focal: float = 0.05  # focal length in image widths
+    most_focal: float = 20.0
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Limits:
+        """``["most_step_s=10"]``: the defaults with some of them changed."""
+        limits, names = cls(), [f.name for f in fields(cls)]
+        for text in texts:
+            name, _, value = text.partition("=")
+            if name not in names:
+                raise UserError(f"limit {text!r}: choose {', '.join(names)}, as in most_step_s=10")
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not number >= 0:
+                raise UserError(f"limit {text!r}: {value!r} is no number from 0 on (inf takes a limit off)")
+            limits = replace(limits, **{name: number})
+        return limits
+
+
+class Moment(NamedTuple):
+    """What the next frame is held against."""
+
+    now_s: float  # by the caller's clock
+    position: NDArray[np.float64]  # [3] of the car, global, m
+    rotation: NDArray[np.float64]  # [3, 3] lidar to global, transposed
+
+
+def check_plausible(
+    frame: Mapping[str, NDArray], now_s: float, width: int, height: int, limits: Limits, before: Moment | None
+) -> Moment:
+    """Raises UserError for a frame that no car can have sent.
+
+    frame: inputs of the graph without the state, by name. now_s: time by the caller's clock. width, height: of the network's
+    images. before: the frame before, None at the start of a scene. Returns what the next frame is held against.
+    """
+    for name, source in (
+        ("lidar2img", "lidar2img"), ("can_bus", "can_bus or ego2global"), ("l2g_r", "ego2global or lidar2ego"),
+        ("l2g_t", "ego2global or lidar2ego"), ("time_s", "time_s"),
+    ):  # fmt: skip
+        if not np.isfinite(frame[name]).all():
+            raise UserError(f"{source} holds a value that is not finite in float32")
+    for camera, matrix in zip(CAMERAS, frame["lidar2img"][0].astype(np.float64)):
+        _check_projection(matrix, f"lidar2img of {camera}", width, height, limits)
+    can_bus = frame["can_bus"][0].astype(np.float64)
+    for what, unit, part, most in (
+        ("acceleration", "m/s2", can_bus[7:10], limits.acceleration_mps2),
+        ("angular rate", "rad/s", can_bus[10:13], 3 * limits.turn_radps),
+        ("velocity", "m/s", can_bus[13:16], limits.speed_mps),
+    ):
+        if np.linalg.norm(part) > most:
+            raise UserError(f"can_bus: {what} is {np.linalg.norm(part):.4g} {unit}; at most {most:g} is plausible")
+    position, lidar = can_bus[:3], frame["l2g_t"][0].astype(np.float64)
+    if np.linalg.norm(position) > limits.position_m:
+        raise UserError(
+            f"ego2global is {np.linalg.norm(position):.4g} m from the origin, where float32 cannot tell centimetres: "
+            f"give positions from a place nearby, such as where the drive began (position_m={limits.position_m:g})"
+        )
+    if (away := np.linalg.norm(lidar - position)) > limits.mount_m:
+        raise UserError(f"lidar2ego is a translation of {away:.4g} m; at most {limits.mount_m:g} is plausible")
+    rotation = frame["l2g_r"][0].astype(np.float64)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHOGONAL or np.linalg.det(rotation) < 0:
+        raise UserError("ego2global and lidar2ego make no rotation: l2g_r is not orthonormal")
+    moment = Moment(now_s, position, rotation)
+    if before is not None:
+        _check_motion(before, moment, limits)
+    return moment
+
+
+def _check_motion(before: Moment, now: Moment, limits: Limits) -> None:
+    step = now.now_s - before.now_s
+    if step <= 0:
+        raise UserError(f"this frame's time is {now.now_s:.3f} s, after one of {before.now_s:.3f} s; reset() begins a scene")
+    if step > limits.most_step_s:
+        unit = next((f" (in {name}, it seems: seconds are needed)" for factor, name in UNITS if 0.05 < step / factor < 3), "")
+        raise UserError(
+            f"this frame comes {step:.4g} s after the one before{unit}; at most {limits.most_step_s:g} s is plausible, "
+            "and reset() begins a scene"
+        )
+    if step < limits.least_step_s:
+        raise UserError(
+            f"this frame comes {step:.3g} s after the one before, and the model was trained on 0.5 s: hand over about every "
+            f"{max(round(0.5 / step), 2)}th (least_step_s={limits.least_step_s:g})"
+        )
+    moved, most = float(np.linalg.norm(now.position - before.position)), limits.speed_mps * step + limits.jump_m
+    if moved > most:
+        raise UserError(f"the car moved {moved:.4g} m in {step:.2f} s, at most {most:.4g} is plausible; reset() begins a scene")
+    cosine = (np.trace(now.rotation @ before.rotation.T) - 1) / 2
+    turned = math.acos(min(max(float(cosine), -1.0), 1.0))
+    if turned > limits.turn_radps * step + ORTHOGONAL:
+        raise UserError(
+            f"the car turned by {math.degrees(turned):.0f} degrees in {step:.2f} s; at most "
+            f"{math.degrees(limits.turn_radps * step):.0f} is plausible, and reset() begins a scene"
+        )
+
+
+def _check_projection(matrix: NDArray[np.float64], where: str, width: int, height: int, limits: Limits) -> None:
+    """A pinhole camera's projection [4, 4] is intrinsics times a rotation; taking them apart shows one that is not."""
+    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > ORTHOGONAL:
+        raise UserError(f"{where} ends in the row {matrix[3].tolist()}; needed is 0, 0, 0, 1")
+    right, down, ahead = matrix[:3, :3]
+    if abs((length := np.linalg.norm(ahead)) - 1) > ORTHOGONAL:
+        raise UserError(f"{where} is no projection: its third row has length {length:.4g}, that of a rotation has 1")
+    centre_x, centre_y = right @ ahead, down @ ahead
+    down = down - centre_y * ahead
+    focal_y = np.linalg.norm(down)
+    skew = (right - centre_x * ahead) @ down / max(focal_y, 1e-9)
+    focal_x = np.linalg.norm(right - centre_x * ahead - skew * down / max(focal_y, 1e-9))
+    for what, focal in (("width", focal_x), ("height", focal_y)):
+        if not limits.least_focal * width <= focal <= limits.most_focal * width:
+            raise UserError(
+                f"{where} has a focal length of {focal / width:.3g} image widths along the image's {what}; plausible are "
+                f"{limits.least_focal:g} to {limits.most_focal:g}"
+            )
+    if np.linalg.det(matrix[:3, :3]) < 0:
+        raise UserError(f"{where} mirrors the image: it is no rotation")
+    if abs(skew) > 0.1 * focal_x or not 0.8 < focal_x / focal_y < 1.25:
+        found = f"focal lengths {focal_x:.4g} and {focal_y:.4g}, skew {skew:.4g}"
+        raise UserError(f"{where} shears the image ({found}): it is no rotation")
+    if not (-width < centre_x < 2 * width and -height < centre_y < 2 * height):
+        raise UserError(f"{where} has its optical axis at pixel {centre_x:.4g}, {centre_y:.4g}, far outside of the image")
+    away = float(np.linalg.norm(np.linalg.solve(matrix[:3, :3], matrix[:3, 3])))
+    if away > limits.mount_m:
+        raise UserError(f"{where} is of a camera {away:.4g} m from the lidar; at most {limits.mount_m:g} is plausible")
+

@@ -1,0 +1,97 @@
+"""The JSON card beside an ONNX or a TensorRT engine.
+
+A card of an ONNX may say that it was lowered to fp16 or quantised; one of an engine comes from our builders or from a device that
+built it itself. A key that none of them writes is an error: whoever wrote it expects it to be read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uniad.errors import UserError
+from uniad.formats.fields import Anything, Array, Choice, Each, Maybe, Named, Record, Text, Whole
+
+_PORT = Record(
+    {
+        "name": Text("a name", empty=False),
+        "shape": Each(Whole("a size", low=0), "a list of sizes"),
+        "dtype": Text("a type's name", empty=False),
+    },
+    wanted="name, shape and dtype of an input or output",
+    others=True,
+)
+_CONTRACT = Record(
+    {"version": Whole(), "inputs": Each(_PORT, "a list of inputs"), "outputs": Each(_PORT, "a list of outputs")},
+    wanted="version, inputs and outputs",
+    others=True,  # compared as a whole with the config's own
+)
+_DIGEST = Text("a sha256 digest", empty=False)
+
+_BOTH = {
+    "variant": Text("a variant's name"),
+    "stage": Choice((1, 2)),
+    "config": Text("a config's path", empty=False),
+    "config_options": Each(Text("key=value"), "a list of key=value texts"),
+    "contract": _CONTRACT,
+    "precision": Text("a precision's name"),
+    "precision_of_groups": Named(Text("a precision's name"), "a mapping of groups"),
+    "opset": Whole(low=1),
+    "sampling": Text("a way of sampling"),
+    "bytes": Whole(low=0),
+    "file": Text("the file's name", empty=False),
+}
+_ONNX = {
+    "config_sha256": _DIGEST,
+    "checkpoint": Text("a checkpoint's path", empty=False),
+    "checkpoint_sha256": _DIGEST,
+    "target": Maybe(Text("a TensorRT version")),
+    "image": Anything(),
+    "sequence": Text("a file's name", empty=False),
+    "sequence_frames": Whole(low=0),
+    "sequence_sha256": _DIGEST,
+    "anchors": Text("a file's path", empty=False),
+    "anchors_sha256": _DIGEST,
+    "post_processing": Anything(),
+    "lowering": Anything(),
+    "quantisation": Anything(),
+}
+_ENGINE = {
+    "onnx": Text("a file's name", empty=False),
+    "onnx_sha256": _DIGEST,
+    "builder": Text("a builder's name", empty=False),
+    "builder_version": Text("a version", empty=False),
+    "built_on": Text("a host"),
+    "made_by": Anything(),
+    "compute_capabilities": Anything(),
+    "device": Anything(),
+    "typing": Anything(),
+    "notes": Each(Text(), "a list of texts"),
+    "options": Anything(),
+    "command": Anything(),
+    "workspace_gib": Array((), low=0),
+    "build_seconds": Array((), low=0),
+    "verified": Anything(),
+    "latency": Anything(),
+}
+KINDS = ("onnx", "engine")
+# An engine's card may carry what its ONNX's says, so the keys are one set.
+_CARD = Record({"kind": Choice(KINDS)}, {"sha256": _DIGEST, **_BOTH, **_ONNX, **_ENGINE}, wanted="a card")
+
+
+class Card(dict):
+    """A card's values. Asked for a key that this one lacks, it is a UserError with the card's path."""
+
+    def __init__(self, values: dict[str, Any], path: str) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} lacks {key}: it is of another version or kind; make the file and its card again")
+
+
+def checked(card: Any, path: str) -> Card:
+    """The card of a file; a UserError names the key that is unknown or of another type."""
+    if not isinstance(card, dict):
+        raise UserError(f"{path}: not a card (a JSON object expected); make the file and its card again")
+    _CARD.check(card, path)
+    return Card(card, path)

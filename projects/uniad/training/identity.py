@@ -1,0 +1,163 @@
+"""What makes two trainings one run: all that its numbers depend on, and nothing else.
+
+make asks before it trains, for both stacks, and long before there is an environment: standard library only. A run's record
+(``run.json``) lies in its work directory. An interrupted run of the same identity goes on; another one's directory is set aside,
+so that nothing is resumed that was trained on something else, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uniad.configfile import load_config
+from uniad.files import atomic_path, sha256
+
+RECORD = "run.json"
+FORMAT = 2
+
+# Parts of a config that a training reads. Other top-level keys are variables (the values made of them count), logging,
+# evaluation, or a place.
+_READ = ("model", "optimizer", "optimizer_config", "lr_config", "momentum_config", "runner", "total_epochs", "fp16", "native",
+         "cudnn_benchmark", "custom_hooks", "data.samples_per_gpu", "data.train", "data.shuffler_sampler")  # fmt: skip
+# Options of the command line that change a training; --samples-per-gpu is a value of the config
+_OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history")
+# Where things lie and how they are read: the same name means that wherever it stands
+_PLACES = {"data_root", "info_root", "anchor_root", "ann_file", "img_root", "anchor_info_path", "file_client_args", "pretrained",
+           "image_cache_dir", "decode_threads"}  # fmt: skip
+# Read by a model that has learnt, never by one that learns
+_INFERENCE = {"score_thresh", "filter_score_thresh", "miss_tolerance", "test_cfg", "test_seg_thresh",
+              "test_with_track_score", "pan_eval", "planning_eval", "use_col_optim", "video_test_mode",
+              "quality_threshold_things", "quality_threshold_stuff", "overlap_threshold_things", "overlap_threshold_stuff",
+              "collision_pixels", "planning_metric", "motion_metric", "merge_rounds"}  # fmt: skip
+# The same two kinds as a spec spells them: a checkpoint that differs in these alone goes on without a difference
+HARMLESS_SPEC_KEYS = frozenset({
+    "path", "train.load_from", "train.log_interval", "train.checkpoint_interval", "train.find_unused_parameters",
+    "data.workers_per_gpu", "data.data_root", "data.ann_file_train", "data.ann_file_val",
+    "data.image_cache_dir", "data.decode_threads", "data.eval_mod", "model.motion.anchor_path",
+    "model.track.score_thresh", "model.track.filter_score_thresh", "model.track.miss_tolerance",
+    "model.map.quality_threshold_things",
+    "model.map.quality_threshold_stuff", "model.map.overlap_threshold_things", "model.map.overlap_threshold_stuff",
+    "model.map.merge_rounds", "model.map.top_k", "model.occ.test_seg_thresh", "model.occ.test_with_track_score",
+    "model.plan.use_col_optim", "model.compat.collision_pixels", "model.compat.planning_metric", "model.compat.motion_metric",
+    "data.compat.collision_pixels", "data.compat.planning_metric", "data.compat.motion_metric",
+})  # fmt: skip
+
+
+def _kept(value: Any) -> Any:
+    """The value without what is a place or for inference, at any depth."""
+    if isinstance(value, Mapping):
+        return {str(k): _kept(v) for k, v in value.items() if k not in _PLACES and k not in _INFERENCE}
+    if isinstance(value, (list, tuple)):
+        return [_kept(v) for v in value]
+    return value
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: value}
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """``{"model.embed_dims": 256, "seed": 0, ...}``: all of the resolved config and of the command line that numbers depend on.
+
+    args: as ``arguments.parser()`` reads them. Raises ConfigError where the config cannot be read.
+    """
+    config = load_config(args.config, args.cfg_options)
+    found: dict[str, Any] = {}
+    for name in _READ:
+        value: Any = config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.update(_flat(_kept(value), f"{name}."))
+    # pixels that were kept exactly are those of the files
+    if found.get("native.image_cache") in ("off", "exact"):
+        del found["native.image_cache"]
+    if args.samples_per_gpu:
+        found["data.samples_per_gpu"] = args.samples_per_gpu
+    for name in _OPTIONS:
+        value = getattr(args, name)
+        if value is not None and value is not False:
+            found[name] = value
+    return json.loads(json.dumps(found, sort_keys=True, default=str))
+
+
+def file_digest(path: Path, cache: Path | None) -> str:
+    """SHA-256 of a file. cache: a JSON of what was read before, by place, size and time; None: read it."""
+    stat = path.stat()
+    key, mark = os.path.realpath(path), f"{stat.st_size} {stat.st_mtime_ns}"
+    known = _read_json(cache)
+    if known.get(key, {}).get("mark") != mark:
+        known[key] = {"mark": mark, "sha256": sha256(path)}
+        if cache is not None:
+            with atomic_path(cache) as temporary:
+                temporary.write_text(json.dumps(known, indent=1))
+    return known[key]["sha256"]
+
+
+def known_digest(path: Path, cache: Path) -> str | None:
+    """The same if it was read before and the file has not changed since; nothing is read for it."""
+    if not path.is_file():
+        return None
+    stat, entry = path.stat(), _read_json(cache).get(os.path.realpath(path), {})
+    return entry.get("sha256") if entry.get("mark") == f"{stat.st_size} {stat.st_mtime_ns}" else None
+
+
+def _read_json(path: Path | None) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text()) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, as ``key: there -> wanted``; long values by their key alone.
+
+    A digest that one side does not know is no difference.
+    """
+    lines = []
+    for key in sorted({*there, *wanted}):
+        old, new = there.get(key), wanted.get(key)
+        if old == new or (key.startswith("sha256 ") and None in (old, new)):
+            continue
+        text = f"{key}: {old} -> {new}"
+        lines.append(text if len(text) <= 100 and not key.startswith("sha256 ") else key.replace("sha256 ", "content of "))
+    return lines
+
+
+def record_of(work_dir: Path) -> dict[str, Any] | None:
+    """The identity of the run that a work directory holds; None where there is none, or one of an earlier format."""
+    record = _read_json(work_dir / RECORD)
+    return record.get("identity") if record.get("format") == FORMAT else None
+
+
+def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
+    """Makes the directory ready for a run; returns a line about what was set aside, if anything was.
+
+    A directory without a record, or with one of an earlier version, is continued: its own checkpoint says what differs.
+    """
+    there = record_of(work_dir)
+    said = None
+    if there is not None and (changed := differences(there, wanted)):
+        aside = work_dir.with_name(f"{work_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        work_dir.rename(aside)
+        shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+        said = f"{work_dir}: an earlier run differs ({shown}); it was set aside as {aside}"
+        there = None
+    if there is None or set(wanted) != set(there):
+        with atomic_path(work_dir / RECORD) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "identity": {**(there or {}), **wanted}}, indent=2) + "\n")
+    return said
+
+
+def content(files: Iterable[Path], digest: Any) -> dict[str, Any]:
+    """``{"sha256 name": digest}`` of what a run reads: infos, anchors, the weights that it starts from."""
+    return {f"sha256 {path.name}": digest(path) for path in files}

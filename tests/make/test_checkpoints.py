@@ -1,0 +1,239 @@
+"""A checkpoint that somebody brings is used, never trained for and never written over; a run is trained once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from make.conftest import Tree
+
+READERS = [["export"], ["eval"], ["verify"], ["engine"], ["quantize"], ["visualize"], ["infer"], ["infer", "BACKEND=torch"],
+           ["jetson-engine", "JETSON=bundle"], ["visualize", "SCENE=0"]]  # fmt: skip
+TRAINS = ("tools/train.py", "uniad_dist_train")
+STEMS = {"full": "full", "tiny": "tiny_imgx0.25", "nano": "nano"}
+UPSTREAM = ["STACK=torch1.12", "RUNTIME=docker", "TOOLS_RUNTIME=host", "GPUS=1"]
+
+
+def bring(tree: Tree, path: str, content: str = "mine") -> Path:
+    """Puts somebody's file there."""
+    target = tree.root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(content)
+    return target
+
+
+def plan(tree: Tree, *words: str) -> str:
+    shown = tree.done("-n", *words)
+    return shown
+
+
+def trains(shown: str) -> bool:
+    return any(word in shown for word in TRAINS)
+
+
+@pytest.mark.parametrize("variant", STEMS)
+@pytest.mark.parametrize("goal", READERS, ids=" ".join)
+def test_what_reads_a_checkpoint_takes_the_one_that_was_brought(tree: Tree, variant: str, goal: list[str]):
+    brought = f"ckpts/{STEMS[variant]}_e2e_ep20.pth"
+    bring(tree, brought)
+    shown = plan(tree, *goal, f"VARIANT={variant}")
+    assert not trains(shown) and f"{brought}'" in shown
+    assert "checkpoint_record.py copy" not in shown, "nothing is put in its place"
+
+
+@pytest.mark.parametrize("goal", READERS, ids=" ".join)
+@pytest.mark.parametrize("name", ["ckpts/full_e2e.pth", "UniAD_train/UniAD/ckpts/full_e2e.pth", "ckpts/full_e2e_ep20.pth"])
+def test_the_upstream_stack_does_the_same(tree: Tree, goal: list[str], name: str):
+    bring(tree, name)
+    assert not trains(plan(tree, *goal, "VARIANT=full", *UPSTREAM))
+
+
+def test_the_upstream_stack_evaluates_the_file_that_was_brought_where_its_container_sees_it(tree: Tree, tmp_path: Path):
+    bring(tree, "ckpts/tiny_imgx0.25_e2e_ep20.pth")
+    assert "/workspace/UniAD/ckpts/tiny_imgx0.25_e2e_ep20.pth 1" in plan(tree, "eval", "VARIANT=tiny", *UPSTREAM)
+    elsewhere = bring(tree, "../somewhere/else.pth").resolve()
+    shown = plan(tree, "eval", "VARIANT=tiny", *UPSTREAM, f"CKPT={elsewhere}")
+    assert f"'{elsewhere.parent}:/workspace/given:ro'" in shown and "/workspace/given/else.pth 1" in shown
+    bring(tree, "UniAD_train/UniAD/ckpts/tiny_imgx0.25_track_map.pth")
+    assert "./ckpts/tiny_imgx0.25_track_map.pth 1" in plan(tree, "eval", "VARIANT=tiny", "STAGE=1", *UPSTREAM)
+
+
+def test_a_brought_first_stage_is_what_the_second_starts_from_and_stays(tree: Tree):
+    mine = bring(tree, "ckpts/nano_track_map.pth")
+    said = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_track_map.pth: brought here" in said
+    (line,) = (line for line in tree.calls() if line.startswith("tools/train.py"))
+    assert "stage2_e2e" in line
+    assert mine.read_text() == "mine"
+    tree.done("train-stage1", "VARIANT=nano")
+    assert any("stage1" in line for line in tree.calls()), "who asks for that stage by name gets it, in its work directory"
+    assert mine.read_text() == "mine"
+
+
+def test_a_brought_second_stage_is_not_trained_for(tree: Tree):
+    mine = bring(tree, "ckpts/nano_e2e.pth")
+    said = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_e2e.pth: brought here" in said and not any("stage2" in line for line in tree.calls())
+    assert mine.read_text() == "mine" and (tree.root / "ckpts/nano_e2e_ep20.pth").read_text() == "mine"
+
+
+def test_training_leaves_a_deployed_checkpoint_that_was_brought(tree: Tree):
+    mine = bring(tree, "ckpts/nano_e2e_ep20.pth")
+    said = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_e2e_ep20.pth: brought here" in said and "train" in tree.tools()
+    assert mine.read_text() == "mine" and (tree.root / "ckpts/nano_e2e.pth").is_file()
+    said = tree.done("eval", "VARIANT=nano")
+    assert "[ckpts/nano_e2e_ep20.pth]" in tree.calls()[-1] and "CKPT=ckpts/nano_e2e.pth takes the other" in said
+    tree.done("eval", "VARIANT=nano", "CKPT=ckpts/nano_e2e.pth")
+    assert "[ckpts/nano_e2e.pth]" in tree.calls()[-1]
+
+
+def test_a_file_put_over_a_trained_one_is_kept_from_then_on(tree: Tree):
+    tree.done("train", "VARIANT=nano", "MAX_ITERS=3")
+    mine = bring(tree, "ckpts/nano_e2e.pth", "somebody's, longer")
+    tree.done("train", "VARIANT=nano", "MAX_ITERS=4")
+    assert mine.read_text() == "somebody's, longer"
+    tree.done("export", "VARIANT=nano")
+    assert (tree.root / "ckpts/nano_e2e_ep20.pth").read_text() == "somebody's, longer", "the deployed copy follows"
+
+
+def test_a_tree_without_its_records_replaces_nothing(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    before = {p: p.read_text() for p in (tree.root / "ckpts").glob("*.pth")}
+    shutil.rmtree(tree.root / ".make")
+    tree.calls()
+    tree.done("train", "VARIANT=nano", "SEED=3")
+    assert {p: p.read_text() for p in (tree.root / "ckpts").glob("*.pth")} == before
+
+
+@pytest.mark.parametrize("words", [
+    ["SEED=1"], ["TRAIN_PRECISION=bf16"], ["MAX_ITERS=7"], ["EPOCHS=1"], ["QUEUE_LENGTH=3"], ["FROM_SCRATCH=0"],
+    ["CFG_OPTIONS=model.score_thresh=0.1"], ["CFG_OPTIONS=data.workers_per_gpu=0"], ["TRAIN_ARGS=--workers 0"],
+])  # fmt: skip
+def test_what_is_said_of_training_trains_nothing_where_a_checkpoint_is_there(tree: Tree, words: list[str]):
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    for goal in ("eval", "visualize", "export"):
+        assert not trains(plan(tree, goal, "VARIANT=nano", *words)), goal
+
+
+def test_where_nothing_is_there_training_is_announced(tree: Tree):
+    said = tree.done("export", "VARIANT=nano")
+    assert said.count("ckpts/nano_e2e.pth: not there, so `make export` trains it first; CKPT=FILE") == 1
+    assert "train" in tree.tools()
+
+
+@pytest.mark.parametrize("words", [
+    ["CFG_OPTIONS=data.workers_per_gpu=0"], ["CFG_OPTIONS=model.score_thresh=0.1"], ["TRAIN_ARGS=--workers 3 --save-every 2m"],
+    ["JOBS=1"], ["EVAL_ARGS=--device cpu"], ["TRAIN_ARGS=--recompute"],
+])  # fmt: skip
+def test_a_finished_training_is_finished_whatever_changes_no_number(tree: Tree, words: list[str]):
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    tree.done("train", "VARIANT=nano", *words)
+    assert tree.tools() == []
+
+
+def test_a_comment_and_a_config_of_ones_own_train_nothing(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    for name in ("stage2_e2e/full_e2e.py", "stage1_track_map/nano_track_map.py", "stage1_track_map/base_track_map.py"):
+        path = tree.root / "projects/configs" / name
+        path.write_text(path.read_text() + "# a comment\n")
+    shutil.copy(tree.root / "projects/configs/stage1_track_map/nano_track_map.py", tree.root / "projects/configs/mine.py")
+    tree.calls()
+    tree.done("train", "VARIANT=nano")
+    assert tree.tools() == []
+
+
+def test_another_run_is_set_aside_and_said(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    said = tree.done("train", "VARIANT=nano", "SEED=1")
+    assert "an earlier run differs (seed: 0 -> 1); it was set aside as" in said
+    # the second starts from other weights
+    assert "content of nano_track_map.pth" in said
+    assert tree.tools() == ["train", "train"]
+    kept = list((tree.root / "projects/work_dirs/stage1_track_map").glob("nano_track_map.2*/epoch_6.pth"))
+    assert len(kept) == 1
+
+
+def test_in_the_upstream_stack_gpus_and_ranks_are_no_other_run(tree: Tree):
+    """The folder of a run is shared by all machines of it."""
+    words = ["claim", "UniAD_train/UniAD/projects/work_dirs/stage1_track_map/tiny_imgx0.25_track_map"]
+    claims = set()
+    for more in (["GPUS=1"], ["GPUS=8"], ["GPUS=8", "NNODES=2", "MASTER_ADDR=a", "NODE_RANK=0"]):
+        shown = plan(tree, "train", "VARIANT=tiny", *UPSTREAM, *more, "FROM_SCRATCH=1")
+        claims |= {line for line in shown.splitlines() if all(word in line for word in words)}
+    assert len(claims) == 1
+    shown = plan(tree, "train", "VARIANT=tiny", *UPSTREAM, "GPUS=8", "NNODES=2", "MASTER_ADDR=a", "NODE_RANK=1", "FROM_SCRATCH=1")
+    assert "claim_work_dir.py claim" not in shown and "wait_for_file.sh" in shown
+
+
+def test_a_checkpoint_of_ones_own_leaves_products_of_its_own_name(tree: Tree):
+    bring(tree, "ckpts/nano_e2e_ep20.pth")
+    mine = bring(tree, "elsewhere/theirs.pth")
+    tree.done("export", "eval", "visualize", "VARIANT=nano", f"CKPT={mine}")
+    calls = "\n".join(tree.calls())
+    assert f"[{mine}] [--out] [onnx/theirs.onnx]" in calls and "[--out] [outputs/theirs.png]" in calls
+    assert f"[{mine}] [--out] [outputs/eval/theirs.json]" in calls
+    assert not trains(calls) and not (tree.root / "onnx/uniad_nano_cp.onnx").exists()
+    tree.done("engine", "infer", "VARIANT=nano", f"CKPT={mine}")
+    calls = "\n".join(tree.calls())
+    assert "[engines/theirs.fp32.tensorrt_rtx.engine]" in calls and "[outputs/infer/theirs.onnxruntime/0]" in calls
+
+
+def test_another_file_under_the_known_name_is_exported_anew(tree: Tree):
+    bring(tree, "ckpts/nano_e2e.pth")
+    tree.done("export", "VARIANT=nano")
+    bring(tree, "ckpts/nano_e2e_ep20.pth", "another, newer")
+    tree.calls()
+    tree.done("export", "VARIANT=nano")
+    assert tree.tools() == ["export_onnx"]
+
+
+def test_a_config_of_ones_own_is_read_with_the_checkpoint(tree: Tree):
+    bring(tree, "ckpts/nano_e2e_ep20.pth")
+    config = tree.root / "projects/configs/stage2_e2e/mine.py"
+    config.write_text('_base_ = ["./nano_e2e.py"]\n')
+    tree.done("eval", "export", "visualize", "VARIANT=nano", "CONFIG=projects/configs/stage2_e2e/mine.py")
+    calls = tree.calls()
+    for name in ("test.py", "tools/export_onnx.py", "tools/visualize.py"):
+        (line,) = (line for line in calls if name in line)
+        assert "[projects/configs/stage2_e2e/mine.py] [ckpts/nano_e2e_ep20.pth]" in line
+    assert "[outputs/eval/mine.json]" in "\n".join(calls)
+
+
+def test_the_stage_follows_from_the_known_name(tree: Tree):
+    bring(tree, "ckpts/nano_track_map.pth")
+    bring(tree, "ckpts/nano_e2e.pth")
+    assert "stage1_track_map/nano_track_map.py" in plan(tree, "export", "VARIANT=nano", "CKPT=ckpts/nano_track_map.pth")
+
+
+@pytest.mark.parametrize("words, message", [
+    (["eval", "CKPT=absent.pth"], "CKPT=absent.pth is not there"),
+    (["eval", "CONFIG=absent.py"], "CONFIG=absent.py is not there"),
+    (["train", "CKPT=Makefile"], "CKPT=Makefile says what to read"),
+    (["train-stage1", "CONFIG=Makefile"], "name it as a variant"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_meant_stops_at_once(tree: Tree, words: list[str], message: str):
+    result = tree.make(*words, "VARIANT=nano")
+    assert result.returncode != 0 and message in result.stderr and tree.tools() == []
+
+
+def test_variables_of_the_environment_name_no_checkpoint(tree: Tree):
+    """CONFIG and CKPT are common names; only who types them here means them."""
+    bring(tree, "ckpts/nano_e2e_ep20.pth")
+    shown = tree.make("-n", "eval", "VARIANT=nano", CKPT="absent.pth", CONFIG="Release")
+    assert shown.returncode == 0 and "absent.pth" not in shown.stdout
+
+
+def test_a_copy_that_was_killed_half_way_is_done_again(tree: Tree):
+    tree.done("train", "VARIANT=nano")
+    for record in (tree.root / ".make/made").iterdir():
+        record.unlink()
+    tree.done("train", "VARIANT=nano")
+    tree.calls()
+    tree.done("train", "VARIANT=nano", "SEED=4")
+    assert "train" in tree.tools() or "brought" in tree.done("train", "VARIANT=nano")

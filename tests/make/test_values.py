@@ -1,0 +1,106 @@
+"""What a setting holds never runs: every one of mk/*.mk, with everything that a shell or make acts on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from make.conftest import REPO, Tree
+
+MAKEFILES = [REPO / "Makefile", *(REPO / "mk").glob("*.mk")]
+SETTINGS = sorted({name for path in MAKEFILES for name in re.findall(r"^\s*([A-Za-z_][\w.]*)\s*\?=", path.read_text(), re.M)})
+# Read from the environment by other programs, and expanded nowhere; of `make configure`, in a file of its own
+ELSEWHERE = {"http_proxy", "https_proxy", "no_proxy"}
+TOUCHED = "touch canary"
+HOSTILE = (f"a`{TOUCHED}`", f"a;{TOUCHED};", f"a&{TOUCHED}&", f"a|{TOUCHED}", f"$$({TOUCHED})", f"$(shell {TOUCHED})",
+           f"a';{TOUCHED};'", f'a";{TOUCHED};"', f"a\n{TOUCHED}", f"a(){{ {TOUCHED}; }};a", "a>canary", "a #")  # fmt: skip
+# Prints a setting as a recipe that leaves it to the shell would, were it not refused before.
+BARE = "include mk/prelude.mk\ninclude mk/values.mk\nSHELL := /bin/bash\n.PHONY: all\nall: ; @true $({name})\n"
+
+
+def bare(folder: Path, name: str, value: str, **run: str) -> subprocess.CompletedProcess[str]:
+    text = BARE.replace("{name}", name)
+    line, env = [] if run else [f"{name}={value}"], {"PATH": "/usr/bin:/bin:/usr/local/bin", **run}
+    return subprocess.run(["make", "-f", "-", *line], input=text, cwd=folder, capture_output=True, text=True, timeout=30, env=env)
+
+
+def quoted() -> list[str]:
+    lines = (REPO / "mk/values.mk").read_text().replace("\\\n", " ")
+    patterns = re.search(r"^QUOTED := (.*)$", lines, re.M).group(1).split()
+    return [s for s in SETTINGS if any(re.fullmatch(p.replace(".", r"\.").replace("%", ".*"), s) for p in patterns)]
+
+
+@pytest.fixture
+def makefiles(tmp_path: Path) -> Path:
+    (tmp_path / "mk").symlink_to(REPO / "mk")
+    (tmp_path / "Makefile").symlink_to(REPO / "Makefile")
+    return tmp_path
+
+
+def test_every_setting_is_known(makefiles: Path) -> None:
+    assert len(SETTINGS) > 90 and {"SCENE", "FRAMES_DIR", "TRAIN_ARGS", "JETSON_DIR", "HOST_PYTHON"} <= set(SETTINGS)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_kind_of_value_runs(makefiles: Path, value: str) -> None:
+    for name in ("SCENE", "TRAIN_ARGS", "TESTS", "RANK", "DATA_ROOT"):
+        done = bare(makefiles, name, value)
+        assert done.returncode == 2 and f"{name} cannot hold " in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (makefiles / "canary").exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(SETTINGS) - ELSEWHERE))
+def test_no_setting_runs(makefiles: Path, name: str) -> None:
+    everything = f"a`{TOUCHED}`$(shell {TOUCHED})$$({TOUCHED});{TOUCHED}&{TOUCHED}|{TOUCHED}"
+    for environment in ({}, {name: everything}):  # on the command line, and from the environment
+        done = bare(makefiles, name, everything, **environment)
+        assert done.returncode == 2 and f"{name} cannot hold " in done.stderr, (environment, done.stderr)
+    assert not (makefiles / "canary").exists()
+
+
+def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree) -> None:
+    """What a shell acts on, but make does not, in all of them at once; and the real recipes."""
+    value = f"a';{TOUCHED};'`{TOUCHED}`\"&{TOUCHED}&(#~*"
+    names = set(quoted()) | {"WEIGHTS_URL.bevformer_tiny_epoch_24.pth"}
+    assert {"CFG_OPTIONS", "JETSON_DIR", "JETSON_SSH_FLAGS", "KEEP_FP32", "UNIAD_GIT_URL"} <= names
+    given = [f"{name}={value}" for name in sorted(names)]
+    tree.make("infer", "engine", "visualize", "VARIANT=nano", "DATASET=synthetic", "STACK=native", "RUNTIME=host", *given)
+    tree.make("quantize", "jetson-engine", "VARIANT=nano", "JETSON=me@orin", "PRECISION=int8", *given)
+    tree.make("clone", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=tiny", *given)
+    assert "[a';touch] [canary;'`touch]" in "\n".join(tree.calls())
+    assert not [path for path in tree.root.rglob("canary*")]
+
+
+@pytest.mark.parametrize("name", ["a`touch canary`b", "a;touch canary", "a'b", "a&b", "$(touch canary)", "a b"])
+def test_folders_with_names_of_commands_run_nothing(tree: Tree, name: str) -> None:
+    folder = tree.root / name
+    (folder / "drive").mkdir(parents=True)
+    (folder / "frames.json").write_text("{}")
+    for given in (f"FRAMES_DIR={folder}", f"COMPARE={folder} {folder}", f"DATA_DIR={folder}", f"VENV={folder}"):
+        done = tree.make("infer", "VARIANT=nano", given)
+        assert done.returncode == 2 and given.split("=")[0] in done.stderr, (given, done.stderr)
+    # Its name shows only where the path ends.
+    for part in ("Makefile", "mk", "tools", "projects", ".venv"):
+        (folder / "drive" / part).symlink_to(tree.root / part)
+    inside = Tree(folder / "drive").make("infer", "VARIANT=nano", "FRAMES_DIR=..")
+    assert inside.returncode == 2 and "FRAMES_DIR" in inside.stderr, inside.stderr
+    assert not [path for path in tree.root.rglob("canary") if path != folder]
+
+
+@pytest.mark.parametrize("scene", [".", "..", "../../..", "a/../b"])
+def test_a_scene_that_climbs_out_of_its_folder_is_none(tree: Tree, scene: str) -> None:
+    done = tree.make("-n", "infer", "VARIANT=nano", f"SCENE={scene}")
+    assert done.returncode == 2 and "is no scene" in done.stderr
+
+
+def test_what_people_write_is_taken(tree: Tree) -> None:
+    """Brackets and quotes of config values, patterns, a home by ~, and several words where several are meant."""
+    shown = tree.done(
+        "-n", "infer", "engine", "VARIANT=nano", "CFG_OPTIONS=a.b=[1,2] c='x' d=(1,2)", "TRAIN_ARGS=--save-every 5m", "TRT=10.3",
+        "JETSON_SSH_FLAGS=-i ~/.ssh/jetson", "TESTS=tests/unit -k config", "WEIGHTS_DIR=/my weights", "INFER_ARGS=--warmup 10",
+        "UNIAD_GIT_URL=https://host/r.git?a=1&b=2", "SCENE=scene-0103", http_proxy="http://me:pa$$@proxy",
+    )  # fmt: skip
+    assert "--warmup 10" in shown and "'d=(1,2)'" in shown
