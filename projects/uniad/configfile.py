@@ -21,7 +21,14 @@ from uniad.errors import UserError
 
 DELETE = "_delete_"
 BASE = "_base_"
-MAX_SEQUENCE = 100_000  # a config that builds more by repetition is a mistake or an attack
+# What a config may hold; more is a mistake or an attack. A config of ours has 13 kB, 900 values, 8 levels and 4 files.
+MAX_BYTES = 1 << 20
+MAX_VALUE = 100_000  # characters and values in a value, those counted twice that stand there twice
+MAX_DEPTH = 50
+MAX_BITS = 256  # of a whole number
+MAX_FILES = 50
+MAX_WORK = 3_000_000  # values looked at while a config is read with all that it inherits: two seconds; ours take 20,000
+_EVALUATION = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 
 class ConfigError(UserError, ValueError):
@@ -62,11 +69,47 @@ def in_place_of(own: Any, value: Any) -> Any:
     return f"{value}/" if folder and value and not value.endswith("/") else value
 
 
+class _Effort:
+    """What reading one config may still cost."""
+
+    def __init__(self) -> None:
+        self.files, self.work = MAX_FILES, MAX_WORK
+
+
+def too_much(value: Any, effort: _Effort) -> str:
+    """Why a value is none of a config, or nothing. Parts that stand in several places count in each of them."""
+    left, whole = MAX_VALUE, [(value, 0)]
+    while whole:
+        part, depth = whole.pop()
+        left -= 1
+        effort.work -= 1
+        if isinstance(part, (str, bytes)):
+            left -= len(part)
+        elif isinstance(part, int):
+            if part.bit_length() > MAX_BITS:
+                return f"a whole number of more than {MAX_BITS} bits is none of a config"
+        elif isinstance(part, (dict, list, tuple, set)):
+            if depth == MAX_DEPTH:
+                return f"a value of more than {MAX_DEPTH} levels is none of a config"
+            if len(part) > left:
+                left = -1
+            elif isinstance(part, dict):
+                whole.extend((item, depth + 1) for pair in part.items() for item in pair)
+            else:
+                whole.extend((item, depth + 1) for item in part)
+        if left < 0:
+            return f"a value of more than {MAX_VALUE} parts is none of a config"
+        if effort.work < 0:
+            return "this config takes more work to read than any that is one"
+    return ""
+
+
 class _Evaluator:
     """Evaluates one file's statements. ``variables`` grows as assignments are read."""
 
-    def __init__(self, path: Path, base: dict[str, Any], pinned: dict[str, Any]):
+    def __init__(self, path: Path, base: dict[str, Any], pinned: dict[str, Any], effort: _Effort | None = None):
         self.path = path
+        self.effort = effort or _Effort()
         self.base = base
         self.pinned = pinned
         self.variables: dict[str, Any] = {}
@@ -76,18 +119,28 @@ class _Evaluator:
 
     def run(self, tree: ast.Module) -> dict[str, Any]:
         for statement in tree.body:
-            if isinstance(statement, ast.Assign):
-                value = self.value(statement.value)
-                for target in statement.targets:
-                    self.assign(target, value)
-            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                self.assign(statement.target, self.value(statement.value))
-            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                pass  # a docstring
-            else:
-                kind = type(statement).__name__.lower()
-                self.fail(statement, f"{kind} is not supported in a config; write assignments only")
+            try:
+                self.statement(statement)
+            except ConfigError:
+                raise
+            except RecursionError:
+                self.fail(statement, "nests too deeply to be read")
+            except _EVALUATION as error:
+                self.fail(statement, f"cannot be evaluated: {error}")
         return self.variables
+
+    def statement(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Assign):
+            value = self.value(statement.value)
+            for target in statement.targets:
+                self.assign(target, value)
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            self.assign(statement.target, self.value(statement.value))
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            pass  # a docstring
+        else:
+            kind = type(statement).__name__.lower()
+            self.fail(statement, f"{kind} is not supported in a config; write assignments only")
 
     def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Name):
@@ -105,7 +158,11 @@ class _Evaluator:
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
             self.fail(node, f"{ast.unparse(node)!r} is not supported in a config; use literals, arithmetic and dict()")
-        return method(node)
+        value = method(node)
+        why = too_much(value, self.effort)
+        if why:
+            self.fail(node, why)
+        return value
 
     def _constant(self, node: ast.Constant) -> Any:
         return node.value
@@ -173,8 +230,9 @@ class _Evaluator:
         left, right = self.value(node.left), self.value(node.right)
         if isinstance(node.op, ast.Mult):
             for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, (str, list, tuple)) and len(sequence) * max(int(times), 0) > MAX_SEQUENCE:
-                    self.fail(node, f"{ast.unparse(node)!r} makes more than {MAX_SEQUENCE} items")
+                if isinstance(sequence, (str, bytes, list, tuple)) and isinstance(times, int):
+                    if len(sequence) * times > MAX_VALUE:
+                        self.fail(node, f"a value of more than {MAX_VALUE} parts is none of a config")
         return self.attempt(node, lambda: function(left, right))
 
     def _unaryop(self, node: ast.UnaryOp) -> Any:
@@ -222,7 +280,7 @@ class _Evaluator:
     def attempt(self, node: ast.AST, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
+        except _EVALUATION as error:
             self.fail(node, f"{ast.unparse(node)!r} fails: {error}")
 
 
@@ -247,37 +305,62 @@ def merge(child: dict[str, Any], base: dict[str, Any], where: str) -> dict[str, 
     return out
 
 
-def _read(path: Path, pinned: dict[str, Any], seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, pinned: dict[str, Any], seen: tuple[Path, ...], effort: _Effort) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise ConfigError(f"{path}: inherits from itself through {seen[-1].name}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        by = f" (named by {seen[-1]})" if seen else ""
-        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"no config file {path}{by}{nearest(path.name, near)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}") from None
-    try:
-        tree = ast.parse(text, filename=str(path))
-    except SyntaxError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: not a config: {error.msg}") from None
+    effort.files -= 1
+    if effort.files < 0:
+        raise ConfigError(f"{path}: inherits from more than {MAX_FILES} files")
+    tree = _parse(path, f" (named by {seen[-1]})" if seen else "")
 
     # _base_ comes first because the rest of the file may refer to what it brings.
     base: dict[str, Any] = {}
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == BASE for t in statement.targets):
-            names = _Evaluator(path, {}, {}).value(statement.value)
-            for name in [names] if isinstance(names, str) else names:
-                part = _read(path.parent / name, pinned, (*seen, path))
+            for name in _bases(statement, path, effort):
+                part = _read(path.parent / name, pinned, (*seen, path), effort)
                 twice = sorted(base.keys() & part.keys())
                 if twice:
                     raise ConfigError(f"{path}: more than one base sets {', '.join(twice)}; let one inherit the other")
                 base.update(part)
-    own = _Evaluator(path, base, pinned).run(tree)
+    own = _Evaluator(path, base, pinned, effort).run(tree)
     own.pop(BASE, None)
     return merge(own, base, str(path))
+
+
+def _parse(path: Path, by: str) -> ast.Module:
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"cannot read config {path}{by}: it is no file")
+        with open(path, encoding="utf-8") as handle:
+            text = handle.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"no config file {path}{by}{nearest(path.name, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_BYTES >> 20} MiB: that is no config")
+    try:
+        return ast.parse(text, filename=str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: not a config: {error.msg}") from None
+    except (RecursionError, MemoryError):
+        raise ConfigError(f"{path}: not a config: it nests too deeply to be read") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a config: {error}") from None
+
+
+def _bases(statement: ast.Assign, path: Path, effort: _Effort) -> list[str]:
+    """The files that ``_base_`` names."""
+    evaluator = _Evaluator(path, {}, {}, effort)
+    evaluator.run(ast.Module([statement], []))
+    names = evaluator.variables[BASE]
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and "\0" not in name for name in names):
+        evaluator.fail(statement, f"{BASE} is a path or a list of paths")
+    return list(names)
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -289,7 +372,9 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     raw = raw.strip()
     try:
         value = _Evaluator(Path(f"override {text!r}"), {}, {}).value(ast.parse(raw, mode="eval").body)
-    except (SyntaxError, ConfigError):
+    except (RecursionError, MemoryError):
+        raise ConfigError(f"override {key}=...: its value nests too deeply to be read") from None
+    except (SyntaxError, ConfigError, *_EVALUATION):
         words = {"true": True, "false": False, "none": None}
         parts = [words.get(part.strip().lower(), part.strip()) for part in raw.split(",")]
         value = parts[0] if len(parts) == 1 else parts
@@ -326,7 +411,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     """
     pairs = [(text, *parse_override(text)) for text in overrides]
     pinned = {names[0]: value for _, names, value in pairs if len(names) == 1}
-    cfg = copy.deepcopy(_read(Path(path), pinned, ()))
+    cfg = copy.deepcopy(_read(Path(path), pinned, (), _Effort()))
     for text, names, value in pairs:
         if len(names) == 1 and names[0] not in cfg:
             raise ConfigError(f"override {text!r}: {path} has no {names[0]!r}{nearest(names[0], cfg)}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 import specs
+from uniad.configfile import parse_override
 from uniad.models.bev_encoder import camera_slots
 from uniad.spec import ConfigError, from_config, from_scratch, load_config, load_spec
 
@@ -227,3 +230,65 @@ def test_a_folder_means_the_same_with_and_without_its_slash(name):
     with_slash, without = (load_config(path, [f"{name}=/some/where{end}"]) for end in ("/", ""))
     assert with_slash == without and "/some/where/" in json.dumps(without)
     assert load_config(path, ["data.val.data_root=/x"])["data"]["val"]["data_root"] == "/x/"
+
+
+HOSTILE = {
+    "a text that grows": "a = 'a' * 10\n" + "a = a + a\n" * 40,
+    "a text times a milliard": "a = 'a' * 1000000000",
+    "a text to a power": "a = 'a' * 10 ** 9",
+    "bytes times a milliard": "a = b'a' * 1000000000",
+    "a list that doubles": "a = [1]\n" + "a = a + a\n" * 40,
+    "a list that holds itself twice": "a = [1]\n" + "a = [a, a]\n" * 40,
+    "a mapping that holds itself twice": "a = 1\n" + "a = dict(b=a, c=a)\n" * 40,
+    "a text of itself": "a = 'a' * 10\n" + "a = f'{a}{a}'\n" * 40,
+    "a list times a list": "a = [[0] * 90000] * 90000",
+    "lists in lists in lists": "a = 1\n" + "a = [a]\n" * 5000,
+    "many large lists": "".join(f"a{i} = [0] * 90000\n" for i in range(5000)),
+    "a number that squares itself": "a = 9\n" + "a = a * a\n" * 40,
+    "an exponent beyond all numbers": "a = int(1e999)",
+    "a number of 10,000 digits": f"a = {'9' * 10_000}",
+    "a sum without end": "a = " + "+".join("1" * 20_000),
+    "signs without end": "a = " + "-" * 20_000 + "1",
+    "brackets without end": "a = " + "[" * 5000 + "]" * 5000,
+    "an attribute without end": "a = a" + ".b" * 20_000,
+    "a text times a text": "a = 'a' * 'b'",
+    "a key that is a list": "a = {[1]: 2}",
+    "a set of lists": "a = {[1]}",
+    "stars of a number": "a = [*5]",
+    "two stars of a number": "a = {**5}",
+    "arguments of a number": "a = dict(**5)",
+    "a base that is a number": "_base_ = 5",
+    "bases that are numbers": "_base_ = [5]",
+    "a base with a zero": "_base_ = 'a\\0b'",
+    "a base that never ends": "_base_ = '/dev/zero'",
+    "a base that waits": "_base_ = 'fifo'",
+    "a folder": "_base_ = '.'",
+    "a zero": "a = 1\0",
+    "two mebibytes": "# " + "a" * (2 << 20),
+    "twice the same file, and so on": "_base_ = ['next0.py', './next0.py']",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_config_that_is_an_attack_is_one_line_soon(tmp_path: Path, case: str) -> None:
+    (tmp_path / "config.py").write_text(HOSTILE[case])
+    os.mkfifo(tmp_path / "fifo")
+    for i in range(30):
+        (tmp_path / f"next{i}.py").write_text(f"_base_ = ['next{i + 1}.py', './next{i + 1}.py']")
+    (tmp_path / "next30.py").write_text("")
+    begun = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "config.py")
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)[:200]
+    assert time.process_time() - begun < 20  # a bound, not a measurement: seconds at worst
+
+
+OVERRIDES = ["[" * 5000, "-" * 50_000 + "1", "{[1]: 2}", "'a' * 'b'", "\0", "9" * 5000, "[[0] * 90000] * 90000"]
+
+
+@pytest.mark.parametrize("value", OVERRIDES)
+def test_an_override_that_is_an_attack_is_a_text_or_one_line(value: str) -> None:
+    try:
+        parse_override(f"a.b={value}")
+    except ConfigError as error:
+        assert "a.b" in str(error)
