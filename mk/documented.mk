@@ -36,22 +36,24 @@ $(STEPS)/overlay: $(STEPS)/patch $$(OVERLAY_FILES)
 
 # --- the container ------------------------------------------------------------------------------------------------------
 INSIDE := /workspace/UniAD_train/UniAD
-place = $(or $(realpath $1),$(abspath $1))
 # The world in use appears at the documented paths. The deployment tree is this repository.
 STACK_MOUNTS = $(abspath $(TREE)):$(INSIDE) $(CURDIR):/workspace/UniAD $(abspath $(UNIAD_TRAIN))/home:/home/uniad
-DATA_MOUNTS = $(call place,$(DATA_ROOT)):$(INSIDE)/data/nuscenes $(call place,$(INFO_ROOT)):$(INSIDE)/data/infos $(call place,$(dir $(ANCHORS))):$(INSIDE)/data/others
+DATA_PLACES = $(DATA_ROOT):nuscenes $(INFO_ROOT):infos $(dir $(ANCHORS)):others
+data-mount = $(call place,$(firstword $1)):$(INSIDE)/data/$(lastword $1)
+DATA_MOUNTS = $(foreach p,$(DATA_PLACES),$(call data-mount,$(subst :, ,$p)))
 # The documented scripts end in `| tee`: with pipefail a failed run is one.
 STACK_ENV = --env HOME=/home/uniad --env SHELLOPTS=pipefail
 # $(call in-stack,folder,GiB of /dev/shm,mounts,more)
 in-stack = $(call in-container,torch1.12,$2,$(STACK_MOUNTS) $3,$1,$(STACK_ENV)$(if $4, $4))
 
 # A shell sees what data there is.
-IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(foreach m,$(DATA_MOUNTS),$(if $(wildcard $(firstword $(subst :, ,$m))),$m)),)
+IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(foreach p,$(DATA_PLACES),$(if $(wildcard $(firstword $(subst :, ,$p))),$(call data-mount,$(subst :, ,$p)))),)
 
 # Is there an engine, and is no GPU newer than this torch? Asked before anything that takes long.
 CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=$(RUNTIME) --ask GPUS=$(GPUS) --python $(call q,$(HOST_PYTHON)) --words > /dev/null
 
-# It builds against this image's torch and Python: another image, another build.
+# It builds against this image's torch and Python: another image, another build. With kernels for GPUs wherever the image has nvcc, so
+# that what was compiled without a GPU serves when there is one.
 $(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
 	@$(CAN_RUN)
 	UNIAD_LOCK=$(STEPS)/lock $(call in-stack,$(INSIDE)/third_party/uniad_mmdet3d,,,) python3 setup.py build develop --user
@@ -76,8 +78,10 @@ doc-trained = $(TREE)/$(call doc-work,$1)/$(if $(MAX_ITERS),iter_$(MAX_ITERS),ep
 doc-name = $(STEM.$(VARIANT))_$(KIND.$1).pth
 
 doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
-DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(MASTER_ADDR) --master_port=$(MASTER_PORT)
-doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(NET_FLAGS),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
+DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(or $(MASTER_ADDR),127.0.0.1) --master_port=$(MASTER_PORT)
+# Upstream's script counts eight GPUs as a machine: of more, it waits for machines that never come, or leaves some idle.
+BY_LAUNCH := $(NET_FLAGS)$(filter-out 0 1 2 3 4 5 6 7 8,$(GPUS))
+doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(BY_LAUNCH),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
 doc-eval-config = $(if $(CONFIG),$(call doc-inside,$(CONFIG)),$(doc-config))
 doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-eval-config) $(call doc-inside,$(doc-reads)) --eval bbox,./tools/uniad_dist_eval.sh $(doc-eval-config) $(call doc-inside,$(doc-reads)) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
 
@@ -91,8 +95,8 @@ doc-read = $(or $(CKPT),$(if $(filter 2,$1),$(filter $(DEPLOYED),$(BROUGHT))),$(
 doc-reads = $(firstword $(doc-read))
 doc-within = $(patsubst $(realpath .)/%,/workspace/UniAD/%,$(patsubst $(call place,$(TREE))/%,./%,$(call place,$1)))
 # Its path inside the container, where a file from elsewhere has a mount of its own
-doc-inside = $(if $(filter /workspace/UniAD/% ./%,$(call doc-within,$1)),$(call doc-within,$1),/workspace/given/$(notdir $(realpath $1)))
-doc-mount = $(if $(filter /workspace/given/%,$(call doc-inside,$1)),$(patsubst %/,%,$(dir $(realpath $1))):/workspace/given:ro)
+doc-inside = $(if $(filter /workspace/UniAD/% ./%,$(call doc-within,$1)),$(call doc-within,$1),/workspace/given/$(notdir $(call place,$1)))
+doc-mount = $(if $(filter /workspace/given/%,$(call doc-inside,$1)),$(patsubst %/,%,$(dir $(call place,$1))):/workspace/given:ro)
 
 define doc-stage-rules
 doc-reads.$1 := $(INFOS) $(if $(filter 1,$1),$(if $(INIT),$(TREE)/$(INIT)),$(call doc-ckpt,1) $(ANCHORS))

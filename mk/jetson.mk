@@ -1,7 +1,10 @@
 ##@ Jetson
 
 JETPACKS := 5.1 6.0 6.1 6.2 7.0 7.1 7.2
-$(if $(JETPACK),$(call one-of,JETPACK,$(JETPACKS)))
+# A patch release (6.2.1) has the TensorRT of its minor release.
+version-words = $(subst ., ,$1)
+JETPACK_MINOR := $(if $(filter 1,$(words $(JETPACK))),$(if $(filter 3,$(words $(call version-words,$(JETPACK)))),$(if $(call digits-gone,$(lastword $(call version-words,$(JETPACK)))),$(JETPACK),$(word 1,$(call version-words,$(JETPACK))).$(word 2,$(call version-words,$(JETPACK)))),$(JETPACK)))
+$(if $(strip $(JETPACK)),$(if $(filter $(JETPACKS),$(JETPACK_MINOR)),,$(error JETPACK=$(JETPACK) is unknown: choose $(subst $(space),$(comma) ,$(JETPACKS)), or a patch release of one of them, such as 6.2.1)))
 $(call whole,JETSON_WORKSPACE_MIB)
 $(call whole,JETSON_SPARE_MIB)
 $(call whole,JETSON_ITERATIONS)
@@ -16,7 +19,7 @@ TRT.7.0 := 10.13
 TRT.7.1 := 10.13
 TRT.7.2 := 10.16
 ifneq (,$(JETPACK))
-  TRT := $(or $(TRT),$(TRT.$(JETPACK)))
+  TRT := $(or $(TRT),$(TRT.$(JETPACK_MINOR)))
 endif
 
 # Where: JETSON says it; else here if this machine has trtexec; else a bundle. Asked only when it matters.

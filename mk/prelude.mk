@@ -22,7 +22,7 @@ whole = $(if $(filter-out 1,$(words $($1)))$(call digits-gone,$($1)),$(error $1=
 
 # $(call path,NAME): stops at what make itself cannot hold in a file name.
 path = $(call path-is,$1,$($1))
-path-is = $(if $(filter-out 1,$(words $2))$(findstring :,$2)$(findstring %,$2)$(findstring $$,$2),$(error $1=$2 cannot be used: a path may hold no blank, colon, percent or dollar sign))
+path-is = $(if $(filter-out 1,$(words $2))$(findstring :,$2)$(findstring %,$2)$(findstring $$,$2),$(error $1=$2 cannot be used: a path may hold no blank, colon, percent or dollar sign: name a link to it (ln -s) instead))
 
 # "command line", "environment", ... of a variable, or nothing where it has only our default.
 given = $(filter-out file default undefined,$(origin $1))

@@ -54,7 +54,7 @@ $(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT),,1))
 # $(call read,stage): the checkpoint that is evaluated, drawn and run. The deployed one, where somebody brought that.
 # In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
 here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
-ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(realpath $f))))))
+ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
 read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)))),$(call ckpt,2)),$(call ckpt,1))
 READ := $(call here-or-whole,$(or $(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))

@@ -65,7 +65,11 @@ DOCKER_FLAGS ?=
 TORCH112_BASE ?=
 DEPLOY_BASE ?=
 JETSON_BASE ?=
-# Further package index that torch comes from; empty: the Dockerfile's, none: no further one
+# The digest that a base image must have (sha256:...), whatever its tag names by now
+TORCH112_DIGEST ?=
+DEPLOY_DIGEST ?=
+JETSON_DIGEST ?=
+# Index that torch comes from, and nothing else does; empty: the Dockerfile's, none: the same as the other packages
 TORCH112_INDEX_URL ?=
 DEPLOY_INDEX_URL ?=
 JETSON_INDEX_URL ?=
@@ -151,7 +155,7 @@ NUM_FRAME ?=
 # --- Jetson ---------------------------------------------------------------------------------------------------------------
 # user@host or user@host:port (ssh, by key), local, or bundle. Empty: local where trtexec is, else bundle
 JETSON ?=
-# 5.1, 6.0, 6.1, 6.2, 7.0, 7.1 or 7.2: sets TRT
+# 5.1, 6.0, 6.1, 6.2, 7.0, 7.1 or 7.2, or a patch release (6.2.1): sets TRT
 JETPACK ?=
 # Folder on the device, from the login's home or absolute
 JETSON_DIR ?= uniad-engines

@@ -78,7 +78,7 @@ ifneq ($(TOOLS_RUNTIME),host)
   # Native tools run in the deployment image; the tree is where a person finds it there.
   ENV := .make/image/deploy
   PYTHON := python3
-  NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(filter-out $(abspath $d),$(realpath $d)),$(realpath $d):$(realpath $d))) $(foreach d,$(ELSEWHERE),$d:$d)
+  NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(and $(realpath $d),$(filter-out $(abspath $d),$(call place,$d))),$(call place,$d):$(call place,$d))) $(foreach d,$(ELSEWHERE),$d:$d)
   IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)))
   RUN = $(IN) python3
 endif

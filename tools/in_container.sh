@@ -50,7 +50,7 @@ done
 plainly() {
   sed -u -e "s/^Error: container-init binary not found.*/error: $engine lacks an init for containers: install catatonit/" \
     -e "/could not select device driver/{s/.*/error: $engine cannot give GPUs to containers: install the NVIDIA Container Toolkit, or GPUS=0 for the CPU/;n;/^$/d}" \
-    -e "/^\(See\|Run\) '$engine run --help'/d"
+    -e "/^\(See\|Run\) '$engine run --help'/d" -e '/^Emulate Docker CLI using podman/d'
 }
 # In the background, so that a signal is acted upon at once; input stays the terminal's.
 exec 3<&0

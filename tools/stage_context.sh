@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Lays out what `docker build` is to see of an image: stage_context.sh IMAGE_DIR OUT [CA_FILE [WHEEL_DIR...]]
+# Lays out what `docker build` is to see of an image: stage_context.sh [--no-cache-mounts] IMAGE_DIR OUT [CA_FILE [WHEEL_DIR...]]
+# --no-cache-mounts: for a builder that knows no `RUN --mount` (docker's own before BuildKit); what is built is the same.
 # The requirements file is cut at its "# layer: NAME" lines, so that a changed pin rebuilds its own layer and those after it.
 # Wheels at hand are taken where their name and version are pinned there.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
+mounts=1
+if [[ ${1-} == --no-cache-mounts ]]; then mounts=; shift; fi
 source=$1 out=$2 ca=${3:-}
 shift $(( $# < 3 ? $# : 3 ))
 [[ -f $source/Dockerfile ]] || { echo "error: $source holds no Dockerfile" >&2; exit 2; }
@@ -14,6 +17,7 @@ fi
 rm -rf "$out.partial"
 mkdir -p "$out.partial"/{extra/wheels,layers}
 cp "$source/Dockerfile" "$source/requirements.txt" "$out.partial/"
+[[ $mounts ]] || sed -i -E 's/--mount=type=cache,[^ ]+ //g' "$out.partial/Dockerfile"
 cp -r "$(dirname "$source")/setup" "$out.partial/setup"
 if [[ -n $ca ]]; then cp "$ca" "$out.partial/extra/ca.crt"; else : > "$out.partial/extra/ca.crt"; fi
 : > "$out.partial/extra/wheels/.keep"

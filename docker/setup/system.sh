@@ -14,9 +14,19 @@ fi
 for list in /etc/apt/sources.list.d/cuda*.list /etc/apt/sources.list.d/nvidia*.list; do
   [ -f "$list" ] && mv "$list" "$list.off"
 done
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends ca-certificates "$@"
-rm -rf /var/lib/apt/lists/*
+# The builder's cache (BuildKit) is kept, in spite of the rules by which Debian's and Ubuntu's images empty it.
+keep=
+if mountpoint -q /var/cache/apt; then
+  keep="-c /tmp/keep.conf"
+  printf '%s\n' '#clear DPkg::Post-Invoke;' '#clear APT::Update::Post-Invoke;' 'APT::Keep-Downloaded-Packages "true";' > /tmp/keep.conf
+fi
+apt-get $keep update -qq
+apt-get $keep install -y -qq --no-install-recommends ca-certificates "$@"
+if [ -z "$keep" ]; then
+  apt-get clean
+  rm -rf /var/lib/apt/lists/*
+fi
+rm -f /tmp/keep.conf
 [ -s /usr/local/share/ca-certificates/extra.crt ] || rm -f /usr/local/share/ca-certificates/extra.crt
 update-ca-certificates
 if [ -f /usr/local/share/ca-certificates/extra.crt ]; then

@@ -22,6 +22,7 @@ REQUIREMENTS = """# layer: build
 pip==23.3.2
 setuptools==59.8.0
 wheel==0.41.3
+ninja==1.11.1.1
 # layer: torch
 typing_extensions==4.13.2
 # layer: mmcv
@@ -38,6 +39,7 @@ assert tomli.AT_HAND, "an index has this version too, and the wheel at hand is t
 cfg = next(a for a in sys.argv if a.startswith("./projects/configs/"))
 options = dict(a.split("=", 1) for a in sys.argv if "=" in a)
 assert os.path.isfile(cfg) and os.path.isfile("data/infos/nuscenes_infos_temporal_train.pkl")
+assert os.path.isfile("data/nuscenes/v1.0-trainval/sample.json"), "a data set below a folder with a blank"
 assert os.path.isfile("/workspace/UniAD/Makefile")
 if os.path.exists("data/wait"):
     print("training", flush=True)
@@ -130,6 +132,18 @@ class Machine:
         return [line.split()[0] for line in done.stdout.splitlines() if "uniad_test" in line]
 
 
+def base_with_packages_of_its_own(engine: str, base: str, place: Path) -> str:
+    """Images like NVIDIA's bring Python packages where pip and apt put them: broken ones here, to see whose are used."""
+    for folder in ("usr/local/lib/python3.9/dist-packages", "usr/lib/python3/dist-packages"):
+        about = place / folder / "tqdm-4.1.0.dist-info"
+        about.mkdir(parents=True)
+        (place / folder / "tqdm.py").write_text("raise ImportError('the base image has this one')\n")
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tqdm\nVersion: 4.1.0\n")
+    (place / "Dockerfile").write_text(f"FROM {base}\nCOPY usr /usr\n")
+    subprocess.run([engine, "build", "--quiet", "--tag", "uniad_base_test", place], check=True, capture_output=True)
+    return "uniad_base_test"
+
+
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     engine, base = os.environ.get("TEST_ENGINE"), os.environ.get("TEST_BASE")
@@ -165,6 +179,9 @@ def machine() -> Iterator[Machine]:
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    (place / "my big disk").mkdir()
+    (root / "data/synthetic/nuscenes").symlink_to(place / "my big disk")
+    base = base_with_packages_of_its_own(engine, base, place / "base")
     write_wheel(place / "wheels", "tomli", "2.2.1", "AT_HAND = True\n")
     settings = (
         "VARIANT=tiny", "STACK=torch1.12", f"RUNTIME={engine}", "TOOLS_RUNTIME=host", "DATASET=synthetic", "GPUS=0",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -27,6 +29,59 @@ def test_from_clone_to_evaluation_and_every_file_is_the_callers(machine: Machine
     assert (machine.root / "ckpts/tiny_imgx0.25_e2e_ep20.pth").is_file()
     assert list((machine.root / "UniAD_train/home").rglob("uniad-mmdet3d.egg-link")), "develop --user stays between containers"
     assert machine.containers() == []
+
+
+def inside(machine: Machine, command: str) -> str:
+    """What a command prints in a container of the image, started as by hand."""
+    words = [machine.engine, "run", "--rm", "uniad_test", "bash", "-euc", command]
+    done = subprocess.run(words, capture_output=True, text=True, **machine.person)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_image_holds_our_pins_and_nothing_that_is_not_needed(machine: Machine):
+    assert "/opt/uniad/site/tqdm/" in inside(machine, "python3 -c 'import tqdm; print(tqdm.__file__)'"), "not the base image's"
+    assert inside(machine, "ninja --version").startswith("1.11.1")
+    assert inside(machine, "find /var/cache/apt /var/lib/apt/lists -type f ! -name lock 2> /dev/null || true") == ""
+    assert inside(machine, "dpkg-query -W -f '${Package}\\n' | grep -E 'mesa|libllvm|libgl1' || true") == ""
+    assert inside(machine, "id -u; touch ~/mine").split() == ["1000"], "no tree is mounted: nobody special"
+    command = [machine.engine, "image", "inspect", "--format", "{{json .Config.Labels}}", "uniad_test"]
+    labels = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = {k.removeprefix("org.opencontainers.image."): v for k, v in json.loads(labels.stdout).items()}
+    assert said["title"] == "uniad_torch1.12" and said["licenses"] == "Apache-2.0" and said["base.name"] == "uniad_base_test"
+
+
+BY_HAND = """
+cd /workspace/UniAD_train/UniAD/third_party/uniad_mmdet3d/
+python3 setup.py build develop --user
+cd /workspace/UniAD_train/UniAD
+python3 -c 'import mmdet3d; assert mmdet3d.NAME == "ours"'
+git status --short > projects/by_hand.txt
+: > /dev/stderr
+id -u; whoami; echo $HOME
+"""
+
+
+def test_upstreams_docker_run_typed_by_hand_works_on_a_tree_of_its_caller(machine: Machine):
+    """No --user, as the workflow writes it; with its terminal."""
+    tree = machine.root / "UniAD_train/UniAD"
+    host, terminal = pty.openpty()
+    try:
+        mount = f"{tree}:/workspace/UniAD_train/UniAD"
+        command = [machine.engine, "run", "-it", "--rm", "--shm-size=8g", "-v", mount, "uniad_test", "/bin/bash", "-euc", BY_HAND]
+        done = subprocess.run(
+            command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=120, **machine.person,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(host)
+    assert done.returncode == 0, done.stdout
+    inner = 0 if machine.uid == 0 or machine.engine != "docker" else machine.uid
+    name = "root" if inner == 0 else "uniad"
+    assert done.stdout.splitlines()[-3:] == [str(inner), name, "/home/uniad"], done.stdout
+    assert "?? projects/by_hand.txt" in (tree / "projects/by_hand.txt").read_text()
+    assert machine.owners() == {machine.uid}
 
 
 def test_a_second_run_does_nothing(machine: Machine):
@@ -111,3 +166,23 @@ def test_an_image_that_was_removed_is_built_again(machine: Machine):
     subprocess.run([machine.engine, "image", "rm", "--force", "uniad_test"], check=True, capture_output=True)
     done = machine.make("image")
     assert done.returncode == 0 and "build --tag uniad_test" in done.stdout, done.stderr
+
+
+def test_either_builder_makes_the_image(machine: Machine):
+    """docker's first builder knows no cache mounts, BuildKit does: the tests above took one."""
+    if machine.engine != "docker":
+        pytest.skip("two builders are docker's")
+    def has_mounts(env: dict[str, str]) -> bool:
+        ask = [machine.root / "tools/engine_facts.sh", "docker"]
+        return "cache-mounts" in subprocess.run(ask, env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout
+
+    dockers = [folder for folder in os.get_exec_path() if os.access(f"{folder}/docker", os.X_OK)]
+    ways = [{"PATH": f"{folder}:{os.environ['PATH']}", "DOCKER_BUILDKIT": buildkit} for folder in dockers for buildkit in "10"]
+    other = {has_mounts(env): env for env in ways}
+    other.pop(has_mounts({}), None)  # the tests above built with it
+    for mounts, env in other.items():
+        process = machine.start("image", "IMAGE_TAG.torch1.12=uniad_test_builder", env=env, stderr=subprocess.STDOUT)
+        out, _ = process.communicate(timeout=1500)
+        assert process.returncode == 0, out[-3000:]
+        assert ("--no-cache-mounts" not in out) == mounts and f"DOCKER_BUILDKIT={int(mounts)} " in out
+        subprocess.run([machine.engine, "image", "rm", "uniad_test_builder"], check=True, capture_output=True)

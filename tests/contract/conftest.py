@@ -23,7 +23,9 @@ ENGINE = r"""#!/usr/bin/env bash
 set -euo pipefail
 [[ -z ${ENGINE_DOWN:-} ]] || { echo "Cannot connect to the Docker daemon at unix:///var/run/docker.sock." >&2; exit 1; }
 case $1 in
-  version|info) exit 0 ;;
+  info) [[ ! -e $ENGINE_STATE/info.json ]] || cat "$ENGINE_STATE/info.json"; exit 0 ;;
+  version) echo "${ENGINE_VERSION:-}"; exit 0 ;;
+  buildx) exit 1 ;;
   image) [[ -e $ENGINE_STATE/images ]] && grep -qx "${!#}" "$ENGINE_STATE/images" || exit 1
          [[ $* != *--format* ]] || cat "$ENGINE_STATE/${!#}.label"; exit 0 ;;
 esac
@@ -31,7 +33,7 @@ printf '%q ' "$@" >> "$ENGINE_STATE/log"; echo >> "$ENGINE_STATE/log"
 case $1 in
   build) while (( $# )); do case $1 in
            --tag) echo "$2" >> "$ENGINE_STATE/images"; tag=$2 ;;
-           --label) echo "${2#*=}" > "$ENGINE_STATE/$tag.label" ;; esac; shift; done ;;
+           --label) [[ $2 != uniad.inputs=* ]] || echo "${2#*=}" > "$ENGINE_STATE/$tag.label" ;; esac; shift; done ;;
   run)
     if [[ $* == *"--gpus all"* && -n ${ENGINE_NO_GPUS:-} ]]; then
       echo 'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].' >&2; exit 125

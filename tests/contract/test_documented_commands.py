@@ -98,6 +98,62 @@ def test_the_dataset_appears_at_the_documented_paths_wherever_it_lies(documented
     assert f"--volume {documented.root}/data/others:{INSIDE}/data/others " in line
 
 
+def test_a_dataset_below_a_folder_with_a_blank_is_mounted(documented: Documented, tmp_path: Path):
+    outside = tmp_path / "my  big disk"
+    (documented.root / "data/nuscenes").rename(outside)
+    (documented.root / "data/nuscenes").symlink_to(outside)
+    mount = f"'{outside}:{INSIDE}/data/nuscenes'"
+    assert f"--volume {mount} " in documented.done("-n", "shell", *STACK)
+    assert f"--volume {mount} " in documented.done("-n", "train-stage1", *STACK, "VARIANT=tiny", "GPUS=1")
+    native = documented.done("-n", "eval", "STACK=native", *STACK[1:], "VARIANT=tiny")
+    assert f"--volume '{outside}:{outside}' " in native
+    colon = tmp_path / "a:b"
+    outside.rename(colon)
+    (documented.root / "data/nuscenes").unlink()
+    (documented.root / "data/nuscenes").symlink_to(colon)
+    done = documented.make("-n", "shell", *STACK)
+    assert done.returncode != 0 and f"{colon} cannot be mounted: a container engine takes no colon in a path" in done.stderr
+
+
+DOCKER = '{"ServerVersion":"20.10","SecurityOptions":["name=seccomp,profile=default"%s]}'
+PODMAN = """{
+  "host": {
+    "buildahVersion": "1.28.2",
+    "security": {
+      "rootless": %s,
+      "selinuxEnabled": %s
+    }
+  }
+}"""
+
+
+def test_a_container_is_started_as_its_engine_needs_it(documented: Documented):
+    me = f"--user {os.getuid()}:{os.getgid()}"
+    info = documented.root / "engine/info.json"
+
+    def line(text: str, *more: str) -> str:
+        info.write_text(text)
+        return shown(documented, "shell", "GPUS=1", *more).splitlines()[-1]
+
+    plain = line(DOCKER % "")
+    assert f" {me} " in plain and " --gpus all " in plain and "label=disable" not in plain
+    rootless = line(DOCKER % ',"name=rootless"')
+    assert " --user 0:0 " in rootless, "the caller is root inside"
+    guarded = line(DOCKER % ',"name=selinux"')
+    assert " --security-opt label=disable " in guarded and ":z" not in guarded, "a data set keeps its labels"
+    alias = line(PODMAN % ("true", "true"))
+    assert " --device nvidia.com/gpu=all " in alias and "--gpus" not in alias and "label=disable" in alias
+    assert ("--userns=keep-id" in alias) == (os.getuid() != 0)
+    assert "label=disable" not in line(PODMAN % ("false", "false"))
+
+
+def test_rootless_docker_on_several_machines_is_one_line(documented: Documented):
+    (documented.root / "engine/info.json").write_text(DOCKER % ',"name=rootless"')
+    machines = ("VARIANT=full", "GPUS=8", "NNODES=4", "MASTER_ADDR=first", "NODE_RANK=1")
+    done = documented.make("-n", "train-stage1", *STACK, *machines)
+    assert done.returncode != 0 and "NNODES=4: rootless docker has no host network to give" in done.stderr
+
+
 def test_without_gpus_no_gpu_is_asked_for(documented: Documented):
     text = shown(documented, "train", "eval", "VARIANT=tiny", "GPUS=0")
     assert "--gpus" not in text and "CUDA_VISIBLE_DEVICES" not in text
@@ -142,6 +198,19 @@ def test_several_machines_run_the_documented_launch(documented: Documented):
     assert "epoch_6.pth UniAD_train" in shown(documented, "train", *machines, "NODE_RANK=0")
     rank = shown(documented, "train-stage1", *machines, "RANK=3")
     assert "--node_rank=3" in rank and "--master_port=28599" in rank
+
+
+@pytest.mark.parametrize("gpus", [9, 12, 16])
+def test_more_gpus_than_eight_are_one_machines_processes(documented: Documented, gpus: int):
+    """Upstream's script makes two machines of 16 GPUs, and waits; of 12 it uses eight."""
+    text = shown(documented, "train", "VARIANT=full", f"GPUS={gpus}")
+    assert "./tools/uniad_dist_train.sh" not in text
+    for work, kind in (("stage1_track_map", "track_map"), ("stage2_e2e", "e2e")):
+        in_order(
+            text, f"python -m torch.distributed.launch --nproc_per_node={gpus} --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 ",
+            f"./tools/train.py ./projects/configs/{work}/full_{kind}.py --launcher pytorch --deterministic "
+            f"--work-dir ./projects/work_dirs/{work}/full_{kind}/",
+        )  # fmt: skip
 
 
 def test_a_cluster_gets_the_same_line_for_each_machine(documented: Documented):

@@ -46,12 +46,14 @@ def test_every_package_is_pinned_once_and_in_a_layer_that_the_image_installs(ima
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_runs_as_nobody_special_and_everything_from_outside_is_an_argument(image: str):
+def test_everything_from_outside_is_an_argument_and_enter_decides_who_runs(image: str):
     text = (REPO / "docker" / image / "Dockerfile").read_text()
     last = text[text.rindex("\nFROM "):]
-    assert re.search(r"^USER 1000:1000$", last, re.M)
-    for name in ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_TRUSTED_HOST", "APT_MIRROR", "TORCH_INDEX_URL"):
+    assert re.search(r"^USER root$", last, re.M) and re.search(r'^ENTRYPOINT \["sh", "/opt/setup/enter.sh"\]$', last, re.M)
+    for name in ("BASE_IMAGE", "BASE_DIGEST", "PIP_INDEX_URL", "PIP_TRUSTED_HOST", "APT_MIRROR", "TORCH_INDEX_URL"):
         assert re.search(rf"^ARG {name}\b", text, re.M), name
+    for label in ("title", "description", "licenses", "base.name", "base.digest"):
+        assert f"org.opencontainers.image.{label}=" in last
     # Engines let proxies through unnamed; a declared one would be kept in the image's history.
     assert "proxy" not in text
 
@@ -108,6 +110,42 @@ def test_build_arguments_reach_the_engine(documented: Documented):
     assert "proxy.example" not in text, "a proxy's address (and password) stays in the environment"
     plain = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", PIP_INDEX_URL="", PIP_CERT="", https_proxy="")
     assert "--build-arg" not in plain, "the Dockerfile's own defaults are public ones"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_downloads_are_cached_where_the_builder_can_and_the_build_is_the_same_elsewhere(image: str, tmp_path: Path):
+    text = (REPO / "docker" / image / "Dockerfile").read_text()
+    for command in re.findall(r"^RUN .*?[^\\]$", text, re.M | re.S):
+        assert ("--mount=type=cache" in command) == ("packages.sh" in command or "system.sh" in command), command
+    stage(image, tmp_path / "with")
+    assert (tmp_path / "with/Dockerfile").read_text() == text
+    command = ["bash", REPO / "tools/stage_context.sh", "--no-cache-mounts", REPO / "docker" / image, tmp_path / "without"]
+    subprocess.run(command, check=True)
+    plain = (tmp_path / "without/Dockerfile").read_text()
+    assert "--mount" not in plain
+    assert plain == re.sub(r"--mount=\S+ ", "", text)
+
+
+def test_the_builder_is_the_one_that_the_engine_has(documented: Documented):
+    def line(**environment: str) -> str:
+        text = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", **environment)
+        return next(line for line in text.splitlines() if " build --tag " in line)
+
+    (documented.root / "engine/info.json").write_text('{"ServerVersion":"20.10.24","SecurityOptions":["name=seccomp"]}')
+    assert line(ENGINE_VERSION="20.10.24+dfsg1").startswith("DOCKER_BUILDKIT=1 docker build ")
+    assert line(ENGINE_VERSION="28.2.2").startswith("DOCKER_BUILDKIT=0 docker build "), "BuildKit without its plugin"
+    assert line(ENGINE_VERSION="20.10.24", DOCKER_BUILDKIT="0").startswith("DOCKER_BUILDKIT=0 docker build ")
+    (documented.root / "engine/info.json").write_text('{"host":{"buildahVersion":"1.28.2"}}')
+    assert line().startswith("docker build "), "docker is podman's other name here"
+
+
+def test_a_base_image_can_be_held_to_a_digest(documented: Documented):
+    digest = f"sha256:{'0123456789abcdef' * 4}"
+    text = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={digest}").replace("'", "")
+    assert f"--build-arg BASE_DIGEST={digest} " in text
+    for wrong in ("sha256:12", digest.upper(), digest[7:], f"{digest}0"):
+        done = documented.make("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={wrong}")
+        assert done.returncode != 0 and f"TORCH112_DIGEST={wrong} is no digest: " in done.stderr, done.stderr
 
 
 def test_the_jetson_image_is_built_for_arm(documented: Documented):

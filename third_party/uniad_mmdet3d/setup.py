@@ -2,8 +2,8 @@
 
     python3 setup.py build develop --user
 
-CPU kernels are always built, CUDA kernels where the installed torch and a toolkit (CUDA_HOME) allow it. FORCE_CUDA=1
-builds them on a machine without a GPU, as an image build is; FORCE_CUDA=0 leaves them out.
+CPU kernels are always built, CUDA kernels where the installed torch and a toolkit (CUDA_HOME) allow it, be there a GPU or
+not: what was built without one serves when there is one. FORCE_CUDA=1 makes their lack an error, FORCE_CUDA=0 leaves them out.
 """
 
 import os
@@ -28,9 +28,13 @@ def wants_cuda():
     if asked == "1" and not possible:
         lacking = "CUDA_HOME is not set" if CUDA_HOME is None else "this torch has no CUDA"
         raise SystemExit(f"error: FORCE_CUDA=1, but {lacking}: install a CUDA toolkit and a torch that goes with it")
-    if asked in ("0", "1"):
-        return asked == "1"
-    return possible and torch.cuda.is_available()
+    return possible and asked != "0"
+
+
+def known_to_torch():
+    """The GPUs that this torch has kernels for, from sm_70 on, as TORCH_CUDA_ARCH_LIST spells them."""
+    numbers = [flag[3:] for flag in torch._C._cuda_getArchFlags().split() if flag.startswith("sm_")]
+    return ";".join(f"{n[:-1]}.{n[-1]}" for n in numbers if n.isdigit() and int(n) >= 70)
 
 
 def extension():
@@ -39,6 +43,8 @@ def extension():
     flags = {"cxx": ["-O3", "-fopenmp"]}  # without OpenMP at::parallel_for runs on one core
     if not wants_cuda():
         return CppExtension("mmdet3d.ops._C", sources, extra_compile_args=flags, extra_link_args=["-fopenmp"])
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", known_to_torch())  # torch looks at the GPUs that are there
     sources += sorted(str(path) for path in SOURCES.glob("*.cu"))
     flags["nvcc"] = ["-O3"]
     return CUDAExtension(
@@ -48,6 +54,20 @@ def extension():
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"],
     )
+
+
+class Build(BuildExtension):
+    """Compiles again where what is there is of another kind: setuptools only looks at the age of sources."""
+
+    def build_extensions(self):
+        kind = [torch.__version__, os.environ.get("TORCH_CUDA_ARCH_LIST")]
+        kind = str(kind + [(extension.define_macros, extension.sources) for extension in self.extensions])
+        note = Path(self.build_temp) / "kind.txt"
+        if not note.is_file() or note.read_text() != kind:
+            self.force = True
+        super().build_extensions()
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(kind)
 
 
 class Develop(Command):
@@ -90,6 +110,6 @@ setup(
     packages=find_packages(include=["mmdet3d", "mmdet3d.*"]),
     python_requires=">=3.8",
     ext_modules=[extension()],
-    cmdclass={"build_ext": BuildExtension, "develop": Develop},
+    cmdclass={"build_ext": Build, "develop": Develop},
     zip_safe=False,
 )
