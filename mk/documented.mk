@@ -115,10 +115,13 @@ $(doc-trained): $(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_T
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
 	@touch $$@
 
-# The workflow's cp and mv in one, whole or not at all. Of several machines the first one does it, on storage that they share.
+# As the workflow has it: cp, then mv. Of several machines the first one does it, on storage that they share.
 $(if $(doc-as-is),,$(doc-ckpt): $(doc-from)
   ifeq (0,$(NODE_RANK))
-	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@)
+	@$(RECORDS) free $$< $$(@D)/$$(<F)
+	@$(RECORDS) record $$< $$@
+	cp $$< $$(@D)/
+	$$(if $$(filter-out $$(<F),$$(@F)),mv $$(@D)/$$(<F) $$@)
   else
 	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif

@@ -4,6 +4,8 @@
     checkpoint_record.py brought FILE ...       prints those that are there and that no run here made
     checkpoint_record.py stale FROM TO          prints TO if it is a copy of another FROM than the one that is there
     checkpoint_record.py copy FROM TO           puts a copy of FROM in place, unless somebody brought TO
+    checkpoint_record.py record FROM TO         FROM is about to come to TO by other means
+    checkpoint_record.py free FROM PLACE        ends with an error where PLACE holds anything but a copy of FROM, whole or begun
 
 What is brought is a source: it is used and never written over. The records lie in .make/made; without them a file counts as
 brought, which keeps it safe.
@@ -46,11 +48,24 @@ def record_of(path: Path) -> dict[str, Any]:
 
 
 def made_here(path: Path) -> bool:
-    """Whether the file is the one that was put there by ``copy``; one that was only touched or moved is."""
+    """Whether a run in this tree made what lies there, now or before; a file that was only touched is the same file."""
     record = record_of(path)
-    if not path.is_file() or record.get("size") != path.stat().st_size:
+    if not path.is_file():
         return False
-    return record.get("mtime_ns") == path.stat().st_mtime_ns or record.get("sha256") == sha256(path)
+    return record.get("mark") == mark(path) or (bool(record) and sha256(path) in record.get("sha256", []))
+
+
+def note(source: Path, target: Path) -> None:
+    """Records that what ``target`` holds, now or in a moment, is a copy of ``source``."""
+    digests = [d for d in record_of(target).get("sha256", []) if isinstance(d, str)]
+    content = {
+        "path": str(target),
+        "mark": mark(target) if target.is_file() else None,
+        "sha256": [*digests, sha256(source)][-20:],
+        "source": mark(source),
+    }
+    with atomic_path(record_path(target)) as temporary:
+        temporary.write_text(json.dumps(content) + "\n")
 
 
 def brought(path: Path) -> bool:
@@ -61,8 +76,7 @@ def copy(source: Path, target: Path) -> None:
     """Raises UserError, and writes nothing, where the target was brought."""
     if not source.is_file():
         raise UserError(f"{source}: no such checkpoint")
-    digest = sha256(source)
-    if target.is_file() and sha256(target) == digest:
+    if target.is_file() and sha256(target) == sha256(source):
         os.utime(target)  # newer than what it is made of
     else:
         if brought(target):
@@ -70,12 +84,21 @@ def copy(source: Path, target: Path) -> None:
                 f"{target} was brought here, so {source} is not copied over it: move it away, or name "
                 f"the other with CKPT={source}"
             )
+        note(source, target)  # a copy that is killed in the middle leaves no file that counts as brought
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    # also where a killed copy left the file without its record
-    with atomic_path(record_path(target)) as temporary:
-        temporary.write_text(json.dumps({"path": str(target), **mark(target), "sha256": digest, "source": mark(source)}) + "\n")
+    note(source, target)
     print(f"{source} -> {target}")
+
+
+def free(source: Path, place: Path) -> None:
+    """Raises UserError where ``place`` holds something that ``cp source place`` would destroy."""
+    if not place.exists():
+        return
+    with open(source, "rb") as one, open(place, "rb") as other:
+        while block := other.read(1 << 20):
+            if one.read(len(block)) != block:
+                raise UserError(f"{place} is in the way of a copy of {source}: move it away")
 
 
 def main() -> None:
@@ -87,8 +110,8 @@ def main() -> None:
         source, target = paths
         if source.is_file() and made_here(target) and record_of(target).get("source") != mark(source):
             print(target)
-    elif action == "copy" and len(paths) == 2:
-        copy(*paths)
+    elif action in ("copy", "record", "free") and len(paths) == 2:
+        {"copy": copy, "record": note, "free": free}[action](*paths)
     else:
         print(__doc__.strip())
         sys.exit(0 if action in ("-h", "--help") else 2)

@@ -58,7 +58,7 @@ def test_the_whole_workflow_is_the_documented_one_in_its_order(documented: Docum
     )  # fmt: skip
     # nothing is added to the documented commands
     assert all(re.search(end, text, re.M) for end in (r"track_map\.py 8$", r"_e2e\.py 8$", r"\.pth 1$"))
-    assert f"cp ckpts/{stem}_e2e.pth ckpts/{stem}_e2e_ep20.pth" in text
+    assert f"checkpoint_record.py copy ckpts/{stem}_e2e.pth ckpts/{stem}_e2e_ep20.pth" in text
 
 
 def test_published_weights_are_those_that_the_variant_starts_from(documented: Documented):
