@@ -34,7 +34,7 @@ def test_no_engine(documented: Documented):
     # Only what the workflow itself needs is on PATH, whatever this machine has.
     clean = documented.root / "clean"
     clean.mkdir()
-    for name in "bash env git python3 awk sed cat mkdir touch find id nproc sh rm".split():
+    for name in "bash env git python3 awk sed dirname cat mkdir touch find id nproc sh rm".split():
         found = subprocess.run(["bash", "-c", f"command -v {name}"], capture_output=True, text=True).stdout.strip()
         if found.startswith("/"):
             (clean / name).symlink_to(sys.executable if name == "python3" else found)
