@@ -15,6 +15,7 @@ from pathlib import Path
 import _environment  # noqa: F401
 from uniad.data.check import VERSIONS
 from uniad.data.infos import MAX_SWEEPS, create_infos
+from uniad.data.splits import OWN
 from uniad.errors import UserError, run_cli
 from uniad.files import try_place
 
@@ -26,10 +27,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("dataset", help="name of the dataset: nuscenes")
     parser.add_argument("--root-path", default="./data/nuscenes", help="folder that holds samples/, maps/, v1.0-*/")
     parser.add_argument("--canbus", default=None, help="folder that holds can_bus/ (default: --root-path)")
+    parser.add_argument("--without-canbus", action="store_true", help="scenes may lack CAN bus messages: zeros stand there")
     parser.add_argument(
         "--version", default="v1.0", help="v1.0 (trainval, and test where its tables are), v1.0-trainval, v1.0-mini, v1.0-test"
     )
     parser.add_argument("--max-sweeps", type=int, default=MAX_SWEEPS, help="lidar sweeps to list per frame")
+    parser.add_argument("--every", type=int, default=1, help="each N-th keyframe, for recordings denser than 2 Hz")
     parser.add_argument("--out-dir", default="./data/infos", help="where the info files go")
     parser.add_argument("--extra-tag", default="nuscenes", help="first part of the files' names")
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes")
@@ -46,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
     try_place(Path(args.out_dir) / f"{args.extra_tag}_infos_temporal_train.pkl")
+    if args.every < 1:
+        raise UserError(f"--every {args.every}: give 1 (all keyframes) or more")
     versions = [args.version]
     if args.version == "v1.0":
         has_test = (Path(args.root_path) / "v1.0-test").is_dir()
@@ -53,12 +58,21 @@ def main(argv: list[str] | None = None) -> None:
     for version in versions:
         result = create_infos(
             args.root_path, args.out_dir, args.extra_tag, version, args.canbus, args.workers, args.max_sweeps,
-            progress=not args.quiet and sys.stderr.isatty(),
+            progress=not args.quiet and sys.stderr.isatty(), every=args.every,
+            may_lack_can_bus=args.without_canbus,
         )  # fmt: skip
         for (path, frames), scenes in zip(result.files.items(), result.scenes.values()):
             print(f"{path}: {frames} frames of {scenes} scenes")
+            if not frames:
+                print(f"{path} is empty: no scene of this split is here; {OWN} can name some, see docs/data.md")
         if result.absent_scenes:
             print(f"left out {result.absent_scenes} scenes of {version} whose files are not under {args.root_path}/samples")
+        if result.unlisted_scenes:
+            names = ", ".join(result.unlisted_scenes[:3]) + ", ..." * (len(result.unlisted_scenes) > 3)
+            print(f"left out {len(result.unlisted_scenes)} scenes of {version} that are in none of its splits ({names}); {OWN} "
+                  "beside the tables can name them, see docs/data.md")  # fmt: skip
+        if result.frames_without_can_bus:
+            print(f"{result.frames_without_can_bus} frames have no CAN bus messages: zeros stand there")
 
 
 if __name__ == "__main__":

@@ -40,19 +40,26 @@ def evaluate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
     from uniad.build import build_model
     from uniad.data.dataset import SceneStream
+    from uniad.evaluation.official import DETECTION_FILE, coverage
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
-    from uniad.files import atomic_path, sha256
+    from uniad.files import atomic_path, sha256, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
     from uniad.training import distributed
     from uniad.training.checkpoint import load_checkpoint
 
     spec = load_spec(args.config, args.cfg_options)
+    out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
+    for place in (out, out.parent / "eval" / DETECTION_FILE):
+        try_place(place)
     world = distributed.start(args.launcher, args.device)
     try:
         stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
         check_dataset_rigs(spec, stream.table)
+        covered = coverage(stream.table.token.tolist(), spec.data.data_root, stream.version) if world.is_main else None
+        if covered and covered.told():
+            print(covered.told())
         model = build_model(spec)
         load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
         model.to(world.device)
@@ -60,15 +67,15 @@ def evaluate(args: argparse.Namespace) -> None:
             found = collect(model, spec, stream, world.device, lambda _: bar.update())
         found = gather(world, found)
         if world.is_main:
-            out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
             metrics = score(found, spec, stream.version, out.parent / "eval")
+            split = "test" if "submissions" in metrics else "val"
             record = {
                 "config": args.config,
                 "checkpoint": args.checkpoint,
                 "checkpoint_sha256": sha256(args.checkpoint),
                 "stage": spec.stage,
                 "compat": asdict(spec.model.compat),
-                "dataset": {"root": spec.data.data_root, "version": stream.version, "split": "val"},
+                "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **covered.to_json()},
                 **metrics,
             }
             with atomic_path(out) as temporary:

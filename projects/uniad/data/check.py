@@ -11,10 +11,13 @@ TABLES = (
 )  # fmt: skip
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 LIDAR = "LIDAR_TOP"
+CAN_BUS = "can_bus"
 VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
 
 
-def dataset_problems(root: str | Path, version: str, can_bus_root: str | Path | None = None) -> list[str]:
+def dataset_problems(
+    root: str | Path, version: str, can_bus_root: str | Path | None = None, need_can_bus: bool = True
+) -> list[str]:
     """What a nuScenes folder lacks, one phrase each; empty when all of it is there. Takes milliseconds.
 
     ``can_bus_root`` is the folder that holds ``can_bus/``, by default ``root``. A partial download (some blobs only) has no
@@ -30,10 +33,20 @@ def dataset_problems(root: str | Path, version: str, can_bus_root: str | Path | 
     if folders:
         problems.append(f"no files in samples/{{{','.join(folders)}}}")
     problems += _map_problems(root, version)
-    can_bus = Path(can_bus_root or root) / "can_bus"
-    if not can_bus.is_dir():
-        problems.append(f"folder {can_bus} is missing (CAN bus expansion)")
-    return problems
+    return problems + (_can_bus_problems(Path(can_bus_root or root) / CAN_BUS) if need_can_bus else [])
+
+
+def _can_bus_problems(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return [f"folder {folder} is missing (CAN bus expansion)"]
+    if any(folder.glob("*_pose.json")):
+        return []
+    nested = next((path.parent for path in folder.glob("*/*_pose.json")), None)
+    if nested is not None and nested.name == CAN_BUS:
+        return [f"{folder} holds no messages, {nested} does: move them up, or point at them (--canbus {folder})"]
+    if nested is not None:
+        return [f"{folder} holds no messages, {nested} does: move them up"]
+    return [f"{folder} holds no *_pose.json (CAN bus expansion)"]
 
 
 def _table_problems(folder: Path) -> list[str]:
@@ -59,7 +72,9 @@ def _map_problems(root: Path, version: str) -> list[str]:
         logs = json.loads((root / version / "log.json").read_bytes())
     except (OSError, ValueError):
         return []  # reported with the tables
-    images = [record["filename"] for record in maps if not (root / record["filename"]).is_file()]
+    # Tables written on Windows name folders by backslashes.
+    names = [record["filename"].replace("\\", "/") for record in maps]
+    images = [name for name in names if not (root / name).is_file()]
     problems = [f"map images {', '.join(images)} missing"] if images else []
     vector = [f"maps/expansion/{place}.json" for place in sorted({log["location"] for log in logs})]
     absent = [name for name in vector if not (root / name).is_file()]

@@ -20,23 +20,28 @@ from tqdm import tqdm
 
 from uniad.data import unpickle
 from uniad.data.check import CAMERAS, LIDAR, dataset_problems
+from uniad.data.splits import OWN, SPLITS, splits_of
 from uniad.errors import UserError
+from uniad.formats.canbus import read_messages
+from uniad.formats.nuscenes import missing_channels, visibility_levels
+from uniad.formats.times import check_times
 from uniad.geometry import transforms as tf
 from uniad.processes import map_in_processes
 
 FUTURE_STEPS = 16  # of `fut_traj`, half seconds
 MAX_SWEEPS = 10
 MADE_BY = "uniad native"
-SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val"), "v1.0-test": ("test", None)}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What ``create_infos`` made: path and number of frames per file, and scenes left out because files are absent."""
+    """What ``create_infos`` made: path and number of frames per file, and what a person should hear of the rest."""
 
     files: dict[str, int]
     scenes: dict[str, int]
-    absent_scenes: int
+    absent_scenes: int  # left out because files of theirs are absent
+    unlisted_scenes: tuple[str, ...] = ()  # names of the scenes that no split has
+    frames_without_can_bus: int = 0  # zeros stand there
 
 
 def create_infos(
@@ -48,29 +53,51 @@ def create_infos(
     workers: int = 4,
     max_sweeps: int = MAX_SWEEPS,
     progress: bool = True,
+    every: int = 1,
+    may_lack_can_bus: bool = False,
 ) -> Result:
-    """Write the info files of one dataset version; the same input gives the same bytes for any number of workers."""
-    problems = dataset_problems(root, version, can_bus_root)
+    """Write the info files of one dataset version; the same input gives the same bytes for any number of workers.
+
+    every: take each N-th keyframe of a scene, for recordings denser than 2 Hz; see ``tables.Tables``. may_lack_can_bus: scenes
+    without CAN bus messages have zeros, as those have that nuScenes recorded without.
+    """
+    problems = dataset_problems(root, version, can_bus_root, need_can_bus=not may_lack_can_bus)
     if problems:
         raise UserError(f"{root} is not a complete nuScenes {version}: {'; '.join(problems)}. See docs/data.md")
-    source = _Source(Path(root), version, Path(can_bus_root or root), max_sweeps)
+    source = _Source(Path(root), version, Path(can_bus_root or root), max_sweeps, every, may_lack_can_bus)
     scenes, absent = source.present_scenes()
+    if not scenes and not absent:
+        raise UserError(_no_scene(source, Path(root) / version))
     if not scenes:
         raise UserError(f"{root}: none of the {absent} scenes of {version} has all its files under samples/; download its blobs")
+    source.check_frames(scenes)
     by_scene = dict(zip(scenes, _run(source, scenes, workers, progress)))
     files, counts = {}, {}
-    for split, names in source.splits().items():
+    for split, names in source.splits.items():
         members = [scene for scene in scenes if source.scene_name(scene) in names]
         infos = [info for scene in members for info in by_scene[scene]]
         path = Path(out_dir) / f"{tag}_infos_temporal_{split}.pkl"
-        write_infos(path, infos, version)
+        write_infos(path, infos, version, every)
         files[str(path)], counts[split] = len(infos), len(members)
-    return Result(files, counts, absent)
+    zeros = sum(not info["can_bus"].any() for infos in by_scene.values() for info in infos)
+    return Result(files, counts, absent, source.unlisted_scenes(), zeros)
 
 
-def write_infos(path: str | Path, infos: list[dict[str, Any]], version: str) -> None:
+def _no_scene(source: _Source, tables: Path) -> str:
+    names = [record["name"] for record in source.nusc.scene]
+    first, second = SPLITS[source.version]
+    wanted = f'{{"{first}": [...]}}' if second is None else '{"train": [...], "val": [...]}'
+    some = ", ".join(names[:2]) + ", ..." * (len(names) > 2)
+    return (
+        f"{tables}: none of its {len(names)} scenes ({some}) is in a split of the devkit; {tables / OWN} can put scenes of one's "
+        f"own into splits: {wanted}, see docs/data.md"
+    )
+
+
+def write_infos(path: str | Path, infos: list[dict[str, Any]], version: str, every: int = 1) -> None:
     """Write an info file whole or not at all."""
-    unpickle.save(path, {"infos": infos, "metadata": {"version": version, "made_by": MADE_BY}})
+    metadata = {"version": version, "made_by": MADE_BY} | ({"every": every} if every > 1 else {})
+    unpickle.save(path, {"infos": infos, "metadata": metadata})
 
 
 def _run(source: _Source, scenes: list[str], workers: int, progress: bool) -> Iterable[list[dict[str, Any]]]:
@@ -109,42 +136,59 @@ def _call_forked(scene: str) -> list[dict[str, Any]]:
 class _Source:
     """The nuScenes tables and what is derived from them, shared by all worker processes."""
 
-    def __init__(self, root: Path, version: str, can_bus_root: Path, max_sweeps: int) -> None:
-        from nuscenes.can_bus.can_bus_api import NuScenesCanBus
-        from nuscenes.nuscenes import NuScenes
+    def __init__(
+        self, root: Path, version: str, can_bus_root: Path, max_sweeps: int, every: int = 1, may_lack_can_bus: bool = False
+    ) -> None:
         from nuscenes.prediction import PredictHelper
 
-        self.root, self.version, self.max_sweeps = root, version, max_sweeps
-        try:
-            self.nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
-            self.can_bus = NuScenesCanBus(dataroot=str(can_bus_root))
-        except (ValueError, KeyError, AssertionError) as error:
-            raise UserError(f"the tables in {root / version} cannot be read ({error}): unpack the metadata again") from error
+        from uniad.data.tables import Tables
+
+        self.root, self.version, self.can_bus_root, self.max_sweeps = root, version, can_bus_root, max_sweeps
+        self.may_lack_can_bus = may_lack_can_bus
+        self.nusc = Tables(root, version, every)
         self.predict = PredictHelper(self.nusc)
         self.annotated = version != "v1.0-test"
         self.instance_number = {record["token"]: number for number, record in enumerate(self.nusc.instance)}
+        self.visibility = visibility_levels(self.nusc.visibility, str(root / version))
+        self.splits = splits_of(root, version, {record["name"] for record in self.nusc.scene})
 
     def scene_name(self, scene: str) -> str:
         return self.nusc.get("scene", scene)["name"]
 
-    def splits(self) -> dict[str, set[str]]:
-        """File suffix -> names of its scenes, from the devkit's own lists."""
-        from nuscenes.utils.splits import create_splits_scenes
-
-        names = create_splits_scenes()
-        first, second = SPLITS[self.version]
-        if second is None:
-            return {"test": set(names[first])}
-        return {"train": set(names[first]), "val": set(names[second])}
+    def unlisted_scenes(self) -> tuple[str, ...]:
+        """Names of the scenes that no split of this version has."""
+        wanted = set().union(*self.splits.values())
+        return tuple(record["name"] for record in self.nusc.scene if record["name"] not in wanted)
 
     def present_scenes(self) -> tuple[list[str], int]:
-        """Tokens of the split's scenes whose every keyframe has its images and lidar, in table order; number of the others."""
-        wanted = set().union(*self.splits().values())
+        """Tokens of the splits' scenes whose every keyframe has its images and lidar, in table order; number of the others."""
+        wanted = set().union(*self.splits.values())
         scenes = [record["token"] for record in self.nusc.scene if record["name"] in wanted]
         present = [scene for scene in scenes if self._is_present(scene)]
         return present, len(scenes) - len(present)
 
+    def check_frames(self, scenes: list[str]) -> None:
+        """UserError where keyframes of a scene do not follow each other at 2 Hz."""
+        samples = [sample for scene in scenes for sample in self._samples(scene)]
+        times = np.array([sample["timestamp"] for sample in samples], dtype=np.float64)
+        starts = np.flatnonzero([not sample["prev"] for sample in samples])
+        tables = self.root / self.version
+
+        def where(number: int) -> str:
+            return f"{tables}/sample.json: {self.scene_name(samples[number]['scene_token'])}: record {samples[number]['token']}"
+
+        thin = "`--every {every}` (make data EVERY={every}) takes every {every}th"
+        check_times(times, starts, "microseconds", "timestamp", where, thin)
+
     def _is_present(self, scene: str) -> bool:
+        for sample in self._samples(scene):
+            missing = missing_channels(sample, (LIDAR, *CAMERAS))
+            if missing:
+                raise UserError(
+                    f"{self.root / self.version}/sample_data.json: {self.scene_name(scene)}: sample {sample['token']} has no key "
+                    f"frame of {', '.join(missing)}; each needs {LIDAR} and the six cameras. Add it, take the sample out, or "
+                    f"leave the scene out by a {OWN}"
+                )
         # Blobs carry whole scenes: the first frame tells cheaply, and only then are all of them looked at.
         return all(
             (self.root / self.nusc.get("sample_data", sample["data"][sensor])["filename"]).is_file()
@@ -162,19 +206,11 @@ class _Source:
     def scene_infos(self, scene: str) -> list[dict[str, Any]]:
         """The infos of one scene, in time order."""
         record = self.nusc.get("scene", scene)
-        try:
-            location = self.nusc.get("log", record["log_token"])["location"]
-            messages = self._pose_messages(record["name"])
-            return [self._info(sample, number, location, messages) for number, sample in enumerate(self._samples(scene))]
-        except KeyError as error:
-            where = f"{self.root / self.version}: {record['name']} refers to {error}, which no table has"
-            raise UserError(f"{where}; the tables do not fit each other, unpack the metadata again") from None
-
-    def _pose_messages(self, name: str) -> list[dict[str, Any]]:
-        try:
-            return self.can_bus.get_messages(name, "pose")
-        except Exception:  # the devkit's bare Exception for the scenes that have none, OSError for a file that is absent
-            return []
+        location = self.nusc.get("log", record["log_token"])["location"]
+        samples = list(self._samples(scene))
+        times = np.array([sample["timestamp"] for sample in samples])
+        messages = read_messages(self.can_bus_root, record["name"], times, self.may_lack_can_bus)
+        return [self._info(sample, number, location, messages) for number, sample in enumerate(samples)]
 
     def _info(self, sample: dict[str, Any], number: int, location: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
         lidar = self._sensor(sample["data"][LIDAR])
@@ -260,7 +296,7 @@ class _Source:
             "fut_traj": np.array([xy for xy, _ in futures]).reshape(count, FUTURE_STEPS, 2),
             "fut_traj_valid_mask": np.array([mask for _, mask in futures]).reshape(count, FUTURE_STEPS, 2),
             # Some releases leave visibility out; 4 is "all of it".
-            "visibility_tokens": np.array([int(r["visibility_token"] or 4) for r in records], dtype=np.int64),
+            "visibility_tokens": np.array([self.visibility.get(r["visibility_token"], 4) for r in records], dtype=np.int64),
         }
 
     def _future(self, record: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

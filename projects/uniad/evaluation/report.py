@@ -22,6 +22,9 @@ def _cell(value: float | None, digits: int = 3) -> str:
 def table(metrics: dict) -> str:
     """Plain text, one block a task. Classes that never occur show a dash."""
     lines = [f"{metrics['samples']} samples"]
+    if "submissions" in metrics:
+        lines.append("no ground truth: the test split has none, its scores come from the nuScenes evaluation server")
+        lines += [f"submission: {path}" for path in metrics["submissions"]]
     detection, tracking, road = (metrics.get(k) for k in ("detection", "tracking", "map"))
     if detection:
         errors = detection["errors"]

@@ -16,7 +16,7 @@ import torch
 
 from uniad.evaluation.future import EgoMotion, FutureScores
 from uniad.evaluation.map_iou import MapIoU
-from uniad.evaluation.official import evaluate_detection, evaluate_tracking
+from uniad.evaluation.official import UNANNOTATED, evaluate_detection, evaluate_tracking, write_submissions
 from uniad.evaluation.submission import class_ranges, to_annotations
 from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
@@ -83,6 +83,7 @@ def collect(
 ) -> Collected:
     """Run the model over every frame of ``stream`` (a SceneStream of this process's scenes, with the spec's stage)."""
     found, ranges = Collected(), class_ranges()
+    annotated = getattr(stream, "version", None) != UNANNOTATED
     model.eval()
     state: State | None = None
     ego = EgoMotion()
@@ -105,7 +106,7 @@ def collect(
                 ranges,
                 decoded["track_ids"].numpy() if with_ids else None,
             )
-        if outputs.map is not None and sample.targets is not None:
+        if outputs.map is not None and sample.targets is not None and annotated:
             gt = sample.targets
             labels = torch.where(gt.lane_valid[0], gt.lane_labels[0], -1)
             road = type(outputs.map)(*(None if t is None else t.cpu() for t in outputs.map))
@@ -116,7 +117,7 @@ def collect(
                 labels,
                 gt.drivable[0],
             )
-        if spec.model.has_stage2:
+        if spec.model.has_stage2 and annotated:
             scene = sample.info["scene_token"]
             scores = found.future.setdefault(scene, FutureScores(spec))
             scores.update(outputs, sample, ego.velocity(sample.frame), spec)
@@ -126,9 +127,14 @@ def collect(
 
 
 def score(found: Collected, spec: Spec, version: str, out: Path) -> dict:
-    """All metrics of the config's ``eval_mod`` from what all processes collected, and those of stage 2 where there is one."""
+    """All metrics of the config's ``eval_mod`` from what all processes collected, and those of stage 2 where there is one.
+
+    Of the test split, which has no ground truth, the submissions alone are written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     metrics: dict = {"samples": len(found.detections), "tracks_dropped": found.dropped}
+    if version == UNANNOTATED:
+        return metrics | {"submissions": write_submissions(found.detections, found.tracks, out)}
     if "det" in spec.data.eval_mod:
         metrics["detection"] = evaluate_detection(found.detections, spec.data.data_root, version, out)
     if "track" in spec.data.eval_mod:

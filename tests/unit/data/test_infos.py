@@ -174,10 +174,15 @@ def load_table_of(root: Path, name: str):
     return json.loads((root / "v1.0-trainval" / f"{name}.json").read_text())
 
 
-def test_a_scene_without_can_bus_has_zeros(world, tmp_path):
-    for path in (world / "can_bus").iterdir():
-        path.unlink()
-    create_infos(world, tmp_path, progress=False)
+@pytest.mark.parametrize("of_one_s_own", [False, True])
+def test_a_scene_without_can_bus_has_zeros_and_is_counted(world, tmp_path, of_one_s_own):
+    """The scenes that nuScenes has none of; and, where that is asked for, a recording of one's own."""
+    names = ("scene-0001", "scene-0003") if of_one_s_own else ("scene-0161", "scene-0003")
+    as_version(world, "v1.0-trainval", names)
+    messages = world / "can_bus" / f"{names[0]}_pose.json"
+    messages.unlink()
+    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path, *["--without-canbus"] * of_one_s_own)
+    assert done.returncode == 0 and "6 frames have no CAN bus messages: zeros stand there" in done.stdout
     infos = load(tmp_path / "nuscenes_infos_temporal_train.pkl")["infos"]
     assert all(info["can_bus"].shape == (18,) and not info["can_bus"].any() for info in infos)
 
@@ -200,7 +205,9 @@ def as_version(root: Path, version: str, names: tuple[str, str]) -> None:
     (root / "v1.0-trainval").rename(root / version)
     path = root / version / "scene.json"
     scenes = json.loads(path.read_text())
+    can_bus = root / "can_bus"
     for scene, name in zip(scenes, names):
+        (can_bus / f"{scene['name']}_pose.json").rename(can_bus / f"{name}_pose.json")
         scene["name"] = name
     path.unlink()
     path.write_text(json.dumps(scenes))

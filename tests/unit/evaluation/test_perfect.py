@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from specs import edit, nano_spec
+from uniad.errors import UserError
+from uniad.evaluation import official
+from uniad.evaluation.official import coverage
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, score
 from uniad.evaluation.submission import TRACKING_NAMES, class_ranges, to_annotations
@@ -128,3 +134,65 @@ def test_no_track_at_all_is_amota_0(truth, spec, tmp_path):
     result = score(none, spec, "v1.0-trainval", tmp_path)
     assert result["tracking"]["amota"] == 0.0 and result["tracking"]["recall"] == 0.0
     assert "AMOTA 0.000" in table(result)
+
+
+def test_part_of_a_split_is_scored_on_what_is_there(truth, spec, metrics, tmp_path):
+    """Each second frame of a scene: what is missing is said, what is there is perfect."""
+    tokens = list(truth.detections)[::2]
+    part = Collected({t: truth.detections[t] for t in tokens}, {t: truth.tracks[t] for t in tokens}, truth.map_iou)
+    covered = coverage(tokens, spec.data.data_root, "v1.0-trainval")
+    assert covered.told() == "evaluating 3 of 6 samples of val; 1 scenes are there in part"
+    result = score(part, spec, "v1.0-trainval", tmp_path)
+    assert result["samples"] == 3
+    for name in present(part):
+        assert result["detection"]["mean_AP"][name] > 0.99, name
+    assert result["tracking"]["amota"] == pytest.approx(metrics["tracking"]["amota"], abs=0.05)
+
+
+def test_a_split_handed_over_as_one_s_own_has_the_scores_of_the_official_one(truth, spec, metrics, tmp_path, monkeypatch):
+    whole = coverage(truth.detections, spec.data.data_root, "v1.0-trainval")
+    assert whole.whole and not whole.told()
+    monkeypatch.setattr(official, "coverage", lambda *_: replace(whole, whole=False))
+    result = score(truth, spec, "v1.0-trainval", tmp_path)
+    for task in ("detection", "tracking"):
+        assert str(result[task]) == str(metrics[task])  # as text: NaN is equal to itself
+
+
+@pytest.fixture(scope="module")
+def own(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world with names of one's own, split by splits.json: its val scene, and one that nobody evaluated."""
+    root = tmp_path_factory.mktemp("own") / "nuscenes"
+    shutil.copytree(spec.data.data_root, root, copy_function=os.link)
+    path = root / "v1.0-trainval" / "scene.json"
+    scenes = json.loads(path.read_bytes())
+    for number, scene in enumerate(scenes):
+        scene["name"] = f"drive-{number}"
+    path.unlink()
+    path.write_text(json.dumps(scenes))
+    (path.parent / "splits.json").write_text(json.dumps({"train": [], "val": [scene["name"] for scene in scenes]}))
+    return root
+
+
+def test_scenes_of_one_s_own_are_scored_and_missing_ones_named(truth, spec, metrics, own, tmp_path):
+    covered = coverage(truth.detections, own, "v1.0-trainval")
+    (missing,) = covered.missing_scenes
+    assert covered.told() == f"evaluating 6 of 12 samples of val; missing are 1 scenes: {missing}"
+    result = score(truth, edit(spec, data__data_root=str(own)), "v1.0-trainval", tmp_path)
+    assert result["detection"]["NDS"] == metrics["detection"]["NDS"]
+    assert result["tracking"]["amota"] == metrics["tracking"]["amota"]
+
+
+def test_samples_of_other_tables_are_one_line(spec, tmp_path):
+    with pytest.raises(UserError, match=r"sample\.json has no sample abc; the infos were made from other tables"):
+        coverage(["abc"], spec.data.data_root, "v1.0-trainval")
+    with pytest.raises(FileNotFoundError, match="scene.json"):
+        coverage(["abc"], tmp_path, "v1.0-trainval")
+
+
+def test_the_test_split_gets_submissions_and_the_word_that_nobody_here_can_score_them(truth, spec, tmp_path):
+    result = score(truth, spec, "v1.0-test", tmp_path)
+    assert set(result) == {"samples", "tracks_dropped", "submissions"}
+    for path, entries in zip(result["submissions"], (truth.detections, truth.tracks), strict=True):
+        assert json.loads(Path(path).read_text())["results"] == entries
+    shown = table(result)
+    assert "no ground truth" in shown and result["submissions"][0] in shown and "NDS" not in shown
