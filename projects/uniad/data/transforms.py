@@ -8,6 +8,7 @@ documented order's result for a quarter of its work at scale 0.25. What is cache
 from __future__ import annotations
 
 import re
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
 ORIGINAL_HW = (900, 1600)
+MAX_PIXELS = 100_000_000  # of a file; a camera of 1600x900 has 1.4 million
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
@@ -56,6 +58,28 @@ def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
     return images
 
 
+def _check_claim(data: bytes, path: str) -> None:
+    """A PNG or JPEG of a few kilobytes may claim gigabytes of pixels, and the decoder would take the memory first."""
+    width, height = _claimed_size(data)
+    if width * height > MAX_PIXELS:
+        raise UserError(f"image {path} claims {width}x{height} pixels, more than any camera has: it is damaged, or no camera's")
+
+
+def _claimed_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header of a PNG or JPEG; 0, 0 where there is none."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        return struct.unpack(">II", data[16:24])
+    place = 2
+    while data[:2] == b"\xff\xd8" and place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            return width, height
+        # Fill bytes may stand before a marker; a segment says how long it is.
+        place += 1 if marker == 0xFF else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+    return 0, 0
+
+
 def _decode(path: str) -> U8:
     try:
         data = Path(path).read_bytes()
@@ -66,6 +90,7 @@ def _decode(path: str) -> U8:
     # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
     if data[:2] == b"\xff\xd8" and not _has_end(data):
         raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); download or make it again")
+    _check_claim(data, path)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None

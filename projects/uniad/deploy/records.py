@@ -29,11 +29,18 @@ PERCENTILES = (50, 90, 99)
 
 
 def claim(out: Path) -> None:
-    """Make ``out`` an empty folder of results. Earlier results go; anything else there is a UserError, and stays."""
+    """Make ``out`` an empty folder of results. Earlier results go; anything else there is a UserError, and stays.
+
+    A folder in it that is a link would lead removals and results to where somebody keeps something else: it is refused.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; results need a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / SUMMARY).exists():
+    inside = list(out.iterdir()) if out.is_dir() else []
+    if inside and not _is_ours(out / SUMMARY):
         raise UserError(f"{out} holds something that is no results; choose another folder")
+    for path in inside:
+        if path.is_symlink() and path.is_dir():
+            raise UserError(f"{path} is a link to a folder, and results would follow it: remove it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     for path in (*out.glob("*/*.json"), *out.glob("*/*.npz")):
         if re.fullmatch(r"\d+", path.stem):
@@ -41,6 +48,13 @@ def claim(out: Path) -> None:
     for name in ("detection.json", "tracking.json"):
         (out / name).unlink(missing_ok=True)
     write_json(out / SUMMARY, {"finished": False})
+
+
+def _is_ours(summary: Path) -> bool:
+    try:
+        return "finished" in json.loads(summary.read_text())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,7 +102,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary["scenes"]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them") from None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder / SUMMARY} is not complete; run `make infer` again") from None
     return summary
 

@@ -159,3 +159,21 @@ def test_images_decode_where_there_is_no_stderr(tmp_path, image):
 def test_an_image_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(UserError, match="has 640x480 pixels.*needs 1600x900"):
         check_size((480, 640), specs.tiny_spec().data.image, "x.jpg")
+
+
+def test_a_small_file_that_claims_gigabytes_of_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    """A PNG of zeros packs a thousand to one; a JPEG needs no more than its header to claim as much."""
+    decoded = []
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: decoded.append(1))
+    png = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    start = jpeg.index(b"\xff\xc0")
+    for name, data in (
+        ("a.png", png[:16] + struct.pack(">II", 30_000, 30_000) + png[24:]),
+        ("a.jpg", jpeg[: start + 5] + struct.pack(">HH", 30_000, 30_000) + jpeg[start + 9 :]),
+        ("b.jpg", b"\xff\xd8" + jpeg[start : start + 5] + struct.pack(">HH", 65_000, 65_000) + jpeg[start + 9 :]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=rf"{name} claims \d+x\d+ pixels"):
+            decode(tmp_path / name)
+    assert not decoded

@@ -170,6 +170,26 @@ def test_results_replace_results_and_nothing_else(tmp_path: Path) -> None:
         read_summary(other)
 
 
+def test_nothing_is_removed_or_written_through_a_link(tmp_path: Path) -> None:
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    claim(out)
+    kept.mkdir()
+    (kept / "0001.json").write_text("{}")
+    (out / "scene").symlink_to(kept)
+    with pytest.raises(UserError, match="scene is a link to a folder"):
+        claim(out)
+    assert (kept / "0001.json").exists()
+    (out / "scene").unlink()
+    (out / "scene").mkdir()
+    (out / "scene" / "0001.json").symlink_to(kept / "0001.json")
+    claim(out)
+    assert (kept / "0001.json").exists() and not list(out.glob("scene/*")), "the link goes, what it leads to stays"
+    # A summary of something else makes no folder ours.
+    (out / "summary.json").write_text("[1]")
+    with pytest.raises(UserError, match="no results; choose another"):
+        claim(out)
+
+
 def test_scenes_are_found_by_number_name_and_token(dataset: DatasetFrames) -> None:
     scene = dataset.scene("0")
     assert scene.name.startswith("scene-") and dataset.scene(scene.name).token == dataset.scene(scene.token).token == scene.token
