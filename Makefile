@@ -14,6 +14,7 @@ SHELL := /usr/bin/env bash
 ##@ Start here
 include mk/prelude.mk
 include mk/values.mk
+include mk/settings.mk
 include mk/vars.mk
 include mk/variants.mk
 include mk/workspace.mk

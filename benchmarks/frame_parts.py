@@ -24,7 +24,7 @@ from typing import Any
 import _tools  # noqa: F401
 import torch
 from gpu_step import milliseconds
-from latency import STEMS, TORCH_MODES, make_model, read_frames, store_frames, the_spec
+from latency import TORCH_MODES, VARIANTS, make_model, read_frames, store_frames, the_spec
 from torch.profiler import ProfilerActivity, profile, record_function
 from uniad.contract import contract_for
 from uniad.deploy.resident import ResidentStep, parts
@@ -128,7 +128,7 @@ def busy(work: list[Kernel]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=2)
     parser.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
     parser.add_argument("--data-root", help="the dataset (default: the config's)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import _tools  # noqa: F401
 import torch
@@ -19,9 +18,9 @@ from uniad.models.uniad import UniAD
 from uniad.ops.assignment import linear_assignment
 from uniad.ops.deformable_attention import deformable_attention, sampling_lowering
 from uniad.spec import load_spec
+from uniad.variants import config_files
 
-CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs" / "stage1_track_map"
-STEMS = {"tiny": "tiny_imgx0.25_track_map.py", "full": "full_track_map.py", "nano": "nano_track_map.py"}
+CONFIG_OF = config_files(1)
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 20, warm_up: int = 3) -> float:
@@ -57,7 +56,7 @@ def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 @torch.no_grad()
 def step_rows(variant: str) -> None:
-    spec = load_spec(CONFIGS / STEMS[variant])
+    spec = load_spec(CONFIG_OF[variant])
     torch.manual_seed(0)
     model, contract = UniAD(spec.model).cuda().eval(), contract_for(spec)
     frame, state = unpack_inputs(contract, [t.cuda() for t in example_tensors(contract)])
@@ -103,7 +102,7 @@ def assignment_row() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="+", default=["tiny", "full"], choices=sorted(STEMS))
+    parser.add_argument("--variants", nargs="+", default=["tiny", "full"], choices=sorted(CONFIG_OF))
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")

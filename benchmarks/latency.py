@@ -36,10 +36,9 @@ from uniad.deploy.resident import PRECISIONS, WAYS
 from uniad.errors import UserError, run_cli
 from uniad.models.uniad import UniAD
 from uniad.spec import Spec, load_spec
+from uniad.variants import KINDS, config_files
 
-CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
-STEMS = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}
-KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
+VARIANTS = sorted(config_files(1))
 REFERENCE = "eager-fp32"
 TORCH_MODES = tuple(f"{way}-{precision}" for way in WAYS for precision in PRECISIONS)
 ORT_MODES = ("ort-cpu", "ort-cuda", "ort-cuda-tf32", "ort-tensorrt")
@@ -309,7 +308,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    p.add_argument("--variant", choices=VARIANTS, default="tiny")
     p.add_argument("--stage", type=int, choices=sorted(KINDS), default=2)
     p.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
     p.add_argument("--data-root", help="the dataset (default: the config's)")
@@ -351,8 +350,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def the_spec(args: argparse.Namespace) -> Spec:
-    folder, kind = KINDS[args.stage]
-    spec = load_spec(CONFIGS / folder / f"{STEMS[args.variant]}_{kind}.py", args.cfg_options)
+    spec = load_spec(config_files(args.stage)[args.variant], args.cfg_options)
     data = spec.data
     if args.data_root:
         data = replace(data, data_root=args.data_root)

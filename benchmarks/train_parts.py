@@ -17,7 +17,7 @@ import _tools  # noqa: F401
 import torch
 from gpu_step import captured, milliseconds
 from torch import Tensor
-from train_step import CONFIGS, KINDS, STEMS, random_clip, with_frames
+from train_step import VARIANTS, random_clip, with_frames
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import frame_targets
 from uniad.models.uniad import UniAD
@@ -26,6 +26,7 @@ from uniad.training.clip import no_tracks, pose_deltas
 from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
 from uniad.types import Frame
+from uniad.variants import config_files
 
 
 def leaf(tensor: Tensor) -> Tensor:
@@ -64,15 +65,14 @@ def timed(name: str, part: Callable[[], Any], repeats: int, note: str = "") -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--compile", nargs="*", default=[], metavar="PART", help="parts to time again behind torch.compile")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
-    folder, kind = KINDS[1]
-    spec = from_scratch(load_spec(CONFIGS / folder / f"{STEMS[args.variant]}_{kind}.py"))
+    spec = from_scratch(load_spec(config_files(1)[args.variant]))
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = UniAD(with_frames(spec.model, 1)).to(device).train()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import _tools  # noqa: F401
 import torch
@@ -28,10 +27,9 @@ from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.recompute import recompute_layers
 from uniad.training.trainer import ClipLoss
 from uniad.types import Clip, Frame, Targets
+from uniad.variants import KINDS, config_files
 
-CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
-STEMS = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}
-KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
+VARIANTS = sorted(config_files(1))
 
 
 def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, objects: int = 30, lanes: int = 12) -> Clip:
@@ -198,7 +196,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=sorted(STEMS), default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
     parser.add_argument("--stage", type=int, choices=sorted(KINDS), default=1)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--frames", type=int, nargs="+", default=[5])
@@ -217,8 +215,7 @@ def main() -> None:
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
     tf32 = args.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    folder, kind = KINDS[args.stage]
-    spec = load_spec(CONFIGS / folder / f"{STEMS[args.variant]}_{kind}.py")
+    spec = load_spec(config_files(args.stage)[args.variant])
     spec = spec if args.frozen else from_scratch(spec)
     for frames in args.frames:
         for mode in args.modes:

@@ -19,7 +19,9 @@ GPU_FLAGS = $(if $(filter-out 0,$(GPUS)),$(GPU_FLAGS.$(ENGINE_KIND)))
 USER_FLAGS = $(USER_FLAGS.$(ENGINE_KIND))
 # Where SELinux guards containers, mounted folders keep their labels: a data set is not relabelled for us.
 LABEL_FLAGS = $(if $(filter selinux,$(ENGINE_FACTS)), --security-opt label=disable)
+# /dev/shm of every container. Unless said: the variant's row
 SHM_SIZE ?= $(SHM.$(VARIANT))
+$(if $(call digits-gone,$(patsubst %b,%,$(patsubst %k,%,$(patsubst %m,%,$(patsubst %g,%,$(SHM_SIZE)))))),$(error SHM_SIZE=$(SHM_SIZE) is no size: give one such as 8g or 512m))
 # Several machines talk to each other from the hosts' addresses.
 NET_FLAGS := $(if $(filter-out 1,$(NNODES)),--network host)
 can-reach = $(if $(and $(NET_FLAGS),$(filter rootless,$(ENGINE_FACTS)),$(filter docker,$(ENGINE_KIND))),$(error NNODES=$(NNODES): rootless docker has no host network to give to containers: RUNTIME=podman, or docker as a system service))

@@ -32,7 +32,9 @@ INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl
 INFOS_VAL := $(INFO_ROOT)/nuscenes_infos_temporal_val.pkl
 ANCHORS := $(ANCHOR_ROOT)/motion_anchor_infos_mode6.pkl
 
-$(foreach v,JOBS SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES SYNTH_SEED DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES DEMO_SEED,$(call whole,$v))
+$(foreach v,JOBS SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES,$(call positive,$v))
+$(call whole,SYNTH_SEED)
+$(call whole,DEMO_SEED)
 
 WORLD.synthetic = --train-scenes $(SYNTH_TRAIN_SCENES) --val-scenes $(SYNTH_VAL_SCENES) --frames $(SYNTH_FRAMES) --seed $(SYNTH_SEED)
 WORLD.demo = --train-scenes $(DEMO_TRAIN_SCENES) --val-scenes $(DEMO_VAL_SCENES) --frames $(DEMO_FRAMES) --seed $(DEMO_SEED)

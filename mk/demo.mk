@@ -2,19 +2,19 @@
 
 DEMO_PRODUCTS := $(DATA_DIR)/demo projects/work_dirs/demo ckpts/demo onnx/demo engines/demo outputs/demo
 
-DEMO_ITERS := $(DEMO_ITERS.$(DEMO_VARIANT))
+$(if $(filter $(VARIANTS),$(DEMO_VARIANT)),,$(error DEMO_VARIANT=$(DEMO_VARIANT) is unknown: choose $(subst $(space),$(comma) ,$(VARIANTS))))
 DEMO_ITERS_1 := $(firstword $(DEMO_ITERS))
 DEMO_ITERS_2 := $(or $(word 2,$(DEMO_ITERS)),$(DEMO_ITERS_1))
-$(foreach v,DEMO_ITERS_1 DEMO_ITERS_2,$(call whole,$v))
+$(if $(word 3,$(DEMO_ITERS))$(strip $(foreach n,$(or $(DEMO_ITERS),0),$(if $(call is-whole,$(filter-out 0,$n)),,bad))),$(error DEMO_ITERS=$(DEMO_ITERS) is unknown: give one whole number above 0, or one of each stage))
 
 .PHONY: demo
 demo: ## From nothing to a verified engine in minutes: data, both stages, evaluation, export, engine, a picture
-	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter nano,$(DEMO_VARIANT)), STACK=native) \
+	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \
 	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
 
 # In the order that a person would type them; each is done once.
 DEMO_STEPS := env data train eval export verify engine visualize
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
-	@$(RUN) tools/demo_summary.py --variant $(VARIANT) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
+	@$(RUN) tools/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
 	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG))

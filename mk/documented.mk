@@ -1,7 +1,7 @@
 ##@ The documented stack (STACK=torch1.12)
 
 # The training tree: the public repository at its pinned commit, our patches, our overlay. Each step leaves a stamp.
-UNIAD_COMMIT := 02fa68c5cbbd55261b34ad2c55c4c50fa6c120e6
+UNIAD_COMMIT ?= 02fa68c5cbbd55261b34ad2c55c4c50fa6c120e6
 $(call path,UNIAD_TRAIN)
 TREE := $(UNIAD_TRAIN)/UniAD
 STEPS := $(UNIAD_TRAIN)/.steps
@@ -63,6 +63,7 @@ $(STEPS)/compile: $(STEPS)/overlay .make/image/torch1.12
 # Upstream's script counts the GPUs of all machines; several machines take the workflow's launch instead of the script. To that we add
 # what the script adds: --deterministic, and the work dir, which is ./work_dirs/ otherwise, where nothing looks for checkpoints.
 DOC_ENV := $(if $(NET_FLAGS),--env RANK=$(NODE_RANK) --env MASTER_ADDR=$(MASTER_ADDR) --env MASTER_PORT=$(MASTER_PORT))
+$(call whole,CPU_WORKERS)
 CPU_OPTIONS := $(if $(filter 0,$(GPUS)),data.workers_per_gpu=$(CPU_WORKERS))
 # From nothing: nothing is loaded, nothing is frozen, and the backbone learns as fast as the rest.
 SCRATCH_OPTIONS.1 := load_from=None model.img_backbone.frozen_stages=-1 model.img_backbone.norm_eval=False model.img_backbone.norm_cfg.requires_grad=True \
@@ -144,9 +145,11 @@ $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
 # BEVFormer weights: as in the workflow the download lies in the tree's ckpts/, and for tiny its script makes the initial weights of
 # it in the container. Those that somebody has already, there or in this repository's ckpts/, are taken.
 there-or = $(or $(wildcard $1),$(if $(wildcard $(TREE)/$1),,$1))
+ifneq (,$(RAW.$(VARIANT)))
 $(TREE)/$(RAW.$(VARIANT)): $(call there-or,$(RAW.$(VARIANT))) | $(STEPS)/overlay
 	cp $< $@.partial
 	mv $@.partial $@
+endif
 ifneq ($(RAW.$(VARIANT)),$(INIT.$(VARIANT)))
   ifneq (,$(wildcard $(INIT.$(VARIANT))))
 $(TREE)/$(INIT.$(VARIANT)): $(INIT.$(VARIANT)) | $(STEPS)/overlay

@@ -2,6 +2,8 @@
 
 $(call one-of,PRECISION,fp32 fp16 int8)
 $(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt trtexec)
+$(call numbers,COMPUTE_CAPABILITIES)
+$(if $(WORKSPACE_GIB),$(call amount,WORKSPACE_GIB))
 
 # The graph of each precision: types lie in it.
 LOWERED := $(ONNX:.onnx=_fp16.onnx)
@@ -14,7 +16,7 @@ ENGINE_ONNX := $(ENGINE_ONNX.$(PRECISION))
 $(LOWERED): $(ONNX) $(foreach f,lower compare object_match future_compare map_compare,$(wildcard projects/uniad/deploy/$f.py)) | $(ENV)
 	$(RUN) tools/lower_onnx.py $< --out $@
 
-$(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call whole,$v)))
+$(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call positive,$v)))
 $(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,auto percentile entropy minmax))
 QUANTISE_FLAGS.$(ONNX) = $(strip $(if $(CALIB_SCENES),--scenes $(CALIB_SCENES)) $(if $(CALIB_FRAMES),--frames $(CALIB_FRAMES)) $(if $(CALIB_METHOD),--method $(CALIB_METHOD)) $(if $(KEEP_FP32),--keep $(call qs,$(KEEP_FP32))) $(QUANTIZE_ARGS))
 $(QUANTISED): $(ONNX) $(INFOS) $(call code,quantize) $(foreach f,compare object_match future_compare map_compare,$(wildcard projects/uniad/deploy/$f.py)) .make/var/QUANTISE_FLAGS.$(ONNX) | $(ENV)

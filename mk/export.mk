@@ -1,8 +1,10 @@
 ##@ Export and verification
 
 $(if $(EXPORT_SAMPLING),$(call one-of,EXPORT_SAMPLING,gridsample gather plugin))
-$(if $(EXPORT_FRAMES),$(call whole,EXPORT_FRAMES))
-$(if $(LOCATE),$(call one-of,LOCATE,0 1))
+$(if $(EXPORT_FRAMES),$(call positive,EXPORT_FRAMES))
+$(call flag,LOCATE)
+$(if $(TRT),$(call one-of,TRT,8.5 8.6 10.3 10.13 10.16 11 rtx))
+$(call some-of,VERIFY_BACKENDS,torch compiled onnxruntime)
 
 # The documented names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map

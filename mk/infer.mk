@@ -1,8 +1,8 @@
 ##@ Inference and pictures
 
 $(if $(BACKEND),$(call one-of,BACKEND,torch compiled onnxruntime engine))
-$(if $(FRAMES),$(call whole,FRAMES))
-$(if $(NUM_FRAME),$(call whole,NUM_FRAME))
+$(if $(FRAMES),$(call positive,FRAMES))
+$(if $(NUM_FRAME),$(call at-least,NUM_FRAME,6))
 $(foreach v,SCENE FRAMES_DIR,$(if $($v),$(call path,$v)))
 $(if $(and $(SCENE),$(FRAMES_DIR)),$(error SCENE=$(SCENE) and FRAMES_DIR=$(FRAMES_DIR) both say what to run along: give one))
 $(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPARE) takes two folders of results, as `make infer` writes them)))

@@ -5,9 +5,9 @@ JETPACKS := 5.1 6.0 6.1 6.2 7.0 7.1 7.2
 version-words = $(subst ., ,$1)
 JETPACK_MINOR := $(if $(filter 1,$(words $(JETPACK))),$(if $(filter 3,$(words $(call version-words,$(JETPACK)))),$(if $(call digits-gone,$(lastword $(call version-words,$(JETPACK)))),$(JETPACK),$(word 1,$(call version-words,$(JETPACK))).$(word 2,$(call version-words,$(JETPACK)))),$(JETPACK)))
 $(if $(strip $(JETPACK)),$(if $(filter $(JETPACKS),$(JETPACK_MINOR)),,$(error JETPACK=$(JETPACK) is unknown: choose $(subst $(space),$(comma) ,$(JETPACKS)), or a patch release of one of them, such as 6.2.1)))
-$(call whole,JETSON_WORKSPACE_MIB)
+$(call positive,JETSON_WORKSPACE_MIB)
 $(call whole,JETSON_SPARE_MIB)
-$(call whole,JETSON_ITERATIONS)
+$(call positive,JETSON_ITERATIONS)
 $(call whole,JETSON_SECONDS)
 
 # The TensorRT of each JetPack; it sets opset and sampling of the graph, unless TRT says otherwise.

@@ -16,9 +16,24 @@ endef
 # $(call one-of,NAME,choices): stops when the variable's value is not one of them.
 one-of = $(if $(filter-out 1,$(words $($1)))$(filter-out $2,$($1)),$(error $1=$($1) is unknown: choose $(subst $(space),$(comma) ,$(strip $2))))
 
-# $(call whole,NAME): stops when the variable's value is not a whole number.
+# $(call whole,NAME), $(call positive,NAME): stops when the variable's value is no whole number, or less than 1.
+# A leading zero is none: the shell takes 010 for 8.
 digits-gone = $(subst 9,,$(subst 8,,$(subst 7,,$(subst 6,,$(subst 5,,$(subst 4,,$(subst 3,,$(subst 2,,$(subst 1,,$(subst 0,,$1))))))))))
-whole = $(if $(filter-out 1,$(words $($1)))$(call digits-gone,$($1)),$(error $1=$($1) is no whole number))
+is-whole = $(if $(filter-out 1,$(words $1))$(call digits-gone,$1)$(filter-out 0,$(filter 0%,$1)),,1)
+whole = $(if $(call is-whole,$($1)),,$(error $1=$($1) is no whole number: give 0 or more))
+positive = $(if $(call is-whole,$(filter-out 0,$($1))),,$(error $1=$($1) is no whole number above 0: give 1 or more))
+# $(call flag,NAME): stops when the variable says neither yes (1) nor no (0 or nothing).
+flag = $(if $($1),$(call one-of,$1,0 1))
+# $(call at-least,NAME,N), $(call at-most,NAME,N): stop when the whole number lies beyond N.
+below = $(shell (( $1 < $2 )) && echo 1)
+at-least = $(call whole,$1)$(if $(call below,$($1),$2),$(error $1=$($1) is too small: give $2 or more))
+at-most = $(call whole,$1)$(if $(call below,$2,$($1)),$(error $1=$($1) is too large: give $2 or less))
+# $(call numbers,NAME): stops when the variable holds anything but numbers such as 8.6, between commas.
+numbers = $(if $(call digits-gone,$(subst .,,$(subst $(comma),,$($1)))),$(error $1=$($1) is unknown: give numbers$(comma) such as 8.6 or 8.6$(comma)8.9))
+# $(call amount,NAME): stops when the variable is no number above 0.
+amount = $(if $(filter-out 1,$(words $($1)))$(call digits-gone,$(subst .,,$($1)))$(if $(subst 0,,$(subst .,,$($1))),,0),$(error $1=$($1) is no number above 0: give one such as 4 or 0.5))
+# $(call some-of,NAME,choices): stops when one of the words between commas is not among them.
+some-of = $(foreach w,$(or $(subst $(comma), ,$($1)),nothing),$(if $(filter $2,$w),,$(error $1=$($1) names $w: choose among $(subst $(space),$(comma) ,$(strip $2)), with commas between)))
 
 # $(call path,NAME): stops at what make itself cannot hold in a file name.
 path = $(call path-is,$1,$($1))

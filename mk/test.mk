@@ -1,6 +1,6 @@
 ##@ Tests
 
-$(call whole,TEST_JOBS)
+$(call positive,TEST_JOBS)
 # Numbers recorded from the documented implementation; tests skip what needs them where they are absent.
 UNIAD_GOLDEN ?= ../shared/golden
 export UNIAD_GOLDEN

@@ -7,10 +7,8 @@ CKPT_DIR := ckpts/$(SUB)
 
 $(call one-of,TRAIN_PRECISION,fp32 tf32 bf16 fp16)
 $(call whole,SEED)
-$(if $(EPOCHS),$(call whole,EPOCHS))
-$(foreach v,MAX_ITERS MAX_ITERS.1 MAX_ITERS.2,$(if $($v),$(call whole,$v)))
-$(if $(QUEUE_LENGTH),$(call whole,QUEUE_LENGTH))
-$(if $(FROM_SCRATCH),$(call one-of,FROM_SCRATCH,0 1))
+$(foreach v,EPOCHS MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
+$(call flag,FROM_SCRATCH)
 $(if $(and $(EPOCHS),$(MAX_ITERS.1)$(MAX_ITERS.2)),$(error EPOCHS=$(EPOCHS) and MAX_ITERS=$(or $(MAX_ITERS.1),$(MAX_ITERS.2)) both say how long to train: give one))
 
 # A world without published weights trains from nothing, unless told otherwise.
@@ -73,13 +71,27 @@ train-options = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS
 train-flags = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
 
 # One process needs no launcher; more, or more machines, go through torchrun.
-# The script counts the GPUs of all machines.
-ALL_GPUS := $(if $(filter 1,$(NNODES)),$(GPUS),$(shell echo $$(($(GPUS) * $(NNODES)))))
-ALONE := $(if $(filter 0 1,$(GPUS)),$(if $(filter 1,$(or $(NNODES),1)),1))
-TRAIN = $(if $(ALONE),$(RUN) tools/train.py $1,$(IN) tools/uniad_dist_train.sh $1 $(ALL_GPUS))
+# The script counts the processes of all machines.
+HERE := $(if $(filter 0,$(GPUS)),$(CPU_PROCESSES),$(GPUS))
+EVERYWHERE := $(if $(filter 1,$(NNODES)),$(HERE),$(shell echo $$(($(HERE) * $(NNODES)))))
+ON_CPU := $(if $(filter 0,$(GPUS)), --device cpu)
+TRAIN = $(if $(filter 1,$(EVERYWHERE)),$(RUN) tools/train.py $1,$(IN) tools/uniad_dist_train.sh $1 $(EVERYWHERE))$(ON_CPU)
 export NNODES NODE_RANK MASTER_ADDR MASTER_PORT
-$(foreach v,NNODES NODE_RANK MASTER_PORT NODE_TIMEOUT,$(call whole,$v))
+$(foreach v,NNODES MASTER_PORT NODE_TIMEOUT,$(call positive,$v))
+$(call whole,NODE_RANK)
+$(if $(filter-out 28599,$(MASTER_PORT)),$(call at-most,MASTER_PORT,65535))
+$(if $(filter-out 0,$(NODE_RANK)),$(if $(call below,$(NODE_RANK),$(NNODES)),,$(error NODE_RANK=$(NODE_RANK) is none of NNODES=$(NNODES): machines are numbered from 0)))
 $(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR)$(filter slurm,$(MAKECMDGOALS)),,$(error NNODES=$(NNODES) needs MASTER_ADDR: the name or address of the machine with NODE_RANK=0)))
+
+# GPUs that are not there would be taken for processes on the CPU. A dry run may plan for another machine, as does a Slurm job.
+USES_GPUS := train% promote eval% demo% export verify engine quantize jetson-engine visualize infer
+GPUS_ASKED := $(and $(call given,GPUS),$(filter native,$(STACK)),$(filter-out 0,$(GPUS)),$(filter $(USES_GPUS),$(MAKECMDGOALS)))
+ifeq ($(DRY_RUN)$(findstring --device cpu,$(TRAIN_ARGS)),)
+ifneq (,$(GPUS_ASKED))
+GPUS_HERE := $(words $(shell nvidia-smi --query-gpu=uuid --format=csv,noheader 2>/dev/null))
+$(if $(call below,$(GPUS_HERE),$(GPUS)),$(error GPUS=$(GPUS) but this machine shows $(or $(filter-out 0,$(GPUS_HERE)),no) NVIDIA GPU$(if $(filter 1,$(GPUS_HERE)),,s) (nvidia-smi): on the CPU it is GPUS=0$(if $(filter 1,$(GPUS)),, CPU_PROCESSES=$(GPUS))))
+endif
+endif
 
 # The documented configs start from published weights.
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
@@ -123,7 +135,7 @@ endef
 # Whether this make may train the stage
 training = $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(call ckpt,$1)),,1))
 EVAL_CODE := $(call code,models ops evaluation data) $(wildcard projects/uniad/deploy/collision.py)
-EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(or $(filter-out 0,$(GPUS)),1) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
+EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(ON_CPU) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 endif

@@ -13,7 +13,7 @@ QUOTED := CFG_OPTIONS BUILD_ARGS KEEP_FP32 %_URL WEIGHTS_URL.% WEIGHTS_DIR APT_M
 # Never expanded: other programs read them from the environment
 NOT_OURS := http_proxy https_proxy no_proxy MAKE% SHELL
 
-SETTINGS := $(sort RANK $(shell sed -n 's/^[[:space:]]*\([A-Za-z_][A-Za-z0-9_.]*\)[[:space:]]*?=.*/\1/p' Makefile mk/*.mk))
+SETTINGS := $(shell awk -v list=1 -f mk/settings.awk Makefile mk/*.mk)
 SET := $(foreach v,$(filter-out $(NOT_OURS),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $v))),$v,$(if $(filter environment,$(firstword $(origin $v))),$(filter $v,$(SETTINGS)))))
 
 # $(call holds,text,characters): those of the characters that the text holds

@@ -1,21 +1,53 @@
-# The variant table. A variant is a row here and a short config file; nothing else in the system knows its name.
-VARIANTS := full tiny nano
-$(call one-of,VARIANT,$(VARIANTS))
+# The variant table. A variant is a row here and a config pair, projects/configs/stage1_track_map/STEM_track_map.py and
+# stage2_e2e/STEM_e2e.py (with STEM_e2e_trt_p.py for its export); nothing else in the system knows its name. Rows of your own
+# stand in variants.local.mk beside the Makefile, which git ignores, or on the command line (STEM.mine=mine). docs/configs.md
 
-# Stem of config and checkpoint names
+# Stem of config and checkpoint names: what makes a row. The other columns may be left out.
 STEM.full := full
 STEM.tiny := tiny_imgx0.25
 STEM.nano := nano
 
-# What stage 1 starts from, unless FROM_SCRATCH=1, and where people get it
+# Published weights as they come, and what stage 1 starts from unless FROM_SCRATCH=1: the same file, or one that
+# postprocess_bevformer_tiny_epoch_24_pth.py makes of it
+RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
+RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
 INIT.full := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.tiny := ckpts/bevformer_tiny_epoch_24_updated2.pth
-INIT.nano :=
 
 # /dev/shm that a container of it gets
 SHM.full := 32g
-SHM.tiny := 8g
 SHM.nano := 2g
+
+# GiB of memory that upstream's training needs on each GPU, where that is known
+GPU_GIB.full := 32
+
+# Stacks that can run it. UniAD's code has 900 queries of width 256 written into it; nano has fewer of both.
+STACKS.nano := native
+
+# Iterations of the demo's training, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
+DEMO_ITERS.nano := 65 20
+DEMO_ITERS.tiny := 4 2
+DEMO_ITERS.full := 2 1
+
+include $(wildcard variants.local.mk)
+
+# What a row gets that leaves a column out
+DEFAULT.RAW :=
+DEFAULT.INIT :=
+DEFAULT.SHM := 8g
+DEFAULT.GPU_GIB :=
+DEFAULT.STACKS := native torch1.12
+DEFAULT.DEMO_ITERS := 4 2
+# Frames in the recorded sequence that verify replays. Empty: by stage and size of the BEV
+DEFAULT.EXPORT_FRAMES :=
+
+COLUMNS := $(patsubst DEFAULT.%,%,$(filter DEFAULT.%,$(.VARIABLES)))
+ROWS := $(patsubst STEM.%,%,$(filter STEM.%,$(.VARIABLES)))
+VARIANTS := full tiny nano
+VARIANTS += $(sort $(filter-out $(VARIANTS),$(ROWS)))
+$(foreach c,$(COLUMNS),$(foreach v,$(filter-out $(VARIANTS),$(patsubst $c.%,%,$(filter $c.%,$(.VARIABLES)))),$(error $c.$v is a column of no variant: its row starts with STEM.$v := (stem of its config names))))
+$(foreach v,$(VARIANTS),$(foreach c,$(COLUMNS),$(if $(filter undefined,$(origin $c.$v)),$(eval $c.$v := $(DEFAULT.$c)))))
+$(if $(filter-out 1,$(words $(VARIANT)))$(filter-out $(VARIANTS),$(VARIANT)),$(error VARIANT=$(VARIANT) is unknown: choose $(subst $(space),$(comma) ,$(VARIANTS)), or give it a row in variants.local.mk (docs/configs.md)))
 
 # Stages, and epochs of the documented schedule
 STAGES := 1 2
@@ -26,3 +58,6 @@ CONFIG_DIR.1 := stage1_track_map
 KIND.1 := track_map
 CONFIG_DIR.2 := stage2_e2e
 KIND.2 := e2e
+
+# A row without its files would fail far from here.
+$(foreach s,$(STAGES),$(foreach f,projects/configs/$(CONFIG_DIR.$s)/$(STEM.$(VARIANT))_$(KIND.$s).py,$(if $(wildcard $f),,$(error VARIANT=$(VARIANT) has no $f, a config file that its row promises (docs/configs.md)))))

@@ -1,10 +1,17 @@
 # Every knob, with what it means. All can be set on the command line: make train VARIANT=tiny GPUS=4
 # A value that a shell or make would act on is refused: mk/values.mk says which characters that concerns.
 
-VARIANT ?= tiny
-# full, tiny or nano: a row of mk/variants.mk
+# full, tiny or nano, or one of your own: a row of mk/variants.mk
+VARIANT ?= $(DEFAULT_VARIANT)
+DEFAULT_VARIANT := tiny
 
 # STACK, RUNTIME, DATASET and GPUS: `make configure` looks at the machine; a value given here wins.
+# GPUS=0: no GPU is used, and CPU_PROCESSES processes train and evaluate on the CPU (of each machine)
+CPU_PROCESSES ?= 1
+# Variables of other programs that may stand on make's command line too
+HANDED_ON := CUDA_VISIBLE_DEVICES CUDA_LAUNCH_BLOCKING NCCL_DEBUG NCCL_SOCKET_IFNAME NCCL_P2P_DISABLE GLOO_SOCKET_IFNAME OMP_NUM_THREADS
+# $(call handed-on,NAMES): those of the command line, for a container, without NAMES
+handed-on = $(foreach v,$(filter-out $1,$(HANDED_ON)),$(if $(filter command,$(origin $v)),--env $v))
 
 # --- Python -------------------------------------------------------------------------------------------------------------
 VENV ?= .venv
@@ -36,7 +43,7 @@ QUEUE_LENGTH ?=
 SEED ?= 0
 # fp32, tf32, bf16 or fp16
 TRAIN_PRECISION ?= fp32
-# 1: load nothing and freeze nothing. Empty: 1 for synthetic data, 0 for nuScenes.
+# 1: load nothing and freeze nothing, 0: start from published weights. Empty: 1 for synthetic data, 0 for nuScenes.
 FROM_SCRATCH ?=
 # Config values, as the documented --cfg-options: CFG_OPTIONS='optimizer.lr=1e-4 data.samples_per_gpu=2'
 CFG_OPTIONS ?=
@@ -113,8 +120,8 @@ VISUALIZE_ARGS ?=
 EXPORT_SAMPLING ?=
 # TensorRT version that will read the graph, such as 8.5, 10.3 or rtx. Empty: a graph for most.
 TRT ?=
-# Frames in the recorded sequence that verify replays. Empty: 10; 20 of the end-to-end step, 3 of full's
-EXPORT_FRAMES ?=
+# Frames in the recorded sequence that verify replays. Empty: 10; 20 of the end-to-end step, 3 where its BEV is large (full)
+EXPORT_FRAMES ?= $(EXPORT_FRAMES.$(VARIANT))
 VERIFY_BACKENDS ?= torch,onnxruntime
 # Where an output is wrong, find the first tensor that departs: 1 on every backend, 0 never. Empty: where that takes a minute
 LOCATE ?=
@@ -182,9 +189,7 @@ DEMO_TRAIN_SCENES ?= 8
 DEMO_VAL_SCENES ?= 2
 DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
-# Iterations of the demo's training per variant, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
-DEMO_ITERS.nano ?= 65 20
-DEMO_ITERS.tiny ?= 4 2
-DEMO_ITERS.full ?= 2 1
+# Iterations of the demo's training, of stage 1 and stage 2 (one number: of each). Unless said: the variant's row
+DEMO_ITERS ?= $(DEMO_ITERS.$(DEMO_VARIANT))
 # Half the cost of the backbone, for numbers that are not quite the documented ones
 DEMO_TRAIN_ARGS ?= --shared-history

@@ -2,36 +2,39 @@
 
 # Published files, where they come from, and what is made of them. WEIGHTS_URL.<file> names another address (a Google Drive
 # mirror goes through gdown); WEIGHTS_DIR is a folder of files that you have.
-BEVFORMER := https://github.com/zhiqi-li/storage/releases/download/v1.0
-UNIAD_RELEASE := https://github.com/OpenDriveLab/UniAD/releases/download/v1.0
+BEVFORMER ?= https://github.com/zhiqi-li/storage/releases/download/v1.0
+UNIAD_RELEASE ?= https://github.com/OpenDriveLab/UniAD/releases/download/v1.0
 WEIGHTS_FROM.bevformer_tiny_epoch_24.pth := $(BEVFORMER)/bevformer_tiny_epoch_24.pth
 WEIGHTS_FROM.bevformer_r101_dcn_24ep.pth := $(BEVFORMER)/bevformer_r101_dcn_24ep.pth
 WEIGHTS_FROM.motion_anchor_infos_mode6.pkl := $(UNIAD_RELEASE)/motion_anchor_infos_mode6.pkl
 WEIGHTS_FROM.nuscenes_infos_temporal_train.pkl := $(UNIAD_RELEASE)/nuscenes_infos_temporal_train.pkl
 WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_RELEASE)/nuscenes_infos_temporal_val.pkl
 
+$(call flag,PUBLISHED)
+
 setting = $(if $(filter-out undefined,$(origin $1)),$($1))
 # $(call fetch,file)
 fetch = $(HOST_PYTHON) tools/fetch_weights.py --out $(call q,$1) $(foreach u,$(call setting,WEIGHTS_URL.$(notdir $1)) $(WEIGHTS_FROM.$(notdir $1)),--url $(call q,$u)) \
   $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(call q,$(WEIGHTS_SHA256.$(notdir $1))))
 
-# What a variant's published weights are as they come
-RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
-RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
-RAW.nano :=
 PUBLISHED_INFOS := $(DATA_DIR)/infos/nuscenes_infos_temporal_train.pkl $(DATA_DIR)/infos/nuscenes_infos_temporal_val.pkl
 ANCHORS.nuscenes := $(DATA_DIR)/others/motion_anchor_infos_mode6.pkl
 
 .PHONY: weights init-weights
 weights: ## Fetch published weights, anchors and infos (WEIGHTS_DIR: those you have); checks those that are there
-	$(foreach f,$(RAW.$(VARIANT)) $(if $(filter nuscenes,$(DATASET)),$(ANCHORS.nuscenes) $(if $(PUBLISHED),$(PUBLISHED_INFOS))),$(call fetch,$f)$(newline))
+	$(foreach f,$(RAW.$(VARIANT)) $(if $(filter nuscenes,$(DATASET)),$(ANCHORS.nuscenes) $(if $(filter 1,$(PUBLISHED)),$(PUBLISHED_INFOS))),$(call fetch,$f)$(newline))
 init-weights: $$(INIT_WEIGHTS) ## Make BEVFormer weights ready for stage 1 (tiny: adds the ego query, renames parameters)
 
-$(sort $(RAW.full) $(RAW.tiny)):
+# Files of variants share a name where they start from the same.
+$(sort $(foreach v,$(VARIANTS),$(RAW.$v))):
 	@$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
 # STACK=torch1.12 makes it where the workflow does, in its container (mk/documented.mk).
 INIT_WEIGHTS = $(if $(INIT.$(VARIANT)),$(if $(filter torch1.12,$(STACK)),$(TREE)/)$(INIT.$(VARIANT)))
+define init-rule
+$(word 1,$1): $(word 2,$1) | $(ENV)
+	$$(RUN) tools/postprocess_bevformer_tiny_epoch_24_pth.py $$< $$@
+endef
+made-of = $(foreach v,$(VARIANTS),$(if $(RAW.$v),$(if $(filter-out $(RAW.$v),$(INIT.$v)),$(INIT.$v):$(RAW.$v))))
 ifeq ($(STACK),native)
-$(INIT.tiny): $(RAW.tiny) | $(ENV)
-	$(RUN) tools/postprocess_bevformer_tiny_epoch_24_pth.py $< $@
+$(foreach m,$(sort $(made-of)),$(eval $(call init-rule,$(subst :, ,$m))))
 endif

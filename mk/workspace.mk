@@ -49,15 +49,16 @@ GPUS ?= $(CONFIGURED_GPUS)
 ifeq ($(STACK) $(RUNTIME),torch1.12 host)
 $(error STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here)
 endif
-# UniAD's code has 900 queries of width 256 written into it; nano has fewer of both.
-ifeq ($(STACK) $(VARIANT),torch1.12 nano)
-$(error STACK=torch1.12 has no VARIANT=nano: UniAD's code fixes 900 queries of width 256; choose VARIANT=tiny, or STACK=native)
+ifeq (,$(filter $(STACK),$(STACKS.$(VARIANT)) $(filter-out $(STACKS),$(STACK))))
+$(error STACK=$(STACK) has no VARIANT=$(VARIANT): UniAD's code fixes 900 queries of width 256; choose VARIANT=tiny, or STACK=$(firstword $(STACKS.$(VARIANT))))
 endif
 # Where native tools run: with STACK=torch1.12 a host environment can serve as well
 TOOLS_RUNTIME ?= $(RUNTIME)
 $(call check-settings,STACK RUNTIME DATASET)
 $(call one-of,TOOLS_RUNTIME,host $(RUNTIME))
 $(call whole,GPUS)
+$(call positive,CPU_PROCESSES)
+$(if $(filter-out 1,$(CPU_PROCESSES)),$(if $(filter-out 0,$(GPUS)),$(error CPU_PROCESSES=$(CPU_PROCESSES) is for a training without GPUs, GPUS=$(GPUS): give GPUS=0 too, or leave it out)))
 $(call path,VENV)
 
 .PHONY: configure
@@ -79,7 +80,7 @@ ifneq ($(TOOLS_RUNTIME),host)
   ENV := .make/image/deploy
   PYTHON := python3
   NATIVE_MOUNTS = $(CURDIR):/workspace/UniAD $(foreach d,$(sort $(DATA_ROOT) $(INFO_ROOT) $(ANCHOR_ROOT)),$(if $(and $(realpath $d),$(filter-out $(abspath $d),$(call place,$d))),$(call place,$d):$(call place,$d))) $(foreach d,$(ELSEWHERE),$d:$d)
-  IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)))
+  IN = $(call in-container,deploy,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3 $(foreach v,NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS,$(if $(call setting,$v),--env $v)) $(call handed-on,OMP_NUM_THREADS))
   RUN = $(IN) python3
 endif
 
@@ -102,7 +103,8 @@ $(VENV_READY): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
 
 .PHONY: doctor
 doctor: ## Say what this machine can and cannot do, and what to do about it
-	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))$(if $(call given,PYTHONPATH), --pythonpath $(call q,$(PYTHONPATH)))
+	@$(HOST_PYTHON) tools/doctor.py --python $(call q,$(HOST_PYTHON)) --venv $(call q,$(VENV)) --data $(call q,$(DATA_DIR)) --nusc-version $(call q,$(NUSC_VERSION))$(if $(call given,PYTHONPATH), --pythonpath $(call q,$(PYTHONPATH))) \
+	  --needs $(foreach v,$(VARIANTS),$v=$(SHM.$v),$(GPU_GIB.$v))
 
 .PHONY: clean
 clean: ## Remove caches and what the demo made; data, checkpoints, engines and environment stay

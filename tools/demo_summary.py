@@ -53,6 +53,7 @@ def checks(report: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", required=True)
+    parser.add_argument("--other", help="the variant to go on with, if it is another one")
     for name in ("data", "infos", "checkpoint", "results", "onnx", "report", "engine", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
@@ -69,14 +70,14 @@ def main() -> None:
     print(f"\nUniAD-{args.variant}, from nothing to an engine:\n")
     for what, path, note in rows:
         print(f"  {what:20s} {path}  ({size(path)}){'  ' + note if note else ''}")
-    other = "  make demo VARIANT=tiny             the same with the model for Jetson Orin\n" if args.variant == "nano" else ""
+    other = f"  make demo VARIANT={args.other}             the same with the model for Jetson Orin\n" if args.other else ""
     print(
         "\nThis training was a glimpse, and so are its scores. Next:\n"
         f"  look at {args.picture}\n"
         f"  make train VARIANT={args.variant}            a whole schedule on a larger synthetic world\n"
         f"  make eval VARIANT={args.variant}             and its scores\n"
         f"{other}"
-        "  ln -s /your/nuscenes data/nuscenes; make configure; make train VARIANT=tiny\n"
+        f"  ln -s /your/nuscenes data/nuscenes; make configure; make train VARIANT={args.other or args.variant}\n"
         "  make help                          everything else; make doctor says what this machine can do"
     )
 

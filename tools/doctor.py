@@ -23,9 +23,21 @@ OK, WARN, FAIL = "ok", "note", "FAIL"
 
 # GiB: what each use needs. Synthetic default world, nuScenes trainval, checkpoints of a full run.
 DISK_SYNTHETIC, DISK_NUSCENES = 8, 350
-SHM_GIB = {"nano": 2, "tiny": 8, "full": 32}
-# Documented stack: a full model needs this much on each GPU
-FULL_GPU_GIB = 32
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What training a variant needs, as its row in mk/variants.mk says: GiB of /dev/shm, and of each GPU where that is known."""
+
+    shm_gib: float
+    gpu_gib: float
+
+    @classmethod
+    def of(cls, text: str) -> Needs:
+        """``32g,32``, ``512m,``"""
+        shm, gpu = text.split(",")
+        number, unit = shm.rstrip("bkmg") or "0", shm[-1:]
+        return cls(float(number) / {"g": 1, "m": 2**10, "k": 2**20}.get(unit, 2**30), float(gpu or 0))
 
 
 @dataclass(frozen=True)
@@ -103,21 +115,22 @@ def torch_device(venv: Path, gpus: list[machine.Gpu]) -> Finding:
     return Finding(OK, "torch", "runs on the CPU")
 
 
-def gpu(gpus: list[machine.Gpu]) -> Finding:
+def gpu(gpus: list[machine.Gpu], needs: dict[str, Needs]) -> Finding:
     if not gpus:
         return Finding(
             WARN, "GPU", f"no NVIDIA GPU; {machine.cores()} CPU cores",
-            "nano trains here in minutes; train tiny and full elsewhere, checkpoints carry over",
+            "make demo trains its small model here in minutes; train larger ones elsewhere, checkpoints carry over",
         )  # fmt: skip
     shown = "; ".join(map(str, gpus))
     old = [g for g in gpus if g.capability < machine.OLDEST_GPU]
     if old:
         return Finding(WARN, "GPU", shown, f"{old[0].name} is older than sm_70, which torch needs: it is left out")
-    small = [g for g in gpus if 0 < g.memory_gib < FULL_GPU_GIB]
+    least = min((g.memory_gib for g in gpus if g.memory_gib), default=0.0)
+    large = [f"{variant} needs about {need.gpu_gib:g} GiB a GPU" for variant, need in needs.items() if 0 < least < need.gpu_gib]
     newer = [g for g in gpus if g.capability > machine.NEWEST_DOCUMENTED_GPU]
     notes = []
-    if small:
-        notes.append(f"full needs about {FULL_GPU_GIB} GiB a GPU; tiny and nano fit")
+    if large:
+        notes.append(f"upstream's {', '.join(large)}")
     if newer:
         notes.append("too new for the documented torch 1.12 stack (up to sm_86); native runs")
     return Finding(OK, "GPU", shown, "; ".join(notes))
@@ -162,7 +175,7 @@ def dataset(data: Path, version: str, venv: Path) -> list[Finding]:
     return findings
 
 
-def space(data: Path) -> list[Finding]:
+def space(data: Path, needs: dict[str, Needs]) -> list[Finding]:
     free = machine.free_gib(data)
     findings = []
     if free < DISK_SYNTHETIC:
@@ -174,14 +187,15 @@ def space(data: Path) -> list[Finding]:
     memory = machine.memory_gib()
     if memory is not None:
         low = memory < 6
-        findings.append(Finding(WARN if low else OK, "Memory", f"{memory:.0f} GiB free", "tiny needs about 6 GiB" if low else ""))
+        do = "a variant for nuScenes needs about 6 GiB" if low else ""
+        findings.append(Finding(WARN if low else OK, "Memory", f"{memory:.0f} GiB free", do))
     shm = Path("/dev/shm")
     if shm.is_dir():
         size = shutil.disk_usage(shm).total / 2**30
-        fits = [variant for variant, need in SHM_GIB.items() if size >= need]
+        fits = [variant for variant, need in needs.items() if size >= need.shm_gib]
         do = "larger variants: CFG_OPTIONS=data.workers_per_gpu=0, or a larger /dev/shm (docs/faq.md)"
-        shown = f"{size:.1f} GiB: enough for {', '.join(fits) or 'none'}"
-        findings.append(Finding(OK if fits else WARN, "/dev/shm", shown, "" if len(fits) == len(SHM_GIB) else do))
+        shown = f"{size:.1f} GiB" + (f": enough for {', '.join(fits) or 'none'}" if needs else "")
+        findings.append(Finding(OK if fits or not needs else WARN, "/dev/shm", shown, "" if len(fits) == len(needs) else do))
     return findings
 
 
@@ -192,7 +206,9 @@ def main() -> int:
     parser.add_argument("--nusc-version", default="v1.0-trainval")
     parser.add_argument("--python", default="python3")
     parser.add_argument("--pythonpath", default=os.environ.get("PYTHONPATH", ""), help="what the shell put there")
+    parser.add_argument("--needs", nargs="*", default=[], metavar="VARIANT=SHM,GIB", help="rows of mk/variants.mk, from make")
     args = parser.parse_args()
+    needs = {variant: Needs.of(text) for variant, text in (row.split("=", 1) for row in args.needs)}
     found = machine.gpus()
     findings = [
         python(args.python),
@@ -200,10 +216,10 @@ def main() -> int:
         environment(args.venv),
         *shell(args.pythonpath),
         torch_device(args.venv, found),
-        gpu(found),
+        gpu(found, needs),
         engine(),
         *dataset(args.data, args.nusc_version, args.venv),
-        *space(args.data),
+        *space(args.data, needs),
     ]
     for finding in findings:
         print(f"{finding.state:4s}  {finding.what:12s} {finding.found}")

@@ -366,7 +366,7 @@ class TrainSpec:
 class Spec:
     name: str  # the config file's stem
     path: str
-    variant: str  # full, tiny, nano
+    variant: str  # of the file's name, see uniad.variants
     stage: int  # 1 or 2
     model: ModelSpec
     data: DataSpec

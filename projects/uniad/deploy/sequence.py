@@ -26,12 +26,14 @@ from uniad.files import atomic_path, sha256
 from uniad.spec import ImageSpec, Spec
 from uniad.types import Frame
 
+LARGE_BEV_CELLS = 100 * 100  # a frame of such a model takes a CPU half a minute
+
 
 def default_frames(spec: Spec) -> int:
     """How many frames to record unless told otherwise: enough for what errors feed back, few where a frame takes minutes."""
     if spec.stage == 1:
         return 10
-    return 3 if spec.variant == "full" else 20
+    return 3 if spec.model.bev.height * spec.model.bev.width >= LARGE_BEV_CELLS else 20
 
 
 @dataclass

@@ -6,14 +6,13 @@ import sys
 
 from uniad.errors import run_cli
 from uniad.spec import Spec, load_spec
-
-END_TO_END = {"tiny": "uniad_tiny_imgx0.25_cp.onnx", "full": "uniad_full_cp.onnx"}
+from uniad.variants import stem_of
 
 
 def onnx_name(spec: Spec) -> str:
     if spec.stage == 1:
         return f"uniad_{spec.variant}_track_map.onnx"
-    return END_TO_END.get(spec.variant, f"uniad_{spec.variant}_cp.onnx")
+    return f"uniad_{stem_of(spec.name)}_cp.onnx"
 
 
 def main() -> None:

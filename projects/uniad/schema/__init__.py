@@ -17,6 +17,7 @@ from uniad.schema.data import read_data
 from uniad.schema.heads import read_map, read_motion, read_occ, read_plan
 from uniad.schema.node import Node
 from uniad.schema.track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
+from uniad.variants import variant_of_name
 
 
 def _compat(native: Node) -> S.CompatSpec:
@@ -124,14 +125,6 @@ def read_train(cfg: Node) -> S.TrainSpec:
     )
 
 
-def _variant(stem: str, model: S.ModelSpec) -> str:
-    for name in ("full", "tiny", "nano"):
-        if stem == name or stem.startswith((f"{name}_", f"{name}-")):
-            return name
-    cells = model.bev.height * model.bev.width
-    return "full" if cells >= 100 * 100 else "tiny" if model.bev.embed_dims >= 256 else "nano"
-
-
 def read_spec(cfg: dict[str, Any], path: str) -> S.Spec:
     """See ``uniad.spec.from_config``."""
     top = Node(cfg, "", path)  # not a context manager: a config's own variables are top-level keys too
@@ -151,5 +144,5 @@ def read_spec(cfg: dict[str, Any], path: str) -> S.Spec:
         scratch = native.flag("from_scratch", False)
     stem = Path(path).stem
     stage = 1 if model.motion is None else 2
-    result = S.Spec(stem, path, _variant(stem, model), stage, model, data, train)
+    result = S.Spec(stem, path, variant_of_name(stem), stage, model, data, train)
     return S.from_scratch(result) if scratch else result

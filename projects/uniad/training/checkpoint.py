@@ -16,6 +16,7 @@ import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 
 from uniad.errors import UserError
 from uniad.files import atomic_path
+from uniad.spec import ConfigError, load_spec
+from uniad.variants import config_files
 
 BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
-# BEV cells identify a variant better than a name in the metadata, which published files lack.
-VARIANT_OF_CELLS = {40000: "full", 2500: "tiny", 625: "nano"}
 
 # What stage 2 adds to stage 1
 STAGE2_HEADS = ("motion_head.", "occ_head.", "planning_head.")
@@ -162,12 +163,27 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> OrderedDict[s
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
+@lru_cache
+def variants_with(cells: int) -> tuple[str, ...]:
+    """The variants that have a config here and so many BEV cells."""
+    found = []
+    for variant, path in config_files(1).items():
+        try:
+            bev = load_spec(path).model.bev
+        except ConfigError:
+            continue  # somebody's unfinished file
+        if bev.height * bev.width == cells:
+            found.append(variant)
+    return tuple(found)
+
+
 def variant_of(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> str | None:
     """Which variant the weights belong to, as far as they tell."""
     named = (meta or {}).get("uniad", {}).get("variant")
     if named:
         return named
-    return VARIANT_OF_CELLS.get(state[BEV_EMBEDDING].shape[0]) if BEV_EMBEDDING in state else None
+    # published files lack a name; the number of BEV cells tells as much
+    return " or ".join(variants_with(state[BEV_EMBEDDING].shape[0])) or None if BEV_EMBEDDING in state else None
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

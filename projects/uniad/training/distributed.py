@@ -53,6 +53,11 @@ def pick_device(name: str, local_rank: int = 0, processes_here: int = 1) -> torc
     """``auto``, ``cpu`` or ``cuda`` -> the device of this process. ``cuda`` never falls back to the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and processes_here > 1:
+            raise UserError(
+                f"{processes_here} GPUs were asked for, but this PyTorch sees none: check the driver with nvidia-smi, or pass "
+                f"--device cpu to train in processes on the CPU (make: GPUS=0 CPU_PROCESSES={processes_here})"
+            )
     if name == "cpu":
         return torch.device("cpu")
     if name != "cuda":

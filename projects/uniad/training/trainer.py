@@ -23,7 +23,7 @@ from uniad.errors import UserError
 from uniad.spec import Spec
 from uniad.training import distributed, optim
 from uniad.training.capture import CapturedStep
-from uniad.training.checkpoint import load_state, state_dict_of, variant_of
+from uniad.training.checkpoint import load_state, state_dict_of
 from uniad.training.distributed import World
 from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
@@ -125,8 +125,8 @@ class Trainer:
         meta = content.get("meta") or {}
         ours = meta.get("uniad", {})
         state = state_dict_of(content, path)
-        saved_as = (variant_of(state, meta), ours.get("stage", self.spec.stage))
-        if saved_as[0] not in (None, self.spec.variant) or saved_as[1] != self.spec.stage:
+        saved_as = (ours.get("variant", self.spec.variant), ours.get("stage", self.spec.stage))
+        if saved_as != (self.spec.variant, self.spec.stage):
             raise UserError(
                 f"cannot resume {self.spec.name} ({self.spec.variant}, stage {self.spec.stage}) from {path}: it holds "
                 f"{saved_as[0]}, stage {saved_as[1]}; choose another --resume or --work-dir"
