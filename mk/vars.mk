@@ -164,7 +164,7 @@ NUM_FRAME ?=
 JETSON ?=
 # 5.1, 6.0, 6.1, 6.2, 7.0, 7.1 or 7.2, or a patch release (6.2.1): sets TRT
 JETPACK ?=
-# Folder on the device, from the login's home or absolute
+# Folder of its own on the device, from the login's home or absolute
 JETSON_DIR ?= uniad-engines
 # Further words for ssh: JETSON_SSH_FLAGS='-i ~/.ssh/jetson'
 JETSON_SSH_FLAGS ?=

@@ -31,8 +31,9 @@ def main() -> None:
     args = parse_args()
     if args.workspace_mib < 1 or args.spare_mib < 0 or args.iterations < 1 or args.seconds < 0:
         raise UserError("--workspace-mib, --spare-mib, --iterations and --seconds: numbers above 0")
-    if not args.folder or args.folder.startswith("-") or args.folder.rstrip("/") in ("", "."):
-        raise UserError(f"JETSON_DIR={args.folder}: name a folder of its own")
+    folder = args.folder.removeprefix("~/").rstrip("/")
+    if not folder or folder.startswith(("-", "~")) or not folder.isprintable() or {".", ".."} & set(folder.split("/")):
+        raise UserError(f"JETSON_DIR={args.folder}: name a folder of its own, from the login's home (engines) or absolute")
     from uniad.deploy.bundle import DeviceOptions, check_precision
     from uniad.deploy.card import read_card
     from uniad.deploy.jetson import build_here, build_there, make_bundle
@@ -51,7 +52,7 @@ def main() -> None:
     )
     if remote:
         with remote:
-            build_there(args.onnx, args.out, options, remote, args.folder.removeprefix("~/").rstrip("/"))
+            build_there(args.onnx, args.out, options, remote, folder)
     elif args.where == "local":
         build_here(args.onnx, args.out, options)
     else:

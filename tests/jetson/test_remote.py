@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from command_line import refused
 from uniad.deploy.remote import Remote
 from uniad.errors import UserError
 
@@ -64,3 +65,33 @@ def test_a_full_disk_there_is_said(monkeypatch):
     monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", full])
     with pytest.raises(UserError, match="out of disk there"):
         Remote("x").run("true")
+
+
+GREETING = "echo 'Welcome to Ubuntu 20.04'; echo 'begin your day'; "
+
+
+def test_a_login_that_greets_is_not_taken_for_an_answer(tmp_path, monkeypatch):
+    """What a login's own files print comes before all that a command prints, on the same stream."""
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", GREETING + script])
+    remote, source, there = Remote("device"), tmp_path / "model", tmp_path / "there"
+    source.write_bytes(b"\n\0" + bytes(range(256)) * 400)
+    assert remote.run("echo a; echo b") == "a\nb\n"
+    assert remote.free_bytes(str(there / "deep")) > 0
+    assert remote.send(source, str(there / "model")) == source.stat().st_size and remote.send(source, str(there / "model")) == 0
+    remote.fetch(str(there / "model"), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    lines = []
+    assert remote.follow("echo one; echo two; exit 3", lines.append) == 3 and lines == ["one", "two"]
+
+
+def test_a_login_without_a_shell_is_said(monkeypatch):
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", "echo 'This account is not available.'"])
+    with pytest.raises(UserError, match="runs no commands .it says: This account is not available"):
+        Remote("x").run("true")
+
+
+@pytest.mark.parametrize("folder", ["~", "~/", "~root/x", "", "/", ".", "..", "a/../..", "-rf", "a\nb"])
+def test_a_folder_on_the_device_that_is_none_is_refused(folder, tmp_path):
+    graph, out = tmp_path / "a.onnx", tmp_path / "a.engine"
+    said = refused("tools/jetson_engine.py", graph, "--out", out, "--where", "me@orin", f"--folder={folder}")
+    assert "JETSON_DIR=" in said and "name a folder of its own" in said

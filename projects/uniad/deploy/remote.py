@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from uniad.errors import UserError
 from uniad.files import sha256
 
 LOST = 255  # ssh's own exit status
+# Printed before anything of ours: a login's own files may print a greeting first, on the same stream.
+BEGIN = "begin-of-uniad-output"
 TARGET = re.compile(r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(:\d{1,5})?$")
 # What ssh says -> what to do about it
 REASONS = (
@@ -31,6 +35,10 @@ REASONS = (
     ("No route to host", "no answer: is it on, and in this network?"),
     ("Network is unreachable", "no answer: is it on, and in this network?"),
 )
+
+
+def _marked(script: str) -> str:
+    return f"echo {BEGIN}; {script}"
 
 
 class ConnectionLost(UserError):
@@ -98,11 +106,27 @@ class Remote:
         done = self._start(script, stdin=stdin, stdout=subprocess.PIPE)
         if done.returncode:
             raise self._failure(done)
-        return done.stdout.decode("utf8", "replace")
+        _, begun, said = done.stdout.decode("utf8", "replace").rpartition(f"{BEGIN}\n")
+        if not begun:
+            raise self._no_shell(done.stdout)
+        return said
+
+    def _no_shell(self, said: bytes) -> UserError:
+        line = (said.decode("utf8", "replace").strip().splitlines() or ["nothing"])[-1]
+        return UserError(f"{self.target}: the login there runs no commands (it says: {line[:80]}); make sh or bash its shell")
+
+    def _numbers(self, script: str, what: str) -> list[int]:
+        """The whole numbers that ``script`` prints, one a line or word."""
+        said = self.run(script)
+        try:
+            return [int(word) for word in said.split()]
+        except ValueError:
+            raise UserError(f"{self.target}: asked for {what}, it says: {' '.join(said.split())[:80]}") from None
 
     def _start(self, script: str, **pipes) -> subprocess.CompletedProcess:
         try:
-            return subprocess.run(self.command(script), **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **pipes})
+            usual = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+            return subprocess.run(self.command(_marked(script)), **{**usual, **pipes})
         except FileNotFoundError:
             raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
 
@@ -127,9 +151,8 @@ class Remote:
 
     def free_bytes(self, folder: str) -> int:
         """Free space where ``folder`` is or will be."""
-        script = f"d={shlex.quote(folder)}; while [ ! -d \"$d\" ]; do d=$(dirname \"$d\"); done; df -Pk \"$d\" | tail -n 1"
-        fields = self.run(script).split()
-        return int(fields[-3]) * 1024
+        there = f"d={shlex.quote(folder)}; while [ ! -d \"$d\" ]; do d=$(dirname \"$d\"); done"
+        return self._numbers(f"{there}; df -Pk \"$d\" | awk 'END {{print $4}}'", "its free disk")[0] * 1024
 
     def send(self, source: Path, target: str) -> int:
         """Copy a file there unless it is there; returns the bytes sent. What a broken copy left is continued."""
@@ -168,18 +191,33 @@ class Remote:
         part = target.with_name(f".{target.name}.{digest[:16]}.part")
         begin = part.stat().st_size if part.exists() else 0
         with open(part, "ab") as handle:
-            done = self._start(f"tail -c +{begin + 1} {q}", stdout=handle)
-        if done.returncode:
-            raise self._failure(done)
+            self._receive(f"tail -c +{begin + 1} {q}", handle)
         if sha256(part) != digest:
             part.unlink()
             raise UserError(f"{self.target}:{source}: came back damaged and was removed; run the same again")
         os.replace(part, target)
 
+    def _receive(self, script: str, handle: IO[bytes]) -> None:
+        """Write what ``script`` prints to ``handle``."""
+        with tempfile.TemporaryFile() as errors:
+            command = self.command(_marked(script))
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+            try:
+                if any(line.rstrip(b"\n") == BEGIN.encode() for line in process.stdout):
+                    shutil.copyfileobj(process.stdout, handle)
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                process.wait()
+            if process.returncode:
+                errors.seek(0)
+                raise self._failure(subprocess.CompletedProcess([], process.returncode, b"", errors.read()))
+
     def follow(self, script: str, say) -> int:
         """Run ``script`` and hand on its lines as they come; returns its exit status."""
         process = subprocess.Popen(
-            self.command(script),
+            self.command(_marked(script)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,8 +225,11 @@ class Remote:
             errors="replace",
         )
         try:
+            begun = False
             for line in process.stdout:
-                say(line.rstrip("\n"))
+                if begun:
+                    say(line.rstrip("\n"))
+                begun = begun or line.rstrip("\n") == BEGIN
             error = process.stderr.read()
         except BaseException:
             process.kill()
