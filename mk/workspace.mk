@@ -89,7 +89,7 @@ DATA_ENV := $(ENV)
 DATA_RUN = $(RUN)
 ifeq ($(STACK) $(filter-out host,$(TOOLS_RUNTIME)),torch1.12 $(RUNTIME))
   DATA_ENV := .make/image/torch1.12
-  DATA_RUN = $(call in-container,torch1.12,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects$(if $(call setting,OMP_NUM_THREADS), --env OMP_NUM_THREADS)) python3
+  DATA_RUN = $(call in-container,torch1.12,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3$(if $(call setting,OMP_NUM_THREADS), --env OMP_NUM_THREADS)) python3
 endif
 
 ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
