@@ -49,6 +49,20 @@ os.makedirs(work, exist_ok=True)
 open(f"{work}/iter_{options['runner.max_iters']}.pth", "w").write(f"{os.getuid()} {os.environ['HOME']}")
 """
 SETUP = "from setuptools import setup\nsetup(name='uniad-mmdet3d', version='1', packages=['mmdet3d'])\n"
+# For the tools of this repository that prepare data: they find an interpreter as the real ones do, and leave the files.
+DATA_TOOL = """import _environment, os, sys
+assert sys.prefix == sys.base_prefix and os.path.samefile(_environment.ROOT, "/workspace/UniAD")
+out = sys.argv[sys.argv.index("{option}") + 1]
+os.makedirs({folder}, exist_ok=True)
+for name in {names}:
+    open(os.path.join(out, name) if name else out, "w").write("[]")
+"""
+DATA_TOOLS = {
+    "make_synthetic_nuscenes": {"option": "--out", "folder": "out + '/v1.0-trainval'", "names": ["v1.0-trainval/sample.json"]},
+    "create_data": {"option": "--out-dir", "folder": "out",
+                    "names": [f"nuscenes_infos_temporal_{split}.pkl" for split in ("train", "val")]},
+    "make_motion_anchors": {"option": "--out", "folder": "os.path.dirname(out)", "names": [""]},
+}  # fmt: skip
 TEST = "import sys, tqdm, mmdet3d\nprint('evaluated', sys.argv[1], open(sys.argv[2]).read())\n"
 
 
@@ -175,16 +189,18 @@ def machine() -> Iterator[Machine]:
         "third_party/uniad_mmdet3d/mmdet3d/__init__.py": "NAME = 'ours'\n",
         "tools/postprocess_bevformer_tiny_epoch_24_pth.py": "",
         "patch/uniad-tiny-training-support.patch": "--- a/a.txt\n+++ b/a.txt\n@@ -1,2 +1,2 @@\n 1\n-2\n+3\n",
-        "data/synthetic/others/motion_anchor_infos_mode6.pkl": "",
+        **{f"tools/{name}.py": DATA_TOOL.format(**words) for name, words in DATA_TOOLS.items()},
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    shutil.copy(REPO / "tools/_environment.py", root / "tools")
+    (root / "data/synthetic").mkdir(parents=True)
     (place / "my big disk").mkdir()
     (root / "data/synthetic/nuscenes").symlink_to(place / "my big disk")
     base = base_with_packages_of_its_own(engine, base, place / "base")
     write_wheel(place / "wheels", "tomli", "2.2.1", "AT_HAND = True\n")
     settings = (
-        "VARIANT=tiny", "STACK=torch1.12", f"RUNTIME={engine}", "TOOLS_RUNTIME=host", "DATASET=synthetic", "GPUS=0",
+        "VARIANT=tiny", "STACK=torch1.12", f"RUNTIME={engine}", "DATASET=synthetic", "GPUS=0",
         "MAX_ITERS=2",
         f"HOST_PYTHON={python}", f"UNIAD_GIT_URL={upstream}", f"UNIAD_COMMIT={git(upstream, 'rev-parse', 'HEAD')}",
         "IMAGE_TAG.torch1.12=uniad_test", f"TORCH112_BASE={base}", "TORCH112_INDEX_URL=none",
@@ -192,6 +208,6 @@ def machine() -> Iterator[Machine]:
     )  # fmt: skip
     if person:
         subprocess.run(["chown", "-R", f"{person['user']}:{person['group']}", str(place)], check=True)
-    # The stand-in for native tools makes the dataset; everything below runs for real.
+    # What takes hours is a stand-in; make, the engine, git, pip and the images are real.
     yield Machine(root, engine, settings, person)
     shutil.rmtree(place)
