@@ -23,6 +23,7 @@ include mk/data.mk
 include mk/container.mk
 include mk/train.mk
 include mk/documented.mk
+include mk/preflight.mk
 include mk/export.mk
 include mk/engine.mk
 include mk/jetson.mk

@@ -29,6 +29,13 @@ DEMO_ITERS.nano := 65 20
 DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
 
+# Seconds of an iteration of one clip, of stage 1 and stage 2, in fp32: from which preflight tells how long a training takes.
+# native: one H200, `benchmarks/train_step.py --samples 1 --frames 5 --frozen` (stage 2: --frames 3; docs/results.md). torch1.12:
+# full from upstream's docs/TRAIN_EVAL.md (2 and 4 days on 8 A100), tiny timed on one H200. On two CPU cores: docs/results.md
+PACE.full := native=2.0,1.34 torch1.12=8.2,4.9
+PACE.tiny := native=0.55,0.63 torch1.12=1.64,1.83 torch1.12.cpu=63,29
+PACE.nano := native.cpu=1.2,1.0
+
 include $(wildcard variants.local.mk)
 
 # What a row gets that leaves a column out
@@ -36,6 +43,7 @@ DEFAULT.RAW :=
 DEFAULT.INIT :=
 DEFAULT.SHM := 8g
 DEFAULT.GPU_GIB :=
+DEFAULT.PACE :=
 DEFAULT.STACKS := native torch1.12
 DEFAULT.DEMO_ITERS := 4 2
 # Frames in the recorded sequence that verify replays. Empty: by stage and size of the BEV

@@ -100,6 +100,11 @@ def free_gib(path: str | Path) -> float:
     return shutil.disk_usage(path).free / 2**30
 
 
+def shm_gib(path: str | Path = "/dev/shm") -> float | None:
+    """Size of the shared memory that loader processes hand their batches over in; None where there is none."""
+    return shutil.disk_usage(path).total / 2**30 if Path(path).is_dir() else None
+
+
 def memory_gib() -> float | None:
     """Memory that a program may use now, within the container's limit where there is one."""
     try:

@@ -129,7 +129,7 @@ def python38(*packages: str) -> str:
 
 
 def run(python: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    own = {"PYTHONPATH": str(REPO / "projects"), "OMP_NUM_THREADS": "1", "HOME": tempfile.gettempdir()}
+    own = {"PYTHON": python, "PYTHONPATH": str(REPO / "projects"), "OMP_NUM_THREADS": "1", "HOME": tempfile.gettempdir()}
     env = {"PATH": os.environ["PATH"], **own}
     return subprocess.run([python, *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
