@@ -14,7 +14,7 @@ ONNX := onnx/$(SUB)$(ONNX_NAME).onnx
 REPORT := $(ONNX).verify.json
 # The end-to-end step leaves by the documented export config, from the checkpoint under its name in deployment.
 EXPORT_CONFIG := $(or $(wildcard $(READ_CONFIG:.py=_trt_p.py)),$(READ_CONFIG))
-EXPORT_CKPT := $(if $(CKPT),$(READ),$(if $(filter 2,$(STAGE)),$(or $(if $(DEPLOY_FROM),$(DEPLOYED)),$(READ)),$(READ)))
+EXPORT_CKPT := $(if $(CKPT)$(RANDOM_CKPT),$(READ),$(if $(filter 2,$(STAGE)),$(or $(if $(DEPLOY_FROM),$(DEPLOYED)),$(READ)),$(READ)))
 EXPORT_OF.$(ONNX) = $(EXPORT_CONFIG) $(EXPORT_CKPT)
 
 EXPORT_FLAGS.$(ONNX) = $(strip $(if $(TRT),--trt $(call q,$(TRT))) $(if $(EXPORT_SAMPLING),--sampling $(EXPORT_SAMPLING)) $(if $(EXPORT_FRAMES),--frames $(EXPORT_FRAMES)) $(call cfg-options,$(OPTIONS)))

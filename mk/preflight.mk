@@ -8,7 +8,7 @@ PREFLIGHT_STAGES := $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(STAGES))
 NO_WORKERS := $(filter data.workers_per_gpu=0,$(CFG_OPTIONS) $(CPU_OPTIONS))
 PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(RUNTIME) --variant $(VARIANT) --dataset $(DATASET) \
   --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --nusc-version $(VERSION)$(if $(filter nuscenes,$(DATASET)),, --frames $(PREFLIGHT_FRAMES.$(DATASET))) \
-  --gpus $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS),$(EPOCHS.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(MAX_ITERS.1) $(MAX_ITERS.2)) \
+  --gpu-count $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS),$(EPOCHS.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(MAX_ITERS.1) $(MAX_ITERS.2)) \
   --shm $(SHM.$(VARIANT)) --shm-size $(SHM_SIZE)$(if $(NO_WORKERS), --no-workers)$(if $(GPU_GIB.$(VARIANT)), --gpu-gib $(GPU_GIB.$(VARIANT)))$(if $(QUEUE_LENGTH), --queue-length $(QUEUE_LENGTH)) \
   --pace $(call q,$(PACE.$(VARIANT)))
 
@@ -18,7 +18,7 @@ preflight: ## Say what a training would stop at here, and how long it would take
 
 trains-to = $(if $(filter torch1.12,$(STACK)),$(call doc-trained,$1),$(call trained,$1))
 UNTRAINED := $(strip $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach s,$(PREFLIGHT_STAGES),$(if $(wildcard $(call trains-to,$s)),,$s)),\
-  $(if $(READERS),$(if $(wildcard $(READ)),,1))))
+  $(if $(READERS),$(if $(RANDOM_CKPT)$(wildcard $(READ)),,1))))
 ifneq (,$(UNTRAINED))
 $(STEPS)/clone $(foreach i,$(IMAGES),.make/image/$i) $(VENV_READY) $(sort $(foreach v,$(VARIANTS),$(RAW.$v))) $(TABLES) $(INFOS): | preflight
 endif

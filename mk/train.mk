@@ -49,16 +49,29 @@ stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKE
 $(call one-of,STAGE,$(STAGES))
 $(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
 
+# RANDOM_WEIGHTS=1: nobody trains; what is made of the weights has a name of its own, upstream's for tiny, so that it is neither
+# mistaken for what was trained nor written over it.
+$(if $(RANDOM_WEIGHTS),$(call one-of,RANDOM_WEIGHTS,0 1))
+RANDOM_CKPT := $(if $(filter 1,$(RANDOM_WEIGHTS)),$(CKPT_DIR)random/$(STEM.$(VARIANT))_$(KIND.$(STAGE)).pth)
+ifneq (,$(RANDOM_CKPT))
+  $(if $(CKPT),$(error RANDOM_WEIGHTS=1 and CKPT=$(CKPT) both say which weights: give one))
+  $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN))$(filter eval%,$(MAKECMDGOALS)),$(error RANDOM_WEIGHTS=1 is for export, verify, engine and the like: random weights are neither trained nor scored))
+  FOREIGN := uniad_$(VARIANT)$(if $(filter 1,$(STAGE)),_track_map)_dummy
+$(RANDOM_CKPT): $(call config,$(STAGE)) $(if $(filter 2,$(STAGE)),$(ANCHORS)) .make/var/RANDOM_FLAGS | $(ENV)
+	$(RUN) tools/make_random_weights.py $< --out $@ $(RANDOM_FLAGS)
+RANDOM_FLAGS = --seed $(SEED) $(call cfg-options,$(OPTIONS))
+endif
+
 # $(call read,stage): the checkpoint that is evaluated, drawn and run. The deployed one, where somebody brought that.
 # In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
 here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
 ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
 read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)))),$(call ckpt,2)),$(call ckpt,1))
-READ := $(call here-or-whole,$(or $(CKPT),$(call read,$(STAGE))))
+READ := $(call here-or-whole,$(or $(RANDOM_CKPT),$(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
 read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
 READERS := $(filter eval eval-stage% export verify compare-sampling visualize infer engine quantize jetson-engine,$(MAKECMDGOALS))
-$(if $(READERS),$(if $(ASKED_TO_TRAIN)$(wildcard $(READ)),,$(if $(SAY),$(info $(READ): not there, so `make $(firstword $(READERS))` trains it first; CKPT=FILE takes one that you have))))
+$(if $(READERS),$(if $(ASKED_TO_TRAIN)$(RANDOM_CKPT)$(wildcard $(READ)),,$(if $(SAY),$(info $(READ): not there, so `make $(firstword $(READERS))` trains it first; CKPT=FILE takes one that you have))))
 $(if $(READERS),$(if $(and $(filter $(READ),$(BROUGHT)),$(filter $(DEPLOYED),$(READ)),$(wildcard $(call ckpt,2))),$(if $(SAY),$(info $(READ): brought here, and taken; CKPT=$(call ckpt,2) takes the other))))
 $(if $(filter train promote,$(MAKECMDGOALS)),$(foreach f,$(BROUGHT),$(if $(SAY),$(info $f: brought here, not trained: it stays as it is, and is used. To train in its place move it away))))
 

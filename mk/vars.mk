@@ -116,6 +116,8 @@ STAGE ?= $(stage-there)
 # More options for tools/test.py and tools/visualize.py
 EVAL_ARGS ?=
 VISUALIZE_ARGS ?=
+# 1: export, verify, engine and the like take seeded random weights (SEED) instead of a checkpoint, under names of their own
+RANDOM_WEIGHTS ?=
 # How sampling leaves PyTorch: gridsample, gather or plugin. Empty: what suits TRT.
 EXPORT_SAMPLING ?=
 # TensorRT version that will read the graph, such as 8.5, 10.3 or rtx. Empty: a graph for most.

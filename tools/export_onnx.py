@@ -44,7 +44,7 @@ def main() -> None:
     from uniad.files import atomic_path, sha256, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
-    from uniad.training.checkpoint import load_checkpoint
+    from uniad.training.checkpoint import RANDOM, is_random, load_checkpoint, read_checkpoint
 
     if args.trt and args.trt not in TARGETS:
         raise UserError(f"--trt {args.trt}: choose one of {', '.join(TARGETS)}")
@@ -65,6 +65,9 @@ def main() -> None:
     spec = load_spec(args.config, args.cfg_options)
     model = build_model(spec).eval()
     load_checkpoint(model, args.checkpoint, name=spec.name)
+    random = is_random(read_checkpoint(args.checkpoint))
+    if random:
+        print(f"{args.checkpoint}: random weights, which say nothing of a scene; the card says so too")
     contract = contract_for(spec)
     stream = SceneStream(spec, args.split)
     check_dataset_rigs(spec, stream.table)
@@ -90,6 +93,7 @@ def main() -> None:
             "config_sha256": sha256(args.config),
             "checkpoint": args.checkpoint,
             "checkpoint_sha256": sha256(args.checkpoint),
+            **({"weights": RANDOM} if random else {}),
             "opset": opset,
             "sampling": sampling,
             "target": args.trt or None,

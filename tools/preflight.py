@@ -139,11 +139,11 @@ def iterations(args: argparse.Namespace, stage: int, processes: int) -> int | No
 
 def estimate(args: argparse.Namespace, report: Report) -> None:
     """How long, where that is more than a day."""
-    on_cpu = args.gpus == 0
+    on_cpu = args.gpu_count == 0
     pace = paces(args.pace).get(args.stack + ".cpu" * on_cpu)
     if pace is None:
         return
-    processes = max(args.gpus, 1) * args.nodes
+    processes = max(args.gpu_count, 1) * args.nodes
     days = []
     for stage in args.stages:
         count = iterations(args, stage, processes)
@@ -176,7 +176,7 @@ def check_disk(report: Report) -> None:
 
 def inspect(args: argparse.Namespace) -> Report:
     report = Report()
-    gpus = machine.gpus() if args.gpus else []
+    gpus = machine.gpus() if args.gpu_count else []
     check_dataset(args, report)
     check_engine(args, gpus, report)
     check_shared_memory(args, report)
@@ -196,7 +196,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--infos", type=Path, default=Path("data/infos/nuscenes_infos_temporal_train.pkl"))
     parser.add_argument("--nusc-version", default="v1.0-trainval")
     parser.add_argument("--frames", type=int, default=0, help="labelled frames to train on (default: nuScenes')")
-    parser.add_argument("--gpus", type=int, default=0, help="on each machine")
+    parser.add_argument("--gpu-count", type=int, default=0, help="on each machine")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", nargs="+", default=["6", "20"], help="of each stage")

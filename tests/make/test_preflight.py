@@ -39,7 +39,7 @@ def inspected(*words: str) -> preflight.Report:
 
 def test_a_machine_that_lacks_nothing_hears_nothing():
     for stack in ("native", "torch1.12"):
-        assert inspected("--stack", stack, "--runtime", "docker", "--gpus", "8", *FULL) == preflight.Report()
+        assert inspected("--stack", stack, "--runtime", "docker", "--gpu-count", "8", *FULL) == preflight.Report()
 
 
 def test_nuscenes_that_is_not_there_is_an_error(tmp_path: Path):
@@ -65,7 +65,7 @@ def test_nuscenes_that_is_not_there_is_an_error(tmp_path: Path):
 def test_a_container_that_cannot_start_is_an_error(engine, gpus, hint: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "engines", lambda: engine)
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
-    (error,) = inspected("--stack", "torch1.12", "--runtime", "docker", "--gpus", "1").errors
+    (error,) = inspected("--stack", "torch1.12", "--runtime", "docker", "--gpu-count", "1").errors
     assert re.search(hint, error)
 
 
@@ -83,7 +83,7 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch):
 
 def test_little_gpu_memory_is_a_note_with_the_workflow_s_advice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "gpus", lambda: [A40, RTX])
-    words = ("--stack", "torch1.12", "--runtime", "docker", "--gpus", "2", *FULL)
+    words = ("--stack", "torch1.12", "--runtime", "docker", "--gpu-count", "2", *FULL)
     report = inspected(*words)
     (note,) = report.notes
     assert not report.errors and "RTX 3090" in note and "32 GB" in note and "QUEUE_LENGTH=3" in note and "48 GB" in note
@@ -93,11 +93,11 @@ def test_little_gpu_memory_is_a_note_with_the_workflow_s_advice(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("words, days", [
-    (("--stack", "torch1.12", "--runtime", "docker", "--gpus", "8"), "2.0 + 4.0 days on 8 GPUs"),  # as upstream says
-    (("--stack", "torch1.12", "--runtime", "docker", "--gpus", "8", "--nodes", "4"), "0.5 + 1.0 days on 32 GPUs"),
-    (("--gpus", "1"), "3.9 + 8.7 days on 1 GPU "),
-    (("--gpus", "1", "--stages", "1"), "3.9 days"),
-    (("--stack", "torch1.12", "--gpus", "0", "--iterations", "3000", "1000"), "2.2 + 0.3 days on two CPU cores"),
+    (("--stack", "torch1.12", "--runtime", "docker", "--gpu-count", "8"), "2.0 + 4.0 days on 8 GPUs"),  # as upstream says
+    (("--stack", "torch1.12", "--runtime", "docker", "--gpu-count", "8", "--nodes", "4"), "0.5 + 1.0 days on 32 GPUs"),
+    (("--gpu-count", "1"), "3.9 + 8.7 days on 1 GPU "),
+    (("--gpu-count", "1", "--stages", "1"), "3.9 days"),
+    (("--stack", "torch1.12", "--gpu-count", "0", "--iterations", "3000", "1000"), "2.2 + 0.3 days on two CPU cores"),
 ])  # fmt: skip
 def test_what_takes_more_than_a_day_is_told_with_what_is_quicker(words: tuple[str, ...], days: str):
     (note,) = inspected("--variant", "full", "--pace", PACE, *words).notes
@@ -105,9 +105,9 @@ def test_what_takes_more_than_a_day_is_told_with_what_is_quicker(words: tuple[st
 
 
 def test_what_takes_less_is_not(tmp_path: Path):
-    assert inspected("--gpus", "1", "--frames", "800", "--pace", PACE) == preflight.Report()
-    assert inspected("--gpus", "1", "--iterations", "500", "--pace", PACE) == preflight.Report()
-    assert inspected("--gpus", "1", "--variant", "mine") == preflight.Report(), "a variant that nobody timed"
+    assert inspected("--gpu-count", "1", "--frames", "800", "--pace", PACE) == preflight.Report()
+    assert inspected("--gpu-count", "1", "--iterations", "500", "--pace", PACE) == preflight.Report()
+    assert inspected("--gpu-count", "1", "--variant", "mine") == preflight.Report(), "a variant that nobody timed"
 
 
 def test_the_driver_is_asked_and_the_answer_is_one_line_each(tmp_path: Path):
@@ -115,8 +115,8 @@ def test_the_driver_is_asked_and_the_answer_is_one_line_each(tmp_path: Path):
     smi.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 3090, 8.6, 24576'\n")
     smi.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, REPO / "tools/preflight.py", "--gpus", "1", *FULL, "--dataset", "nuscenes"], cwd=tmp_path, text=True,
-        capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False,
+        [sys.executable, REPO / "tools/preflight.py", "--gpu-count", "1", *FULL, "--dataset", "nuscenes"], cwd=tmp_path,
+        text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: data/nuscenes holds no")
     assert "note: NVIDIA GeForce RTX 3090 (sm_86, 24 GiB): upstream names 32 GB" in done.stdout

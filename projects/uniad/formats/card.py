@@ -44,6 +44,7 @@ _ONNX = {
     "config_sha256": _DIGEST,
     "checkpoint": Text("a checkpoint's path", empty=False),
     "checkpoint_sha256": _DIGEST,
+    "weights": Choice(("random",)),  # of an export that nobody trained; absent otherwise
     "target": Maybe(Text("a TensorRT version")),
     "image": Anything(),
     "sequence": Text("a file's name", empty=False),

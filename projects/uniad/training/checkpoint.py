@@ -34,6 +34,9 @@ BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
 # What stage 2 adds to stage 1
 STAGE2_HEADS = ("motion_head.", "occ_head.", "planning_head.")
 
+# What ``meta.uniad.weights`` says of a checkpoint that nobody trained
+RANDOM = "random"
+
 # Constants and counters: a model has them from its construction, and files differ in whether they carry them.
 CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.code_weights")
 
@@ -158,6 +161,12 @@ def state_dict_of(content: Mapping[str, Any], path: str | Path) -> OrderedDict[s
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {path} has no 'state_dict' of tensors; its keys are {', '.join(map(str, content))[:160]}")
     return OrderedDict((k.removeprefix("module."), v) for k, v in state.items())
+
+
+def is_random(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint says of itself that nobody trained it (tools/make_random_weights.py)."""
+    about = (content.get("meta") or {}).get("uniad") or {}
+    return about.get("weights") == RANDOM
 
 
 # --- loading -------------------------------------------------------------------------------------------------------
