@@ -32,7 +32,7 @@ INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl
 INFOS_VAL := $(INFO_ROOT)/nuscenes_infos_temporal_val.pkl
 ANCHORS := $(ANCHOR_ROOT)/motion_anchor_infos_mode6.pkl
 
-$(foreach v,JOBS SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES,$(call positive,$v))
+$(foreach v,JOBS EVERY SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES,$(call positive,$v))
 $(call whole,SYNTH_SEED)
 $(call whole,DEMO_SEED)
 
@@ -52,7 +52,7 @@ $(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
 endif
 
 MAKE_INFOS = $(DATA_RUN) tools/create_data.py nuscenes --root-path $(call q,$(DATA_ROOT)) --out-dir $(call q,$(INFO_ROOT)) \
-  --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)
+  --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)$(if $(filter-out 1,$(EVERY)), --every $(EVERY))$(if $(DATA_ARGS), $(DATA_ARGS))
 
 ifeq ($(DATASET),nuscenes)
 # Infos that are there stay, whoever made them: copied files are often older than the tables. Remove them to make new ones.

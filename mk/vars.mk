@@ -23,6 +23,10 @@ TORCH_INDEX_URL ?=
 DATA_DIR ?= data
 # nuScenes as it comes: v1.0-trainval or v1.0-mini. Unless said: what `make configure` found
 NUSC_VERSION ?= $(CONFIGURED_NUSC_VERSION)
+# Each N-th keyframe of nuScenes tables, for recordings denser than 2 Hz
+EVERY ?= 1
+# More arguments of tools/create_data.py (DATA_ARGS=--without-canbus)
+DATA_ARGS ?=
 # Synthetic world (DATASET=synthetic): scenes of each split, frames in a scene, seed
 SYNTH_TRAIN_SCENES ?= 20
 SYNTH_VAL_SCENES ?= 4

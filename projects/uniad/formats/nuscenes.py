@@ -84,13 +84,13 @@ TABLES: dict[str, dict[str, Any]] = {
     "map": {"token": _TOKEN, "filename": Text("a file's path from the data set's root on", empty=False)},
 }  # fmt: skip
 
-# (table, key) -> table that has the token. An empty one is nobody's where ``_MAY_BE_EMPTY`` says so.
+# (table, key) -> table that has the token. An empty one is nobody's where ``_MAY_BE_EMPTY`` says so. A sample's scene may be
+# absent: who takes scenes out of their table leaves the samples, which nobody finds then.
 REFERENCES = {
     ("instance", "category_token"): "category",
     ("calibrated_sensor", "sensor_token"): "sensor",
     ("scene", "log_token"): "log",
     ("scene", "first_sample_token"): "sample",
-    ("sample", "scene_token"): "scene",
     ("sample", "prev"): "sample",
     ("sample", "next"): "sample",
     ("sample_data", "sample_token"): "sample",

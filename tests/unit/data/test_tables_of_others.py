@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from uniad.data.check import CAMERAS, dataset_problems
 from uniad.data.infos import create_infos
+from uniad.data.table import load_table
 from uniad.data.tables import Tables
 from uniad.data.unpickle import load
 from uniad.errors import UserError
@@ -362,3 +363,14 @@ def test_scenes_of_one_s_own_are_split_by_splits_json(world: Path, tmp_path: Pat
     done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path / "out")
     assert done.returncode == 0 and "in none of its splits (drive-a)" in done.stdout
     assert "val.pkl is empty: no scene of this split is here" in done.stdout
+
+
+def test_scenes_taken_out_of_their_table_are_gone_and_nothing_else_is(world: Path, infos_dir: Path, tmp_path: Path) -> None:
+    """All scenes left are of one split; the other split's file is empty, and says so when it is read."""
+    write(world, scene=[scene for scene in read(world, "scene")["scene"] if scene["name"] == "scene-0001"])
+    result = create_infos(world, tmp_path, workers=1, progress=False)
+    assert list(result.files.values()) == [6, 0]
+    train, val = (tmp_path / f"nuscenes_infos_temporal_{split}.pkl" for split in ("train", "val"))
+    assert len(load_table(train, world)) == 6
+    with pytest.raises(UserError, match=r"val\.pkl lists no frames: no scene of the data set is in this split; splits\.json"):
+        load_table(val, world)

@@ -196,3 +196,16 @@ def test_the_test_split_gets_submissions_and_the_word_that_nobody_here_can_score
         assert json.loads(Path(path).read_text())["results"] == entries
     shown = table(result)
     assert "no ground truth" in shown and result["submissions"][0] in shown and "NDS" not in shown
+
+
+def test_samples_of_scenes_that_were_taken_out_of_their_table_change_nothing(truth, spec, metrics, tmp_path):
+    root = tmp_path / "nuscenes"
+    shutil.copytree(spec.data.data_root, root, copy_function=os.link)
+    path = root / "v1.0-trainval" / "scene.json"
+    scenes = json.loads(path.read_bytes())
+    path.unlink()
+    path.write_text(json.dumps([scene for scene in scenes if scene["name"] != "scene-0001"]))
+    covered = coverage(truth.detections, root, "v1.0-trainval")
+    assert not covered.whole and not covered.told()
+    result = score(truth, edit(spec, data__data_root=str(root)), "v1.0-trainval", tmp_path / "out")
+    assert result["detection"]["NDS"] == metrics["detection"]["NDS"]
