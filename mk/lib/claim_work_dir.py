@@ -42,7 +42,7 @@ def main() -> None:
             print(said)
         return
     wanted.update(identity.content(args.reads, lambda path: identity.known_digest(path, DIGESTS)))
-    there = identity.record_of(args.work_dir)
+    there = identity.record_of(args.work_dir, wanted)
     print("new" if there is None else "changed" if identity.differences(there, wanted) else "same")
 
 

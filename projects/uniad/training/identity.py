@@ -8,8 +8,11 @@ so that nothing is resumed that was trained on something else, and nothing is lo
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 from uniad.configfile import load_config
 from uniad.files import atomic_path, sha256
+from uniad.training.arguments import parser
 
 RECORD = "run.json"
 FORMAT = 2
@@ -64,6 +68,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: value}
 
 
+def _said(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+
+
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """``{"model.embed_dims": 256, "seed": 0, ...}``: all of the resolved config and of the command line that numbers depend on.
 
@@ -82,10 +90,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         del found["native.image_cache"]
     if args.samples_per_gpu:
         found["data.samples_per_gpu"] = args.samples_per_gpu
-    for name in _OPTIONS:
-        value = getattr(args, name)
-        if value is not None and value is not False:
-            found[name] = value
+    found.update(_said(args))
     return json.loads(json.dumps(found, sort_keys=True, default=str))
 
 
@@ -133,18 +138,29 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return lines
 
 
-def record_of(work_dir: Path) -> dict[str, Any] | None:
-    """The identity of the run that a work directory holds; None where there is none, or one of an earlier format."""
+def record_of(work_dir: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The identity of the run that a work directory holds; None where there is none.
+
+    An earlier version recorded the command line as it was and the rest as digests that mean nothing now: of such a record the
+    command line counts, and the rest is taken to be as ``wanted``; the checkpoint itself says what differs.
+    """
     record = _read_json(work_dir / RECORD)
-    return record.get("identity") if record.get("format") == FORMAT else None
+    if record.get("format") == FORMAT:
+        return record.get("identity")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # argparse's own words about a command line of long ago
+            options = parser().parse_args(["config", *shlex.split(record["options"])])
+    except (KeyError, ValueError, AttributeError, SystemExit):
+        return None
+    return {**{k: v for k, v in wanted.items() if k not in _OPTIONS}, **_said(options)}
 
 
 def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
     """Makes the directory ready for a run; returns a line about what was set aside, if anything was.
 
-    A directory without a record, or with one of an earlier version, is continued: its own checkpoint says what differs.
+    A directory without a record is continued: its own checkpoint says what differs.
     """
-    there = record_of(work_dir)
+    there = record_of(work_dir, wanted)
     said = None
     if there is not None and (changed := differences(there, wanted)):
         aside = work_dir.with_name(f"{work_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}")
@@ -152,7 +168,7 @@ def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
         shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
         said = f"{work_dir}: an earlier run differs ({shown}); it was set aside as {aside}"
         there = None
-    if there is None or set(wanted) != set(there):
+    if there is None or set(wanted) != set(there) or _read_json(work_dir / RECORD).get("format") != FORMAT:
         with atomic_path(work_dir / RECORD) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "identity": {**(there or {}), **wanted}}, indent=2) + "\n")
     return said

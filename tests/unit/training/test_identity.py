@@ -109,14 +109,23 @@ def test_another_run_gets_a_fresh_directory_and_nothing_is_lost(tmp_path: Path, 
 
 
 def test_a_run_that_make_did_not_start_or_an_earlier_version_did_is_taken_over(tmp_path: Path):
-    for name, record in (("none", None), ("old", '{"config": "x", "options": "", "data": "y"}'), ("broken", "{")):
+    for name, record in (("none", None), ("old", '{"config": "x", "options": "--seed 0 --save-every 5m", "data": "y"}'),
+                         ("other", '{"options": "--no-such"}'), ("list", "[]"), ("broken", "{")):  # fmt: skip
         work = tmp_path / name
         work.mkdir()
         (work / "epoch_1.pth").write_text("weights")
         if record is not None:
             (work / identity.RECORD).write_text(record)
         assert identity.claim(work, settings(STAGE1)) is None
-        assert (work / "epoch_1.pth").exists() and identity.record_of(work) == settings(STAGE1)
+        assert (work / "epoch_1.pth").exists() and identity.record_of(work, {}) == settings(STAGE1)
+
+
+def test_of_an_earlier_version_s_record_the_command_line_counts(tmp_path: Path):
+    work = tmp_path / "run"
+    work.mkdir()
+    (work / identity.RECORD).write_text('{"config": "x", "options": "--seed 0 --max-iters 65 --shared-history", "data": "y"}')
+    said = identity.claim(work, settings(STAGE1, "--max-iters", "6", "--shared-history"))
+    assert said is not None and "max_iters: 65 -> 6" in said
 
 
 def test_a_digest_is_read_once_and_again_when_the_file_changed(tmp_path: Path):
