@@ -147,14 +147,12 @@ $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
 there-or = $(or $(wildcard $1),$(if $(wildcard $(TREE)/$1),,$1))
 ifneq (,$(RAW.$(VARIANT)))
 $(TREE)/$(RAW.$(VARIANT)): $(call there-or,$(RAW.$(VARIANT))) | $(STEPS)/overlay
-	cp $< $@.partial
-	mv $@.partial $@
+	trap 'rm -f $@.partial' EXIT; cp $< $@.partial; mv $@.partial $@
 endif
 ifneq ($(RAW.$(VARIANT)),$(INIT.$(VARIANT)))
   ifneq (,$(wildcard $(INIT.$(VARIANT))))
 $(TREE)/$(INIT.$(VARIANT)): $(INIT.$(VARIANT)) | $(STEPS)/overlay
-	cp $< $@.partial
-	mv $@.partial $@
+	trap 'rm -f $@.partial' EXIT; cp $< $@.partial; mv $@.partial $@
   else
 $(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)/$(RAW.$(VARIANT))) | $(STEPS)/overlay .make/image/torch1.12
 	$(call in-stack,$(INSIDE),,,) python3 ./tools/postprocess_bevformer_tiny_epoch_24_pth.py

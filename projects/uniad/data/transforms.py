@@ -283,7 +283,7 @@ def check_size(hw: tuple[int, int], spec: ImageSpec, path: str) -> None:
     if padded_hw(scaled, spec.pad_divisor) != (spec.height, spec.width):
         raise UserError(
             f"image {path} has {hw[1]}x{hw[0]} pixels; the config's {spec.width}x{spec.height} input at scale {spec.scale:g} "
-            f"needs {ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}"
+            f"needs {ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}: scale images and camera matrices together"
         )
 
 

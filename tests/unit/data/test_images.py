@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from uniad.data.decoder_log import decoder_messages
+from uniad.data.images import ImageCache
 from uniad.data.transforms import Distortion, Resampler, check_size, decode, decode_all, finish, normalise
 from uniad.errors import UserError
 
@@ -177,3 +178,19 @@ def test_a_small_file_that_claims_gigabytes_of_pixels_is_refused_before_it_is_de
         with pytest.raises(UserError, match=rf"{name} claims \d+x\d+ pixels"):
             decode(tmp_path / name)
     assert not decoded
+
+
+@pytest.mark.parametrize("variant", ["nano", "tiny", "full"])
+@pytest.mark.parametrize("hw", [(1080, 1920), (1280, 1920), (720, 1280)])
+def test_sizes_that_other_cameras_have_are_refused_by_every_variant(variant, hw):
+    spec = getattr(specs, f"{variant}_spec")().data.image
+    with pytest.raises(UserError, match=f"has {hw[1]}x{hw[0]} pixels.*scale images and camera matrices together"):
+        check_size(hw, spec, "x.jpg")
+
+
+def test_the_cache_refuses_what_it_has_no_room_for_with_one_line(image):
+    cache = ImageCache.__new__(ImageCache)
+    cache.exact = True
+    scaler = Resampler((928, 1600), 0.25)  # of the network's size after padding, yet another number of rows
+    with pytest.raises(UserError, match="cache holds images of 1600x900, one has 1600x928; set native.image_cache=off"):
+        cache.pack(image, scaler)
