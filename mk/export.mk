@@ -26,7 +26,7 @@ VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))$(if $(LOCATE), $(L
 export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
-EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(ANCHORS)) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
+EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(wildcard $(ANCHORS))) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
 $(ONNX): $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 

@@ -34,7 +34,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     # Heavy imports come after the arguments were read, so that --help and typing errors answer at once.
-    from uniad.build import build_model
     from uniad.contract import contract_for
     from uniad.data.dataset import SceneStream
     from uniad.deploy.card import future_entries, sequence_path, write_card
@@ -44,7 +43,8 @@ def main() -> None:
     from uniad.files import atomic_path, sha256, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
-    from uniad.training.checkpoint import RANDOM, is_random, load_checkpoint, read_checkpoint
+    from uniad.training.carried import load_trained
+    from uniad.training.checkpoint import RANDOM, is_random, read_checkpoint
 
     if args.trt and args.trt not in TARGETS:
         raise UserError(f"--trt {args.trt}: choose one of {', '.join(TARGETS)}")
@@ -63,14 +63,16 @@ def main() -> None:
 
     try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
-    model = build_model(spec).eval()
-    load_checkpoint(model, args.checkpoint, name=spec.name)
+    model = load_trained(spec, args.checkpoint)[0].eval()
     random = is_random(read_checkpoint(args.checkpoint))
     if random:
         print(f"{args.checkpoint}: random weights, which say nothing of a scene; the card says so too")
     contract = contract_for(spec)
     stream = SceneStream(spec, args.split)
     check_dataset_rigs(spec, stream.table)
+
+    if args.frames is not None and args.frames > len(stream):
+        raise UserError(f"--frames {args.frames}: the {args.split} split has {len(stream)} frames")
 
     started = time.monotonic()
     # The sequence takes its place only after the graph passed its audit: a mistake in either leaves what was there before.
@@ -107,7 +109,7 @@ def main() -> None:
             "sequence_frames": count,
             "sequence_sha256": sha256(sequence_path(args.out)),
             "contract": contract.to_json(),
-            **(future_entries(spec) if contract.looks_ahead else {}),
+            **(future_entries(spec, args.checkpoint) if contract.looks_ahead else {}),
         },
     )
     print(f"{sequence_path(args.out)}: {count} recorded frames, {recorded - started:.0f} s")

@@ -62,6 +62,9 @@ def main() -> int:
         else:
             dataset = DatasetFrames(spec.data, args.split)
             scenes = [dataset.scene(scene, args.frames) for scene in args.scene or ["0"]]
+        for scene in scenes:
+            if args.frames and len(scene) < args.frames:
+                print(f"note: scene {scene.name} has {len(scene)} frames, fewer than --frames {args.frames}", file=sys.stderr)
         about = {
             "model": str(args.model),
             "model_sha256": sha256(args.model),

@@ -48,6 +48,8 @@ def main() -> None:
     card = quantise(args.onnx, out, options, lambda line: print(line, flush=True))
     told = card["quantisation"]
     calibration = told["calibration"]
+    if calibration["frames"] < args.scenes * args.frames:
+        print(f"note: scenes that are shorter than --frames {args.frames} calibrate with all of their frames")
     print(
         f"{out}: {told['layers']} of {told['candidates']} layers in int8, {told['macs_share']:.1%} of their multiply-adds; "
         f"calibrated on {calibration['frames']} frames of {len(calibration['scenes'])} scenes ({told['method']})"

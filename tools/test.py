@@ -38,7 +38,6 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
-    from uniad.build import build_model
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.official import DETECTION_FILE, coverage
     from uniad.evaluation.report import table
@@ -47,7 +46,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
     from uniad.training import distributed
-    from uniad.training.checkpoint import load_checkpoint
+    from uniad.training.carried import load_trained
 
     spec = load_spec(args.config, args.cfg_options)
     out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
@@ -60,8 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
         covered = coverage(stream.table.token.tolist(), spec.data.data_root, stream.version) if world.is_main else None
         if covered and covered.told():
             print(covered.told())
-        model = build_model(spec)
-        load_checkpoint(model, args.checkpoint, name=spec.name, say=print if world.is_main else None)
+        model, _ = load_trained(spec, args.checkpoint, print if world.is_main else None)
         model.to(world.device)
         with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar:
             found = collect(model, spec, stream, world.device, lambda _: bar.update())

@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--out", required=True, type=Path, help="PNG to write")
     p.add_argument("--split", default="val", choices=("train", "val"))
     p.add_argument("--scene", type=int, default=0, help="number of the scene in the split (default 0)")
-    p.add_argument("--frame", type=int, default=10, help="frame to draw; the model runs from the scene's start (default 10)")
+    p.add_argument("--frame", type=int, help="frame to draw; the model runs from the scene's start (default 10, or the last)")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
@@ -30,13 +30,12 @@ def main() -> None:
     args = parse_args()
     import cv2
     import torch
-    from uniad.build import build_model
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import start_of_scene, to_device
     from uniad.files import atomic_path, try_place
     from uniad.models.rig import check_dataset_rigs
     from uniad.spec import load_spec
-    from uniad.training.checkpoint import load_checkpoint
+    from uniad.training.carried import load_trained
     from uniad.training.distributed import pick_device
     from uniad.viz.content import content_of
     from uniad.viz.page import render
@@ -44,20 +43,23 @@ def main() -> None:
     try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
     device = pick_device(args.device)
-    model = build_model(spec)
-    load_checkpoint(model, args.checkpoint, name=spec.name, say=None)
-    model.to(device).eval()
     stream = SceneStream(spec, args.split, stage=spec.stage, workers=0)
     check_dataset_rigs(spec, stream.table)
     if not 0 <= args.scene < len(stream.scenes):
         raise UserError(f"--scene {args.scene}: the {args.split} split has scenes 0 to {len(stream.scenes) - 1}")
+    last = len(stream.table.frames_of(stream.scenes[args.scene])) - 1
+    wanted = min(10, last) if args.frame is None else args.frame
+    if not 0 <= wanted <= last:
+        raise UserError(f"--frame {args.frame}: scene {args.scene} of the {args.split} split has frames 0 to {last}")
+    model, _ = load_trained(spec, args.checkpoint, None)
+    model.to(device).eval()
     state = outputs = sample = None
     with torch.no_grad():
         for number, sample in enumerate(stream.scene(args.scene)):
             if state is None:
                 state = start_of_scene(model, sample.previous_can_bus, device)
             outputs, state = model.step(to_device(sample.frame, device), state)
-            if number == args.frame:
+            if number == wanted:
                 break
     image = render(content_of(outputs, sample, spec, number), spec.data.class_names, spec.data.pc_range)
     with atomic_path(args.out) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -88,6 +89,19 @@ def test_evaluation_refuses_the_checkpoint_of_another_variant(world, tmp_path):
     line = refused("tools/test.py", NANO, tiny, "--device", "cpu", "--out", out, "--cfg-options", *world.data_options())
     assert "tiny.pth" in line and "nano_track_map" in line and "tiny checkpoint" in line
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("tool, option, value", [
+    ("visualize.py", "--frame", "999"), ("visualize.py", "--frame", "-1"), ("visualize.py", "--scene", "99"),
+    ("visualize.py", "--scene", "-1"), ("export_onnx.py", "--frames", "999"), ("export_onnx.py", "--frames", "0"),
+])  # fmt: skip
+def test_a_number_beyond_what_there_is_names_the_range(world, nano_checkpoint, tmp_path, tool, option, value):
+    out = tmp_path / "out" / "product"
+    options = (f"{option}={value}", "--cfg-options", *world.data_options())
+    line = refused(f"tools/{tool}", NANO, nano_checkpoint, "--out", out, *options)
+    assert f"{option} {value}: " in line
+    assert "at least one frame" in line or re.search(r"frames 0 to \d+$|scenes 0 to 0$|has \d+ frames$", line)
+    assert not out.exists()
 
 
 def test_evaluation_without_a_checkpoint_says_so(world, tmp_path):

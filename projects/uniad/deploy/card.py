@@ -29,12 +29,16 @@ def write_card(artefact: str | Path, card: dict) -> Path:
     return card_path(artefact)
 
 
-def future_entries(spec: Spec) -> dict:
-    """What the card of an end-to-end graph says besides: the anchors inside it, and what a host does after it."""
+def future_entries(spec: Spec, checkpoint: str | Path = "") -> dict:
+    """What the card of an end-to-end graph says besides: the anchors inside it, and what a host does after it.
+
+    checkpoint: where the anchors come from if they have no file of their own.
+    """
     plan, motion, compat = spec.model.plan, spec.model.motion, spec.model.compat
+    anchors = motion.anchor_path if Path(motion.anchor_path).is_file() else str(checkpoint)
     return {
-        "anchors": motion.anchor_path,
-        "anchors_sha256": sha256(motion.anchor_path),
+        "anchors": anchors,
+        "anchors_sha256": sha256(anchors),
         "post_processing": {
             "collision_optimiser": {
                 "what": "not in the graph: plan_traj, recorded and verified, is the path before it; a host applies "

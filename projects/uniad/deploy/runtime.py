@@ -257,15 +257,13 @@ def _comparable(version: str, card: dict) -> str:
 
 
 def _native_runner(spec: Spec, checkpoint: Path, device: str, backend: str) -> Runner:
-    from uniad.build import build_model
-    from uniad.training.checkpoint import load_checkpoint
+    from uniad.training.carried import load_trained
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "compiled" and device == "cpu":
         raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
-    model = build_model(spec).eval()
-    load_checkpoint(model, checkpoint, name=spec.name, say=None)
+    model = load_trained(spec, checkpoint, None)[0].eval()
     if backend == "compiled":
         from uniad.deploy.compiled_runner import CompiledRunner
 

@@ -51,11 +51,10 @@ def _runner(
             raise UserError("--backend compiled records the step on a GPU and PyTorch sees none")
         if backend == "compiled" and precision == "int8":
             raise UserError("--backend compiled computes in fp32 or fp16; int8 is for engines")
-        from uniad.build import build_model
-        from uniad.training.checkpoint import load_checkpoint
+        from uniad.training.carried import load_trained
 
-        model = build_model(load_spec(card["config"], card.get("config_options", []))).eval()
-        load_checkpoint(model, checkpoint or card["checkpoint"], say=None)
+        spec = load_spec(card["config"], card.get("config_options", []))
+        model = load_trained(spec, checkpoint or card["checkpoint"], None)[0].eval()
         return TorchRunner(contract, model) if backend == "torch" else CompiledRunner(contract, model, precision)
     if backend in ("tensorrt", "tensorrt_rtx", "trtexec"):
         if engine is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import hashlib
 import os
 import pickle
 import re
@@ -148,7 +149,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, expected a dictionary with 'state_dict'")
+    check_weights_digest(content, path)
     return content
+
+
+WEIGHTS_DIGEST = "weights_sha256"
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Digest of names, types, shapes and values of a state dictionary."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_weights_digest(content: Mapping[str, Any], path: str | Path) -> None:
+    """Stops at weights that are not those which were saved. A checkpoint without a digest, upstream's or an older one, passes."""
+    native = content.get("native")
+    recorded = native.get(WEIGHTS_DIGEST) if isinstance(native, Mapping) else None
+    if recorded is not None and weights_digest(state_dict_of(content, path)) != recorded:
+        raise UserError(
+            f"checkpoint {path} holds other weights than were saved: its digest differs, so it was damaged or edited; "
+            "take a good copy, or train it again (weights that you changed on purpose: save them without the key 'native')"
+        )
 
 
 def _first_line(error: BaseException) -> str:
@@ -208,6 +234,7 @@ def load_checkpoint(
     adapt: Callable[[OrderedDict[str, Tensor]], list[str]] | None = None,
     name: str = "this model",
     say: Callable[[str], None] | None = print,
+    check: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> LoadReport:
     """Loads the weights at ``path`` into ``model``, all of them or none.
 
@@ -217,8 +244,11 @@ def load_checkpoint(
         adapt: renames or reshapes the state dictionary in place and returns what it did, a line each.
         name: what to call the model in messages, e.g. its config.
         say: where the report goes; None keeps it silent.
+        check: is given the file's content first, and stops at one that does not fit.
     """
     content = read_checkpoint(path)
+    if check:
+        check(content)
     state = state_dict_of(content, path)
     reshaped = adapt(state) if adapt else []
     report = load_state(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uniad.errors import UserError
 from uniad.spec import Spec
+from uniad.training.carried import check_anchors
 from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint
 
 OBJECT_QUERIES = "pts_bbox_head.query_embedding.weight"
@@ -85,4 +86,5 @@ def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> Lo
     return load_checkpoint(
         model, source, allow_missing=allow.missing, allow_unexpected=allow.unexpected,
         adapt=adapt_bevformer if spec.stage == 1 else None, name=spec.name, say=say,
+        check=lambda content: check_anchors(content, spec, source),
     )  # fmt: skip

@@ -23,7 +23,8 @@ from uniad.errors import UserError
 from uniad.spec import Spec
 from uniad.training import distributed, optim
 from uniad.training.capture import CapturedStep
-from uniad.training.checkpoint import load_state, state_dict_of
+from uniad.training.carried import carried, check_anchors
+from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
 from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
@@ -131,6 +132,7 @@ class Trainer:
                 f"cannot resume {self.spec.name} ({self.spec.variant}, stage {self.spec.stage}) from {path}: it holds "
                 f"{saved_as[0]}, stage {saved_as[1]}; choose another --resume or --work-dir"
             )
+        check_anchors(content, self.spec, path)
         load_state(self.model, state, path=path, meta=meta, name=self.spec.name)
         native = content.get("native")
         if "optimizer" not in content:
@@ -358,11 +360,14 @@ class Trainer:
     def payload(self) -> dict[str, Any]:
         """Everything an identical continuation needs."""
         done = self.iteration
+        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
         return {
             "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=self._run_facts()),
-            "state_dict": {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()},
+            "state_dict": state,
             "optimizer": optim.documented_state(self.optimizer, self.model, self.spec.train),
             "native": {
+                WEIGHTS_DIGEST: weights_digest(state),
+                **carried(self.model),
                 "iteration": done,
                 "epoch_len": self.epoch_len,
                 "parameter_names": [name for name, _ in optim.documented_parameters(self.model)],
