@@ -35,6 +35,12 @@ $(INFERRED)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR
 	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFERRED))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
+$(call whole,ENDURANCE_FRAMES)
+.PHONY: endurance
+endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a BACKEND: memory, latency, scene A after scene B
+	$(RUN) benchmarks/endurance.py $(call q,$(INFER_MODEL)) --frames $(ENDURANCE_FRAMES) --out $(call q,outputs/$(SUB)endurance.$(INFER_BACKEND).json) \
+	  $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) $(call cfg-options,$(OPTIONS))
+
 # `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and films.
 PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(FILMED)/.finished,$(PNG))
 FILM_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFERRED)))

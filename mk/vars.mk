@@ -159,6 +159,8 @@ FRAMES ?=
 BACKEND ?=
 # Two folders of results side by side, for visualize
 COMPARE ?=
+# Frames of `make endurance`: an hour of 2 Hz
+ENDURANCE_FRAMES ?= 7200
 # More options for tools/infer.py and tools/make_video.py
 INFER_ARGS ?=
 VIDEO_ARGS ?=

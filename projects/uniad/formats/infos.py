@@ -78,6 +78,9 @@ def structure(data: Any, path: str) -> tuple[list[dict[str, Any]], str]:
             if not isinstance(cams, Mapping):
                 raise UserError(f"{path}: frame {number}: cams is no mapping of camera names; {AGAIN}")
             missing = [camera for camera in CAMERAS if camera not in cams]
+            odd = [camera for camera in CAMERAS if camera in cams and not isinstance(cams[camera], Mapping)]
+            if odd:
+                raise UserError(f"{path}: frame {number}: cams: {odd[0]} is no mapping; {AGAIN}")
             missing = missing or [key for key in CAMERA for camera in CAMERAS if key not in cams[camera]][:1]
         if missing:
             raise UserError(f"{path}: frame {number} lacks {', '.join(missing)}: made for another model or version; {AGAIN}")

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""An hour of frames through the runtime: does memory stay flat, does latency, do results come back the same?
+
+    python benchmarks/endurance.py onnx/uniad_tiny_imgx0.25_cp.onnx --out outputs/endurance.json
+
+Three things, one after the other, until the frames are used up: scene A and scene B by turns, each from a reset, for half of
+them; then a car that is parked at A's last frame while its clock goes on without a reset; then A again. A must give what it gave
+the first time, whatever came before it.
+Exits with 1 where memory grew, a result differed, or the parked car's plan wandered. Latencies are reported, not judged: they are
+the machine's. On a GPU its memory is measured, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _tools  # noqa: F401  the environment and the code of this tree
+import numpy as np
+import torch
+from uniad.deploy.result import Result
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sensors import Sensors
+from uniad.deploy.sources import DatasetFrames
+from uniad.errors import UserError, run_cli
+from uniad.files import atomic_path
+
+HOUR = 7200  # frames of 2 Hz
+STEP_S = 0.5
+SAMPLES = 60  # of memory, over the run
+MOST_GROWTH_MIB = 64.0  # of a run, over what it held after its first turns
+MOST_WANDERING_M = 0.5  # of the parked car's plan, from its second minute on
+SAME_M = 1e-3  # where a backend adds up in another order each time
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", type=Path, help="ONNX, TensorRT engine, or a checkpoint with --config")
+    p.add_argument("--frames", type=int, default=HOUR, help=f"frames in all (default {HOUR}: an hour)")
+    p.add_argument("--scenes", nargs=2, default=["0", "1"], help="scenes A and B (default 0 1)")
+    p.add_argument("--split", default="val", choices=("train", "val"))
+    p.add_argument("--most", type=int, default=10, help="frames of a scene (default 10): they are held in memory")
+    p.add_argument("--backend", default="auto")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--config", help="config of a checkpoint")
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--out", type=Path, help="JSON report")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
+    return p.parse_args()
+
+
+class Watch:
+    """Steps a runtime, and keeps each step's time and now and then its memory."""
+
+    def __init__(self, runtime: Runtime, frames: int) -> None:
+        self.runtime, self.every = runtime, max(frames // SAMPLES, 1)
+        self.times_ms: list[float] = []
+        self.memory: list[tuple[int, float, float]] = []  # frame, MiB of the process, MiB of the GPU
+
+    def step(self, sensors: Sensors) -> Result:
+        begun = time.perf_counter()
+        result = self.runtime.step(sensors)
+        self.times_ms.append(1e3 * (time.perf_counter() - begun))
+        if len(self.times_ms) % self.every == 0:
+            gpu = torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+            self.memory.append((len(self.times_ms), resident_mib(), gpu))
+        return result
+
+    def scene(self, scene: Sequence[Sensors]) -> list[Result]:
+        self.runtime.reset()
+        return [self.step(sensors) for sensors in scene]
+
+
+def resident_mib() -> float:
+    """What the process holds now; where the system does not say, the most that it held."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def difference(one: Sequence[Result], two: Sequence[Result]) -> float:
+    """Largest difference between two passes through a scene, in metres; infinite where other objects are seen."""
+    worst = 0.0
+    for a, b in zip(one, two, strict=True):
+        if not np.array_equal(a.tracks.ids, b.tracks.ids) or len(a.detections) != len(b.detections):
+            return float("inf")
+        pairs = [(a.tracks.boxes, b.tracks.boxes)]
+        if a.plan is not None:
+            pairs.append((a.plan.path, b.plan.path))
+        worst = max([worst, *(float(np.abs(x - y).max()) for x, y in pairs if x.size)])
+    return worst
+
+
+def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames: int) -> dict[str, Any]:
+    """Report of ``frames`` frames, no fewer than A, B, A, two parked ones and A again take."""
+    watch = Watch(runtime, frames)
+    alone = watch.scene(a)
+    worst, turns = 0.0, 0
+    while turns == 0 or len(watch.times_ms) + len(a) + len(b) <= frames // 2:
+        watch.scene(b)
+        worst = max(worst, difference(alone, watch.scene(a)))
+        turns += 1
+    settled = len(watch.times_ms)
+    # The last pass through A goes on where it stands.
+    plans, parked = [], max(frames - settled - len(a), 2)
+    for i in range(parked):
+        result = watch.step(dataclasses.replace(a[-1], time_s=a[-1].time_s + (i + 1) * STEP_S))
+        plans.append(np.zeros((1, 2)) if result.plan is None else result.plan.path)
+    calm = plans[min(120, parked // 2) :]
+    wandering = float(np.abs(np.stack(calm) - calm[0]).max())
+    worst = max(worst, difference(alone, watch.scene(a)))
+    times = np.array(watch.times_ms[1:])
+    first = next((m for m in watch.memory if m[0] >= len(a) + len(b)), watch.memory[0] if watch.memory else (0, 0.0, 0.0))
+    last = watch.memory[-1] if watch.memory else first
+    median, p99 = (float(np.percentile(times, q)) for q in (50, 99))
+    report = {
+        "frames": len(watch.times_ms),
+        "turns_of_a_and_b": turns,
+        "parked_s": parked * STEP_S,
+        "median_ms": round(median, 3),
+        "p99_ms": round(p99, 3),
+        "p99_over_median": round(p99 / median, 3),
+        "memory_mib": {"after_first_turn": round(first[1], 1), "end": round(last[1], 1), "growth": round(last[1] - first[1], 1)},
+        "gpu_memory_mib": {"growth": round(last[2] - first[2], 1), "end": round(last[2], 1)},
+        "a_after_b_m": worst,
+        "parked_plan_wanders_m": round(wandering, 4),
+    }
+    report["faults"] = faults(report)
+    return report
+
+
+def faults(report: dict[str, Any]) -> list[str]:
+    """What an hour must not do, one line each."""
+    found = []
+    for what in ("memory_mib", "gpu_memory_mib"):
+        if report[what]["growth"] > MOST_GROWTH_MIB:
+            found.append(f"{what} grew by {report[what]['growth']} (at most {MOST_GROWTH_MIB})")
+    if report["a_after_b_m"] > SAME_M:
+        found.append(f"scene A after others differs from A alone by {report['a_after_b_m']:g} m (at most {SAME_M})")
+    if report["parked_plan_wanders_m"] > MOST_WANDERING_M:
+        found.append(f"the parked car's plan wandered by {report['parked_plan_wanders_m']} m (at most {MOST_WANDERING_M})")
+    return found
+
+
+def main() -> int:
+    args = parse_args()
+    if args.frames < 1 or args.most < 2:
+        raise UserError("--frames: 1 or more, --most: 2 or more")
+    with Runtime.open(
+        args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads
+    ) as runtime:
+        dataset = DatasetFrames(runtime.spec.data, args.split)
+        a, b = ([shot.sensors for shot in dataset.scene(name, args.most)] for name in args.scenes)
+        report = {"model": str(args.model), "backend": runtime.backend, **endure(runtime, a, b, args.frames)}
+    if args.out:
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    for fault in report["faults"]:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if report["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
