@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -32,6 +33,8 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|CUDA out of memory|Insufficient memory|std::bad_alloc")
+_BYTES_ASKED = re.compile(r"tried to allocate (\d+) bytes")
 _WHAT_TO_DO = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its owner or permissions, or choose another place"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another place"),
@@ -47,15 +50,34 @@ def of_system(error: OSError) -> UserError:
     return UserError(f"{paths}: {why}" * bool(paths) + why * (not paths) + f"; {advice}" * bool(advice))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, OpenCV, PyTorch or a GPU says that memory has run out; PyTorch says so by a RuntimeError."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def of_memory(error: BaseException) -> UserError:
+    """What to tell a person when memory has run out."""
+    asked = _BYTES_ASKED.search(str(error))
+    much = f" ({int(asked[1]) / 2**30:.1f} GiB more were asked for)" if asked else ""
+    place = "GPU memory" if "CUDA" in str(error) else "memory"
+    return UserError(f"{place} has run out{much}: end other programs, ask for less at once, or use a larger machine")
+
+
 @contextmanager
 def system_errors_are_one_line() -> Iterator[None]:
-    """An OSError that leaves the block does so as a UserError: a disk that is full is no fault of the code, nor of interest as a
+    """An OSError or lack of memory leaves the block as a UserError: a full disk is no fault of the code, nor of interest as a
     traceback. A pipe whose reader went away stays what it is.
     """
     try:
         yield
     except BrokenPipeError:
         raise
+    except MemoryError as error:
+        raise of_memory(error) from error
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise of_memory(error) from error
     except OSError as error:
         if error.errno is None:  # not the system's: raised by a library, with a text of its own
             raise

@@ -7,7 +7,9 @@ interrupted run leaves no half-filled entry behind. An entry whose checksum diff
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -94,18 +96,27 @@ class ImageCache:
         except OSError as error:
             folder = self.pixels_path.parent
             raise UserError(f"image cache folder {folder}: {error.strerror}; set data.image_cache_dir") from error
-        # The file is sparse at first; running out of room later would kill the process at a memory access.
-        if size > free:
-            raise UserError(
-                f"the image cache needs {size / 1e9:.1f} GB, {self.pixels_path.parent} has {free / 1e9:.1f} GB free; "
-                "choose another image_cache_dir, image_cache 'scaled' or 'off'"
-            )
+        missing = size - _allocated(self.pixels_path)
+        if missing > free:
+            raise self._no_room(size, free)
         for path, length in self._lengths(size):
-            with open(path, "wb") as handle:
-                handle.truncate(length)
+            try:
+                _allocate(path, length)
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise self._no_room(size, free) from error
+                raise
+
+    def _no_room(self, size: int, free: int) -> UserError:
+        return UserError(
+            f"the image cache needs {size / 1e9:.1f} GB, {self.pixels_path.parent} has {free / 1e9:.1f} GB free, perhaps less "
+            "for one user; choose another image_cache_dir, image_cache 'scaled' or 'off'"
+        )
 
     def _lengths(self, size: int) -> tuple[tuple[Path, int], ...]:
-        return (self.sums_path, 4 * self.shape[0]), (self.pixels_path, size)
+        # in the order in which they are made: where there are checksums, there is room for all pixels
+        return (self.pixels_path, size), (self.sums_path, 4 * self.shape[0])
 
     def _open(self) -> tuple[U8, NDArray[np.uint32]]:
         # Each process opens its own map: a map made before a fork would work too, but not one sent by pickle.
@@ -145,6 +156,25 @@ class ImageCache:
         if self.exact:
             return pixels
         return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
+
+
+def _allocated(path: Path) -> int:
+    """Bytes of the disk that a file holds."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _allocate(path: Path, length: int) -> None:
+    """Makes ``path`` a file of that length whose room on the disk is its own; what it held within that length stays.
+
+    A sparse file would end the process (SIGBUS) at the memory access for which the disk has no room left.
+    """
+    with open(path, "ab") as handle:
+        handle.truncate(length)
+        if length:
+            os.posix_fallocate(handle.fileno(), 0, length)
 
 
 def _checksum(stored: U8) -> int:

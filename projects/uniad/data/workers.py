@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
@@ -24,13 +25,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 
-from uniad.errors import UserError
+from uniad.errors import UserError, out_of_memory
 from uniad.processes import describe_exit, leave_signals_to_parent, signals_blocked
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCH = 2  # batches that each process has ready or in work
 TAKEN = 3  # batches that the main process holds besides: the one computed, the one before, the one that is copied
+EXIT_NO_FILES = 3  # status of a loader process that could open no more files
+NO_FILES = "loader processes ran out of open files: raise the limit (ulimit -n), or lower --workers (data.workers_per_gpu)"
 TIMEOUT_S = 600.0  # the slowest disk gives a batch in less
+_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # how PyTorch tells of a process that is gone
 
 
 class Failure(NamedTuple):
@@ -82,6 +86,7 @@ class _Start:
         signal.siginterrupt(signal.SIGTERM, False)  # decoders in C do not expect to be interrupted
         torch.set_num_threads(1)
         multiprocessing.queues.Queue._on_queue_feeder_error = _hand_on
+        sys.excepthook = _end_without_files
 
     def _terminate(self, *_: Any) -> None:
         if self.closing.value:
@@ -189,8 +194,13 @@ def batches(loader: DataLoader, timeout_s: float = TIMEOUT_S, if_slow: str = "lo
                     batch = next(source)
             except StopIteration:
                 return
-            except (RuntimeError, OSError) as error:
-                message = _died(processes) if re.search(r"DataLoader worker \(pid", str(error)) else _no_room(error)
+            except (RuntimeError, OSError, MemoryError, EOFError) as error:
+                if out_of_memory(error):
+                    message = "memory has run out in a data-loader process: lower --workers (data.workers_per_gpu)"
+                elif isinstance(error, (EOFError, ConnectionError)) or _DIED.search(str(error)):
+                    message = _died(processes)
+                else:
+                    message = _no_room(error)
                 if message is None:
                     raise
                 raise UserError(message) from None
@@ -245,6 +255,10 @@ def _time_limit(seconds: float, processes: list[Any], if_slow: str) -> Iterator[
 def _died(processes: list[Any]) -> str:
     """Which loader process died, of what, and what to do."""
     for process in processes:
+        process.join(0.2)  # a closed connection may be noticed before the process that held it is gone
+    if any(process.exitcode == EXIT_NO_FILES for process in processes):
+        return NO_FILES
+    for process in processes:
         if process.exitcode not in (None, 0):
             what = f"(pid {process.pid}) {describe_exit(process.exitcode)}"
             break
@@ -258,10 +272,17 @@ def _died(processes: list[Any]) -> str:
     )
 
 
+def _end_without_files(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ends a loader process whose thread that hands files over can open none: it would try, print a traceback and try again."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        os._exit(EXIT_NO_FILES)
+    sys.__excepthook__(kind, error, trace)
+
+
 def _no_room(error: BaseException) -> str | None:
     """What a handover that failed ran out of, where it is known."""
     if isinstance(error, OSError) and error.errno == errno.EMFILE or re.search(r"Too many open files|ancdata", str(error)):
-        return "loader processes ran out of open files: raise the limit (ulimit -n), or lower --workers"
+        return NO_FILES
     if re.search(r"shared memory|unable to (mmap|resize|open) .*torch_", str(error)):
         return (
             f"{SHARED_MEMORY} is full: lower --workers (data.workers_per_gpu), or give the container a larger --shm-size "

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.spec import ConfigError, load_spec
+from uniad.training.integrity import check_archive, check_meta, refuse_nonfinite, without_checksum
 from uniad.variants import config_files
 
 BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
@@ -125,10 +126,14 @@ def _tensor_bytes(value: Any) -> int:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Never runs code from the file; anything but tensors and plain data is refused."""
+    """The content of a checkpoint, on the CPU. Never runs code from the file; anything but tensors and plain data is refused.
+
+    So is a file that does not match its own checksums, or that holds a number that is not finite.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} not found")
+    check_archive(path)
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -149,6 +154,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, expected a dictionary with 'state_dict'")
+    check_meta(content, path)
+    refuse_nonfinite(content, path)
     check_weights_digest(content, path)
     return content
 
@@ -257,6 +264,9 @@ def load_checkpoint(
     )  # fmt: skip
     if say:
         say(str(report))
+        note = without_checksum(path)
+        if note:
+            say(note)
     return report
 
 

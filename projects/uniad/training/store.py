@@ -14,6 +14,7 @@ from typing import Any
 
 from uniad.errors import UserError
 from uniad.training.checkpoint import read_checkpoint, save_checkpoint
+from uniad.training.integrity import without_checksum
 
 LATEST = "latest.pth"
 INTERVAL = "iter_latest.pth"
@@ -64,6 +65,9 @@ class CheckpointStore:
             path = Path(choice)
             content = read_checkpoint(path)
             self.last_good = path
+            note = without_checksum(path)
+            if note:
+                say(note)
             return path, content
         candidates = self.candidates()
         problems = []

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uniad.errors import UserError
+from uniad.errors import UserError, out_of_memory
 from uniad.spec import Spec
 from uniad.training import distributed, optim
 from uniad.training.capture import CapturedStep
 from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
+from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
 from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
 from uniad.training.logging import RunLog, Window
@@ -132,11 +133,12 @@ class Trainer:
                 f"cannot resume {self.spec.name} ({self.spec.variant}, stage {self.spec.stage}) from {path}: it holds "
                 f"{saved_as[0]}, stage {saved_as[1]}; choose another --resume or --work-dir"
             )
-        check_anchors(content, self.spec, path)
-        load_state(self.model, state, path=path, meta=meta, name=self.spec.name)
         native = content.get("native")
         if "optimizer" not in content:
             raise UserError(f"{path} holds no optimizer state: load it as initial weights (load_from), not with --resume")
+        check_resume_state(content, path)
+        check_anchors(content, self.spec, path)
+        load_state(self.model, state, path=path, meta=meta, name=self.spec.name)
         names = native["parameter_names"] if native else None
         optim.load_documented_state(self.optimizer, self.model, content["optimizer"], names)
         if native is None:
@@ -200,6 +202,10 @@ class Trainer:
                 self._raise_if_halted()
             except torch.OutOfMemoryError:
                 raise UserError(self._out_of_memory()) from None
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise UserError(self._out_of_memory(of_machine=True)) from None
             finally:
                 clips.close()
                 self.captured = None
@@ -352,6 +358,12 @@ class Trainer:
         self._flush()
         if self.bad_iteration is not None:
             return None
+        bad = first_nonfinite(tensors_of_run(self.model, self.optimizer))
+        if bad is not None:
+            raise UserError(
+                f"{bad} is not finite after step {self.iteration}: {self._kept()}, and nothing replaces it. Try a lower learning "
+                "rate or --precision fp32"
+            )
         with self.interrupt.held_off():
             path = self.store.save(name, self.payload())
         self.last_save = time.monotonic()
@@ -414,20 +426,25 @@ class Trainer:
             # losses are normalised over all processes, so all of them repeat the iteration or none does
             everyone = distributed.gather_objects(self.world, locate(self.model, losses_of))
         where = next((f"{text} (rank {rank})" for rank, text in enumerate(everyone) if text), None)
-        kept = f"last good checkpoint: {self.store.last_good}" if self.store.last_good else "no checkpoint had been written yet"
         origin = f"first in {where}" if where else "repeating the step gave finite values, so it depends on timing or on fp16"
         raise UserError(
-            f"loss or gradient not finite at step {iteration + 1}: {origin}; {kept}; the weights of that step were not saved. "
-            "Try a lower learning rate or --precision fp32"
+            f"loss or gradient not finite at step {iteration + 1}: {origin}; {self._kept()}; the weights of that step were not "
+            "saved. Try a lower learning rate or --precision fp32"
         )
 
-    def _out_of_memory(self) -> str:
-        total = (
-            torch.cuda.get_device_properties(self.world.device).total_memory / 2**30 if self.world.device.type == "cuda" else 0
-        )
+    def _kept(self) -> str:
+        return f"last good checkpoint: {self.store.last_good}" if self.store.last_good else "no checkpoint had been written yet"
+
+    def _out_of_memory(self, of_machine: bool = False) -> str:
+        if of_machine:
+            place, what = "what this machine has left", "Lower --samples-per-gpu or --workers"
+        else:
+            cuda = self.world.device.type == "cuda"
+            total = torch.cuda.get_device_properties(self.world.device).total_memory / 2**30 if cuda else 0
+            place, what = f"this GPU's {total:.0f} GiB", "Lower --samples-per-gpu"
         kept = f"; last good checkpoint: {self.store.last_good}" if self.store.last_good else ""
         return (
             f"out of memory at step {self.iteration + 1}: {self.loader.batch_size} clip(s) of {self.spec.model.queue_length} "
-            f"frames in {self.options.precision} do not fit into this GPU's {total:.0f} GiB. Lower --samples-per-gpu, add "
+            f"frames in {self.options.precision} do not fit into {place}. {what}, add "
             f"--recompute or --precision bf16, or shorten clips with --cfg-options queue_length=3{kept}"
         )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import pickle
 import shutil
 
@@ -260,3 +262,20 @@ def test_a_missing_map_is_named(data_spec, synthetic_root, tmp_path):
     shutil.copytree(synthetic_root, root, ignore=shutil.ignore_patterns("samples", "expansion"))
     with pytest.raises(UserError, match=r"maps/expansion/.*\.json is missing"):
         ClipDataset(specs.edit(data_spec, data_root=str(root)), "train")
+
+
+def test_the_cache_has_its_room_before_it_is_used_and_a_full_disk_is_one_line(data_spec, tmp_path, monkeypatch):
+    """Pages of a sparse file that the disk has no room for end the process at a memory access."""
+    cached = specs.edit(data_spec, image_cache="exact", image_cache_dir=str(tmp_path))
+    ClipDataset(cached, "train")
+    (pixels,) = tmp_path.glob("*.u8")
+    assert pixels.stat().st_blocks * 512 >= pixels.stat().st_size > 0
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    other = tmp_path / "other"
+    with pytest.raises(UserError, match="the image cache needs .* GB, .* choose another image_cache_dir"):
+        ClipDataset(specs.edit(data_spec, image_cache="exact", image_cache_dir=str(other)), "train")
+    assert not list(other.iterdir())
