@@ -189,9 +189,8 @@ def space(data: Path, needs: dict[str, Needs]) -> list[Finding]:
         low = memory < 6
         do = "a variant for nuScenes needs about 6 GiB" if low else ""
         findings.append(Finding(WARN if low else OK, "Memory", f"{memory:.0f} GiB free", do))
-    shm = Path("/dev/shm")
-    if shm.is_dir():
-        size = shutil.disk_usage(shm).total / 2**30
+    size = machine.shm_gib()
+    if size is not None:
         fits = [variant for variant, need in needs.items() if size >= need.shm_gib]
         do = "larger variants: CFG_OPTIONS=data.workers_per_gpu=0, or a larger /dev/shm (docs/faq.md)"
         shown = f"{size:.1f} GiB" + (f": enough for {', '.join(fits) or 'none'}" if needs else "")
