@@ -103,7 +103,7 @@ def write_wheel(folder: Path, name: str, version: str, text: str) -> None:
     folder.mkdir()
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, content in {**files, f"{about}/RECORD": record}.items():
-            wheel.writestr(path, content)
+            wheel.writestr(zipfile.ZipInfo(path), content)  # without the time: the builder's cache goes by content
 
 
 @dataclass
