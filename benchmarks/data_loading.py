@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many clips a second the loader makes, and where the time of one goes.
 
-    python benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
+    benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
 
 ``--documented`` also times the documented order of image work (whole images distorted and normalised, then scaled), which the
 native loader's result equals.

@@ -4,7 +4,7 @@
 Each mode (as in latency.py) is timed as it runs in a car, recorded as a CUDA graph; then its kernels are queued one by one
 under the profiler, which tells the part that each comes from. Parts that run side by side add up to more than the frame.
 
-    python benchmarks/frame_parts.py --variant tiny --modes parts-fp16 layers-fp16
+    benchmarks/frame_parts.py --variant tiny --modes parts-fp16 layers-fp16
 """
 
 from __future__ import annotations

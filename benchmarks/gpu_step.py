@@ -2,7 +2,7 @@
 """Times on one GPU: the stage-1 step of tiny and full (eager and as a CUDA graph), the attention kernel and the assignment.
 
 Every row is measured side by side in one run, by device events after a warm-up.
-`python benchmarks/gpu_step.py [--variants tiny full]`
+`benchmarks/gpu_step.py [--variants tiny full]`
 """
 
 from __future__ import annotations

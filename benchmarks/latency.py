@@ -7,7 +7,7 @@ bf16 or fp16), or ort-cpu, ort-cuda, ort-cuda-tf32, ort-tensorrt, which run ever
 none is given. Each mode has a process of its own: one that fails prints one line. Errors are against eager-fp32, which always
 runs first. On a CPU, products of halves run in float and are rounded: errors tell what a GPU would give, times do not.
 
-    python benchmarks/latency.py --variant tiny --checkpoint ckpts/uniad_tiny.pth --modes graph-fp32 compile-bf16 ort-cuda
+    benchmarks/latency.py --variant tiny --checkpoint ckpts/uniad_tiny.pth --modes graph-fp32 compile-bf16 ort-cuda
 """
 
 from __future__ import annotations

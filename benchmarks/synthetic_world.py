@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast the synthetic world is made: python benchmarks/synthetic_world.py [--workers N] [--scenes N] [--frames N]
+"""How fast the synthetic world is made: benchmarks/synthetic_world.py [--workers N] [--scenes N] [--frames N]
 
 Prints one table. A keyframe is six 1600x900 JPEGs and one lidar sweep. Wall time tells what this machine did just now; CPU
 time what an idle one would do.

@@ -3,7 +3,7 @@
 
 Parts are fed what the parts before them made, cut off from their gradient, so the sum is about one iteration of one frame.
 
-    python benchmarks/train_parts.py --variant tiny --samples 8 [--compile images decoder]
+    benchmarks/train_parts.py --variant tiny --samples 8 [--compile images decoder]
 """
 
 from __future__ import annotations

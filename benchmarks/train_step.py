@@ -4,8 +4,8 @@
 Clips are random but plausible (objects in range that persist over frames and drive on, map elements as rectangles), and so are
 motion anchors: nothing is read from disk.
 
-    python benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]
-    python benchmarks/train_step.py --variant full --stage 2 --samples 1 --frames 3 --frozen --recompute --modes eager
+    benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]
+    benchmarks/train_step.py --variant full --stage 2 --samples 1 --frames 3 --frozen --recompute --modes eager
 """
 
 from __future__ import annotations

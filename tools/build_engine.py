@@ -56,7 +56,7 @@ def main() -> None:
     if not torch.cuda.is_available() and args.backend != "trtexec":
         print(
             "not verified: this machine has no GPU. On the device: "
-            f"python tools/verify.py {args.onnx} --backend {args.backend} --engine {args.out}"
+            f"tools/verify.py {args.onnx} --backend {args.backend} --engine {args.out}"
         )
         return
     report = verify_engine(args.onnx, args.out, args.backend, args.precision)

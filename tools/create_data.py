@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make info files from nuScenes tables: nuscenes_infos_temporal_{train,val}.pkl.
 
-    python tools/create_data.py nuscenes --root-path ./data/nuscenes --out-dir ./data/infos \\
+    tools/create_data.py nuscenes --root-path ./data/nuscenes --out-dir ./data/infos \\
         --extra-tag nuscenes --version v1.0 --canbus ./data/nuscenes
 """
 

@@ -36,7 +36,7 @@ def main() -> None:
     # Heavy imports come after the arguments were read, so that --help and typing errors answer at once.
     from uniad.contract import contract_for
     from uniad.data.dataset import SceneStream
-    from uniad.deploy.card import future_entries, sequence_path, write_card
+    from uniad.deploy.card import config_entries, future_entries, sequence_path, write_card
     from uniad.deploy.sequence import default_frames, record
     from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
@@ -90,9 +90,7 @@ def main() -> None:
             "kind": "onnx",
             "variant": spec.variant,
             "stage": spec.stage,
-            "config": args.config,
-            "config_options": args.cfg_options,
-            "config_sha256": sha256(args.config),
+            **config_entries(args.config, args.cfg_options),
             "checkpoint": args.checkpoint,
             "checkpoint_sha256": sha256(args.checkpoint),
             **({"weights": RANDOM} if random else {}),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make motion anchors by k-means from the training infos, where the published file is absent.
 
-    python tools/make_motion_anchors.py projects/configs/stage2_e2e/base_e2e.py --out data/others/motion_anchor_infos_mode6.pkl
+    tools/make_motion_anchors.py projects/configs/stage2_e2e/base_e2e.py --out data/others/motion_anchor_infos_mode6.pkl
 """
 
 from __future__ import annotations

@@ -409,10 +409,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     An override of a plain variable (``queue_length=3``) also reaches every value that the files derive from it.
     Returns the merged dict; raises ConfigError naming file and line for what it cannot read.
     """
-    pairs = [(text, *parse_override(text)) for text in overrides]
-    pinned = {names[0]: value for _, names, value in pairs if len(names) == 1}
-    cfg = copy.deepcopy(_read(Path(path), pinned, (), _Effort()))
-    for text, names, value in pairs:
+    overrides = list(overrides)
+    pairs = [parse_override(text) for text in overrides]
+    pinned = {names[0]: value for names, value in pairs if len(names) == 1}
+    return override(_read(Path(path), pinned, (), _Effort()), overrides, path)
+
+
+def override(values: dict[str, Any], overrides: Iterable[str], path: str | Path = "the config") -> dict[str, Any]:
+    """A copy of a config's dict with ``key.sub=value`` texts applied. Nothing that was derived from a value follows it."""
+    cfg = copy.deepcopy(values)
+    for text in overrides:
+        names, value = parse_override(text)
         if len(names) == 1 and names[0] not in cfg:
             raise ConfigError(f"override {text!r}: {path} has no {names[0]!r}{nearest(names[0], cfg)}")
         _set(cfg, names, value, text)

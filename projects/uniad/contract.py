@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from uniad.geometry.grid import BevGrid
 from uniad.spec import ModelSpec, Spec
 from uniad.types import Frame, State, StepOutputs, Tracks
+
+if TYPE_CHECKING:  # a car packs arrays, without PyTorch
+    from torch import Tensor
 
 CONTRACT_VERSION = 2
 
@@ -285,11 +287,23 @@ def _lookup(owner: object, path: str) -> Tensor:
 
 
 def _to_border(port: Port, value: Tensor) -> Tensor:
+    import torch
+
     return value.to(torch.int32 if port.is_mask else getattr(torch, port.dtype))
 
 
 def _from_border(port: Port, value: Tensor) -> Tensor:
     return value != 0 if port.is_mask else value
+
+
+def as_array(value: Tensor | np.ndarray) -> np.ndarray:
+    """A tensor of any device, or an array, as an array; PyTorch need not be there."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def frame_feeds(contract: Contract, frame: Frame) -> dict[str, np.ndarray]:
+    """A frame of tensors or of arrays as named arrays, in the dtypes of the graph inputs."""
+    return {p.name: as_array(_lookup(frame, p.path)).astype(p.dtype, copy=False) for p in contract.frame}
 
 
 def pack_frame(contract: Contract, frame: Frame) -> tuple[Tensor, ...]:
@@ -307,6 +321,8 @@ def pack_outputs(contract: Contract, outputs: StepOutputs, state: State) -> tupl
 
 def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame, State]:
     """Border tensors (frame ports, then state ports) back to what ``UniAD.step`` takes."""
+    import torch
+
     tensors = list(tensors)
     ports = (*contract.frame, *contract.state)
     if len(tensors) != len(ports):
@@ -322,4 +338,4 @@ def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame,
 
 def as_feeds(contract: Contract, tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
     """Border tensors as named numpy arrays."""
-    return {name: t.detach().cpu().numpy() for name, t in zip(contract.input_names, tensors)}
+    return {name: as_array(t) for name, t in zip(contract.input_names, tensors)}

@@ -16,9 +16,12 @@ A box is stored in one of two codes:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # a car runs an engine without PyTorch
+    from torch import Tensor
+
+EGO_ID = -2  # of the ego query: never a track, never matched
 
 
 class Frame(NamedTuple):

@@ -39,7 +39,7 @@ def test_a_build_that_fails_its_verification_names_the_command_that_locates(toy:
     stand_in.behave(wrong=True)
     words = ("tools/build_engine.py", toy, "--out", tmp_path / "toy.engine", "--backend", "trtexec")
     line = refused("env", f"TRTEXEC={stand_in.path}", sys.executable, *words)
-    assert f"python tools/locate.py {toy} --backend trtexec --precision fp32" in line
+    assert f"tools/locate.py {toy} --backend trtexec --precision fp32" in line
     assert not list(tmp_path.glob("toy.engine*"))
 
 
@@ -74,7 +74,7 @@ def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to
     assert code == 1 and "the export or the recording is at fault" in err and "frame 0: boxes differs" in err
     code, said, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never"))
     assert code == 1 and "at fault" not in err
-    assert f"to find the first tensor that departs: python tools/locate.py {own_toy} --backend onnxruntime" in err
+    assert f"to find the first tensor that departs: tools/locate.py {own_toy} --backend onnxruntime" in err
 
 
 @pytest.mark.parametrize("words, hint", [

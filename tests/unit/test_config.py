@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import specs
 from uniad.configfile import parse_override
-from uniad.models.bev_encoder import camera_slots
+from uniad.geometry.pillars import camera_slots
 from uniad.spec import ConfigError, from_config, from_scratch, load_config, load_spec
 
 ALL = sorted(specs.CONFIGS.glob("stage*/*.py"))

@@ -58,8 +58,7 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
         "kind": "engine",
         "variant": source["variant"],
         "stage": source["stage"],
-        "config": source["config"],
-        "config_options": source.get("config_options", []),  # thresholds and sizes that differ from the file
+        **{key: source[key] for key in ("config", "config_options", "config_values") if key in source},
         "onnx_sha256": source["sha256"],
         "builder": options.backend,
         "builder_version": built.version,

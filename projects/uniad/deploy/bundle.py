@@ -34,7 +34,7 @@ MODULES = (
     "deploy/ondevice",
     "deploy/trtexec",
 )
-PASSED = ("variant", "stage", "config", "config_options", "opset", "sampling", "contract", "precision_of_groups")
+PASSED = ("variant", "stage", "config", "config_options", "config_values", "opset", "sampling", "contract", "precision_of_groups")
 RUN = """#!/bin/sh
 # Builds, verifies and times the engine of this bundle on this device; products go to out/. `sh run.sh --help` lists the rest.
 # Needs: sh, python3 with numpy, and for all but `compare` trtexec. Changes no power mode and no clock.

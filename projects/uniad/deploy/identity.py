@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from uniad.deploy import cuda
 from uniad.errors import UserError
 
 
 def this_device() -> dict | None:
     """Name and compute capability of the GPU here, or None without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return {"model": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
+    return cuda.device()
 
 
 def check_identity(engine: str | Path, card: dict, version: str, device: dict | None) -> None:

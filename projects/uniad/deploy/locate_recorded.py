@@ -94,4 +94,4 @@ def replay_of(contract: Contract, sequence: recorded.Sequence, precision: str) -
 
 def locate_command(onnx_path: str | Path, backend: str, precision: str) -> str:
     """What a person types to find the tensor that is wrong."""
-    return f"python tools/locate.py {onnx_path} --backend {backend} --precision {precision}"
+    return f"tools/locate.py {onnx_path} --backend {backend} --precision {precision}"

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from uniad.decode import decode
 from uniad.errors import UserError
-from uniad.models.results import decode_detections, decode_tracks
-from uniad.models.track import EGO_ID
 from uniad.spec import Spec
-from uniad.types import TrackOutput
+from uniad.types import EGO_ID
 
 Array = NDArray[np.float32]
 LANE_NAMES = ("divider", "crossing", "contour")
@@ -86,10 +84,10 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
     for name in ("boxes", "score", *(("plan_traj",) if spec.model.has_stage2 else ())):
         if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
             raise UserError(f"the model's {name} are not finite for this frame; verify the model (`make verify`) and the inputs")
-    track = _track(outputs)
-    detected = decode_detections(track, 0, spec.model.track)
+    rows = {name: outputs[name][0] for name in ("boxes", "score", "label", "obj_id")}
+    tracked, detected = (decode(rows, outputs[name][0] != 0, spec.model.track) for name in ("active", "valid"))
     common = {
-        "tracks": _objects(decode_tracks(track, 0, spec.model.track), ego=False),
+        "tracks": _objects(tracked, ego=False),
         "detections": _objects(detected, ego=False),
         "ego": _objects(detected, ego=True),
         "lanes": outputs["map_lanes"][0] > 0,
@@ -108,19 +106,10 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
     )
 
 
-def _track(outputs: Mapping[str, np.ndarray]) -> TrackOutput:
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(outputs[name]))
-        for name in ("boxes", "cls_logits", "score", "label", "obj_id", "valid", "active", "dropped")
-    }
-    masks = {name: tensors.pop(name) != 0 for name in ("valid", "active")}
-    return TrackOutput(**tensors, **masks, embedding=torch.empty(1, 0))
-
-
-def _objects(decoded: Mapping[str, torch.Tensor], ego: bool) -> Objects:
+def _objects(decoded: Mapping[str, np.ndarray], ego: bool) -> Objects:
     """The car itself, or all others: it is no object of its surroundings."""
-    chosen = (decoded["track_ids"] == EGO_ID).numpy() == ego
-    return Objects(*(decoded[key].numpy()[chosen] for key in ("boxes_3d", "labels", "scores", "track_ids")))
+    chosen = (decoded["track_ids"] == EGO_ID) == ego
+    return Objects(*(decoded[key][chosen] for key in ("boxes_3d", "labels", "scores", "track_ids")))
 
 
 def _slot_ids(outputs: Mapping[str, np.ndarray]) -> NDArray[np.int64]:

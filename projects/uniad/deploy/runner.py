@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from uniad.command import check_command
 from uniad.contract import Contract, pack_outputs, unpack_inputs
+from uniad.deploy import cuda
 from uniad.deploy.lanes import finish_lanes
 from uniad.errors import UserError
+
+if TYPE_CHECKING:  # the other runners do without
+    import torch
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -99,11 +101,13 @@ class TorchRunner(Runner):
     def _open(self) -> None:
         self.model.to(self.device).eval()
 
-    @torch.no_grad()
     def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        import torch
+
         tensors = [torch.from_numpy(np.ascontiguousarray(feeds[n])).to(self.device) for n in self.contract.input_names]
-        outputs, state = self.model.step(*unpack_inputs(self.contract, tensors))
-        packed = pack_outputs(self.contract, outputs, state)
+        with torch.no_grad():
+            outputs, state = self.model.step(*unpack_inputs(self.contract, tensors))
+            packed = pack_outputs(self.contract, outputs, state)
         return {n: t.cpu().numpy() for n, t in zip(self.contract.output_names, packed)}
 
 
@@ -156,15 +160,17 @@ class OrtRunner(Runner):
 
 
 class TensorRtRunner(Runner):
-    """An engine through the Python package ``tensorrt`` or ``tensorrt_rtx``; buffers are PyTorch CUDA tensors."""
+    """An engine through the Python package ``tensorrt`` or ``tensorrt_rtx``, on the first GPU."""
 
     def __init__(self, contract: Contract, path: str | Path, package: str = "tensorrt") -> None:
         super().__init__(contract)
         self.path, self.package, self.name = Path(path), package, package
         self.engine: Any = None
+        self.buffers: cuda.Buffers | None = None
 
     def _open(self) -> None:
-        if not torch.cuda.is_available():
+        here = cuda.device()
+        if here is None:
             raise UserError(f"{self.path}: an engine runs on a GPU and this machine has none; verify it on its device")
         import importlib
 
@@ -172,33 +178,31 @@ class TensorRtRunner(Runner):
             trt = importlib.import_module(self.package)
         except ImportError:
             raise UserError(f"the Python package {self.package} is not installed; it runs {self.path}") from None
+        ports = {**self.contract.input_ports(), **self.contract.output_ports()}
+        # First the buffers: they make the context that TensorRT then works in.
+        self.buffers = cuda.Buffers((name, port.shape, port.dtype) for name, port in ports.items())
         self.logger = trt.Logger(trt.Logger.ERROR)
         trt.init_libnvinfer_plugins(self.logger, "")
         self.engine = trt.Runtime(self.logger).deserialize_cuda_engine(self.path.read_bytes())
         if self.engine is None:
+            self._close()
             raise UserError(
                 f"{self.path}: {self.package} {trt.__version__} cannot load this engine on "
-                f"{torch.cuda.get_device_name()}; build it again with `make engine` on this machine"
+                f"{here['model']}; build it again with `make engine` on this machine"
             )
         self.context = self.engine.create_execution_context()
-        self.buffers = {
-            name: torch.empty(port.shape, dtype=getattr(torch, port.dtype), device="cuda")
-            for name, port in {**self.contract.input_ports(), **self.contract.output_ports()}.items()
-        }
-        for name, buffer in self.buffers.items():
-            self.context.set_tensor_address(name, ctypes.c_void_p(buffer.data_ptr()).value)
-        self.stream = torch.cuda.Stream()
+        for name in ports:
+            self.context.set_tensor_address(name, self.buffers.address(name))
 
     def _close(self) -> None:
         self.context = self.engine = None
-        self.buffers = {}
+        if self.buffers is not None:
+            self.buffers.close()
+            self.buffers = None
 
     def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        with torch.cuda.stream(self.stream):
-            for name, value in feeds.items():
-                self.buffers[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
-            if not self.context.execute_async_v3(self.stream.cuda_stream):
-                raise RuntimeError(f"{self.path}: execution failed")
-            outputs = {name: self.buffers[name].cpu().numpy() for name in self.contract.output_names}
-        return outputs
-
+        for name, value in feeds.items():
+            self.buffers.write(name, value)
+        if not self.context.execute_async_v3(self.buffers.stream):
+            raise RuntimeError(f"{self.path}: execution failed")
+        return self.buffers.read(self.contract.output_names)

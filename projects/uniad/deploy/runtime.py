@@ -11,26 +11,24 @@ model makes of it, changes nothing. An instance is one car's world: its methods 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from uniad.command import check_command
-from uniad.contract import CONTRACT_VERSION, Contract, contract_for, pack_frame
+from uniad.contract import Contract, as_array, contract_for, frame_feeds
 from uniad.deploy.backends.python import load_backend
-from uniad.deploy.card import read_card
+from uniad.deploy.card import check_contract, place_of, read_card, spec_of
 from uniad.deploy.identity import check_identity, this_device
 from uniad.deploy.plausible import Limits, Moment, check_plausible
 from uniad.deploy.result import Result, result_of
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
-from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare
+from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare_arrays
 from uniad.errors import UserError
-from uniad.models.bev_encoder import check_rig
+from uniad.geometry.pillars import check_rig
 from uniad.spec import Spec, load_spec
 from uniad.types import Frame
 
@@ -82,7 +80,7 @@ class Runtime:
             raise UserError(f"unknown backend {backend!r}: choose {', '.join(choices)}")
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
-        if device == "cuda" and not torch.cuda.is_available():
+        if device == "cuda" and not this_device():
             raise UserError("device 'cuda' asked for, but this machine shows no GPU: check nvidia-smi, or use device cpu")
         path = Path(path)
         if path.name.endswith((".onnx.json", ".engine.json")):
@@ -95,8 +93,8 @@ class Runtime:
             spec = load_spec(config, options)
             return cls(_native_runner(spec, path, device, backend), spec, str(path), options, limits)
         card = read_card(path)
+        spec = spec_of(card, config, options)
         options = [*card.get("config_options", []), *options]
-        spec = load_spec(config or card["config"], options)
         return cls(_from_card(card, spec, path, device, backend, threads), spec, str(path), options, limits)
 
     @property
@@ -185,10 +183,10 @@ class Runtime:
             if frame.time_s.shape != (1,) or frame.scene_start.shape != (1,):
                 raise UserError(f"this frame has a batch of {list(frame.time_s.shape)}; the runtime is one car's, it takes [1]")
             starts = first or bool(frame.scene_start[0])
-            ready, now = frame._replace(scene_start=torch.tensor([starts])), float(frame.time_s[0])
+            ready, now = frame._replace(scene_start=np.array([starts])), float(frame.time_s[0])
         elif isinstance(frame, Sensors):
             now = check_time(frame.time_s)
-            ready = prepare(frame, self.spec.data, now if first else self._start_s, first)
+            ready = prepare_arrays(frame, self.spec.data, now if first else self._start_s, first)
         else:
             raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
         return ready, now
@@ -197,7 +195,7 @@ class Runtime:
         """The projections last held against the graph's room for them: of a scene's first frame, or of a later one whose cameras
         look elsewhere. That they turn a little with the car from frame to frame, as in nuScenes, changes nothing.
         """
-        views = frame.lidar2img[0, :, :3, :3].cpu().numpy()
+        views = as_array(frame.lidar2img)[0, :, :3, :3]
         if not starts and self._rig is not None:
             if np.abs(views - self._rig).max() <= SAME_VIEW * np.abs(self._rig).max():
                 return self._rig
@@ -206,8 +204,8 @@ class Runtime:
         return views
 
     def _feed(self, frame: Frame) -> dict[str, np.ndarray]:
-        check_command(frame.command.cpu().numpy())
-        feed = {p.name: t.detach().cpu().numpy() for p, t in zip(self.contract.frame, pack_frame(self.contract, frame))}
+        check_command(as_array(frame.command))
+        feed = frame_feeds(self.contract, frame)
         try:
             self.contract.check_frame(feed)
         except ValueError as error:
@@ -216,15 +214,13 @@ class Runtime:
 
 
 def _from_card(card: dict, spec: Spec, path: Path, device: str, backend: str, threads: int) -> Runner:
-    contract = contract_for(spec)
-    if card["contract"].get("version") != CONTRACT_VERSION or card["contract"] != json.loads(json.dumps(contract.to_json())):
-        raise UserError(f"{path}: was made with another interface than {spec.path} has now; make it again")
+    contract = check_contract(card, contract_for(spec), path)
     if card.get("kind") == "engine":
         return _engine_runner(card, contract, path, device, backend)
     if backend in ENGINE_BACKENDS:
         raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
     if backend in NATIVE_BACKENDS:
-        return _native_runner(spec, Path(card["checkpoint"]), device, backend)
+        return _native_runner(spec, place_of(card["checkpoint"]), device, backend)
     return OrtRunner(contract, path, threads, device)
 
 
@@ -257,6 +253,13 @@ def _comparable(version: str, card: dict) -> str:
 
 
 def _native_runner(spec: Spec, checkpoint: Path, device: str, backend: str) -> Runner:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{checkpoint}: running a checkpoint takes PyTorch, which is not installed here (the extra runtime is for ONNX and "
+            "TensorRT engines): pip install '.[train]'"
+        ) from None
     from uniad.training.carried import load_trained
 
     if device == "auto":

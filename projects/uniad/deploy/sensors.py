@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.command import check_command
@@ -55,7 +54,14 @@ class Sensors:
 
 
 def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> Frame:
-    """Model input of one instant, batch of 1. ``start_s``: time of the scene's first frame.
+    """``prepare_arrays`` as tensors, for the model in PyTorch."""
+    import torch
+
+    return Frame(*map(torch.from_numpy, prepare_arrays(sensors, spec, start_s, scene_start)))
+
+
+def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> Frame:
+    """Model input of one instant as numpy arrays, batch of 1. ``start_s``: time of the scene's first frame.
 
     Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
     and a command outside 0..2.
@@ -66,14 +72,14 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     _check_cameras(sensors.images, "images")
     _check_cameras(sensors.lidar2img, "lidar2img")
     command = _command(sensors.command)
-    img = torch.empty(1, len(CAMERAS), 3, spec.image.height, spec.image.width)
+    img = np.empty((1, len(CAMERAS), 3, spec.image.height, spec.image.width), np.float32)
     for number, name in enumerate(CAMERAS):
         image = np.asarray(sensors.images[name])
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"image of {name} is {image.dtype}{list(image.shape)}; needed is uint8 [height, width, 3], BGR")
         check_size(image.shape[:2], spec.image, f"of {name}")
         scaler = resampler(image.shape[:2], spec.image.scale)
-        finish(scaler.pick(image), spec.image, scaler, None, img[0, number].numpy())
+        finish(scaler.pick(image), spec.image, scaler, None, img[0, number])
     what = "a projection from the lidar frame to pixels"
     img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in CAMERAS])
     ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")
@@ -87,13 +93,13 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
         l2g_t = global_from_lidar[:3, 3].astype(np.float32)
     return Frame(
         img=img,
-        lidar2img=torch.from_numpy(lidar2img)[None],
-        can_bus=torch.from_numpy(can_bus)[None],
-        l2g_r=torch.from_numpy(l2g_r)[None],
-        l2g_t=torch.from_numpy(l2g_t)[None],
-        time_s=torch.tensor([check_time(sensors.time_s) - start_s], dtype=torch.float32),
-        scene_start=torch.tensor([scene_start]),
-        command=torch.tensor([command], dtype=torch.int32),
+        lidar2img=lidar2img[None],
+        can_bus=can_bus[None],
+        l2g_r=l2g_r[None],
+        l2g_t=l2g_t[None],
+        time_s=np.array([check_time(sensors.time_s) - start_s], np.float32),
+        scene_start=np.array([scene_start]),
+        command=np.array([command], np.int32),
     )
 
 

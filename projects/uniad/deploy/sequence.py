@@ -14,10 +14,9 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from uniad.contract import Contract, pack_frame, pack_outputs, unpack_inputs
 from uniad.deploy.lanes import finish_lanes
@@ -25,6 +24,9 @@ from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
 from uniad.spec import ImageSpec, Spec
 from uniad.types import Frame
+
+if TYPE_CHECKING:  # reading a sequence needs no PyTorch: a car replays it
+    import torch
 
 LARGE_BEV_CELLS = 100 * 100  # a frame of such a model takes a CPU half a minute
 
@@ -50,6 +52,8 @@ class Sequence:
 
 def quantise_images(img: torch.Tensor, image: ImageSpec) -> np.ndarray:
     """[1, N, 3, H, W] normalised float -> [N, H, W, 3] uint8 in the network's channel order."""
+    import torch
+
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
     pixels = (img[0].cpu() * std + mean).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
@@ -61,30 +65,32 @@ def normalise_images(img_u8: np.ndarray, mean: np.ndarray, std: np.ndarray) -> n
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[None]
 
 
-@torch.no_grad()
 def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], image: ImageSpec, path: Path) -> int:
     """Run ``model.step`` over frames (batch 1) in fp32 with fed-back state; write the sequence to ``path``; return its length."""
+    import torch
+
     mean, std = np.asarray(image.mean, np.float32), np.asarray(image.std, np.float32)
     arrays: dict[str, np.ndarray] = {"mean": mean, "std": std}
     tensors = [torch.from_numpy(v) for v in contract.initial_state().values()]
     count = 0
     model.eval()
-    for i, raw in enumerate(frames):
-        img_u8 = quantise_images(raw.img, image)
-        frame = raw._replace(img=torch.from_numpy(normalise_images(img_u8, mean, std)))
-        arrays[f"f{i}/img_u8"] = img_u8
-        packed = pack_frame(contract, frame)
-        for port, value in zip(contract.frame, packed):
-            if port.name != "img":
-                arrays[f"f{i}/{port.name}"] = value.numpy()
-        outputs, state = model.step(*unpack_inputs(contract, [*packed, *tensors]))
-        border = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
-        said = finish_lanes({p.name: border[p.name].numpy() for p in contract.outputs}, contract.map_merge)
-        arrays |= {f"f{i}/out/{name}": value for name, value in said.items()}
-        tensors = [border[f"next_{p.name}"] for p in contract.state]
-        count += 1
-    for port, value in zip(contract.state, tensors):
-        arrays[f"end/{port.name}"] = value.numpy()
+    with torch.no_grad():
+        for i, raw in enumerate(frames):
+            img_u8 = quantise_images(raw.img, image)
+            frame = raw._replace(img=torch.from_numpy(normalise_images(img_u8, mean, std)))
+            arrays[f"f{i}/img_u8"] = img_u8
+            packed = pack_frame(contract, frame)
+            for port, value in zip(contract.frame, packed):
+                if port.name != "img":
+                    arrays[f"f{i}/{port.name}"] = value.numpy()
+            outputs, state = model.step(*unpack_inputs(contract, [*packed, *tensors]))
+            border = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
+            said = finish_lanes({p.name: border[p.name].numpy() for p in contract.outputs}, contract.map_merge)
+            arrays |= {f"f{i}/out/{name}": value for name, value in said.items()}
+            tensors = [border[f"next_{p.name}"] for p in contract.state]
+            count += 1
+        for port, value in zip(contract.state, tensors):
+            arrays[f"end/{port.name}"] = value.numpy()
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, **arrays)
     return count
@@ -168,6 +174,8 @@ def _expected_arrays(contract: Contract, frames: Iterable[int]) -> dict[str, tup
 
 def frame_from_feed(contract: Contract, feed: dict[str, np.ndarray]) -> Frame:
     """A batch-1 Frame of the recorded inputs (for drawing or a torch run)."""
+    import torch
+
     tensors = [torch.from_numpy(feed[p.name]) for p in contract.frame]
     state = [torch.from_numpy(v) for v in contract.initial_state().values()]
     return unpack_inputs(contract, [*tensors, *state])[0]

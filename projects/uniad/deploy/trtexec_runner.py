@@ -9,11 +9,10 @@ import numpy as np
 from uniad.contract import Contract
 from uniad.deploy import trtexec
 from uniad.deploy.bundle import passed_on
-from uniad.deploy.card import sequence_path
+from uniad.deploy.card import contract_of, sequence_path
 from uniad.deploy.ondevice import undo_rounding
 from uniad.deploy.runner import Feeds, Runner
 from uniad.deploy.sequence import load
-from uniad.deploy.verify import contract_of
 
 
 class TrtexecRunner(Runner):

@@ -6,28 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from uniad.contract import CONTRACT_VERSION, Contract, contract_for
+from uniad.contract import Contract
 from uniad.deploy import sequence as recorded
 from uniad.deploy.backends.python import load_backend
-from uniad.deploy.card import read_card, sequence_path
+from uniad.deploy.card import contract_of, place_of, read_card, sequence_path, spec_of
 from uniad.deploy.compare import Report, compare, replay
-from uniad.deploy.compiled_runner import CompiledRunner
 from uniad.deploy.identity import check_identity, this_device
 from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.spec import load_spec
-
-
-def contract_of(onnx_path: str | Path) -> tuple[dict, Contract]:
-    """Card and contract of an exported ONNX; an error when the config has changed its sizes since."""
-    card = read_card(onnx_path)
-    contract = contract_for(load_spec(card["config"], card.get("config_options", [])))
-    if card["contract"].get("version") != CONTRACT_VERSION or card["contract"] != json.loads(json.dumps(contract.to_json())):
-        raise UserError(f"{onnx_path}: was exported with another interface than {card['config']} has now; run `make export`")
-    return card, contract
 
 
 def verify_engine(
@@ -47,15 +34,20 @@ def _runner(
     if backend == "onnxruntime":
         return OrtRunner(contract, _as_computed(card, onnx_path))
     if backend in ("torch", "compiled"):
+        import torch
+
         if backend == "compiled" and not torch.cuda.is_available():
             raise UserError("--backend compiled records the step on a GPU and PyTorch sees none")
         if backend == "compiled" and precision == "int8":
             raise UserError("--backend compiled computes in fp32 or fp16; int8 is for engines")
         from uniad.training.carried import load_trained
 
-        spec = load_spec(card["config"], card.get("config_options", []))
-        model = load_trained(spec, checkpoint or card["checkpoint"], None)[0].eval()
-        return TorchRunner(contract, model) if backend == "torch" else CompiledRunner(contract, model, precision)
+        model = load_trained(spec_of(card), checkpoint or place_of(card["checkpoint"]), None)[0].eval()
+        if backend == "torch":
+            return TorchRunner(contract, model)
+        from uniad.deploy.compiled_runner import CompiledRunner
+
+        return CompiledRunner(contract, model, precision)
     if backend in ("tensorrt", "tensorrt_rtx", "trtexec"):
         if engine is None:
             raise UserError(f"--backend {backend} needs --engine FILE; `make engine` builds one")

@@ -31,6 +31,7 @@ _BOTH = {
     "variant": Text("a variant's name"),
     "stage": Choice((1, 2)),
     "config": Text("a config's path", empty=False),
+    "config_values": Anything(),  # a config as read; its own reader checks it
     "config_options": Each(Text("key=value"), "a list of key=value texts"),
     "contract": _CONTRACT,
     "precision": Text("a precision's name"),

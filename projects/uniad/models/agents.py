@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from uniad.geometry.boxes import decode_boxes
-from uniad.models.track import EGO_ID, FREE_ID, take_rows
+from uniad.models.track import FREE_ID, take_rows
 from uniad.spec import TrackSpec
-from uniad.types import Agents, DetOutput, TrackOutput
+from uniad.types import EGO_ID, Agents, DetOutput, TrackOutput
 
 NO_MATCH = -1
 

@@ -5,13 +5,11 @@ Axis letters as in types.py, and Z: points of a BEV cell's pillar. ``grid_hw`` i
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniad.errors import UserError
+from uniad.geometry.pillars import MIN_DEPTH, camera_slots
 from uniad.models.layers import FFN, init_linear, init_sampling
 from uniad.models.precision import full_precision
 from uniad.ops.camera_attention import camera_attention
@@ -19,7 +17,6 @@ from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, 
 from uniad.ops.rotate import rotate_bev
 from uniad.spec import BevSpec
 
-MIN_DEPTH = 1e-5  # metres; a point nearer than this, or behind the camera, is not seen
 FAR_OUTSIDE = 1e3  # image widths; keeps the coordinates of points beside a camera finite in a half-precision engine
 
 
@@ -280,26 +277,3 @@ def _project(points_SZ3: Tensor, lidar2img: Tensor, img_hw: tuple[int, int]) -> 
     u, v = u / scale / img_hw[1], v / scale / img_hw[0]
     seen = (depth > MIN_DEPTH) & (u > 0.0) & (u < 1.0) & (v > 0.0) & (v < 1.0)
     return seen, torch.stack([u, v], -1).clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
-
-
-def camera_slots(spec: BevSpec) -> int:
-    """Cells that one camera may see."""
-    cells = spec.height * spec.width
-    return min(cells, -(-int(cells * spec.sca_capacity) // 8) * 8)
-
-
-def check_rig(spec: BevSpec, lidar2img: Tensor, img_hw: tuple[int, int]) -> int:
-    """Largest number of cells that a camera of these sees; UserError where they are more than the graph has room for.
-
-    lidar2img [..., N, 4, 4]. Reads values on the host: call it once per camera rig, outside the step.
-    """
-    points, _ = pillar_points(spec)
-    _, hit = project_pillars(points, lidar2img.detach().cpu().reshape(-1, spec.num_cams, 4, 4), img_hw)
-    most, room = int(hit.sum(-1).max()), camera_slots(spec)
-    if most > room:
-        share = math.ceil(100 * most / (spec.height * spec.width)) / 100
-        raise UserError(
-            f"a camera sees {most} BEV cells, but native.sca_capacity = {spec.sca_capacity} gives room for {room}: "
-            f"set native.sca_capacity={share:.2f} in the config or by --cfg-options, or check lidar2img"
-        )
-    return most

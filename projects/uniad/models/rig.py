@@ -5,7 +5,7 @@ from __future__ import annotations
 from uniad.data.rig import rigs_of
 from uniad.data.table import InfoTable
 from uniad.errors import UserError
-from uniad.models.bev_encoder import check_rig
+from uniad.geometry.pillars import check_rig
 from uniad.spec import Spec
 
 

@@ -20,7 +20,6 @@ from uniad.spec import Range6, TrackSpec
 from uniad.types import Tracks
 
 FREE_ID = -1  # an empty slot, or a row that is not a track
-EGO_ID = -2  # the ego query: never a track, never matched
 TRAINING_IOU = 0.5  # a track must overlap its object this much to be carried on in training
 
 

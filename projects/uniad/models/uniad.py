@@ -24,7 +24,6 @@ from uniad.models.neck import FPN
 from uniad.models.occ import OccHead
 from uniad.models.planning import PlanHead
 from uniad.models.track import (
-    EGO_ID,
     FREE_ID,
     Carry,
     Rows,
@@ -40,6 +39,7 @@ from uniad.models.track import (
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
 from uniad.spec import ModelSpec
 from uniad.types import (
+    EGO_ID,
     Agents,
     DetOutput,
     Frame,

@@ -10,7 +10,7 @@ import onnx
 
 from uniad.deploy import sequence as recorded
 from uniad.deploy.bundle import is_quantised
-from uniad.deploy.card import sequence_path, write_card
+from uniad.deploy.card import sequence_path, spec_of, write_card
 from uniad.deploy.compare import TOLERANCES
 from uniad.deploy.derived import write_derived
 from uniad.deploy.verify import contract_of
@@ -22,7 +22,6 @@ from uniad.quantize.calibrate import Calibration, Drive, calibrate
 from uniad.quantize.candidates import Layer, check_groups, find_layers, groups_of
 from uniad.quantize.histogram import METHODS
 from uniad.quantize.qdq import insert_qdq
-from uniad.spec import load_spec
 
 PRECISION = "int8"
 AUTO = "auto"
@@ -78,7 +77,7 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     check_groups(list(options.keep), layers)
     if not layers:
         raise UserError(f"{onnx_path}: has no convolution or matrix product of a size that int8 is for")
-    spec = load_spec(card["config"], card.get("config_options", []))
+    spec = spec_of(card)
     drive = Drive(spec, options.split, options.scenes, options.frames)
     found = calibrate(model, layers, contract, drive, options.memory_mib, options.threads, say)
     groups = groups_of(layers)

@@ -10,9 +10,8 @@ from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
 from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
-from uniad.models.track import EGO_ID
 from uniad.spec import Spec
-from uniad.types import StepOutputs
+from uniad.types import EGO_ID, StepOutputs
 from uniad.viz.page import Content, Future
 
 BEST_GUESSES = 15

@@ -12,9 +12,11 @@ from torch import Tensor
 from uniad.contract import Contract, contract_for, pack_frame
 from uniad.data.anchors import save_motion_anchors
 from uniad.data.infos import create_infos
+from uniad.deploy.card import config_entries, write_card
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import prepare
 from uniad.deploy.sources import DatasetFrames
+from uniad.export.to_onnx import export_onnx
 from uniad.models.uniad import UniAD
 from uniad.spec import Spec, load_spec
 from uniad.training.checkpoint import save_checkpoint
@@ -74,3 +76,18 @@ def frames(spec: Spec, contract: Contract) -> list[tuple[Tensor, ...]]:
 def feeds(contract: Contract, frames: list[tuple[Tensor, ...]]) -> list[dict[str, np.ndarray]]:
     """The same, by name, for a runner."""
     return [{port.name: tensor.numpy() for port, tensor in zip(contract.frame, frame)} for frame in frames]
+
+
+@pytest.fixture(scope="session")
+def onnx(nano: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano step as an ONNX with its card."""
+    path = tmp_path_factory.mktemp("onnx") / "uniad_nano_cp.onnx"
+    with nano.open() as runtime:
+        contract = runtime.contract
+        export_onnx(runtime.runner.model, contract, path)
+    card = {
+        "kind": "onnx", "variant": "nano", "stage": 2, **config_entries(nano.config, nano.options),
+        "checkpoint": str(nano.checkpoint), "contract": contract.to_json(),
+    }  # fmt: skip
+    write_card(path, card)
+    return path

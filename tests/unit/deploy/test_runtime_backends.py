@@ -13,30 +13,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import finish, refused, start
-from uniad.contract import contract_for
 from uniad.deploy.card import write_card
 from uniad.deploy.records import read_frame, read_summary
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
-from uniad.export.to_onnx import export_onnx
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def onnx(nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The nano step as an ONNX with its card."""
-    path = tmp_path_factory.mktemp("onnx") / "uniad_nano_cp.onnx"
-    with nano.open() as runtime:
-        spec, contract = runtime.spec, runtime.contract
-        export_onnx(runtime._runner.model, contract, path)
-    card = {
-        "kind": "onnx", "variant": "nano", "stage": 2, "config": str(nano.config), "config_options": nano.options,
-        "checkpoint": str(nano.checkpoint), "contract": contract_for(spec).to_json(),
-    }  # fmt: skip
-    write_card(path, card)
-    return path
 
 
 @pytest.fixture

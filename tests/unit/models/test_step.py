@@ -9,10 +9,9 @@ from torch import Tensor
 from uniad.contract import contract_for, pack_frame, pack_state
 from uniad.export.wrapper import ExportStep
 from uniad.models.results import decode_detections, decode_ego, decode_tracks
-from uniad.models.track import EGO_ID
 from uniad.models.uniad import UniAD
 from uniad.spec import Spec
-from uniad.types import Frame, State, StepOutputs, TrackOutput
+from uniad.types import EGO_ID, Frame, State, StepOutputs, TrackOutput
 from weights import fill
 
 SPEC = nano_spec()

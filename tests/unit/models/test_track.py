@@ -9,7 +9,6 @@ from recorded import Recorded
 from specs import tiny_spec
 from tolerances import close
 from uniad.models.track import (
-    EGO_ID,
     FREE_ID,
     compact,
     count_before,
@@ -23,6 +22,7 @@ from uniad.models.track import (
     take_tracks,
     update_ids,
 )
+from uniad.types import EGO_ID
 
 TRACK = tiny_spec().model.track
 

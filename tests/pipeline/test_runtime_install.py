@@ -1,0 +1,65 @@
+"""`pip install uniad[runtime]` in a fresh environment runs an exported graph, far from the repository, with the same numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runtime_elsewhere
+from command_line import REPO, World, finish, start
+from test_stage2_pipeline import Work
+from uniad.deploy.card import read_card, spec_of
+from uniad.deploy.sources import DatasetFrames
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+NOT_INSTALLED = ("torch", "scipy", "pandas", "nuscenes", "matplotlib", "onnx")
+
+
+def ran(*command: object, cwd: Path) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, tmp_path: Path):
+    work = Work(tmp_path, world)
+    graph = tmp_path / "uniad_nano_cp.onnx"
+    code, _, err = finish(start(*work.export(graph, "--frames", 1)))
+    assert code == 0, err
+    away = tmp_path / "away"
+    away.mkdir()
+    for source in (graph, Path(f"{graph}.json"), REPO / "tests" / "runtime_elsewhere.py"):
+        shutil.copy(source, away)
+    spec = spec_of(read_card(graph))
+    frames = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 3)]
+    runtime_elsewhere.save_sensors(away / "sensors.npz", frames)
+
+    source = tmp_path / "source"  # building writes beside the sources
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPO / name, source)
+    shutil.copytree(REPO / "projects" / "uniad", source / "projects" / "uniad", ignore=shutil.ignore_patterns("__pycache__"))
+    ran(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", away, source, cwd=tmp_path)
+    (wheel,) = away.glob("uniad-*.whl")
+    venv.create(away / "drive", with_pip=True)
+    python = away / "drive" / "bin" / "python"
+    ran(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"uniad[runtime] @ {wheel.as_uri()}", cwd=away)
+    for name in NOT_INSTALLED:
+        assert ran(python, "-c", f"import importlib.util as u; print(u.find_spec({name!r}))", cwd=away).strip() == "None"
+
+    where = ran(python, "runtime_elsewhere.py", away / graph.name, "sensors.npz", "out.npz", cwd=away)
+    assert Path(where.strip()).is_relative_to(away / "drive")
+    here = runtime_elsewhere.results_of(str(graph), frames)
+    with np.load(away / "out.npz") as there:
+        assert set(there.files) == set(here)
+        for name, value in here.items():
+            np.testing.assert_array_equal(there[name], value, err_msg=name)
+    said = subprocess.run([away / "drive/bin/uniad", "train"], capture_output=True, text=True, timeout=60)
+    assert said.returncode == 2 and "installation without the repository" in said.stderr
