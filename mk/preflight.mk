@@ -6,7 +6,7 @@ PREFLIGHT_FRAMES.demo = $(shell echo $$(( $(DEMO_TRAIN_SCENES) * $(DEMO_FRAMES) 
 # "train" and the like ask for both stages; a goal that reads a checkpoint trains only where there is none.
 PREFLIGHT_STAGES := $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(STAGES))
 NO_WORKERS := $(filter data.workers_per_gpu=0,$(CFG_OPTIONS) $(CPU_OPTIONS))
-PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(RUNTIME) --variant $(VARIANT) --dataset $(DATASET) \
+PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(if $(filter torch1.12,$(STACK)),$(RUNTIME),$(TOOLS_RUNTIME)) --variant $(VARIANT) --dataset $(DATASET) \
   --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --nusc-version $(VERSION)$(if $(filter nuscenes,$(DATASET)),, --frames $(PREFLIGHT_FRAMES.$(DATASET))) \
   --gpu-count $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS),$(EPOCHS.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(MAX_ITERS.1) $(MAX_ITERS.2)) \
   --shm $(SHM.$(VARIANT)) --shm-size $(SHM_SIZE)$(if $(NO_WORKERS), --no-workers)$(if $(GPU_GIB.$(VARIANT)), --gpu-gib $(GPU_GIB.$(VARIANT)))$(if $(QUEUE_LENGTH), --queue-length $(QUEUE_LENGTH)) \

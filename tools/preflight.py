@@ -82,7 +82,8 @@ def check_engine(args: argparse.Namespace, gpus: list[machine.Gpu], report: Repo
 
 def check_shared_memory(args: argparse.Namespace, report: Report) -> None:
     need = gib(args.shm)
-    if need is None or args.no_workers:
+    image_asks = args.runtime != "host" and args.stack == "torch1.12"  # that image starts only with what it needs
+    if need is None or (args.no_workers and not image_asks):
         return
     if args.runtime == "host":
         have = machine.shm_gib()
@@ -95,9 +96,9 @@ def check_shared_memory(args: argparse.Namespace, report: Report) -> None:
     given = gib(args.shm_size)
     if given is not None and given < need:
         line = f"SHM_SIZE={args.shm_size}: data loading of {args.variant} needs {need:g} GiB: SHM_SIZE={args.shm}, or none"
-        (report.errors if args.stack == "torch1.12" else report.notes).append(line)  # only that image refuses to start
+        (report.errors if image_asks else report.notes).append(line)
     memory = machine.memory_gib()
-    if memory is not None and memory < need:
+    if memory is not None and memory < need and not args.no_workers:
         report.notes.append(
             f"{memory:.0f} GiB of memory are free, and a /dev/shm of {need:g} GiB counts towards them: if a loader is killed, "
             "CFG_OPTIONS=data.workers_per_gpu=1"

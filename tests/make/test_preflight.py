@@ -75,6 +75,8 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch):
     assert error == "SHM_SIZE=512m: data loading of full needs 32 GiB: SHM_SIZE=32g, or none"
     report = inspected("--stack", "native", *small)
     assert not report.errors and report.notes, "the native image starts, and may do"
+    assert inspected("--stack", "torch1.12", *small, "--no-workers").errors, "upstream's asks all the same"
+    assert not inspected("--stack", "native", *small, "--no-workers").notes
     monkeypatch.setattr(machine, "shm_gib", lambda: 0.0625)
     (note,) = inspected("--variant", "tiny", "--shm", "8g").notes
     assert "/dev/shm has 0.1 GiB" in note and "workers_per_gpu=0" in note
@@ -145,6 +147,12 @@ def test_it_is_asked_while_something_is_to_be_trained(tree: Tree):
     assert failed.returncode != 0 and "data/nuscenes holds no nuScenes" in failed.stderr
     assert not any("fetch" in call or "create_data" in call for call in tree.calls())
     assert not (tree.root / "ckpts/bevformer_tiny_epoch_24.pth").exists()
+
+
+def test_an_engine_that_nothing_runs_in_is_not_asked(tree: Tree):
+    line = tree.done("-n", "preflight", "STACK=native", "RUNTIME=docker", "TOOLS_RUNTIME=host", "DATASET=synthetic")
+    assert "--runtime host" in line
+    assert "--runtime docker" in tree.done("-n", "preflight", "STACK=torch1.12", "RUNTIME=docker", "TOOLS_RUNTIME=host", "GPUS=0")
 
 
 def test_every_variant_s_row_can_be_read():
