@@ -48,6 +48,7 @@ $(TABLES):
 RELEASES := $(patsubst $(DATA_ROOT)/%/sample.json,%,$(wildcard $(foreach v,v1.0-trainval v1.0-mini,$(DATA_ROOT)/$v/sample.json)))
 else
 $(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
+	$(call hold-or-wait,$(DATA_ROOT).lock,making $(DATA_ROOT),$@); \
 	$(DATA_RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)
 endif
 
@@ -60,6 +61,7 @@ $(INFOS): | $(TABLES) $(DATA_ENV)
 else
 $(INFOS): $(TABLES) | $(DATA_ENV)
 endif
+	$(call hold-or-wait,$(INFO_ROOT).lock,writing $(INFO_ROOT),$@); \
 	$(MAKE_INFOS)
 	@touch $@
 # One command writes both files; it runs again where only the second is missing.

@@ -110,9 +110,7 @@ train-stage$1: $(doc-trained)
 # Another run in the same place is set aside, never continued and never deleted; of several machines the first one looks.
 $(doc-trained): $(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)))
 	@$$(CAN_RUN)
-	$(if $(filter 0,$(NODE_RANK)),@$$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)))
-	$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT))
-	$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
+	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(TREE)/$(doc-work).lock,training in $(TREE)/$(doc-work)) && $$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)),true) $$(continued)$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT),true) $$(continued)$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
 	@touch $$@
 

@@ -42,6 +42,17 @@ path-is = $(if $(filter-out 1,$(words $2))$(findstring :,$2)$(findstring %,$2)$(
 # "command line", "environment", ... of a variable, or nothing where it has only our default.
 given = $(filter-out file default undefined,$(origin $1))
 
+# Two makes do not write to one place at once. The lock is the recipe's shell's: what follows in the same recipe line runs under it,
+# and it is gone when that has ended, however it did.
+# $(call hold,FILE,what is done): stops where another make has it, and says who
+hold = $(call lock,$1,$2)
+# $(call hold-or-wait,FILE,what is done,product): waits for it; the recipe is done where the other one made the product
+STARTED := $(shell echo $${EPOCHREALTIME:-$$(( $$(date +%s) + 1 ))})
+hold-or-wait = $(call lock,$1,$2) --wait $(call q,$3) --since $(STARTED) || exit $$(( $$? == 3 ? 0 : $$? ))
+# Joins two lines of a recipe that a define holds
+continued = && \$(empty)$(newline)
+lock = mkdir -p $(call q,$(dir $1)) && exec 8>> $(call q,$1) && $(CONFIGURED_PYTHON) mk/lib/hold.py 8 $(call q,$1) --holder $$PPID --what $(call q,$2)
+
 # A file that holds a variable's value, rewritten only when the value changed: what is made with the value depends on it.
 # Whether it changed is known without running anything, so `make -n` tells the truth.
 same = $(if $(subst x$1,,x$2)$(subst x$2,,x$1),,1)

@@ -132,8 +132,7 @@ train-stage$1: $(call trained,$1)
 # Written whole or not at all: Ctrl-C in the last step must not have make remove it.
 .PRECIOUS: $(call trained,$1)
 $(call trained,$1): $$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV)
-	$(if $(filter 0,$(NODE_RANK)),@$$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)))
-	$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
+	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(call work,$1).lock,training in $(call work,$1)) && $$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)),true) $$(continued)$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
 	@touch $$@
 
