@@ -11,9 +11,12 @@ ANCHOR_ROOT.synthetic := $(DATA_DIR)/synthetic/others
 DATA_ROOT.demo := $(DATA_DIR)/demo/nuscenes
 INFO_ROOT.demo := $(DATA_DIR)/demo/infos
 ANCHOR_ROOT.demo := $(DATA_DIR)/demo/others
+# The repository's own model of the synthetic world. Its anchors are that world's, also for a model that starts from nothing.
+SHIPPED_HERE := $(if $(filter synthetic demo,$(DATASET)),$(wildcard $(SHIPPED.$(VARIANT))))
+SHIPPED := $(if $(filter 1,$(FROM_SCRATCH)),,$(SHIPPED_HERE))
 DATA_ROOT := $(DATA_ROOT.$(DATASET))
 INFO_ROOT := $(INFO_ROOT.$(DATASET))
-ANCHOR_ROOT := $(ANCHOR_ROOT.$(DATASET))
+ANCHOR_ROOT := $(or $(patsubst %/,%,$(dir $(SHIPPED_HERE))),$(ANCHOR_ROOT.$(DATASET)))
 
 ifeq ($(DATASET),nuscenes)
 VERSION := $(NUSC_VERSION)
@@ -73,9 +76,11 @@ $(INFOS_VAL): $(INFOS)
 .PHONY: anchors
 anchors: $(ANCHORS) ## Motion anchors by k-means from the training infos, for stage 2
 
+ifeq (,$(SHIPPED_HERE))
 ifeq ($(DATASET),nuscenes)
 $(ANCHORS): | $(INFOS) $(DATA_ENV)
 else
 $(ANCHORS): $(INFOS) | $(DATA_ENV)
 endif
 	$(DATA_RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(OPTIONS))
+endif

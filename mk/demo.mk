@@ -7,14 +7,17 @@ DEMO_ITERS_1 := $(firstword $(DEMO_ITERS))
 DEMO_ITERS_2 := $(or $(word 2,$(DEMO_ITERS)),$(DEMO_ITERS_1))
 $(if $(word 3,$(DEMO_ITERS))$(strip $(foreach n,$(or $(DEMO_ITERS),0),$(if $(call is-whole,$(filter-out 0,$n)),,bad))),$(error DEMO_ITERS=$(DEMO_ITERS) is unknown: give one whole number above 0, or one of each stage))
 
+# The repository's own model is trained on for a moment, at a rate that does it no harm.
+DEMO_SHIPPED := $(if $(filter 1,$(FROM_SCRATCH)),,$(wildcard $(SHIPPED.$(DEMO_VARIANT))))
+
 .PHONY: demo
-demo: ## From nothing to a verified engine in minutes: data, both stages, evaluation, export, engine, a picture
+demo: ## From nothing to a verified engine in minutes: data, training, evaluation, export, engine, a picture and a video
 	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \
-	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS))
+	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS)$(if $(DEMO_SHIPPED), --cfg-options optimizer.lr=4e-5))
 
 # In the order that a person would type them; each is done once.
-DEMO_STEPS := env data train eval export verify engine visualize
+DEMO_STEPS := env data train eval export verify engine visualize $(FILMED)/.finished
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
 	@$(RUN) tools/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
-	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG))
+	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG)) --video $(call q,$(FILMED)) --log $(call q,$(call work,2)/train.jsonl)$(if $(filter $(SHIPPED),$(START)), --continued $(call q,$(SHIPPED)))

@@ -66,7 +66,7 @@ endif
 # In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
 here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
 ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
-read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)))),$(call ckpt,2)),$(call ckpt,1))
+read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)),$(SHIPPED))),$(call ckpt,2)),$(call ckpt,1))
 READ := $(call here-or-whole,$(or $(RANDOM_CKPT),$(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
 read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
@@ -79,8 +79,11 @@ OPTIONS = $(DATA_OPTIONS) $(CFG_OPTIONS)
 cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
 # A clip's length stands in three places of a config.
 CLIP_OPTIONS := $(if $(QUEUE_LENGTH),$(addsuffix =$(QUEUE_LENGTH),queue_length model.queue_length data.train.queue_length))
-# $(call train-options,stage), $(call train-flags,stage). Stage 2 starts from stage 1, whose place the config knows but for the demo.
-train-options = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB),load_from=$(call ckpt,1)))
+# What stage 2 starts from: stage 1, or the repository's own model where no stage 1 is there
+START := $(or $(if $(wildcard $(call ckpt,1)),,$(SHIPPED)),$(call ckpt,1))
+$(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2 promote,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
+# $(call train-options,stage), $(call train-flags,stage). The config knows the place of stage 1 but for the demo.
+train-options = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(START)))
 train-flags = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
 
 # One process needs no launcher; more, or more machines, go through torchrun.
@@ -123,7 +126,7 @@ other-run = $(if $(wildcard $2/run.json),$(if $(filter same,$(shell $(call work-
 
 # Rules of a stage: its training, its name in ckpts, its scores
 define stage-rules
-reads.$1 := $(INFOS) $(if $(filter 1,$1),$(INIT),$(call ckpt,1) $(ANCHORS))
+reads.$1 := $(INFOS) $(if $(filter 1,$1),$(INIT),$(START) $(ANCHORS))
 train-words.$1 = $(call config,$1) $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
 
 .PHONY: train-stage$1
@@ -153,7 +156,7 @@ $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 endif
 
 # The end-to-end model's name in deployment: a copy, unless somebody brought that one
-DEPLOY_FROM := $(if $(filter $(DEPLOYED),$(BROUGHT)),,$(if $(or $(ASKED_TO_TRAIN),$(wildcard $(call ckpt,2)),$(if $(wildcard $(DEPLOYED)),,1)),$(call ckpt,2)))
+DEPLOY_FROM := $(if $(filter $(DEPLOYED),$(BROUGHT)),,$(if $(or $(ASKED_TO_TRAIN),$(wildcard $(call ckpt,2)),$(if $(wildcard $(DEPLOYED))$(SHIPPED),,1)),$(call ckpt,2)))
 ifneq (,$(DEPLOY_FROM))
 $(DEPLOYED): $(DEPLOY_FROM) $(if $(and $(wildcard $(DEPLOYED)),$(wildcard $(DEPLOY_FROM))),$(if $(shell $(RECORDS) stale $(call qs,$(DEPLOY_FROM) $(DEPLOYED))),FORCE))
 	@$(RECORDS) copy $(call q,$<) $(call q,$@)
@@ -167,7 +170,7 @@ $(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAG
 $(RESULTS): private EVAL_CONFIG = $(READ_CONFIG)
 EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)
 endif
-PROMOTED := $(foreach s,$(STAGES),$(call ckpt,$s)) $(DEPLOYED)
+PROMOTED := $(if $(filter $(SHIPPED),$(START)),,$(call ckpt,1)) $(call ckpt,2) $(DEPLOYED)
 
 .PHONY: train promote eval eval-stage1 eval-stage2
 train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes on where it was interrupted

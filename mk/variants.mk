@@ -21,11 +21,15 @@ SHM.nano := 2g
 # GiB of memory that upstream's training needs on each GPU, where that is known
 GPU_GIB.full := 32
 
+# A model in this repository that has learnt the synthetic world: what is read and continued there, unless FROM_SCRATCH=1.
+# Its motion anchors lie beside it.
+SHIPPED.nano := weights/nano/nano_e2e.pth
+
 # Stacks that can run it. UniAD's code has 900 queries of width 256 written into it; nano has fewer of both.
 STACKS.nano := native
 
 # Iterations of the demo's training, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
-DEMO_ITERS.nano := 65 20
+DEMO_ITERS.nano := 65 30
 DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
 
@@ -43,6 +47,7 @@ DEFAULT.RAW :=
 DEFAULT.INIT :=
 DEFAULT.SHM := 8g
 DEFAULT.GPU_GIB :=
+DEFAULT.SHIPPED :=
 DEFAULT.PACE :=
 DEFAULT.STACKS := native torch1.12
 DEFAULT.DEMO_ITERS := 4 2

@@ -25,19 +25,42 @@ def read(path: Path) -> Any:
 
 def scores(results: dict[str, Any]) -> str:
     detection, tracking, road = (results.get(key) or {} for key in ("detection", "tracking", "map"))
-    motion, occupancy, planning = ((results.get(key) or {}).get("model") or {} for key in ("motion", "occupancy", "planning"))
+    motion, occupancy = ((results.get(key) or {}).get("model") or {} for key in ("motion", "occupancy"))
     far = ((results.get("occupancy") or {}).get("areas") or [""])[-1]
     named = {
         "NDS": detection.get("NDS"),
         "mAP": detection.get("mAP"),
-        "car AP": (detection.get("mean_AP") or {}).get("car"),
         "AMOTA": tracking.get("amota"),
         "drivable IoU": road.get("drivable_iou"),
         "vehicles' minADE": motion.get("car/min_ade_mean"),
         "occupancy IoU": occupancy.get(f"occ_iou_{far}"),
-        "planning L2 at 3 s": planning.get("L2_3s"),
     }
     return ", ".join(f"{name} {value:.3f}" for name, value in named.items() if isinstance(value, (int, float)))
+
+
+def three_figures(results: dict[str, Any]) -> list[str]:
+    """What a model must do, in one line each: find cars, foresee them, drive. The last two beside constant velocity."""
+
+    def of(key: str, who: str, name: str) -> str:
+        value = ((results.get(key) or {}).get(who) or {}).get(name)
+        return f"{value:.2f} m" if isinstance(value, (int, float)) else "-"
+
+    found = (((results.get("detection") or {}).get("AP") or {}).get("car") or {}).get("2.0")
+    rows = [f"cars found within 2 m (AP)            {found:.2f}" if isinstance(found, (int, float)) else ""]
+    ahead = ("vehicles' paths for 6 s (minADE)", "motion", "car/min_ade_mean"), ("plan after 3 s (L2)", "planning", "L2_3s")
+    for what, key, name in ahead:
+        rows.append(f"{what:37s} {of(key, 'model', name)}   constant velocity {of(key, 'constant_velocity', name)}")
+    return [row for row in rows if row]
+
+
+def losses(log: Path) -> str:
+    """First and last mean loss that the training logged."""
+    try:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        found = [line["loss"] for line in lines if line.get("mode") == "train"]
+    except (OSError, ValueError, KeyError, AttributeError):
+        found = []
+    return f"loss {found[0]:.2f} -> {found[-1]:.2f}" if len(found) > 1 else ""
 
 
 def checks(report: Any) -> str:
@@ -54,25 +77,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", required=True)
     parser.add_argument("--other", help="the variant to go on with, if it is another one")
-    for name in ("data", "infos", "checkpoint", "results", "onnx", "report", "engine", "picture"):
+    parser.add_argument("--log", type=Path, help="train.jsonl of the training", default=Path("absent"))
+    parser.add_argument("--continued", help="the repository's own weights that the training went on from")
+    for name in ("data", "infos", "checkpoint", "results", "onnx", "report", "engine", "picture", "video"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
+    results = read(args.results)
     rows = [
         ("synthetic nuScenes", args.data, ""),
         ("sample infos", args.infos, ""),
-        ("checkpoint", args.checkpoint, ""),
-        ("evaluation", args.results, scores(read(args.results))),
+        ("checkpoint", args.checkpoint, losses(args.log)),
+        ("evaluation", args.results, scores(results)),
         ("ONNX", args.onnx, "with its card and a recorded sequence"),
         ("verification", args.report, checks(read(args.report))),
         ("engine", args.engine, ""),
         ("picture", args.picture, "boxes, map, forecasts, occupancy, plan"),
+        ("video", args.video, "the same along a scene"),
     ]
     print(f"\nUniAD-{args.variant}, from nothing to an engine:\n")
     for what, path, note in rows:
         print(f"  {what:20s} {path}  ({size(path)}){'  ' + note if note else ''}")
+    print()
+    for row in three_figures(results):
+        print(f"  {row}")
     other = f"  make demo VARIANT={args.other}             the same with the model for Jetson Orin\n" if args.other else ""
+    said = (
+        f"\nThe model is {args.continued}, trained on here for a moment; FROM_SCRATCH=1 starts from nothing. Next:\n"
+        if args.continued
+        else "\nThis training was a glimpse, and so are its scores. Next:\n"
+    )
     print(
-        "\nThis training was a glimpse, and so are its scores. Next:\n"
+        f"{said}"
         f"  look at {args.picture}\n"
         f"  make train VARIANT={args.variant}            a whole schedule on a larger synthetic world\n"
         f"  make eval VARIANT={args.variant}             and its scores\n"

@@ -229,6 +229,52 @@ def test_variables_of_the_environment_name_no_checkpoint(tree: Tree):
     assert shown.returncode == 0 and "absent.pth" not in shown.stdout
 
 
+SHIPPED = "weights/nano/nano_e2e.pth"
+
+
+@pytest.fixture
+def shipped(tree: Tree) -> Tree:
+    bring(tree, SHIPPED)
+    bring(tree, "weights/nano/motion_anchor_infos_mode6.pkl")
+    return tree
+
+
+@pytest.mark.parametrize("goal", READERS, ids=" ".join)
+def test_the_repositorys_own_model_is_read_where_nobody_trained_one(shipped: Tree, goal: list[str]):
+    shown = plan(shipped, *goal, "VARIANT=nano")
+    assert not trains(shown) and f"{SHIPPED}'" in shown
+    assert "make_motion_anchors" not in shown, "it has anchors of its own"
+
+
+def test_it_is_that_of_one_variant_and_of_the_synthetic_world(shipped: Tree):
+    assert SHIPPED not in plan(shipped, "eval", "VARIANT=tiny")
+    assert SHIPPED not in plan(shipped, "eval", "VARIANT=nano", "FROM_SCRATCH=1")
+    (shipped.root / "data/nuscenes/v1.0-trainval").mkdir(parents=True)
+    (shipped.root / "data/nuscenes/v1.0-trainval/sample.json").write_text("[]")
+    assert SHIPPED not in plan(shipped, "eval", "VARIANT=nano", "DATASET=nuscenes")
+
+
+def test_training_continues_it_unless_told_to_start_from_nothing(shipped: Tree):
+    said = shipped.done("train", "VARIANT=nano")
+    (line,) = (line for line in shipped.calls() if line.startswith("tools/train.py"))
+    assert "stage2_e2e" in line and f"[load_from={SHIPPED}]" in line and SHIPPED in said
+    shipped.done("eval", "VARIANT=nano")
+    assert "[ckpts/nano_e2e.pth]" in shipped.calls()[-1], "what was trained is read from then on"
+    shipped.done("train", "VARIANT=nano", "FROM_SCRATCH=1")
+    lines = [line for line in shipped.calls() if line.startswith("tools/train.py")]
+    assert len(lines) == 2 and SHIPPED not in "".join(lines) and "[--from-scratch]" in lines[0]
+
+
+def test_the_demo_continues_it_gently(shipped: Tree):
+    shipped.done("demo")
+    calls = shipped.calls()
+    (line,) = (line for line in calls if line.startswith("tools/train.py"))
+    assert f"[load_from={SHIPPED}]" in line and "[optimizer.lr=4e-5]" in line and "[--max-iters] [30]" in line
+    assert f"[--continued] [{SHIPPED}]" in calls[-1]
+    shipped.done("demo")
+    assert shipped.tools() == ["demo_summary"]
+
+
 def test_a_copy_that_was_killed_half_way_is_done_again(tree: Tree):
     tree.done("train", "VARIANT=nano")
     for record in (tree.root / ".make/made").iterdir():

@@ -55,17 +55,28 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
 
 def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path):
     results = tmp_path / "results.json"
-    results.write_text(json.dumps({"detection": {"NDS": 0.1, "mAP": 0.05, "mean_AP": {"car": 0.2}}, "tracking": {"amota": None},
-                                   "occupancy": {"areas": ["8x8", "25x25"], "model": {"occ_iou_25x25": 0.4}},
-                                   "motion": {"model": {"car/min_ade_mean": 1.5}}, "planning": {"model": {"L2_3s": 2.25}}}))
+    content = {
+        "detection": {"NDS": 0.1, "mAP": 0.05, "AP": {"car": {"2.0": 0.2}}},
+        "tracking": {"amota": None},
+        "occupancy": {"areas": ["8x8", "25x25"], "model": {"occ_iou_25x25": 0.4}},
+        "motion": {"model": {"car/min_ade_mean": 1.5}},
+        "planning": {"model": {"L2_3s": 2.25}, "constant_velocity": {"L2_3s": 4.5}},
+    }
+    results.write_text(json.dumps(content))
+    log = tmp_path / "train.jsonl"
+    log.write_text("".join(json.dumps({"mode": "train", "loss": loss}) + "\n" for loss in (9.5, 8.0, 7.25)))
     report = tmp_path / "verify.json"
     row = {"backend": "onnxruntime", "ok": True, "frames": 10, "worst": {"boxes_m": 2e-5, "plan_m": 3e-6}}
     report.write_text(json.dumps([row]))
-    paths = {name: str(tmp_path / name) for name in ("data", "infos", "checkpoint", "onnx", "engine", "picture")}
-    flags = [f"--{k}={v}" for k, v in {**paths, "results": str(results), "report": str(report)}.items()]
+    paths = {name: str(tmp_path / name) for name in ("data", "infos", "checkpoint", "onnx", "engine", "picture", "video")}
+    paths |= {"results": str(results), "report": str(report), "log": str(log), "continued": "weights/x.pth"}
+    flags = [f"--{k}={v}" for k, v in paths.items()]
     monkeypatch.setattr(sys, "argv", ["demo_summary", "--variant", "nano", *flags])
     demo_summary.main()
     text = capsys.readouterr().out
-    for words in ("car AP 0.200", "onnxruntime agrees over 10 frames", "minADE 1.500", "occupancy IoU 0.400",
-                  "planning L2 at 3 s 2.250", "plan 3e-06 m", "make train", "make help", paths["picture"]):
+    for words in (
+        "cars found within 2 m (AP)            0.20", "onnxruntime agrees over 10 frames", "minADE 1.500", "plan 3e-06 m",
+        "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", "loss 9.50 -> 7.25", "The model is weights/x.pth",
+        "make train", "make help", paths["picture"], paths["video"],
+    ):  # fmt: skip
         assert words in text
