@@ -19,12 +19,19 @@ from uniad.errors import UserError
 
 
 @pytest.fixture
-def car(onnx: Path, tmp_path: Path) -> Path:
-    """A folder with what a person carries to a car: the package, the graph and its card."""
+def package(tmp_path: Path) -> Path:
+    """A folder with the package alone, and the program that drives it."""
     shutil.copytree(REPO / "projects" / "uniad", tmp_path / "package" / "uniad", ignore=shutil.ignore_patterns("__pycache__"))
-    for source in (onnx, Path(f"{onnx}.json"), REPO / "tests" / "runtime_elsewhere.py"):
-        shutil.copy(source, tmp_path)
+    shutil.copy(REPO / "tests" / "runtime_elsewhere.py", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def car(onnx: Path, package: Path) -> Path:
+    """What a person carries to a car: the package, the graph and its card."""
+    for source in (onnx, Path(f"{onnx}.json")):
+        shutil.copy(source, package)
+    return package
 
 
 def python(car: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -54,12 +61,12 @@ def test_it_says_the_same_without_repository_and_training_packages(car: Path, sp
             np.testing.assert_array_equal(there[name], value, err_msg=name)
 
 
-def test_what_a_car_imports_needs_no_training_package(car: Path) -> None:
+def test_what_a_car_imports_needs_no_training_package(package: Path) -> None:
     """Of every module on the way, also those that only engines and trtexec take."""
     modules = "runtime sensors result trtexec_runner verify collision cuda ondevice".split()
     code = "import sys, runtime_elsewhere; sys.meta_path.insert(0, runtime_elsewhere.Blocker)\n"
     code += "".join(f"import uniad.deploy.{name}\n" for name in modules) + "import uniad.cli"
-    done = python(car, "-c", code)
+    done = python(package, "-c", code)
     assert done.returncode == 0, done.stderr
 
 
