@@ -161,7 +161,13 @@ def test_an_engine_without_gpus_is_one_line(machine: Machine):
 def test_too_little_shared_memory_is_one_line(machine: Machine):
     done = machine.make("train-stage1", "SHM_SIZE=64m", "CFG_OPTIONS=optimizer.lr=1e-3")
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode != 0 and len(lines) == 1 and "/dev/shm has 64 MiB" in lines[0] and "--shm-size=8g" in lines[0]
+    assert done.returncode != 0 and len(lines) == 1 and "SHM_SIZE=64m: " in lines[0] and "SHM_SIZE=8g" in lines[0], done.stderr
+    assert machine.make("image").returncode == 0
+    command = [machine.engine, "run", "--rm", "--shm-size=64m", "--env", "NEED_SHM_GIB=8", "uniad_test", "true"]
+    by_hand = subprocess.run(command, capture_output=True, text=True)
+    lines = by_hand.stderr.splitlines()
+    assert by_hand.returncode == 2 and len(lines) == 1, by_hand.stderr
+    assert "/dev/shm has 64 MiB" in lines[0] and "--shm-size=8g" in lines[0]
 
 
 def test_an_image_that_was_removed_is_built_again(machine: Machine):
