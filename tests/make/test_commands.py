@@ -163,7 +163,8 @@ def faults(words: list[str]) -> list[str]:
         text += "".join(help_of(REPO / name) for name in re.findall(r"tools/\w+\.py", text))
     options = [w.partition("=")[0] for w in words[1:] if re.match(r"--[a-z]", w)]
     found = [f"{script.name} has no option {o}" for o in options if not re.search(rf"{re.escape(o)}(?![\w-])", text)]
-    configs = [w for w in words[1:] if re.fullmatch(r"(\./)?projects/configs/\S+\.py", w)]
+    # STEM stands for a variant's file names.
+    configs = [w for w in words[1:] if re.fullmatch(r"(\./)?projects/configs/\S+\.py", w) and "STEM" not in w]
     return found + [f"no config {c}" for c in configs if not (REPO / c).is_file()]
 
 
