@@ -16,7 +16,9 @@ from uniad.errors import EXIT_USER_ERROR
 VERBS = {
     "doctor": "doctor.py",
     "configure": "configure.py",
+    "preflight": "preflight.py",
     "weights": "fetch_weights.py",
+    "random-weights": "make_random_weights.py",
     "init-weights": "postprocess_bevformer_tiny_epoch_24_pth.py",
     "synthetic": "make_synthetic_nuscenes.py",
     "data": "create_data.py",
