@@ -96,7 +96,7 @@ def _no_scene(source: _Source, tables: Path) -> str:
 
 def write_infos(path: str | Path, infos: list[dict[str, Any]], version: str, every: int = 1) -> None:
     """Write an info file whole or not at all."""
-    metadata = {"version": version, "made_by": MADE_BY} | ({"every": every} if every > 1 else {})
+    metadata = {"version": version, "made_by": MADE_BY, **({"every": every} if every > 1 else {})}
     unpickle.save(path, {"infos": infos, "metadata": metadata})
 
 

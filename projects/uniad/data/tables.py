@@ -13,7 +13,7 @@ from uniad.data.check import CAMERAS, LIDAR
 from uniad.errors import UserError
 from uniad.formats import nuscenes as schema
 
-Record = dict[str, Any]
+Record = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 class Tables(NuScenes):
