@@ -197,7 +197,6 @@ def test_touched_configs_are_not_changed_configs(tree: Tree):
 
 @pytest.mark.parametrize("tool, product", [
     ("create_data", "data/synthetic/infos/nuscenes_infos_temporal_train.pkl"),
-    ("train", "projects/work_dirs/stage1_track_map/nano_track_map/epoch_6.pth"),
     ("make_motion_anchors", "data/synthetic/others/motion_anchor_infos_mode6.pkl"),
     ("export_onnx", "onnx/uniad_nano_cp.onnx"),
     ("verify", "onnx/uniad_nano_cp.onnx.verify.json"),
@@ -211,6 +210,13 @@ def test_a_failed_step_leaves_no_product_and_is_done_again(tree: Tree, tool: str
     tree.calls()
     tree.done(*goals)
     assert tool in tree.tools() and (tree.root / product).exists()
+
+
+def test_a_checkpoint_stays_when_the_training_that_wrote_it_ends_badly(tree: Tree):
+    """It is whole or not there: the trainer renames it into place. Days of training must not go with it."""
+    product = "projects/work_dirs/stage1_track_map/nano_track_map/epoch_6.pth"
+    assert tree.make("train", "VARIANT=nano", FAIL="train", LEAVE=product).returncode != 0
+    assert (tree.root / product).exists() and not (tree.root / "ckpts/nano_track_map.pth").exists()
 
 
 def test_an_interrupted_run_goes_on_by_the_same_command(tree: Tree):
