@@ -29,8 +29,8 @@ def run(
     """Run every scene from its start, write all results to ``out``, return the summary.
 
     about: entries of the summary that say what is run over what. warmup: first frames that the latencies leave out, where there
-    are more. SIGINT or SIGTERM ends it after the frame in progress; a second Ctrl-C at once. Either way, and after an error, the
-    frames done are kept and accounted for.
+    are more. SIGINT, SIGTERM or SIGHUP ends it after the frame in progress; a second Ctrl-C at once. Either way, and after an
+    error, the frames done are kept and accounted for.
     """
     claim(out)
     spec, ranges = runtime.spec, class_ranges()
@@ -39,7 +39,7 @@ def run(
     tracks: dict[str, list[dict]] = {}
     timings: list[dict[str, float]] = []
     done: list[dict[str, Any]] = []
-    interrupt = Interrupt()
+    interrupt = Interrupt("finishing this frame; Ctrl-C again stops at once")
 
     def account(finished: bool) -> dict[str, Any]:
         write_json(out / "detection.json", submission(detections))
