@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -159,7 +159,10 @@ TURNED = np.array([[0, 0, 0, 1], [0, 0, 1, 0], [0, -1, 0, 0], [-1, 0, 0, 0]], fl
 WIDE = np.array([[120.0, 0, 800, 15_200], [0, 120, 450, 8550], [0, 0, 1, 19], [0, 0, 0, 1]])  # 19 m below, looking up
 
 
-def test_refused_frames_change_nothing(runtime: Runtime, shots: list[Shot], undisturbed: list[Result]) -> None:
+def test_refused_frames_change_nothing(
+    runtime: Runtime, shots: list[Shot], undisturbed: list[Result], record_property: Callable[[str, object], None]
+) -> None:
+    record_property("attacks", 2 * len(IMPLAUSIBLE) + len(LATER))
     runtime.reset()
     for number, (shot, want) in enumerate(zip(shots, undisturbed)):
         for case, (spoil, message) in (IMPLAUSIBLE | LATER if number else IMPLAUSIBLE).items():
