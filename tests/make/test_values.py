@@ -67,6 +67,9 @@ def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree
     names = set(quoted()) | {"WEIGHTS_URL.bevformer_tiny_epoch_24.pth"}
     assert {"CFG_OPTIONS", "JETSON_DIR", "JETSON_SSH_FLAGS", "KEEP_FP32", "UNIAD_GIT_URL"} <= names
     given = [f"{name}={value}" for name in sorted(names)]
+    # a training would stop at once: it reads CFG_OPTIONS first of all
+    (tree.root / "ckpts").mkdir(exist_ok=True)
+    (tree.root / "ckpts/nano_e2e_ep20.pth").write_text("weights")
     tree.make("infer", "engine", "visualize", "VARIANT=nano", "DATASET=synthetic", "STACK=native", "RUNTIME=host", *given)
     tree.make("quantize", "jetson-engine", "VARIANT=nano", "JETSON=me@orin", "PRECISION=int8", *given)
     tree.make("clone", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=tiny", *given)
