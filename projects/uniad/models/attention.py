@@ -10,9 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Added to the logit of a padded key. Finite, so that a set with no valid key gives a finite (and unused) result instead of
-# NaN; small enough that exp() is exactly 0 beside any valid key; representable in half precision.
+# Added to the logit of a padded key: small enough that exp() is exactly 0 beside any valid key, representable in half precision.
 PADDED_LOGIT = -1.0e4
+
+
+def padding_bias(key_padding: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits of an attention: key_padding [..., K] bool, True where there is no key -> [..., K].
+
+    A query without any key sees them all. Its result is finite and must not be used, as that of an offset common to all its
+    logits, which softmax ignores; yet such an offset makes the fused attention of cuDNN give query gradients that are not
+    finite in bf16 (benchmarks/masked_attention.py), and minus infinity would give NaN everywhere.
+    """
+    padded = key_padding.to(dtype)
+    return padded * (1.0 - padded.amin(-1, keepdim=True)) * PADDED_LOGIT
 
 
 class MultiheadAttention(nn.Module):
@@ -32,7 +42,7 @@ class MultiheadAttention(nn.Module):
         """Attend from ``query`` to ``key``/``value``.
 
         query: [B, R, D]; key, value: [B, K, D]; key_padding: [B, K] bool, True where there is no key, or [B, R, K] for keys
-        that only some queries may see. Returns [B, R, D].
+        that only some queries may see. Returns [B, R, D]; where a query has no key, numbers without meaning.
         Projections are fused where the same tensor is passed twice (``query is key`` or ``key is value``).
         """
         dim = query.shape[-1]
@@ -49,7 +59,7 @@ class MultiheadAttention(nn.Module):
             v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
         mask = None
         if key_padding is not None:
-            mask = (key_padding if key_padding.dim() == 3 else key_padding[:, None])[:, None].to(q.dtype) * PADDED_LOGIT
+            mask = padding_bias((key_padding if key_padding.dim() == 3 else key_padding[:, None])[:, None], q.dtype)
         out = F.scaled_dot_product_attention(
             self._split(q), self._split(k), self._split(v), mask, dropout_p=self.dropout if self.training else 0.0
         )
