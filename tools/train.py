@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
     from uniad.training.options import TrainOptions
+    from uniad.training.packed import packed_loader
     from uniad.training.run import RunOptions, default_work_dir, train
 
     try_place(Path(args.work_dir or default_work_dir(args.config)) / "iter_latest.pth")
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             regularise=not args.no_regularisation,
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),
         ),
+        *([packed_loader(args.packs)] if args.packs else []),
     )
     return outcome.exit_code
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -66,14 +66,7 @@ class ClipDataset(Dataset):
 
     def last_frame(self, index: int, rng: np.random.Generator) -> int:
         """``index`` if a clip can end there, else another frame, drawn until one fits."""
-        for _ in range(MAX_DRAWS):
-            if self._fits(index):
-                return index
-            index = int(rng.integers(len(self.table)))
-        raise UserError(
-            f"{self.table.path}: of {MAX_DRAWS} clips drawn none has objects of the config's classes in all its "
-            f"{self.spec.queue_length} frames"
-        )
+        return draw_last(index, self._fits, len(self.table), self.spec.queue_length, rng, self.table.path)
 
     def _fits(self, last: int) -> bool:
         frames = self.clip_frames(last)
@@ -95,6 +88,17 @@ class ClipDataset(Dataset):
             self.targets.clip(frames),
             [frame_meta(frame, self.table, self.images) for frame in frames],
         )
+
+
+def draw_last(
+    index: int, fits: Callable[[int], bool], count: int, length: int, rng: np.random.Generator, source: object
+) -> int:
+    """``index`` if a clip of ``length`` frames may end there, else another of ``count`` frames, drawn until one fits."""
+    for _ in range(MAX_DRAWS):
+        if fits(index):
+            return index
+        index = int(rng.integers(count))
+    raise UserError(f"{source}: of {MAX_DRAWS} clips drawn none has objects of the config's classes in all its {length} frames")
 
 
 class SceneSample(NamedTuple):
@@ -192,24 +196,29 @@ def frame_tensors(
     frames: range, labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool
 ) -> Frame:
     """Model input of consecutive frames [T, ...]; the first one starts afresh."""
-    table, spec = labeller.table, labeller.spec
-    span = slice(frames.start, frames.stop)
-    commands = check_command([labeller.command(frame) for frame in frames], f"{table.path}: a command")
+    spec = labeller.spec
     img = torch.empty(len(frames), len(CAMERAS), 3, spec.image.height, spec.image.width)
     for number, frame in enumerate(frames):
         images.load(frame, distort, img[number].numpy())
+    start = torch.tensor([number == 0 for number in range(len(frames))])
+    return Frame(img=img, scene_start=start, **pose_tensors(frames, labeller, rounded_time))
+
+
+def pose_tensors(frames: range, labeller: Labeller, rounded_time: bool) -> dict[str, torch.Tensor]:
+    """What consecutive frames [T, ...] tell the model beside images, by field of ``Frame``; none depends on the others."""
+    table, spec = labeller.table, labeller.spec
+    span = slice(frames.start, frames.stop)
+    commands = check_command([labeller.command(frame) for frame in frames], f"{table.path}: a command")
     projection = scaled_projection(table.img_from_lidar[span], spec.image.scale)
     global_from_lidar = table.global_from_lidar[span]
     start = table.frames_of(int(table.scene[frames.start])).start
-    return Frame(
-        img=img,
+    return dict(
         lidar2img=torch.from_numpy(projection.astype(np.float32)),
         can_bus=torch.from_numpy(np.stack([can_bus(frame, labeller) for frame in frames])),
         # Points are row vectors here: the rotation is stored transposed.
         l2g_r=torch.from_numpy(np.ascontiguousarray(np.swapaxes(global_from_lidar[:, :3, :3], 1, 2), dtype=np.float32)),
         l2g_t=torch.from_numpy(global_from_lidar[:, :3, 3].astype(np.float32)),
         time_s=torch.from_numpy(scene_time(table.timestamp_us[span], int(table.timestamp_us[start]), rounded_time)),
-        scene_start=torch.tensor([number == 0 for number in range(len(frames))]),
         command=torch.from_numpy(commands.astype(np.int32)),
     )
 

@@ -47,6 +47,10 @@ class ImageSource:
         for camera, (pixels, scaler) in enumerate(self._pixels(frame)):
             finish(pixels, image, scaler, distortions[camera], out[camera])
 
+    def scaled_bytes(self, frame: int) -> U8:
+        """A frame's images scaled and rounded to 8 bits [cameras, h, w, 3], not padded: what the ``scaled`` cache keeps."""
+        return np.stack([rounded(pixels, scaler) for pixels, scaler in self._pixels(frame)])
+
     def _pixels(self, frame: int) -> list[tuple[U8, Resampler]]:
         """Source pixels of each camera and how to weigh them."""
         scale = self.spec.image.scale
@@ -153,9 +157,12 @@ class ImageCache:
             height, width = scaler.source_hw
             needed = f"{ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}"
             raise UserError(f"the image cache holds images of {needed}, one has {width}x{height}; set native.image_cache=off")
-        if self.exact:
-            return pixels
-        return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
+        return pixels if self.exact else rounded(pixels, scaler)
+
+
+def rounded(pixels: U8, scaler: Resampler) -> U8:
+    """The scaled image [h, w, 3] of picked pixels, rounded to 8 bits."""
+    return np.clip(np.rint(scaler.weigh(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
 
 
 def _allocated(path: Path) -> int:

@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
                    help="auto: go on from the newest complete checkpoint in the work directory, if there is one (default)")
     g.add_argument("--data-root", help="folder of the dataset, instead of the config's")
     g.add_argument("--info-root", help="folder of nuscenes_infos_temporal_{train,val}.pkl, instead of the config's")
+    g.add_argument("--packs", type=Path, nargs="+", metavar="FILE",
+                   help="train on these packs of tools/pack_clips.py, one for each world, instead of the config's dataset")
     g.add_argument("--save-every", type=period, default=period("10m"), metavar="N|TIME",
                    help="also keep iter_latest.pth, every N iterations or every 90s, 10m, 2h; 0: never (default: 10m)")
 

@@ -30,7 +30,8 @@ FORMAT = 2
 _READ = ("model", "optimizer", "optimizer_config", "lr_config", "momentum_config", "runner", "total_epochs", "fp16", "native",
          "cudnn_benchmark", "custom_hooks", "data.samples_per_gpu", "data.train", "data.shuffler_sampler")  # fmt: skip
 # Options of the command line that change a training; --samples-per-gpu is a value of the config
-_OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history")
+_OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history",
+            "packs")  # fmt: skip
 # Where things lie and how they are read: the same name means that wherever it stands
 _PLACES = {"data_root", "info_root", "anchor_root", "ann_file", "img_root", "anchor_info_path", "file_client_args", "pretrained",
            "image_cache_dir", "decode_threads"}  # fmt: skip
@@ -69,7 +70,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _said(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+    said = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+    return said | ({"packs": sorted(path.name for path in args.packs)} if args.packs else {})  # their folder is a place
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:

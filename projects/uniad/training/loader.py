@@ -51,7 +51,7 @@ class _Positioned(Dataset):
             return Failure(str(error))
 
 
-class _Batches:
+class Batches:
     """Batches of positions from iteration ``start`` on."""
 
     def __init__(self, sampler: EpochSampler, batch_size: int, epoch_len: int):
@@ -89,9 +89,9 @@ class ClipLoader:
     ):
         if len(sampler) == 0:
             raise UserError("the training set is empty: check the info file and data root")
-        self.batch_size = batch_size
+        self.batch_size, self.workers = batch_size, workers
         self.epoch_len = -(-len(sampler) // batch_size)
-        self.batches = _Batches(sampler, batch_size, self.epoch_len)
+        self.batches = Batches(sampler, batch_size, self.epoch_len)
         self.timeout_s = timeout_s
         self.loader = guarded_loader(
             _Positioned(dataset, seed), workers=workers, collate=collate, batch_sampler=self.batches, pin_memory=pin_memory

@@ -1,0 +1,76 @@
+"""Training clips from packs: joined on the GPU where all frames fit there, on the host otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uniad.data.dataset import draw_last
+from uniad.data.packs import Record, clip_ends, join, read_packs, size_of, take_clips
+from uniad.data.sampler import TrainSampler
+from uniad.errors import UserError
+from uniad.spec import Spec
+from uniad.training.distributed import World
+from uniad.training.loader import Batches, Position
+from uniad.types import Clip
+
+SHARE_OF_GPU = 0.5  # of the free memory that a pack may take; a training iteration needs the rest
+
+
+class PackedLoader:
+    """Batches of clips for one process, the same as ``ClipLoader`` draws from one data set with images rounded to bytes."""
+
+    workers = 0
+
+    def __init__(self, parts: Sequence[Record], spec: Spec, world: World, seed: int, source: str) -> None:
+        data = spec.data
+        self.length, self.image, self.seed, self.source = data.queue_length, data.image, seed, source
+        self.device, self.batch_size = world.device, data.samples_per_gpu
+        on_gpu = world.device.type == "cuda"
+        fits = on_gpu and sum(map(size_of, parts)) < SHARE_OF_GPU * torch.cuda.mem_get_info(world.device)[0]
+        self.record = join(parts, world.device if fits else "cpu")
+        self.fits = clip_ends(self.record, self.length)
+        sampler = TrainSampler(len(self.fits), self.batch_size, world.rank, world.size, seed)
+        self.epoch_len = -(-len(sampler) // self.batch_size)
+        self.batches = Batches(sampler, self.batch_size, self.epoch_len)
+
+    def stream(self, start: int = 0) -> Iterator[Clip]:
+        """Clips of iteration ``start``, ``start`` + 1, ... without end; on the device where the frames are there."""
+        self.batches.start = start
+        where, pin = self.record.img.device, self.device.type == "cuda"
+        for positions in self.batches:
+            last = torch.tensor([self.last_frame(p) for p in positions])
+            frames, targets = take_clips(self.record, last.to(where, non_blocking=True), self.length, self.image)
+            clip = Clip(frames, targets, [])
+            yield clip if where == self.device or not pin else pinned(clip)
+
+    def last_frame(self, position: Position) -> int:
+        """The last frame of a sample's clip, drawn as ``ClipDataset`` draws it."""
+        rng = np.random.default_rng((self.seed, *position))
+        return draw_last(position.index, self.fits.__getitem__, len(self.fits), self.length, rng, self.source)
+
+
+def pinned(clip: Clip) -> Clip:
+    """The clip in memory that a GPU can read while the host goes on."""
+    return Clip(
+        type(clip.frames)(*(x.pin_memory() for x in clip.frames)),
+        type(clip.targets)(*(x if x is None else x.pin_memory() for x in clip.targets)),
+        clip.meta,
+    )
+
+
+def packed_loader(packs: Sequence[Path]) -> Callable[[Spec, World, int], PackedLoader]:
+    """What ``training.run.train`` makes its clips with, from these packs."""
+
+    def make(spec: Spec, world: World, seed: int) -> PackedLoader:
+        if spec.data.image.photometric:
+            raise UserError(
+                f"packs hold scaled bytes and {spec.name} distorts whole images: leave --packs out, or train with "
+                "--no-regularisation"
+            )
+        return PackedLoader(read_packs(packs, spec), spec, world, seed, ", ".join(map(str, packs)))
+
+    return make
