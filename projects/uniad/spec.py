@@ -17,23 +17,28 @@ from uniad.configfile import ConfigError, load_config
 __all__ = ["ConfigError", "from_config", "from_scratch", "load_config", "load_spec"]
 
 Range6 = "tuple[float, float, float, float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
+CompatChoice = Literal["documented", "fixed"]
 
 
 @dataclass(frozen=True)
 class CompatSpec:
     """Known faults of the documented implementation, one by one: ``documented`` (what published weights saw), ``fixed``."""
 
-    can_bus_quaternion: Literal["documented", "fixed"] = "documented"  # first component written four times
-    timestamps: Literal["documented", "fixed"] = "documented"  # float32 epoch seconds in training: 128 s apart
-    first_frame_pose: Literal["documented", "fixed"] = "documented"  # scene start keeps the delta to the pose before
-    rotate_center: Literal["documented", "fixed"] = "documented"  # (100, 100) for every BEV size
-    occ_grid: Literal["documented", "fixed"] = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
-    planning_metric: Literal["documented", "fixed"] = "documented"  # masked frames count as zero error
-    collision_loss: Literal["documented", "fixed"] = "documented"  # teaches the trajectory nothing
-    collision_pixels: Literal["documented", "fixed"] = "documented"  # truncated to whole metres, always 0.5 m a cell
-    motion_metric: Literal["documented", "fixed"] = "documented"  # EPA 0 where nothing matched, see docs/configs.md
+    can_bus_quaternion: CompatChoice = "documented"  # first component written four times
+    timestamps: CompatChoice = "documented"  # float32 epoch seconds in training: 128 s apart
+    first_frame_pose: CompatChoice = "documented"  # scene start keeps the delta to the pose before
+    rotate_center: CompatChoice = "documented"  # (100, 100) for every BEV size
+    occ_grid: CompatChoice = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
+    planning_metric: CompatChoice = "documented"  # masked frames count as zero error
+    collision_loss: CompatChoice = "documented"  # teaches the trajectory nothing
+    collision_pixels: CompatChoice = "documented"  # truncated to whole metres, always 0.5 m a cell
+    motion_metric: CompatChoice = "documented"  # EPA 0 where nothing matched, see docs/configs.md
     # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
-    past_traj_future: Literal["documented", "fixed"] = "documented"
+    past_traj_future: CompatChoice = "documented"
+    anchor_rotation: CompatChoice = "documented"  # motion anchors turn by pi/2 - heading, not heading - pi/2
+    shift_now: CompatChoice = "documented"  # temporal attention moves the current BEV along with the previous one
+    # Only a frame with a new object measures how tracks overlap their objects; other frames keep older overlaps
+    stale_overlap: CompatChoice = "documented"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class BackboneSpec:
     stage_with_dcn: tuple[bool, bool, bool, bool] = (False, False, False, False)
     dcn_groups: int = 1
     num_stages: int = 4
+    base_channels: int = 64  # of the first stage; each later one has twice as many
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class BevSpec:
     rotate_prev_bev: bool = True
     use_shift: bool = True
     use_can_bus: bool = True
-    rotate_center: tuple[int, int] = (100, 100)  # x, y in BEV cells; documented for every size
+    rotate_center: tuple[float, float] = (100, 100)  # x, y in BEV cells; documented for every size
+    shift_now: bool = True  # the current BEV, too, is read at the place where the previous one showed a cell
     sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (check_rig); native.sca_capacity
 
 
@@ -179,6 +186,7 @@ class MotionSpec:
     weight_nll: float = 0.5
     weight_minade: float = 0.0
     weight_minfde: float = 0.25
+    anchor_rotation: CompatChoice = "documented"
 
 
 @dataclass(frozen=True)
@@ -245,6 +253,9 @@ class TrackLossSpec:
     weight_cls: float = 2.0
     weight_box: float = 0.25
     weight_past_traj: float = 0.0
+    # How training measures whether a row holds its object: IoU from above, or 1 at its centre falling to 0 at 4 m
+    overlap: Literal["iou", "distance"] = "iou"
+    stale_overlap: CompatChoice = "documented"
 
 
 @dataclass(frozen=True)
@@ -269,6 +280,7 @@ class FreezeSpec:
     img_neck: bool
     bn: bool
     bev_encoder: bool = False
+    stage1: bool = False  # all that stage 1 trained: only the heads of stage 2 learn
 
 
 @dataclass(frozen=True)
@@ -360,6 +372,8 @@ class TrainSpec:
     load_from: str | None
     find_unused_parameters: bool
     lr_by_epoch: bool = True  # cosine stepped by epoch (documented) or by iteration
+    regularise: bool = True  # False: no dropout, grid mask or photometric distortion, see training/regularisation.py
+    shared_history: bool = False  # history BEVs read the learning pass's image features, see training/clip.py
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ _base_ = ["./base_track_map.py"]
 _dim_ = 128
 _ffn_dim_ = 256
 _num_levels_ = 1
-bev_h_ = 25
-bev_w_ = 25
+bev_h_ = 50
+bev_w_ = 50
 bev_size = (bev_h_, bev_w_)
 canvas_size = bev_size
-num_query = 300
+num_query = 240
 queue_length = 2
 point_cloud_range = {{_base_.point_cloud_range}}
 
@@ -22,14 +22,11 @@ model = dict(
     queue_length=queue_length,
     num_query=num_query,
     embed_dims=_dim_,
-    # Nano trains for minutes. By then the focal loss has brought every score to about 0.18, where queries rest that cannot tell
-    # objects (a tenth of them) from nothing; 0.4 would leave tracking, and the verification of its graph, without any track.
-    score_thresh=0.17,
-    filter_score_thresh=0.15,
     img_backbone=dict(
         _delete_=True,
         type="ResNet",
         depth=18,
+        base_channels=32,
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
@@ -39,7 +36,7 @@ model = dict(
         norm_eval=False,
         style="pytorch",
     ),
-    img_neck=dict(in_channels=[256], out_channels=_dim_, num_outs=_num_levels_),
+    img_neck=dict(in_channels=[128], out_channels=_dim_, num_outs=_num_levels_),
     freeze_img_backbone=False,
     pts_bbox_head=dict(
         bev_h=bev_h_,
@@ -60,7 +57,7 @@ model = dict(
                             deformable_attention=dict(
                                 type="MSDeformableAttention3D",
                                 embed_dims=_dim_,
-                                num_points=8,
+                                num_points=4,
                                 num_levels=_num_levels_,
                             ),
                             embed_dims=_dim_,
@@ -89,7 +86,7 @@ model = dict(
         test_cfg=dict(max_per_img=50),
         transformer=dict(
             encoder=dict(
-                num_layers=2,
+                num_layers=1,
                 transformerlayers=dict(
                     attn_cfgs=dict(embed_dims=_dim_, num_levels=_num_levels_, dropout=0.0),
                     feedforward_channels=_ffn_dim_,
@@ -109,12 +106,12 @@ model = dict(
             ),
         ),
         positional_encoding=dict(num_feats=_dim_ // 2),
-        thing_transformer_head=dict(d_model=_dim_, num_decoder_layers=2),
-        stuff_transformer_head=dict(d_model=_dim_, num_decoder_layers=2),
+        thing_transformer_head=dict(d_model=_dim_, num_decoder_layers=1),
+        stuff_transformer_head=dict(d_model=_dim_, num_decoder_layers=1),
     ),
 )
 
-occflow_grid_conf = dict(xbound=[-50.0, 50.0, 4], ybound=[-50.0, 50.0, 4], zbound=[-10.0, 10.0, 20.0])
+occflow_grid_conf = dict(xbound=[-50.0, 50.0, 2], ybound=[-50.0, 50.0, 2], zbound=[-10.0, 10.0, 20.0])
 occ_labels = dict(
     type="GenerateOccFlowLabels",
     grid_conf=occflow_grid_conf,
@@ -125,7 +122,7 @@ occ_labels = dict(
 normalize = dict(
     type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
-scale = dict(type="RandomScaleImageMultiViewImage", scales=[0.125])  # 200x112, padded to 224x128
+scale = dict(type="RandomScaleImageMultiViewImage", scales=[0.25])  # 400x225, padded to 416x256
 train_pipeline = [
     {{_base_.load_images}},
     {{_base_.photometric}},
@@ -152,12 +149,14 @@ test_pipeline = [
         transforms=[scale, {{_base_.pad}}, {{_base_.test_bundle}}, {{_base_.test_collect}}],
     ),
 ]
+# The futures of synthetic objects are smooth: nothing to smooth, which would take a third of an iteration.
+_shared_ = dict(bev_size=bev_size, canvas_size=canvas_size, use_nonlinear_optimizer=False)
 data = dict(
     samples_per_gpu=2,
     workers_per_gpu=1,
-    train=dict(pipeline=train_pipeline, bev_size=bev_size, canvas_size=canvas_size, queue_length=queue_length),
-    val=dict(pipeline=test_pipeline, bev_size=bev_size, canvas_size=canvas_size),
-    test=dict(pipeline=test_pipeline, bev_size=bev_size, canvas_size=canvas_size),
+    train=dict(pipeline=train_pipeline, queue_length=queue_length, **_shared_),
+    val=dict(pipeline=test_pipeline, **_shared_),
+    test=dict(pipeline=test_pipeline, **_shared_),
 )
 evaluation = dict(pipeline=test_pipeline)
 
@@ -166,4 +165,13 @@ optimizer = dict(lr=8e-4, paramwise_cfg=dict(custom_keys=dict(img_backbone=dict(
 lr_config = dict(warmup_iters=50, by_epoch=False)
 load_from = None
 
-native = dict(track_capacity=64)
+native = dict(
+    track_capacity=96,
+    max_objects=64,
+    compat="fixed",  # nothing was published for nano that learnt upstream's faults
+    # By overlap almost no pedestrian would be carried on in training, and then several queries follow each at inference.
+    track_overlap="distance",
+    # It underfits, and trains for minutes.
+    regularise=False,
+    shared_history=True,
+)

@@ -23,6 +23,7 @@ from uniad.types import DetOutput, Targets
 FREE = -1  # obj_id of a row that may be given an object
 EGO = -2  # obj_id of the ego query, and of nothing else
 MATCHED_DIMS = 8  # velocity takes no part in the matching
+FAR_M = 4.0  # where the overlap by distance ends, so that half of it lies at the 2 m within which nuScenes counts a true positive
 
 
 class FrameTargets(NamedTuple):
@@ -46,7 +47,7 @@ class Match(NamedTuple):
     answering: Tensor  # [B] int64, rows with an object, absent ones counted
     present: Tensor  # [B] int64, rows with an object that is there
     obj_id: Tensor  # [B, R] after the last layer; fresh rows have taken the id of their object
-    iou: Tensor  # [B, R] overlap with the object seen from above, last layer; stale where there is none
+    iou: Tensor  # [B, R] overlap with the object, see ``overlaps``, last layer; stale where there is none
 
 
 def frame_targets(targets: Targets, t: int) -> FrameTargets:
@@ -104,7 +105,7 @@ def match_frame(
     row_of_gt = torch.where(carrier_BG >= 0, carrier_BG, new_row)
     present = (row_of_gt[-1] >= 0).sum(-1)
     absent = (carries & (carried_gt_BR < 0)).sum(-1)
-    after, iou_after = _carry_on(det.boxes[-1], obj_id, iou, gt_of_row[-1], untracked_BG, gt)
+    after, iou_after = _carry_on(det.boxes[-1], obj_id, iou, gt_of_row[-1], untracked_BG, gt, spec)
     return Match(gt_of_row, row_of_gt, present + absent, present, after, iou_after)
 
 
@@ -118,12 +119,11 @@ def pair_cost(det: DetOutput, gt: FrameTargets, spec: TrackLossSpec) -> Tensor:
 
 
 def _carry_on(
-    boxes: Tensor, obj_id: Tensor, iou: Tensor, gt_of_row: Tensor, untracked: Tensor, gt: FrameTargets
+    boxes: Tensor, obj_id: Tensor, iou: Tensor, gt_of_row: Tensor, untracked: Tensor, gt: FrameTargets, spec: TrackLossSpec
 ) -> tuple[Tensor, Tensor]:
-    """Ids and overlaps [B, R] that the next frame starts from.
+    """Ids and overlaps [B, R] that the next frame starts from. A row whose object is absent keeps its last overlap.
 
-    The documented implementation measures overlaps only in a frame that has an untracked object, and keeps the last one
-    of a row whose object is absent; published weights were trained with both.
+    Upstream measures overlaps only in a frame that has an untracked object; published weights were trained so.
     """
     matched = gt_of_row >= 0
     if not gt.ids.shape[1]:
@@ -131,6 +131,16 @@ def _carry_on(
     safe = gt_of_row.clamp(min=0)
     after = torch.where(matched, gt.ids.gather(1, safe).to(obj_id.dtype), obj_id)
     gt_boxes = gt.boxes.gather(1, safe[..., None].expand(-1, -1, gt.boxes.shape[-1]))
-    overlap = nearest_bev_iou(decode_boxes(boxes.float()), decode_boxes(gt_boxes))
-    measured = matched & untracked.any(-1, keepdim=True)
-    return after, torch.where(measured, overlap, iou)
+    measured = matched & untracked.any(-1, keepdim=True) if spec.stale_overlap == "documented" else matched
+    return after, torch.where(measured, overlaps(boxes.float(), gt_boxes, spec), iou)
+
+
+def overlaps(boxes: Tensor, gt_boxes: Tensor, spec: TrackLossSpec) -> Tensor:
+    """How well boxes [..., 10] lie on their objects [..., 10], 0 to 1.
+
+    A pedestrian 0.3 m off its place has an IoU of 0.3, so by ``iou`` few small or distant objects ever live on to a clip's next
+    frame, and carried queries learn of the large and near ones alone. ``distance`` treats all sizes alike.
+    """
+    if spec.overlap == "iou":
+        return nearest_bev_iou(decode_boxes(boxes), decode_boxes(gt_boxes))
+    return (1.0 - (boxes[..., :2] - gt_boxes[..., :2]).norm(dim=-1) / FAR_M).clamp(min=0.0)

@@ -75,13 +75,13 @@ class ResNet(nn.Module):
         self.spec = spec
         self.freeze_norm = False  # set by apply_freeze
         block = BasicBlock if spec.depth == 18 else Bottleneck
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        channels = spec.base_channels
+        self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = 64
         for stage, count in enumerate(_BLOCKS[spec.depth][: spec.num_stages]):
-            width = 64 * 2**stage
+            width = spec.base_channels * 2**stage
             blocks = []
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1

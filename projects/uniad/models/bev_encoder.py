@@ -38,14 +38,15 @@ class TemporalSelfAttention(nn.Module):
         init_sampling(self, 2)
 
     def forward(
-        self, query: Tensor, before: Tensor, now: Tensor, bev_pos: Tensor, ref_BS2: Tensor, grid_hw: tuple[int, int]
+        self, query: Tensor, before: Tensor, now: Tensor, bev_pos: Tensor, ref: Tensor, grid_hw: tuple[int, int]
     ) -> Tensor:
-        """query, before, now: [B, S, D]; bev_pos: [B or 1, S, D]; ref_BS2: fractions of the BEV. Returns [B, S, D]."""
+        """query, before, now: [B, S, D]; bev_pos: [B or 1, S, D]; ref: where each cell looks, fractions of the BEV, in ``before``
+        and in ``now`` [B, S, 2, 2], or in both alike [B, S, 1, 2]. Returns [B, S, D]."""
         heads, points = self.num_heads, self.num_points
         both = torch.cat([before, query + bev_pos], -1)
         offset = self.sampling_offsets(both).unflatten(-1, (heads, 2, points, 2)).float()
         weight = self.attention_weights(both).unflatten(-1, (heads, 2, points)).float().softmax(-1)
-        loc = ref_BS2[:, :, None, None, None] + offset / level_sizes((grid_hw,), query.device)[0]
+        loc = ref[:, :, None, :, None] + offset / level_sizes((grid_hw,), query.device)[0]
         # The two BEVs are two levels of one attention; halving the weights makes their sum a mean.
         value = self.value_proj(torch.cat([before, now], 1)).unflatten(-1, (heads, -1))
         out = deformable_attention(value, (grid_hw, grid_hw), loc, weight * 0.5)
@@ -146,16 +147,17 @@ class BevEncoder(nn.Module):
         grid_hw = (self.spec.height, self.spec.width)
         with full_precision(query):
             ref_cam, hit = project_pillars(self.pillars_SZ3, lidar2img, img_hw)
-            # Both BEVs are read at the shifted place, the current one too: the documented code shifts a tensor that both
-            # share, and published weights were trained with it.
-            ref_BS2 = self.cells_S2[None] + shift_B2[:, None].float()
+            shifted = self.cells_S2[None] + shift_B2[:, None].float()
+            # Upstream shifts a tensor that both BEVs share, so it reads the current one beside the cell, too.
+            both = [shifted] if self.spec.shift_now else [shifted, self.cells_S2.expand_as(shifted)]
+            ref = torch.stack(both, 2)
         has_prev = has_prev_bev[:, None, None]
         first = query
         for layer in self.layers:
             # Without a BEV before, a layer reads its own query twice; with one, the query that the first layer got.
             before = torch.where(has_prev, prev_bev, query)
             now = torch.where(has_prev, first, query)
-            temporal = (before, now, bev_pos, ref_BS2)
+            temporal = (before, now, bev_pos, ref)
             spatial = (feats_BNVD, spatial_shapes, ref_cam, hit)
             if self.checkpoint_layers and self.training and torch.is_grad_enabled():
                 query = checkpoint(layer, query, temporal, spatial, grid_hw, use_reentrant=False)

@@ -84,7 +84,9 @@ class MotionHead(nn.Module):
             queries.append(tokens)
             if layer + 1 < self.spec.num_layers:
                 goal = traj[..., -1, :2].detach()
-                goals = self.goal_embeddings(geometry.agent_from_scene(goal, boxes.detach()), goal, boxes.detach())
+                start = boxes.detach()
+                agent_goal = geometry.agent_from_scene(goal, start, self.spec.anchor_rotation)
+                goals = self.goal_embeddings(agent_goal, goal, start)
         return MotionOutput(torch.stack(trajs), torch.stack(scores), torch.stack(queries), agents.query, track_pos)
 
     def anchor_ends(self, agents: Agents) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +97,7 @@ class MotionHead(nn.Module):
         end = self.anchors[:, :, -1].index_select(0, group).unflatten(0, shape)
         table = self.learnable_motion_query_embedding.weight.unflatten(0, self.anchors.shape[:2])
         learnt = table.index_select(0, group).unflatten(0, shape)
-        return geometry.scene_from_agent(end, agents.boxes.float()), end, learnt
+        return geometry.scene_from_agent(end, agents.boxes.float(), self.spec.anchor_rotation), end, learnt
 
     def goal_embeddings(self, agent_end: Tensor, scene_end: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ends of modes [B, A, K, 2], metres from the agent's centre in its own and in lidar axes, and the boxes [B, A, 9] that

@@ -10,21 +10,30 @@ import math
 import torch
 from torch import Tensor
 
-from uniad.spec import Range6
+from uniad.spec import CompatChoice, Range6
 
-# Half a turn less than a part in a million: what published weights were trained with, so not math.pi.
+# Upstream's half a turn; published weights were trained with these digits, so not math.pi.
 YAW_OFFSET = 3.1415953
 TEMPERATURE = 10000.0
 
 
-def scene_from_agent(points: Tensor, boxes_BA9: Tensor) -> Tensor:
-    """Turns offsets [B, A, ..., 2] (metres) from an agent's own axes into lidar axes; the agent's centre stays the origin."""
-    return _turn(points, boxes_BA9[..., 6] - YAW_OFFSET)
+def scene_from_agent(points: Tensor, boxes_BA9: Tensor, rotation: CompatChoice) -> Tensor:
+    """Turns offsets [B, A, ..., 2] (metres) from an agent's own axes into lidar axes; the agent's centre stays the origin.
+
+    In its own axes an agent faces +y. It heads for -pi/2 - yaw, so the turn is heading - pi/2 = -pi - yaw. ``documented`` turns
+    the other way round, by yaw - pi, as upstream does: right for agents along the lidar's y axis, backwards for those that cross.
+    """
+    return _turn(points, turn_of(boxes_BA9[..., 6], rotation))
 
 
-def agent_from_scene(points: Tensor, boxes_BA9: Tensor) -> Tensor:
+def agent_from_scene(points: Tensor, boxes_BA9: Tensor, rotation: CompatChoice) -> Tensor:
     """The inverse of ``scene_from_agent``."""
-    return _turn(points, YAW_OFFSET - boxes_BA9[..., 6])
+    return _turn(points, -turn_of(boxes_BA9[..., 6], rotation))
+
+
+def turn_of(yaw: Tensor, rotation: CompatChoice) -> Tensor:
+    """Angle by which ``scene_from_agent`` turns, of the same shape as yaw, radians."""
+    return yaw - YAW_OFFSET if rotation == "documented" else -math.pi - yaw
 
 
 def at_centre(points: Tensor, boxes_BA9: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class OccHead(nn.Module):
         grid = BevGrid.from_bounds(spec.xbound, spec.ybound)
         self.grid_hw = grid.shape
         assert spec.slice_bev or grid.shape == tuple(spec.bev_hw), f"{grid.shape} grid on an uncut BEV of {spec.bev_hw} cells"
-        dim, query = spec.proj_dims, spec.query_dims
+        dim, query, track = spec.proj_dims, spec.query_dims, spec.bev_dims  # tracks are as wide as the BEV
         self.num_steps = spec.n_future + 1
         self.layers_per_step, rest = divmod(spec.num_layers, self.num_steps)
         assert self.layers_per_step and not rest, f"{spec.num_layers} layers for {self.num_steps} frames"
@@ -62,9 +62,9 @@ class OccHead(nn.Module):
         self.downscale_convs = _clones(HalvingBottleneck(dim), self.num_steps)
         self.upsample_adds = _clones(UpsampleAdd(dim), self.num_steps)
         self.dense_decoder = DenseDecoder(dim)
-        self.mode_fuser = nn.Sequential(nn.Linear(query, dim), nn.LayerNorm(dim), nn.ReLU())
+        self.mode_fuser = nn.Sequential(nn.Linear(track, dim), nn.LayerNorm(dim), nn.ReLU())
         self.multi_query_fuser = nn.Sequential(
-            nn.Linear(query * 3, query * 2), nn.LayerNorm(query * 2), nn.ReLU(), nn.Linear(query * 2, dim)
+            nn.Linear(dim + track * 2, query * 2), nn.LayerNorm(query * 2), nn.ReLU(), nn.Linear(query * 2, dim)
         )
         self.query_to_occ_feat = MLP(query, query, dim, spec.query_mlp_layers)
         self.temporal_mlp_for_mask = copy.deepcopy(self.query_to_occ_feat)

@@ -157,9 +157,9 @@ def select_training_tracks(
 
     obj_id: [B, R] int32; iou: [B, R] overlap with the matched object; score: [B, R]; valid: [B, R] bool; drop_rand, fp_rand:
     [B, R] uniform in [0, 1), passed in so that a run can be repeated and a test can choose.
-    Tracks that overlap their object are kept, each dropped with probability ``random_drop``. Every kept track admits, with
-    probability ``fp_ratio``, one false positive: those are the best-scored rows without an id (the documented code counts the
-    ego query among them), and they keep obj_id < 0, so the slot's validity is ``Carry.valid``.
+    Tracks that overlap their object (see ``matcher.overlaps``) are kept, each dropped with probability ``random_drop``. Every
+    kept track admits, with probability ``fp_ratio``, one false positive: those are the best-scored rows without an id (the
+    documented code counts the ego query among them), and they keep obj_id < 0, so the slot's validity is ``Carry.valid``.
     Slots are in row order; the documented code appends the false positives instead, which no result depends on.
     """
     kept = valid & (obj_id >= 0) & (iou > TRAINING_IOU)

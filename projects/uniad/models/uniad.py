@@ -100,6 +100,10 @@ class UniAD(nn.Module):
             self.motion_head = MotionHead(spec.motion, motion_anchors)
             self.planning_head = PlanHead(spec.plan)
             self.register_buffer("vehicle_ids", torch.tensor(spec.motion.vehicle_ids), persistent=False)
+        if spec.freeze.stage1:
+            for name, part in self.named_children():
+                if name not in ("occ_head", "motion_head", "planning_head"):
+                    part.requires_grad_(False)
         for frozen, part in ((spec.freeze.img_backbone, self.img_backbone), (spec.freeze.img_neck, self.img_neck)):
             if frozen:
                 part.requires_grad_(False)

@@ -45,7 +45,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             head.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
             head.same("in_channels", dims, "model.embed_dims")
             head.skip("loss_cls", "loss_bbox", "loss_iou")
-            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs)
+            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes)
         map_spec, map_loss = read_map(n, pc_range, dims, bev)
@@ -60,25 +60,26 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             decoder=decoder,
             track=track,
             map=map_spec,
-            track_loss=read_track_loss(n, pc_range, track.num_classes),
+            track_loss=read_track_loss(n, native, pc_range, track.num_classes, compat),
             map_loss=map_loss,
             freeze=S.FreezeSpec(
                 img_backbone=n.flag("freeze_img_backbone", False),
                 img_neck=n.flag("freeze_img_neck", False),
                 bn=n.flag("freeze_bn", False),
                 bev_encoder=n.flag("freeze_bev_encoder", False),
+                stage1=native.flag("freeze_stage1", False),
             ),
             use_grid_mask=n.flag("use_grid_mask", False),
             queue_length=n.whole("queue_length", 3),
             compat=compat,
-            motion=read_motion(n, pc_range, bev, decoder) if present else None,
+            motion=read_motion(n, pc_range, bev, decoder, compat) if present else None,
             occ=read_occ(n, bev, compat) if present else None,
             plan=read_plan(n, bev) if present else None,
             agent_capacity=native.whole("agent_capacity", min(128, track.capacity)) if present else 0,
         )
 
 
-def read_train(cfg: Node) -> S.TrainSpec:
+def read_train(cfg: Node, native: Node) -> S.TrainSpec:
     with cfg.sub("optimizer") as n:
         n.type("AdamW")
         lr, decay, mult = n.number("lr", low=0), n.number("weight_decay", 0.01, low=0), 1.0
@@ -122,6 +123,8 @@ def read_train(cfg: Node) -> S.TrainSpec:
         load_from=load_from,
         find_unused_parameters=cfg.flag("find_unused_parameters", False),
         lr_by_epoch=by_epoch,
+        regularise=native.flag("regularise", True),
+        shared_history=native.flag("shared_history", False),
     )
 
 
@@ -140,7 +143,7 @@ def read_spec(cfg: dict[str, Any], path: str) -> S.Spec:
         compat = _compat(native)
         model = _model(top, native, compat)
         data = read_data(top, native, model, compat)
-        train = read_train(top)
+        train = read_train(top, native)
         scratch = native.flag("from_scratch", False)
     stem = Path(path).stem
     stage = 1 if model.motion is None else 2

@@ -130,7 +130,9 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
     return spec, loss
 
 
-def read_motion(model: Node, pc_range: S.Range6, bev: S.BevSpec, decoder: S.DecoderSpec) -> S.MotionSpec:
+def read_motion(
+    model: Node, pc_range: S.Range6, bev: S.BevSpec, decoder: S.DecoderSpec, compat: S.CompatSpec
+) -> S.MotionSpec:
     with model.sub("motion_head") as n:
         n.type("MotionHead")
         n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
@@ -187,6 +189,7 @@ def read_motion(model: Node, pc_range: S.Range6, bev: S.BevSpec, decoder: S.Deco
                 weight_nll=weights[1],
                 weight_minade=weights[2],
                 weight_minfde=weights[3],
+                anchor_rotation=compat.anchor_rotation,
             )
 
 

@@ -45,6 +45,7 @@ def read_backbone(model: Node) -> S.BackboneSpec:
             stage_with_dcn=stages,
             dcn_groups=groups,
             num_stages=stages_built,
+            base_channels=n.whole("base_channels", 64),
         )
 
 
@@ -52,8 +53,8 @@ def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
     with model.sub("img_neck") as n:
         n.type("FPN")
         n.same("out_channels", dims, "model.embed_dims")
-        width = 1 if backbone.depth == 18 else 4
-        expected = tuple(64 * width * 2**i for i in backbone.out_indices)
+        width = backbone.base_channels * (1 if backbone.depth == 18 else 4)
+        expected = tuple(width * 2**i for i in backbone.out_indices)
         if n.wholes("in_channels") != expected:
             raise n.fail("in_channels", f"the backbone's out_indices give {list(expected)}")
         extra = n.get("add_extra_convs", None) or None
@@ -69,7 +70,9 @@ def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
         )
 
 
-def read_bev(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int) -> S.BevSpec:
+def read_bev(
+    model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int, compat: S.CompatSpec
+) -> S.BevSpec:
     height, width = head.whole("bev_h"), head.whole("bev_w")
     with head.sub("positional_encoding") as n:
         n.type("LearnedPositionalEncoding")
@@ -82,6 +85,7 @@ def read_bev(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: in
         t.type("PerceptionTransformer")
         t.same("embed_dims", dims, "model.embed_dims")
         t.fixed(can_bus_norm=True, use_cams_embeds=True, num_feature_levels=4)
+        rotate_center: tuple[float, float] = t.numbers("rotate_center", 2, (100, 100))  # type: ignore[assignment]
         with t.sub("encoder") as n:
             n.type("BEVFormerEncoder")
             n.same("pc_range", list(pc_range), "model.pc_range")
@@ -119,7 +123,8 @@ def read_bev(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: in
                     rotate_prev_bev=t.flag("rotate_prev_bev", True),
                     use_shift=t.flag("use_shift", True),
                     use_can_bus=t.flag("use_can_bus", True),
-                    rotate_center=t.wholes("rotate_center", 2, (100, 100)),
+                    rotate_center=(width / 2, height / 2) if compat.rotate_center == "fixed" else rotate_center,
+                    shift_now=compat.shift_now == "documented",
                     sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
                 )
 
@@ -186,7 +191,7 @@ def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: 
         )
 
 
-def read_track_loss(model: Node, pc_range: S.Range6, classes: int) -> S.TrackLossSpec:
+def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int, compat: S.CompatSpec) -> S.TrackLossSpec:
     with model.sub("loss_cfg") as n:
         n.type("ClipMatcher")
         n.same("num_classes", classes, "model.num_classes")
@@ -209,4 +214,6 @@ def read_track_loss(model: Node, pc_range: S.Range6, classes: int) -> S.TrackLos
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
             # Stage 2 says nothing and means 1: that is the documented default.
             weight_past_traj=n.number("loss_past_traj_weight", 1.0),
+            overlap=native.choice("track_overlap", ("iou", "distance"), "iou"),
+            stale_overlap=compat.stale_overlap,
         )

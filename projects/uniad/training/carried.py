@@ -26,7 +26,9 @@ MADE_WITH = (
     "data.class_names",
     *(f"data.image.{key}" for key in ("mean", "std", "to_rgb", "scale")),
     *(f"model.bev.{key}" for key in ("height", "width", "pc_range", "num_layers", "rotate_prev_bev", "use_shift", "use_can_bus")),
-    *(f"model.compat.{key}" for key in ("can_bus_quaternion", "timestamps", "first_frame_pose", "rotate_center", "occ_grid")),
+    *(f"model.compat.{key}" for key in (
+        "can_bus_quaternion", "timestamps", "first_frame_pose", "rotate_center", "shift_now", "occ_grid", "anchor_rotation",
+    )),
     *(f"model.motion.{key}" for key in ("predict_modes", "predict_steps", "group_ids")),
     *(f"model.occ.{key}" for key in ("slice_bev", "xbound", "ybound")),
 )

@@ -206,17 +206,17 @@ def is_random(content: Mapping[str, Any]) -> bool:
 
 
 @lru_cache
-def variants_with(cells: int) -> tuple[str, ...]:
-    """The variants that have a config here and so many BEV cells."""
-    found = []
+def variants_with(cells: int, width: int) -> tuple[str, ...]:
+    """The variants that have a config here and a BEV of so many cells; of several those with as many features, if any has."""
+    found = {}
     for variant, path in config_files(1).items():
         try:
             bev = load_spec(path).model.bev
         except ConfigError:
             continue  # somebody's unfinished file
         if bev.height * bev.width == cells:
-            found.append(variant)
-    return tuple(found)
+            found[variant] = bev.embed_dims
+    return tuple(variant for variant, dims in found.items() if dims == width) or tuple(found)
 
 
 def variant_of(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> str | None:
@@ -224,8 +224,8 @@ def variant_of(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None = Non
     named = (meta or {}).get("uniad", {}).get("variant")
     if named:
         return named
-    # published files lack a name; the number of BEV cells tells as much
-    return " or ".join(variants_with(state[BEV_EMBEDDING].shape[0])) or None if BEV_EMBEDDING in state else None
+    # published files lack a name; the size of the BEV tells as much
+    return " or ".join(variants_with(*state[BEV_EMBEDDING].shape)) or None if BEV_EMBEDDING in state else None
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -288,9 +288,11 @@ def load_state(
     for key in (BEV_EMBEDDING, *own):  # the BEV size first: it tells variants apart in words that people know
         if key in own and key in state and state[key].shape != own[key].shape:
             wanted, got = list(own[key].shape), list(state[key].shape)
-            what = f"has {got[0]} BEV cells, {name} needs {wanted[0]}" if key == BEV_EMBEDDING else (
-                f"holds {key} of shape {got}, {name} needs {wanted}"
-            )  # fmt: skip
+            what = f"holds {key} of shape {got}, {name} needs {wanted}"
+            if key == BEV_EMBEDDING and got[0] != wanted[0]:
+                what = f"has {got[0]} BEV cells, {name} needs {wanted[0]}"
+            elif key == BEV_EMBEDDING:
+                what = f"has BEV features of width {got[1]}, {name} needs {wanted[1]}"
             raise UserError(f"checkpoint {path} {what}{hint}")
     loaded = tuple(k for k in own if k in state)
     missing = tuple(k for k in own if k not in state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,13 +132,14 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         of_stage1 = ", not even stage 1's" if spec.stage == 2 else ""
         announce(f"from scratch: no weights are loaded{of_stage1}; backbone and norms of {spec.name} are trained, not frozen")
 
-    if not options.regularise:
+    regularise = options.regularise and spec.train.regularise
+    if not regularise:
         spec = plain_images(spec)
         announce("no dropout, no grid mask, no photometric distortion")
     # every process builds the same model, so they need not be told apart afterwards
     seed_all(mix("weights", options.train.seed))
     model = build_model(spec)
-    if not options.regularise:
+    if not regularise:
         without_dropout(model)
     if options.dense_bev:
         add_dense_bev(model, spec.model)
@@ -148,7 +149,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     loader = loader_of(spec, world, options.train.seed)
     if options.loader_timeout_s is not None:
         loader.timeout_s = options.loader_timeout_s
-    trainer = Trainer(spec, model, clip_loss(spec, world, options.clip), loader, world, options.train)
+    clip = replace(options.clip, history_features="shared") if spec.train.shared_history else options.clip
+    trainer = Trainer(spec, model, clip_loss(spec, world, clip), loader, world, options.train)
     if world.is_main:
         trainer.store.prepare()
     distributed.barrier(world)
@@ -178,6 +180,6 @@ def _summary(spec: Spec, trainer: Trainer, world: World, options: RunOptions) ->
     return (
         f"{spec.name}: {learnt / 1e6:.1f} of {total / 1e6:.1f} million parameters learn; {world.size} process(es) x "
         f"{trainer.loader.batch_size} clip(s) of {spec.model.queue_length} frames on {device}, {options.train.precision}, "
-        f"{trainer.loader.loader.num_workers} loader process(es) each; "
+        f"{trainer.loader.workers} loader process(es) each; "
         f"{trainer.epoch_len} steps an epoch, {trainer.max_iters} in all; writing to {options.train.work_dir}"
     )

@@ -106,8 +106,8 @@ def _random_input(rows: int = 12, padded: int = 0) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(3)
     spec = nano_spec().model.decoder
     return {
-        "bev": torch.randn(2, 625, spec.embed_dims, generator=g),
-        "bev_hw": (25, 25),
+        "bev": torch.randn(2, 30, spec.embed_dims, generator=g),
+        "bev_hw": (5, 6),
         "query": torch.randn(2, rows, 2 * spec.embed_dims, generator=g),
         "ref_pts": torch.randn(2, rows, 3, generator=g),
         "valid": (torch.arange(rows) < rows - padded).expand(2, -1),

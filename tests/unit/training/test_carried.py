@@ -73,9 +73,9 @@ def test_a_checkpoint_without_record_takes_the_file_or_says_that_it_is_missing(t
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"model__compat__rotate_center": "fixed"}, "model.compat.rotate_center=documented (here fixed)"),
+    ({"model__compat__rotate_center": "documented"}, "model.compat.rotate_center=fixed (here documented)"),
     ({"data__class_names": ("car", "truck")}, "data.class_names="),
-    ({"data__image__scale": 0.5}, "data.image.scale=0.125 (here 0.5)"),
+    ({"data__image__scale": 0.5}, "data.image.scale=0.25 (here 0.5)"),
     ({"model__bev__pc_range": (-10.0, -10.0, -5.0, 10.0, 10.0, 3.0)}, "model.bev.pc_range="),
 ])  # fmt: skip
 def test_a_config_that_means_something_else_is_told_what_it_was_made_with(tmp_path, spec, model, change, said):

@@ -18,9 +18,9 @@ from uniad.training.store import CheckpointStore
 
 
 class Model(nn.Module):
-    def __init__(self, cells: int = 4) -> None:
+    def __init__(self, cells: int = 4, width: int = 2) -> None:
         super().__init__()
-        self.pts_bbox_head = nn.ModuleDict({"bev_embedding": nn.Embedding(cells, 2)})
+        self.pts_bbox_head = nn.ModuleDict({"bev_embedding": nn.Embedding(cells, width)})
         self.norm = nn.BatchNorm1d(2)
         self.seg_head = nn.Linear(2, 2)
 
@@ -66,7 +66,7 @@ def test_an_unexpected_parameter_is_an_error_because_it_would_be_lost(tmp_path):
 
 
 def test_a_checkpoint_of_another_variant_is_named_with_both_numbers(tmp_path):
-    path = save(tmp_path / "a.pth", Model(cells=2500).state_dict())
+    path = save(tmp_path / "a.pth", Model(cells=2500, width=256).state_dict())
     with pytest.raises(UserError, match=r"has 2500 BEV cells, full_track_map needs 40000; is this a tiny checkpoint\?"):
         C.load_checkpoint(Model(cells=40000), path, name="full_track_map", say=None)
 

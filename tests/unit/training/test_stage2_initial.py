@@ -73,8 +73,8 @@ def test_a_stage_2_checkpoint_is_refused_by_a_stage_1_config(tmp_path, spec1, mo
 def test_another_variant_s_checkpoint_is_named_by_its_size_not_by_its_stage(tmp_path, model2) -> None:
     with torch.device("meta"):
         tiny = UniAD(tiny_spec().model)
-    torch.save({"state_dict": {k: torch.empty(v.shape) for k, v in tiny.state_dict().items()}}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="has 2500 BEV cells, .* needs 625; is this a tiny checkpoint"):
+    torch.save({"state_dict": {k: torch.zeros(v.shape) for k, v in tiny.state_dict().items()}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="has BEV features of width 256, .* needs 128; is this a tiny checkpoint"):
         load_checkpoint(model2, tmp_path / "x.pth")
 
 
