@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains nano against the clock on a machine with GPUs, both stages, from nothing: worlds, packs, training, evaluation. What
-# docs/results.md says of nano was made with this script. Two GPUs try two recipes side by side, one GPU the first of them.
+# Trains nano against the clock on a machine with GPUs, both stages, from nothing: worlds, packs, training, evaluation. Stage 1 of
+# docs/results.md's nano was made with it. Two GPUs try two recipes side by side, one GPU the first of them.
 #
 #   benchmarks/learn_nano.sh OUT SECONDS        # SECONDS for everything, evaluation included
 #
@@ -71,19 +71,19 @@ for gpu in $(seq 0 $((GPUS - 1))); do evaluate "$gpu" "warm$gpu" $C1 "" & done
 until [ -e "$W/more" ] || [ "$(left)" -lt $((TOTAL / 2)) ]; do sleep 1; done
 say "packs: $(pack_files | wc -l)"
 
-# 2. Clips of three frames on all worlds. The second GPU adds the dense head.
+# 2. Clips of three frames on all worlds. The second GPU does without the dense head.
 FOR1=$("$PY" -c "print(int(($(left) - $LAST) * (1 - $SHARE2)))")
-OPTIONS_2=("" "--dense-bev")
-stage1() { train "$1" "one$1" "$((FOR1 + 20))" $C1 --max-iters "$(steps "warm0" $((FOR1 - 45)) "${FACTOR1:-1.6}")" ${OPTIONS_2[$1]} \
+OPTIONS_2=("--dense-bev" "")
+stage1() { train "$1" "one$1" "$((FOR1 + 20))" $C1 --max-iters "$(steps "warm0" $((FOR1 - 45)) "${FACTOR1:-1.4}")" ${OPTIONS_2[$1]} \
   --cfg-options $(queue 3) optimizer.lr=8e-4 lr_config.warmup_iters=50 lr_config.min_lr_ratio=0.02 log_config.interval=25 \
   load_from="$OUT/warm0/latest.pth"; }
 each stage1
 for gpu in $(seq 0 $((GPUS - 1))); do evaluate "$gpu" "one$gpu" $C1 "" & done
 
-# 3. All five tasks.
+# 3. The heads of stage 2, alone.
 FOR2=$(($(left) - LAST))
-stage2() { train "$1" "two$1" "$((FOR2 + 20))" $C2 --max-iters "$(steps "one$1" $((FOR2 - 45)) "${FACTOR2:-1.45}")" \
-  --cfg-options $(queue 3) optimizer.lr=4e-4 lr_config.warmup_iters=50 lr_config.min_lr_ratio=0.01 log_config.interval=25 \
+stage2() { train "$1" "two$1" "$((FOR2 + 20))" $C2 --max-iters "$(steps "one$1" $((FOR2 - 45)) "${FACTOR2:-0.7}")" \
+  --cfg-options $(queue 2) optimizer.lr=8e-4 lr_config.warmup_iters=50 lr_config.min_lr_ratio=0.01 log_config.interval=25 \
   load_from="$OUT/one$1/latest.pth" anchor_root="$W/others/"; }
 each stage2
 evaluate_two() { evaluate "$1" "two$1" $C2 "${EVAL_OPTIONS:-}"; }
