@@ -15,12 +15,14 @@ from uniad.deploy.lanes import finish_lanes, merged_anew
 from uniad.deploy.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
 
-from tests.specs import nano_spec
+from tests.specs import edit, nano_spec
 
 
 @pytest.fixture(scope="module")
 def contract():
-    return contract_for(nano_spec())
+    """Nano's on 25x25 cells, so that half a dozen cells of a lane are more than a tolerance."""
+    cells = {"model__bev__height": 25, "model__bev__width": 25, "model__map__bev_hw": (25, 25), "model__map__canvas_hw": (25, 25)}
+    return contract_for(edit(nano_spec(), **cells))
 
 
 @pytest.fixture()
