@@ -103,7 +103,7 @@ def tree(tmp_path: Path, toy: Path, device: Device) -> JetsonTree:
     lay_tree(root)
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    for tool in ("jetson_engine.py", "lower_onnx.py"):
+    for tool in ("_environment.py", "jetson_engine.py", "lower_onnx.py"):
         shutil.copy(REPO / "tools" / tool, root / "tools")
     (root / "onnx").mkdir()
     for file in toy.parent.glob(f"{toy.stem}*"):
