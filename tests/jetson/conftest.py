@@ -103,6 +103,9 @@ def tree(tmp_path: Path, toy: Path, device: Device) -> JetsonTree:
     lay_tree(root)
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    # the whole package, where lay_tree has the few files that make itself runs
+    shutil.rmtree(root / "projects/uniad")
+    (root / "projects/uniad").symlink_to(REPO / "projects/uniad")
     for tool in ("_environment.py", "jetson_engine.py", "lower_onnx.py"):
         shutil.copy(REPO / "tools" / tool, root / "tools")
     (root / "onnx").mkdir()
