@@ -70,15 +70,15 @@ SCRATCH_OPTIONS.1 := load_from=None model.img_backbone.frozen_stages=-1 model.im
   model.freeze_img_backbone=False model.freeze_img_neck=False model.freeze_bn=False optimizer.paramwise_cfg.custom_keys.img_backbone.lr_mult=1.0
 SCRATCH_OPTIONS.2 :=
 # A run of iterations: the runner's own names, and no validation in the middle.
-ITER_OPTIONS := $(if $(MAX_ITERS),total_epochs=None runner.type=IterBasedRunner runner.max_epochs=None runner.max_iters=$(MAX_ITERS) checkpoint_config.interval=$(MAX_ITERS) log_config.interval=1)
-EPOCH_OPTIONS := $(if $(EPOCHS),total_epochs=$(EPOCHS) runner.max_epochs=$(EPOCHS))
-doc-options = $(strip $(if $(filter 1,$(SCRATCH)),model.pretrained=None $(SCRATCH_OPTIONS.$1)) $(EPOCH_OPTIONS) $(ITER_OPTIONS) $(CLIP_OPTIONS) $(CPU_OPTIONS) $(CFG_OPTIONS))
+iter-options = $(if $(MAX_ITERS.$1),total_epochs=None runner.type=IterBasedRunner runner.max_epochs=None runner.max_iters=$(MAX_ITERS.$1) checkpoint_config.interval=$(MAX_ITERS.$1) log_config.interval=1)
+epoch-options = $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1) runner.max_epochs=$(EPOCHS.$1))
+doc-options = $(strip $(if $(filter 1,$(SCRATCH)),model.pretrained=None $(SCRATCH_OPTIONS.$1)) $(epoch-options) $(iter-options) $(CLIP_OPTIONS) $(CPU_OPTIONS) $(CFG_OPTIONS))
 doc-config = ./projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
 doc-work = projects/work_dirs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)
-doc-trained = $(TREE)/$(call doc-work,$1)/$(if $(MAX_ITERS),iter_$(MAX_ITERS),epoch_$(or $(EPOCHS),$(EPOCHS.$1))).pth
+doc-trained = $(TREE)/$(call doc-work,$1)/$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS.$1),$(SCHEDULE.$1))).pth
 doc-name = $(STEM.$(VARIANT))_$(KIND.$1).pth
 
-doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
+doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS.$1), --no-validate)$(if $(doc-options), $(call cfg-options,$(doc-options)))
 DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(or $(MASTER_ADDR),127.0.0.1) --master_port=$(MASTER_PORT)
 # Upstream's script counts eight GPUs as a machine: of more, it waits for machines that never come, or leaves some idle.
 BY_LAUNCH := $(NET_FLAGS)$(filter-out 0 1 2 3 4 5 6 7 8,$(GPUS))
@@ -87,6 +87,11 @@ doc-eval-config = $(if $(CONFIG),$(call doc-inside,$(CONFIG)),$(doc-config))
 doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-eval-config) $(call doc-inside,$(doc-reads)) --eval bbox,./tools/uniad_dist_eval.sh $(doc-eval-config) $(call doc-inside,$(doc-reads)) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
 
 ifeq ($(STACK),torch1.12)
+# Settings of training that upstream's script does not have
+$(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach v,TRAIN_ARGS TRAIN_PRECISION CPU_PROCESSES,$(if $(filter command,$(origin $v)),$(if $(filter-out fp32 1,$($v)),$(error $v=$($v) is for STACK=native: upstream's script has no such option)))))
+# Its container sees the training tree, and of what a link there leads to nothing outside. ckpts/ of this repository is copied from.
+$(if $(ASKED_TO_TRAIN),$(foreach f,$(wildcard $(addprefix $(TREE)/,$(RAW.$(VARIANT)) $(INIT.$(VARIANT)) $(call ckpt,1))),$(if $(filter $(realpath $(TREE))/%,$(realpath $f)),,$(error $f is a link out of its container, to $(realpath $f): put the link into ckpts/ instead, or copy the file))))
+
 # $(call doc-ckpt,stage): the checkpoint in the training tree. One that somebody brought, to either tree, is taken as it is.
 doc-ckpt = $(TREE)/ckpts/$(doc-name)
 doc-as-is = $(or $(call as-is,$(doc-ckpt)),$(if $(ASKED_TO_TRAIN),,$(wildcard $(doc-ckpt))))
@@ -108,7 +113,7 @@ doc-words.$1 = $(doc-config) --seed $$(SEED) $$(call cfg-options,$$(call doc-opt
 train-stage$1: $(doc-trained)
 
 # Another run in the same place is set aside, never continued and never deleted; of several machines the first one looks.
-$(doc-trained): $(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)))
+$(doc-trained): $(if $(filter $(call finished,$1),$(KEPT)),,$(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1))))
 	@$$(CAN_RUN)
 	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(TREE)/$(doc-work).lock,training in $(TREE)/$(doc-work)) && $$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)),true) $$(continued)$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT),true) $$(continued)$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }

@@ -4,11 +4,16 @@
 PREFLIGHT_FRAMES.synthetic = $(shell echo $$(( $(SYNTH_TRAIN_SCENES) * $(SYNTH_FRAMES) )))
 PREFLIGHT_FRAMES.demo = $(shell echo $$(( $(DEMO_TRAIN_SCENES) * $(DEMO_FRAMES) )))
 # "train" and the like ask for both stages; a goal that reads a checkpoint trains only where there is none.
-PREFLIGHT_STAGES := $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(STAGES))
+# A stage whose checkpoint was brought is not trained.
+lacking = $(if $(wildcard $(call read-for,$1) $(call finished,$1) $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/UniAD/$(call ckpt,$1))),,$1)
+WANTED := $(sort $(if $(filter-out eval-stage%,$(READERS)),$(STAGE)) $(patsubst eval-stage%,%,$(filter eval-stage%,$(READERS))))
+UNREADY := $(if $(ASKED_TO_TRAIN)$(RANDOM_CKPT),,$(foreach s,$(WANTED),$(call lacking,$s)))
+$(foreach s,$(UNREADY),$(if $(SAY),$(info $(call read-for,$s): not there, so `make $(or $(filter eval-stage$s,$(READERS)),$(firstword $(READERS)))` trains it first; CKPT=FILE takes one that you have)))
+PREFLIGHT_STAGES := $(strip $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(if $(call same,$(UNREADY),1),1,$(or $(strip $(foreach s,$(STAGES),$(if $(filter $(call ckpt,$s),$(BROUGHT)),,$s))),$(STAGES)))))
 NO_WORKERS := $(filter data.workers_per_gpu=0,$(CFG_OPTIONS) $(CPU_OPTIONS))
 PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(if $(filter torch1.12,$(STACK)),$(RUNTIME),$(TOOLS_RUNTIME)) --variant $(VARIANT) --dataset $(DATASET) \
   --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --nusc-version $(VERSION)$(if $(filter nuscenes,$(DATASET)),, --frames $(PREFLIGHT_FRAMES.$(DATASET))) \
-  --gpu-count $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS),$(EPOCHS.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(MAX_ITERS.1) $(MAX_ITERS.2)) \
+  --gpu-count $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS.$s),$(SCHEDULE.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(foreach s,$(STAGES),$(or $(MAX_ITERS.$s),0))) \
   --shm $(SHM.$(VARIANT)) --shm-size $(SHM_SIZE)$(if $(NO_WORKERS), --no-workers)$(if $(GPU_GIB.$(VARIANT)), --gpu-gib $(GPU_GIB.$(VARIANT)))$(if $(QUEUE_LENGTH), --queue-length $(QUEUE_LENGTH)) \
   --pace $(call q,$(PACE.$(VARIANT)))
 
@@ -16,9 +21,7 @@ PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(if $(
 preflight: ## Say what a training would stop at here, and how long it would take
 	@$(PREFLIGHT)
 
-trains-to = $(if $(filter torch1.12,$(STACK)),$(call doc-trained,$1),$(call trained,$1))
-UNTRAINED := $(strip $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach s,$(PREFLIGHT_STAGES),$(if $(wildcard $(call trains-to,$s)),,$s)),\
-  $(if $(READERS),$(if $(RANDOM_CKPT)$(wildcard $(READ)),,1))))
+UNTRAINED := $(strip $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach s,$(PREFLIGHT_STAGES),$(if $(wildcard $(call finished,$s)),,$s)),$(UNREADY)))
 ifneq (,$(UNTRAINED))
 $(STEPS)/clone $(foreach i,$(IMAGES),.make/image/$i) $(VENV_READY) $(sort $(foreach v,$(VARIANTS),$(RAW.$v))) $(TABLES) $(INFOS): | preflight
 endif

@@ -1,6 +1,6 @@
 # Which names of `given` no makefile reads, each as NAME,NEAREST (NEAREST is empty where nothing is like it); with list=1 all settings.
 # A setting is a name that a makefile gives a default (NAME ?= ...) or asks for by `given` or `setting`; NAME.$(...) is a family,
-# such as MAX_ITERS.1 or WEIGHTS_URL.<file>. So the list of them is what the makefiles are, and no second one.
+# such as WEIGHTS_URL.<file>. So the list of them is what the makefiles are, and no second one.
 BEGIN { own = "^(MAKE.*|GNUMAKEFLAGS|SHELL)$" }
 /^[ \t]*#/ { next }
 match($0, /^[ \t]*(export[ \t]+)?[A-Za-z_][A-Za-z0-9_.]*[ \t]*\?=/) {
@@ -20,7 +20,12 @@ FILENAME ~ /vars\.mk$/ && /^[A-Z_]+ :=$/ { know($1) }
   if ($1 == "HANDED_ON") for (i = 3; i <= NF; i++) know($i)
 }
 # In their order in the files: of two that are as near, the first is meant.
-function know(name) { if (!(name in known)) { known[name]; order[++total] = name } }
+# A family whose members have defaults (MAX_ITERS.1 ?= ...) has no others.
+function know(name) {
+  if (name in known) return
+  known[name]; order[++total] = name
+  if (index(name, ".")) closed[substr(name, 1, index(name, "."))]
+}
 function least(a, b) { return a < b ? a : b }
 # Edits (one letter more, less, other, or two swapped) that make one word the other, whatever their case
 function edits(a, b,    i, j, d, same) {
@@ -48,10 +53,10 @@ END {
   count = split(given, names, " ")
   for (i = 1; i <= count; i++) {
     name = names[i]; dot = index(name, "."); head = dot ? substr(name, 1, dot) : ""; tail = dot ? substr(name, dot + 1) : ""
-    if (name in known || name ~ own || (dot && tail != "" && head in family)) continue
+    if (name in known || name ~ own || (dot && tail != "" && head in family && !(head in closed))) continue
     best = 99; nearest = ""
     for (k = 1; k <= total; k++) consider(name, order[k], order[k])
-    if (dot) for (k in family) consider(head, k, k tail)
+    if (dot) for (k in family) if (!(k in closed)) consider(head, k, k tail)
     print name "," nearest
   }
 }

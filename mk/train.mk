@@ -7,9 +7,9 @@ CKPT_DIR := ckpts/$(SUB)
 
 $(call one-of,TRAIN_PRECISION,fp32 tf32 bf16 fp16)
 $(call whole,SEED)
-$(foreach v,EPOCHS MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
+$(foreach v,EPOCHS EPOCHS.1 EPOCHS.2 MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
 $(call flag,FROM_SCRATCH)
-$(if $(and $(EPOCHS),$(MAX_ITERS.1)$(MAX_ITERS.2)),$(error EPOCHS=$(EPOCHS) and MAX_ITERS=$(or $(MAX_ITERS.1),$(MAX_ITERS.2)) both say how long to train: give one))
+$(foreach s,$(STAGES),$(if $(and $(EPOCHS.$s),$(MAX_ITERS.$s)),$(error EPOCHS=$(EPOCHS.$s) and MAX_ITERS=$(MAX_ITERS.$s) both say how long to train: give one)))
 
 # A world without published weights trains from nothing, unless told otherwise.
 SCRATCH := $(or $(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$(VARIANT)),0,1),1))
@@ -18,8 +18,10 @@ SCRATCH := $(or $(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$
 config = projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
 work = $(WORK_DIR)$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)
 # What training leaves behind, under its documented name, and the name that everything later uses
-trained = $(call work,$1)/$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS),$(EPOCHS.$1))).pth
+trained = $(call work,$1)/$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS.$1),$(SCHEDULE.$1))).pth
 ckpt = $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1).pth
+# What training leaves behind in the stack that is used
+finished = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/UniAD/projects/work_dirs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)/$(notdir $(trained)),$(trained))
 # The name under which the end-to-end model is deployed
 DEPLOYED := $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.2)_ep20.pth
 results = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/.steps/eval.$(VARIANT).$1,$(call work,$1)/results.json)
@@ -36,8 +38,12 @@ ASKED_TO_TRAIN := $(filter train train-stage% promote demo-steps,$(MAKECMDGOALS)
 # $(call as-is,FILE): this checkpoint is taken as it lies there
 as-is = $(or $(filter $1,$(BROUGHT)),$(if $(ASKED_TO_TRAIN),,$(wildcard $1)))
 
+# `make promote` copies what is there, however a training would go on from it.
+TO_PROMOTE = $(or $(strip $(foreach s,$(STAGES),$(if $(filter train-stage$s,$(MAKECMDGOALS)),$s))),$(strip $(foreach s,$(STAGES),$(if $(wildcard $(call finished,$s)),$s))))
+KEPT := $(if $(filter-out promote,$(ASKED_TO_TRAIN)),,$(if $(ASKED_TO_TRAIN),$(foreach s,$(STAGES),$(wildcard $(call finished,$s)))))
+
 # CKPT=FILE and CONFIG=FILE, from the command line alone. Products of them bear their names.
-$(foreach v,CKPT CONFIG,$(if $($v),$(call path,$v)$(if $(wildcard $($v)),,$(error $v=$($v) is not there))))
+$(foreach v,CKPT CONFIG,$(if $($v),$(call path,$v)$(if $(wildcard $($v)),$(if $(wildcard $($v)/.),$(error $v=$($v) is a folder: name the file)),$(error $v=$($v) is not there))))
 $(if $(CKPT)$(CONFIG),$(if $(ASKED_TO_TRAIN),$(error $(if $(CKPT),CKPT=$(CKPT),CONFIG=$(CONFIG)) says what to read; to train a config of your own name it as a variant (docs/configs.md)$(comma) or use tools/train.py)))
 FOREIGN := $(strip $(if $(filter-out $(abspath $(KNOWN)),$(abspath $(CKPT))),$(basename $(notdir $(CKPT)))) $(basename $(notdir $(CONFIG))))
 NAME = $(or $(subst $(space),.,$(FOREIGN)),$(STEM.$(VARIANT))_$(KIND.$(STAGE)))
@@ -45,7 +51,7 @@ NAME = $(or $(subst $(space),.,$(FOREIGN)),$(STEM.$(VARIANT))_$(KIND.$(STAGE)))
 # Somebody who trained the first stage and asks for its scores or picture does not ask for days of the second. Where that was
 # begun, or anything else is asked for, the same command must go on.
 stage-there = $(if $(filter $(abspath $(call ckpt,1)),$(abspath $(CKPT))),1,$(if $(CKPT),2,$(stage-begun)))
-stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(DEPLOYED) $(call work,2)),2,$(if $(wildcard $(call ckpt,1)),1,2)),2)
+stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(DEPLOYED) $(call work,2)),2,$(if $(wildcard $(call ckpt,1) $(call finished,1)),1,2)),2)
 $(call one-of,STAGE,$(STAGES))
 $(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
 
@@ -65,13 +71,16 @@ endif
 # $(call read,stage): the checkpoint that is evaluated, drawn and run. The deployed one, where somebody brought that.
 # In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
 here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
-ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN)),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
+ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN) $(RAW.$(VARIANT)) $(INIT.$(VARIANT))),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
 read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)),$(SHIPPED))),$(call ckpt,2)),$(call ckpt,1))
 READ := $(call here-or-whole,$(or $(RANDOM_CKPT),$(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
 read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
 READERS := $(filter eval eval-stage% export verify compare-sampling visualize infer engine quantize jetson-engine,$(MAKECMDGOALS))
-$(if $(READERS),$(if $(ASKED_TO_TRAIN)$(RANDOM_CKPT)$(wildcard $(READ)),,$(if $(SAY),$(info $(READ): not there, so `make $(firstword $(READERS))` trains it first; CKPT=FILE takes one that you have))))
+# A link to nothing, such as one to a disk that is not mounted, is somebody's file too: neither missing nor to be replaced.
+LINKED := $(KNOWN) $(RAW.$(VARIANT)) $(INIT.$(VARIANT)) $(if $(filter torch1.12,$(STACK)),$(addprefix $(UNIAD_TRAIN)/UniAD/,$(RAW.$(VARIANT)) $(INIT.$(VARIANT)))) $(ANCHORS) $(INFOS) $(INFOS_VAL)
+LOST := $(if $(READERS)$(ASKED_TO_TRAIN)$(filter data weights init-weights anchors metadata endurance,$(MAKECMDGOALS)),$(shell for f in $(call qs,$(LINKED)); do [ ! -L "$$f" ] || [ -e "$$f" ] || echo "$$f"; done))
+$(foreach f,$(LOST),$(error $f is a link to $(shell readlink $(call q,$f)), which is not there: mount or mend it, or remove the link))
 $(if $(READERS),$(if $(and $(filter $(READ),$(BROUGHT)),$(filter $(DEPLOYED),$(READ)),$(wildcard $(call ckpt,2))),$(if $(SAY),$(info $(READ): brought here, and taken; CKPT=$(call ckpt,2) takes the other))))
 $(if $(filter train promote,$(MAKECMDGOALS)),$(foreach f,$(BROUGHT),$(if $(SAY),$(info $f: brought here, not trained: it stays as it is, and is used. To train in its place move it away))))
 
@@ -79,11 +88,13 @@ OPTIONS = $(DATA_OPTIONS) $(CFG_OPTIONS)
 cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
 # A clip's length stands in three places of a config.
 CLIP_OPTIONS := $(if $(QUEUE_LENGTH),$(addsuffix =$(QUEUE_LENGTH),queue_length model.queue_length data.train.queue_length))
+# What a config starts from has another name in a container, where it is a link that leads out of the tree.
+moved = $(if $(filter-out $1,$(call here-or-whole,$1)),load_from=$(call here-or-whole,$1))
 # What stage 2 starts from: stage 1, or the repository's own model where no stage 1 is there
 START := $(or $(if $(wildcard $(call ckpt,1)),,$(SHIPPED)),$(call ckpt,1))
 $(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2 promote,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
 # $(call train-options,stage), $(call train-flags,stage). The config knows the place of stage 1 but for the demo.
-train-options = $(OPTIONS) $(if $(EPOCHS),total_epochs=$(EPOCHS)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(START)))
+train-options = $(OPTIONS) $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(call here-or-whole,$(START)),$(call moved,$(START))),$(if $(INIT),$(call moved,$(INIT))))
 train-flags = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
 
 # One process needs no launcher; more, or more machines, go through torchrun.
@@ -134,7 +145,7 @@ train-stage$1: $(call trained,$1)
 
 # Written whole or not at all: Ctrl-C in the last step must not have make remove it.
 .PRECIOUS: $(call trained,$1)
-$(call trained,$1): $$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV)
+$(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV))
 	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(call work,$1).lock,training in $(call work,$1)) && $$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)),true) $$(continued)$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
 	@touch $$@
@@ -172,11 +183,15 @@ EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)
 endif
 PROMOTED := $(if $(filter $(SHIPPED),$(START)),,$(call ckpt,1)) $(call ckpt,2) $(DEPLOYED)
 
+# What was trained, or is to be by the same command, and no more
+PROMOTES := $(if $(filter train demo-steps,$(MAKECMDGOALS)),$(PROMOTED),$(foreach s,$(TO_PROMOTE),$(call ckpt,$s)) $(if $(filter 2,$(TO_PROMOTE)),$(DEPLOYED)))
+$(if $(filter promote,$(MAKECMDGOALS)),$(if $(strip $(PROMOTES)),,$(error promote: nothing was trained yet ($(call finished,1) is not there): `make train-stage1` or `make train`; of a run of another length give its EPOCHS or MAX_ITERS too)))
+
 .PHONY: train promote eval eval-stage1 eval-stage2
 train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes on where it was interrupted
 train-stage1: ## Train stage 1 (tracking and map)
 train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 learnt
-promote: $(PROMOTED) ## Copy the trained checkpoints to ckpts/ under their documented names
+promote: $(PROMOTES) ## Copy what was trained to ckpts/ under its documented names; trains nothing
 eval: $(RESULTS) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2
 	@echo $(call q,$(RESULTS))
 eval-stage1: $(call results,1) ## Evaluate the checkpoint of stage 1

@@ -64,8 +64,8 @@ $(if $(filter-out 1,$(words $(VARIANT)))$(filter-out $(VARIANTS),$(VARIANT)),$(e
 
 # Stages, and epochs of the documented schedule
 STAGES := 1 2
-EPOCHS.1 := 6
-EPOCHS.2 := 20
+SCHEDULE.1 := 6
+SCHEDULE.2 := 20
 
 CONFIG_DIR.1 := stage1_track_map
 KIND.1 := track_map

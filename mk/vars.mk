@@ -36,8 +36,10 @@ SYNTH_SEED ?= 0
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 # --- Training -----------------------------------------------------------------------------------------------------------
-# Epochs of a stage. Empty: the config's (6 and 20).
+# Epochs of a stage. Empty: the config's (6 and 20). EPOCHS.1 and EPOCHS.2: of one stage
 EPOCHS ?=
+EPOCHS.1 ?= $(EPOCHS)
+EPOCHS.2 ?= $(EPOCHS)
 # Stop after so many iterations instead; the learning rate follows. MAX_ITERS.1 and MAX_ITERS.2: of one stage
 MAX_ITERS ?=
 MAX_ITERS.1 ?= $(MAX_ITERS)

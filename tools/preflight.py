@@ -131,8 +131,8 @@ def paces(text: str) -> dict[str, tuple[float, ...]]:
 
 
 def iterations(args: argparse.Namespace, stage: int, processes: int) -> int | None:
-    if args.iterations:
-        return int(args.iterations[min(stage, len(args.iterations)) - 1])
+    if args.iterations and (count := int(args.iterations[min(stage, len(args.iterations)) - 1])):
+        return count
     frames = args.frames or TRAINING_FRAMES.get(args.nusc_version)
     epochs = args.epochs[min(stage, len(args.epochs)) - 1]
     return math.ceil(frames / processes) * int(epochs) if frames else None
@@ -201,7 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", nargs="+", default=["6", "20"], help="of each stage")
-    parser.add_argument("--iterations", nargs="*", default=[], help="of each stage, instead of epochs")
+    parser.add_argument("--iterations", nargs="*", default=[], help="of each stage, instead of epochs; 0: by epochs")
     parser.add_argument("--queue-length", default="", help="frames in a clip, where that was asked for")
     parser.add_argument("--shm", default="", help="/dev/shm that the variant needs: 32g")
     parser.add_argument("--shm-size", default="", help="/dev/shm that a container gets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_a_checkpoint_of_ones_own_leaves_products_of_its_own_name(tree: Tree):
     tree.done("export", "eval", "visualize", "VARIANT=nano", f"CKPT={mine}")
     calls = "\n".join(tree.calls())
     assert f"[{mine}] [--out] [onnx/theirs.onnx]" in calls and "[--out] [outputs/theirs.png]" in calls
-    assert f"[{mine}] [--out] [outputs/eval/theirs.json]" in calls
+    assert re.search(rf"\[{mine}\] (\[--device\] \[cpu\] )?\[--out\] \[outputs/eval/theirs.json\]", calls)
     assert not trains(calls) and not (tree.root / "onnx/uniad_nano_cp.onnx").exists()
     tree.done("engine", "infer", "VARIANT=nano", f"CKPT={mine}")
     calls = "\n".join(tree.calls())
@@ -214,6 +215,7 @@ def test_the_stage_follows_from_the_known_name(tree: Tree):
 @pytest.mark.parametrize("words, message", [
     (["eval", "CKPT=absent.pth"], "CKPT=absent.pth is not there"),
     (["eval", "CONFIG=absent.py"], "CONFIG=absent.py is not there"),
+    (["eval", "CKPT=mk"], "CKPT=mk is a folder: name the file"),
     (["train", "CKPT=Makefile"], "CKPT=Makefile says what to read"),
     (["train-stage1", "CONFIG=Makefile"], "name it as a variant"),
 ])  # fmt: skip
@@ -283,3 +285,92 @@ def test_a_copy_that_was_killed_half_way_is_done_again(tree: Tree):
     tree.calls()
     tree.done("train", "VARIANT=nano", "SEED=4")
     assert "train" in tree.tools() or "brought" in tree.done("train", "VARIANT=nano")
+
+
+@pytest.mark.parametrize("goal", ["train", "eval", "export"])
+@pytest.mark.parametrize("place", [
+    "ckpts/tiny_imgx0.25_track_map.pth", "ckpts/tiny_imgx0.25_e2e.pth", "ckpts/tiny_imgx0.25_e2e_ep20.pth",
+    "ckpts/bevformer_tiny_epoch_24.pth", "data/others/motion_anchor_infos_mode6.pkl",
+    "data/infos/nuscenes_infos_temporal_val.pkl",
+])  # fmt: skip
+def test_a_link_to_what_is_not_mounted_is_an_error_and_stays(tree: Tree, place: str, goal: str):
+    link = tree.root / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("/not/mounted/file")
+    result = tree.make(goal, "VARIANT=tiny", "DATASET=nuscenes")
+    assert result.returncode != 0 and f"{place} is a link to /not/mounted/file, which is not there" in result.stderr
+    assert tree.tools() == [] and link.is_symlink()
+
+
+def test_promote_copies_what_was_trained_and_trains_nothing(tree: Tree):
+    result = tree.make("promote", "VARIANT=nano")
+    assert result.returncode != 0 and "nothing was trained yet" in result.stderr and tree.tools() == []
+    tree.done("train-stage1", "VARIANT=nano")
+    tree.calls()
+    tree.done("promote", "VARIANT=nano", "SEED=7")  # another seed would be another training
+    assert tree.tools() == [] and (tree.root / "ckpts/nano_track_map.pth").is_file()
+    assert not (tree.root / "ckpts/nano_e2e.pth").exists()
+    tree.done("train-stage1", "promote", "VARIANT=tiny")
+    assert not any("stage2" in line for line in tree.calls())
+    assert (tree.root / "ckpts/tiny_imgx0.25_track_map.pth").is_file()
+    tree.done("train-stage2", "VARIANT=nano")
+    tree.calls()
+    tree.done("promote", "VARIANT=nano")
+    assert tree.tools() == [] and (tree.root / "ckpts/nano_e2e_ep20.pth").is_file()
+
+
+def test_promote_in_the_upstream_stack_trains_nothing(tree: Tree):
+    words = ("promote", "VARIANT=full", *UPSTREAM)
+    assert "nothing was trained yet (UniAD_train/UniAD/projects" in tree.make("-n", *words).stderr
+    bring(tree, "UniAD_train/UniAD/projects/work_dirs/stage1_track_map/full_track_map/epoch_6.pth")
+    shown = plan(tree, *words)
+    assert not trains(shown) and "compile" not in shown and "full_e2e" not in shown
+    assert "mv UniAD_train/UniAD/ckpts/epoch_6.pth UniAD_train/UniAD/ckpts/full_track_map.pth" in shown
+    assert "copy 'UniAD_train/UniAD/ckpts/full_track_map.pth' 'ckpts/full_track_map.pth'" in shown
+
+
+def test_a_stage_that_was_trained_and_not_yet_copied_is_evaluated(tree: Tree):
+    tree.done("train-stage1", "VARIANT=nano")
+    tree.calls()
+    said = tree.done("eval", "VARIANT=nano")
+    assert "train" not in tree.tools() and "trains it first" not in said
+    assert (tree.root / "projects/work_dirs/stage1_track_map/nano_track_map/results.json").exists()
+
+
+def test_training_is_announced_of_the_stage_that_is_trained_and_only_then(tree: Tree):
+    said = plan(tree, "eval-stage1", "VARIANT=nano")
+    assert "ckpts/nano_track_map.pth: not there, so `make eval-stage1` trains it first" in said and "nano_e2e" not in said
+    assert " --stages 1 --epochs" in said, "preflight counts the days of that stage alone"
+    bring(tree, "ckpts/nano_track_map.pth")
+    said = plan(tree, "eval-stage1", "VARIANT=nano")
+    assert "not there" not in said and "preflight" not in said
+    assert " --stages 2 --epochs" in plan(tree, "train", "VARIANT=nano"), "nor those of a stage that was brought"
+    bring(tree, "UniAD_train/UniAD/ckpts/full_e2e.pth")
+    for goal in ("eval", "export"):
+        said = plan(tree, goal, "VARIANT=full", *UPSTREAM)
+        assert "trains it first" not in said and "tools/preflight.py" not in said
+
+
+def test_upstreams_container_refuses_links_that_lead_out_of_it(tree: Tree):
+    outside = bring(tree, "weights.pth")
+    raw = "ckpts/bevformer_r101_dcn_24ep.pth"
+    link = tree.root / "UniAD_train/UniAD" / raw
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    words = ("-n", "train", "VARIANT=full", "DATASET=nuscenes", *UPSTREAM)
+    stopped = tree.make(*words)
+    assert f"UniAD_train/UniAD/{raw} is a link out of its container, to {outside}: put the link into ckpts/" in stopped.stderr
+    (tree.root / "ckpts").mkdir()
+    link.rename(tree.root / raw)
+    assert f"cp {raw} UniAD_train/UniAD/{raw}.partial" in tree.make(*words).stdout
+
+
+def test_a_native_container_reads_initial_weights_where_their_links_lead(tree: Tree):
+    outside = bring(tree, "../somewhere/weights.pth").resolve()
+    link = tree.root / "ckpts/bevformer_r101_dcn_24ep.pth"
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    words = ("-n", "train-stage1", "VARIANT=full", "DATASET=nuscenes", "FROM_SCRATCH=0")
+    shown = tree.make(*words, "RUNTIME=docker").stdout
+    assert f"'load_from={outside}'" in shown and f"--volume '{outside.parent}:{outside.parent}'" in shown
+    assert "load_from" not in tree.make(*words, "RUNTIME=host").stdout

@@ -109,6 +109,10 @@ def test_what_takes_more_than_a_day_is_told_with_what_is_quicker(words: tuple[st
 def test_what_takes_less_is_not(tmp_path: Path):
     assert inspected("--gpu-count", "1", "--frames", "800", "--pace", PACE) == preflight.Report()
     assert inspected("--gpu-count", "1", "--iterations", "500", "--pace", PACE) == preflight.Report()
+    # 0: this stage's length is in epochs
+    epochs = ("--gpu-count", "0", "--stack", "torch1.12", "--frames", "1000", "--epochs", "3", "20", "--pace", PACE)
+    (note,) = inspected(*epochs, "--iterations", "0", "1000").notes
+    assert "2.2 + 0.3 days on two CPU cores" in note
     assert inspected("--gpu-count", "1", "--variant", "mine") == preflight.Report(), "a variant that nobody timed"
 
 

@@ -35,6 +35,8 @@ def unread(*names: str) -> list[str]:
     ("MAX_ITER.2=2", "MAX_ITERS.2"),
     ("variant=full", "VARIANT"),
     ("EPOCH=3", "EPOCHS"),
+    ("MAX_ITERS.3=2", "MAX_ITERS.1"),
+    ("EPOCHS.12=2", "EPOCHS.1"),
     ("QUEUE_LENGHT=3", "QUEUE_LENGTH"),
     ("ITERS=3", "MAX_ITERS"),
     ("WEIGHT_URL.x.pth=file:///x", "WEIGHTS_URL.x.pth"),
@@ -175,3 +177,22 @@ def test_variables_of_other_programs_reach_the_container(tree: Tree):
     shown = tree.done("-n", "train", *native, "CUDA_VISIBLE_DEVICES=1")
     assert "--env CUDA_VISIBLE_DEVICES" in shown
     assert not Path(tree.root / "calls.log").exists()
+
+
+def test_a_stage_has_a_length_of_its_own_in_both_stacks(tree: Tree):
+    words = ("-n", "train", "VARIANT=tiny", "EPOCHS.1=3", "MAX_ITERS.2=5")
+    native = tree.done(*words)
+    one, two = (line for line in native.splitlines() if "tools/train.py" in line and "stage" in line)
+    assert "'total_epochs=3'" in one and "--max-iters" not in one and "total_epochs" not in two and "--max-iters 5" in two
+    assert "stage1_track_map/tiny_imgx0.25_track_map/epoch_3.pth' 'ckpts/" in native
+    assert "--epochs 3 20 --iterations 0 5" in native, "preflight counts the same"
+    upstream = tree.done(*words, "STACK=torch1.12", "RUNTIME=docker", "TOOLS_RUNTIME=host", "GPUS=1")
+    assert "'total_epochs=3' 'runner.max_epochs=3'" in upstream and "'runner.max_iters=5'" in upstream
+    assert "mv UniAD_train/UniAD/ckpts/epoch_3.pth" in upstream and "mv UniAD_train/UniAD/ckpts/iter_5.pth" in upstream
+
+
+@pytest.mark.parametrize("setting", ["TRAIN_ARGS=--recompute", "TRAIN_PRECISION=bf16", "CPU_PROCESSES=2"])
+def test_a_setting_that_upstreams_training_does_not_read_is_an_error_there(tree: Tree, setting: str):
+    words = ("-n", "train", "VARIANT=tiny", "STACK=torch1.12", "RUNTIME=docker", "TOOLS_RUNTIME=host", "GPUS=0")
+    result = tree.make(*words, setting)
+    assert result.returncode != 0 and f"{setting} is for STACK=native" in result.stderr and tree.calls() == []
