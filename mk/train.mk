@@ -90,9 +90,9 @@ cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
 CLIP_OPTIONS := $(if $(QUEUE_LENGTH),$(addsuffix =$(QUEUE_LENGTH),queue_length model.queue_length data.train.queue_length))
 # What a config starts from has another name in a container, where it is a link that leads out of the tree.
 moved = $(if $(filter-out $1,$(call here-or-whole,$1)),load_from=$(call here-or-whole,$1))
-# What stage 2 starts from: stage 1, or the repository's own model where no stage 1 is there
-START := $(or $(if $(wildcard $(call ckpt,1)),,$(SHIPPED)),$(call ckpt,1))
-$(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2 promote,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
+# What stage 2 starts from: stage 1, or the repository's own model where no stage 1 is there or asked for
+START := $(or $(if $(wildcard $(call ckpt,1) $(call finished,1))$(filter train-stage1,$(MAKECMDGOALS)),,$(SHIPPED)),$(call ckpt,1))
+$(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
 # $(call train-options,stage), $(call train-flags,stage). The config knows the place of stage 1 but for the demo.
 train-options = $(OPTIONS) $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(call here-or-whole,$(START)),$(call moved,$(START))),$(if $(INIT),$(call moved,$(INIT))))
 train-flags = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))

@@ -267,6 +267,19 @@ def test_training_continues_it_unless_told_to_start_from_nothing(shipped: Tree):
     assert len(lines) == 2 and SHIPPED not in "".join(lines) and "[--from-scratch]" in lines[0]
 
 
+def test_a_first_stage_of_ones_own_comes_before_it(shipped: Tree):
+    """Trained by its own goal, it lies in its work directory alone."""
+    assert "own model" not in shipped.done("train-stage1", "VARIANT=nano")
+    assert "own model" not in shipped.done("train-stage2", "VARIANT=nano")
+    (line,) = (line for line in shipped.calls() if line.startswith("tools/train.py") and "stage2" in line)
+    assert "load_from" not in line and (shipped.root / "ckpts/nano_track_map.pth").is_file()
+
+
+def test_both_stages_asked_for_by_name_are_ones_own(shipped: Tree):
+    assert "own model" not in shipped.done("train-stage1", "train-stage2", "VARIANT=nano")
+    assert "load_from" not in "".join(shipped.calls())
+
+
 def test_the_demo_continues_it_gently(shipped: Tree):
     shipped.done("demo")
     calls = shipped.calls()
