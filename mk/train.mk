@@ -50,10 +50,12 @@ NAME = $(or $(subst $(space),.,$(FOREIGN)),$(STEM.$(VARIANT))_$(KIND.$(STAGE)))
 
 # Somebody who trained the first stage and asks for its scores or picture does not ask for days of the second. Where that was
 # begun, or anything else is asked for, the same command must go on.
-stage-there = $(if $(filter $(abspath $(call ckpt,1)),$(abspath $(CKPT))),1,$(if $(CKPT),2,$(stage-begun)))
+stage-there = $(or $(if $(CKPT)$(CONFIG),$(EVAL_STAGES)),$(if $(filter $(abspath $(call ckpt,1)),$(abspath $(CKPT))),1,$(if $(CKPT),2,$(stage-begun))))
+EVAL_STAGES := $(patsubst eval-stage%,%,$(filter eval-stage%,$(MAKECMDGOALS)))
 stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(DEPLOYED) $(call work,2)),2,$(if $(wildcard $(call ckpt,1) $(call finished,1)),1,2)),2)
+$(if $(CKPT)$(CONFIG),$(foreach s,$(EVAL_STAGES),$(if $(call same,$s,$(STAGE)),,$(error CKPT and CONFIG are of one stage: eval-stage$s and STAGE=$(STAGE) name two))))
 $(call one-of,STAGE,$(STAGES))
-$(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
+$(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT)$(EVAL_STAGES),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
 
 # RANDOM_WEIGHTS=1: nobody trains; what is made of the weights has a name of its own, upstream's for tiny, so that it is neither
 # mistaken for what was trained nor written over it.
@@ -181,6 +183,7 @@ $(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAG
 $(RESULTS): private EVAL_CONFIG = $(READ_CONFIG)
 EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)
 endif
+stage-results = $(if $(CKPT)$(CONFIG),$(RESULTS),$(call results,$1))
 PROMOTED := $(if $(filter $(SHIPPED),$(START)),,$(call ckpt,1)) $(call ckpt,2) $(DEPLOYED)
 
 # What was trained, or is to be by the same command, and no more
@@ -194,5 +197,5 @@ train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 lea
 promote: $(PROMOTES) ## Copy what was trained to ckpts/ under its documented names; trains nothing
 eval: $(RESULTS) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2
 	@echo $(call q,$(RESULTS))
-eval-stage1: $(call results,1) ## Evaluate the checkpoint of stage 1
-eval-stage2: $(call results,2) ## Evaluate the checkpoint of stage 2
+eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1
+eval-stage2: $(call stage-results,2) ## Evaluate the checkpoint of stage 2

@@ -332,6 +332,16 @@ def test_promote_copies_what_was_trained_and_trains_nothing(tree: Tree):
     assert tree.tools() == [] and (tree.root / "ckpts/nano_e2e_ep20.pth").is_file()
 
 
+@pytest.mark.parametrize("stage, config", [("1", "stage1_track_map/nano_track_map.py"), ("2", "stage2_e2e/nano_e2e.py")])
+def test_a_stage_is_evaluated_by_name_from_a_checkpoint_of_ones_own(tree: Tree, stage: str, config: str):
+    bring(tree, "theirs.pth")
+    shown = plan(tree, f"eval-stage{stage}", "VARIANT=nano", "CKPT=theirs.pth")
+    assert not trains(shown) and "not there" not in shown
+    assert f"{config} 'theirs.pth'" in shown and "--out 'outputs/eval/theirs.json'" in shown, "the run's own scores stay"
+    for words in (["eval-stage1", "eval-stage2"], [f"eval-stage{stage}", f"STAGE={3 - int(stage)}"]):
+        assert "are of one stage" in tree.make("-n", *words, "VARIANT=nano", "CKPT=theirs.pth").stderr
+
+
 def test_promote_in_the_upstream_stack_trains_nothing(tree: Tree):
     words = ("promote", "VARIANT=full", *UPSTREAM)
     assert "nothing was trained yet (UniAD_train/UniAD/projects" in tree.make("-n", *words).stderr
