@@ -72,7 +72,8 @@ def test_a_replay_that_is_left_early_tells_the_plans_it_saw(contract, sequence):
 @pytest.mark.parametrize("name", NEW)
 def test_no_future_can_be_wrong_unnoticed(contract, sequence, name, everywhere):
     """One wrong number suffices; of cells, a patch."""
-    places = {"agents_dropped": 0, "occ_seg": (0, 1, slice(0, 3), slice(0, 3)), "occ_ids": (0, 1, slice(0, 3), slice(0, 3))}
+    patch = (0, 1, slice(0, 6), slice(0, 6))
+    places = {"agents_dropped": 0, "occ_seg": patch, "occ_ids": patch}
 
     def spoil(i, out):
         where = ... if everywhere else places.get(name, (0, 1))

@@ -86,7 +86,7 @@ def test_cards_of_before_find_their_config_in_the_repository(car: Path, nano, mo
     monkeypatch.chdir(car)
     rewrite_card(graph, config_values=None, config=str(Path(nano.config).relative_to(REPO)))
     with Runtime.open(graph) as runtime:
-        assert runtime.spec.model.track.score_thresh == 0.88, "with the options that the card names"
+        assert runtime.spec.model.track.score_thresh == 0.38, "with the options that the card names"
     rewrite_card(graph, config="projects/configs/no/such.py")
     with pytest.raises(UserError, match="of an earlier version, needs its config .*such.py, which is not here: name it"):
         Runtime.open(graph)
