@@ -86,7 +86,8 @@ def main() -> None:
     rows = [
         ("synthetic nuScenes", args.data, ""),
         ("sample infos", args.infos, ""),
-        ("checkpoint", args.checkpoint, losses(args.log)),
+        # single clips differ too much for a few iterations of a trained model to show in the loss
+        ("checkpoint", args.checkpoint, "" if args.continued else losses(args.log)),
         ("evaluation", args.results, scores(results)),
         ("ONNX", args.onnx, "with its card and a recorded sequence"),
         ("verification", args.report, checks(read(args.report))),

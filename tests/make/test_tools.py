@@ -53,7 +53,11 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
     assert not (tmp_path / "venv").exists()
 
 
-def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path):
+@pytest.mark.parametrize("continued, said", [
+    ([], ["loss 9.50 -> 7.25", "This training was a glimpse"]),
+    (["--continued", "weights/x.pth"], ["The model is weights/x.pth", "FROM_SCRATCH=1 starts from nothing"]),
+])  # fmt: skip
+def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path, continued, said):
     results = tmp_path / "results.json"
     content = {
         "detection": {"NDS": 0.1, "mAP": 0.05, "AP": {"car": {"2.0": 0.2}}},
@@ -69,14 +73,14 @@ def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, cap
     row = {"backend": "onnxruntime", "ok": True, "frames": 10, "worst": {"boxes_m": 2e-5, "plan_m": 3e-6}}
     report.write_text(json.dumps([row]))
     paths = {name: str(tmp_path / name) for name in ("data", "infos", "checkpoint", "onnx", "engine", "picture", "video")}
-    paths |= {"results": str(results), "report": str(report), "log": str(log), "continued": "weights/x.pth"}
+    paths |= {"results": str(results), "report": str(report), "log": str(log)}
     flags = [f"--{k}={v}" for k, v in paths.items()]
-    monkeypatch.setattr(sys, "argv", ["demo_summary", "--variant", "nano", *flags])
+    monkeypatch.setattr(sys, "argv", ["demo_summary", "--variant", "nano", *flags, *continued])
     demo_summary.main()
     text = capsys.readouterr().out
     for words in (
         "cars found within 2 m (AP)            0.20", "onnxruntime agrees over 10 frames", "minADE 1.500", "plan 3e-06 m",
-        "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", "loss 9.50 -> 7.25", "The model is weights/x.pth",
+        "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", *said,
         "make train", "make help", paths["picture"], paths["video"],
     ):  # fmt: skip
         assert words in text

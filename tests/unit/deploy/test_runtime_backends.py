@@ -136,7 +136,7 @@ def test_bad_arguments_get_one_line(onnx: Path, nano, tmp_path: Path) -> None:
         (("--scene", "scene-7777"), "is not in the val split"),
         (("--folder", tmp_path / "none"), "frames.json does not exist"),
         (("--cfg-options", "info_root=/nowhere/"), "/nowhere/"),
-        (("--out", "/proc/results"), "/proc/results: "),
+        (("--out", "/proc/results"), "/proc/results"),
     ):
         assert message in refused("tools/infer.py", onnx, "--out", out, *arguments)
         assert not out.exists()

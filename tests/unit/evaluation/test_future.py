@@ -19,7 +19,7 @@ from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, Futur
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, collect, score
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
+from uniad.spec import CompatSpec, Spec
 from uniad.types import Agents, MotionOutput, OccOutput, PlanOutput, StepOutputs
 
 GRID = (-50.0, 50.0, 0.5)  # fine enough for a footprint to be one
@@ -35,8 +35,10 @@ def infos(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def spec(synthetic_root: Path, infos: Path) -> Spec:
+    compat = CompatSpec(collision_pixels="fixed")  # as upstream, but for what counts cells
     return edit(
-        nano_spec(2), data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
+        nano_spec(2), model__compat=compat, data__compat=compat,
+        data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
         data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
     )  # fmt: skip
 
@@ -145,7 +147,7 @@ def test_compatibility_switches_reach_the_metrics(fine: Spec) -> None:
 
 
 def test_metrics_stand_on_the_grid_of_the_labels(spec: Spec, fine: Spec) -> None:
-    for one, cells in ((spec, 25), (fine, 200)):
+    for one, cells in ((spec, 50), (fine, 200)):
         scores = FutureScores(one)
         assert scores.planning[MODEL].cells == (cells, cells) == scores.occupancy[MODEL].shape
 

@@ -148,7 +148,7 @@ def test_the_number_of_agents_is_averaged_over_processes() -> None:
 def test_no_value_visits_the_host_forward_or_back() -> None:
     spec = replace(SPEC, bev_hw=(8, 8), xbound=(-4.0, 4.0, 1.0), ybound=(-4.0, 4.0, 1.0), slice_bev=True,
                    bev_centres=(-6.0, 6.0, -6.0, 6.0))  # fmt: skip
-    head, dim = OccHead(spec).train(), spec.query_dims
+    head, dim = OccHead(spec).train(), spec.bev_dims  # tracks are as wide as the BEV
     query = torch.randn(2, 3, dim, requires_grad=True)
     motion = MotionOutput(None, None, torch.randn(1, 2, 3, 6, dim, requires_grad=True), query, query)
     vehicle = torch.tensor([[True, True, False], [False, False, False]])
