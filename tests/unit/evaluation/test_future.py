@@ -38,6 +38,7 @@ def spec(synthetic_root: Path, infos: Path) -> Spec:
     compat = CompatSpec(collision_pixels="fixed")  # as upstream, but for what counts cells
     return edit(
         nano_spec(2), model__compat=compat, data__compat=compat,
+        model__motion__use_nonlinear_optimizer=True, data__use_nonlinear_optimizer=True,
         data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
         data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
     )  # fmt: skip
