@@ -156,7 +156,7 @@ class Case:
 
     def __init__(self, vehicles: list[int], seed: int = 0, rubbish: float = 50.0) -> None:
         g = torch.Generator().manual_seed(seed)
-        batch, dim = len(vehicles), SMALL.query_dims
+        batch, dim = len(vehicles), SMALL.bev_dims  # tracks are as wide as the BEV
         self.vehicle = torch.arange(AGENTS) < torch.tensor(vehicles)[:, None]
         cells = SMALL.bev_hw[0] * SMALL.bev_hw[1]
         self.bev = torch.randn(batch, cells, SMALL.bev_dims, generator=g)
