@@ -87,10 +87,10 @@ def check_archive(path: Path) -> None:
 
     Raises UserError where one differs. A file of the format before PyTorch 1.6 has none (see ``without_checksum``).
     """
-    if not zipfile.is_zipfile(path):
-        return
     member = "its directory"
     try:
+        if not zipfile.is_zipfile(path):  # raises, too, where the archive's end is damaged
+            return
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 member = info.filename

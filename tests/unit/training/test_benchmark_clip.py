@@ -36,7 +36,7 @@ def test_a_random_clip_goes_forward_and_back(stage: int) -> None:
 def test_its_targets_have_the_shapes_and_types_of_a_data_set_s() -> None:
     spec = nano_spec(2)
     targets = bench.random_clip(spec, 1, 2, CPU).targets
-    data, cells = spec.data, (25, 25)
+    data, cells = spec.data, (50, 50)
     want = {
         "fut_traj": (data.max_objects, 12, 2), "fut_traj_mask": (data.max_objects, 12, 2), "sdc_fut_traj": (1, 12, 2),
         "sdc_fut_traj_mask": (1, 12, 2), "segmentation": (7, *cells), "instance": (7, *cells), "occ_img_is_valid": (9,),
