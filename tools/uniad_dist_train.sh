@@ -8,7 +8,13 @@
 # Checkpoints and logs go to projects/work_dirs/<stage>/<name of CFG>/; the same line again continues an interrupted run.
 set -euo pipefail
 
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
+if (( $# < 2 )) && [[ ${1-} != -h && ${1-} != --help ]]; then
+    (usage 0 --help)
+    echo "error: CFG and GPUS are needed" >&2
+    exit 2
+fi
+usage 2 "$@"
 cfg=$1 gpus=$2
 shift 2
 
