@@ -18,6 +18,12 @@ from test_processes import ENV, REPO, SCRIPT, finish, free_port, wait_for_steps
 MARK = "UNIAD_TEST_MARK"
 
 
+def heard() -> None:
+    """Signals as in a terminal, also where the tests run in a script's background or under nohup, which ignore some."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Started:
     """A program in a session of its own, and all processes that came of it, wherever they went."""
 
@@ -25,7 +31,7 @@ class Started:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command)], env={**ENV, MARK: self.mark, **env}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=REPO,
+            stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=REPO, preexec_fn=heard,
         )  # fmt: skip
 
     def alive(self) -> list[int]:
