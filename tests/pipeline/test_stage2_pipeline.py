@@ -18,6 +18,7 @@ from command_line import REPO, World, finish, refused, start
 from specs import nano_spec
 from uniad.contract import contract_for
 from uniad.data.anchors import save_motion_anchors
+from uniad.files import sha256
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import save_checkpoint
 from weights import rule_state_dict
@@ -79,7 +80,7 @@ def test_the_whole_step_leaves_as_one_plain_static_graph(exported: Path) -> None
 
 def test_the_card_says_what_the_graph_holds_and_what_comes_after_it(exported: Path, work: Work) -> None:
     card = json.loads(Path(f"{exported}.json").read_text())
-    assert card["contract"]["occ_grid"]["xbound"] == [-50.0, 50.0, 4.0]
+    assert card["contract"]["occ_grid"]["xbound"] == [-50.0, 50.0, 2.0]
     assert card["anchors"] == f"{work.folder}/motion_anchor_infos_mode6.pkl" and len(card["anchors_sha256"]) == 64
     assert "not in the graph" in card["post_processing"]["collision_optimiser"]["what"]
     meaning = {e["name"]: e["meaning"] for e in (*card["contract"]["inputs"], *card["contract"]["outputs"])}
@@ -140,6 +141,9 @@ def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported:
     arrays["f3/out/plan_traj"] = arrays["f3/out/plan_traj"] + np.float32(0.01)
     with open(path, "wb") as handle:
         np.savez_compressed(handle, **arrays)
+    # recorded so: a file that was changed afterwards is refused by its digest
+    card = tmp_path / "uniad_nano_cp.onnx.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "sequence_sha256": sha256(path)}))
     code, said, err = finish(start("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime"))
     assert code == 1 and "frame 3: plan_traj differs by 0.0141" in err, err
 
