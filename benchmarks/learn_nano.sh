@@ -6,6 +6,7 @@
 #
 # Training seeds are 11 to 26. Worlds of other seeds are for evaluation: 2 here.
 set -uo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../tools/usage.sh"; usage 2 "$@"
 cd "$(dirname "$0")/.."
 OUT=$(realpath -m "$1"); TOTAL=$2; START=$(date +%s)
 PY=${PYTHON:-python3}; W=${WORLDS:-/tmp/worlds}; FIRST=${FIRST:-"11 12 13 14"}; MORE=${MORE:-"15 16 17 18 19 20 21 22 23 24 25 26"}

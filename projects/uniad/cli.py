@@ -23,6 +23,8 @@ VERBS = {
     "synthetic": "make_synthetic_nuscenes.py",
     "data": "create_data.py",
     "anchors": "make_motion_anchors.py",
+    "packs": "make_packs.py",
+    "pack-clips": "pack_clips.py",
     "train": "train.py",
     "eval": "test.py",
     "plot": "plot_training.py",
@@ -39,6 +41,7 @@ VERBS = {
     "visualize": "visualize.py",
     "video": "make_video.py",
     "metadata": "process_metadata.py",
+    "release-weights": "release_weights.py",
 }
 
 
