@@ -11,7 +11,7 @@ $(if $(word 3,$(DEMO_ITERS))$(strip $(foreach n,$(or $(DEMO_ITERS),0),$(if $(cal
 DEMO_SHIPPED := $(if $(filter 1,$(FROM_SCRATCH)),,$(wildcard $(SHIPPED.$(DEMO_VARIANT))))
 
 .PHONY: demo
-demo: ## From nothing to a verified engine in minutes: data, training, evaluation, export, engine, a picture and a video
+demo: ## From nothing to a verified engine in minutes: data, training, scores, export, engine, picture, video
 	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \
 	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS)$(if $(DEMO_SHIPPED), --cfg-options optimizer.lr=4e-5))
 
