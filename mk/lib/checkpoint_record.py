@@ -55,13 +55,13 @@ def made_here(path: Path) -> bool:
     return record.get("mark") == mark(path) or (bool(record) and sha256(path) in record.get("sha256", []))
 
 
-def note(source: Path, target: Path) -> None:
-    """Records that what ``target`` holds, now or in a moment, is a copy of ``source``."""
+def note(source: Path, target: Path, digest: str | None = None) -> None:
+    """Records that what ``target`` holds, now or in a moment, is a copy of ``source`` (digest: its SHA-256 where known)."""
     digests = [d for d in record_of(target).get("sha256", []) if isinstance(d, str)]
     content = {
         "path": str(target),
         "mark": mark(target) if target.is_file() else None,
-        "sha256": [*digests, sha256(source)][-20:],
+        "sha256": [*digests, digest or sha256(source)][-20:],
         "source": mark(source),
     }
     with atomic_path(record_path(target)) as temporary:
@@ -76,7 +76,8 @@ def copy(source: Path, target: Path) -> None:
     """Raises UserError, and writes nothing, where the target was brought."""
     if not source.is_file():
         raise UserError(f"{source}: no such checkpoint")
-    if target.is_file() and sha256(target) == sha256(source):
+    digest = sha256(source)
+    if target.is_file() and sha256(target) == digest:
         os.utime(target)  # newer than what it is made of
     else:
         if brought(target):
@@ -84,10 +85,10 @@ def copy(source: Path, target: Path) -> None:
                 f"{target} was brought here, so {source} is not copied over it: move it away, or name "
                 f"the other with CKPT={source}"
             )
-        note(source, target)  # a copy that is killed in the middle leaves no file that counts as brought
+        note(source, target, digest)  # a copy that is killed in the middle leaves no file that counts as brought
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    note(source, target)
+    note(source, target, digest)
     print(f"{source} -> {target}")
 
 
