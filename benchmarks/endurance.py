@@ -62,12 +62,14 @@ class Watch:
     def __init__(self, runtime: Runtime, frames: int) -> None:
         self.runtime, self.every = runtime, max(frames // SAMPLES, 1)
         self.times_ms: list[float] = []
+        self.parts_ms: list[dict[str, float]] = []  # what a step says of its own parts
         self.memory: list[tuple[int, float, float]] = []  # frame, MiB of the process, MiB of the GPU
 
     def step(self, sensors: Sensors) -> Result:
         begun = time.perf_counter()
         result = self.runtime.step(sensors)
         self.times_ms.append(1e3 * (time.perf_counter() - begun))
+        self.parts_ms.append(result.timings_ms)
         if len(self.times_ms) % self.every == 0:
             gpu = torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
             self.memory.append((len(self.times_ms), resident_mib(), gpu))
@@ -121,6 +123,7 @@ def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames:
     first = next((m for m in watch.memory if m[0] >= len(a) + len(b)), watch.memory[0] if watch.memory else (0, 0.0, 0.0))
     last = watch.memory[-1] if watch.memory else first
     median, p99 = (float(np.percentile(times, q)) for q in (50, 99))
+    parts = {name: [part[name] for part in watch.parts_ms[1:]] for name in watch.parts_ms[0]}
     report = {
         "frames": len(watch.times_ms),
         "turns_of_a_and_b": turns,
@@ -128,6 +131,9 @@ def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames:
         "median_ms": round(median, 3),
         "p99_ms": round(p99, 3),
         "p99_over_median": round(p99 / median, 3),
+        "parts_ms": {
+            name: {f"p{q}": round(float(np.percentile(taken, q)), 3) for q in (50, 99, 100)} for name, taken in parts.items()
+        },
         "memory_mib": {"after_first_turn": round(first[1], 1), "end": round(last[1], 1), "growth": round(last[1] - first[1], 1)},
         "gpu_memory_mib": {"growth": round(last[2] - first[2], 1), "end": round(last[2], 1)},
         "a_after_b_m": worst,

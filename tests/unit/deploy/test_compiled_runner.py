@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from uniad.deploy.compare import TOLERANCES
 from uniad.deploy.compiled_runner import CompiledRunner
 from uniad.deploy.runner import TorchRunner
 from uniad.deploy.runtime import Runtime
+from uniad.deploy.sensors import Pose
+from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
 from uniad.training.checkpoint import load_checkpoint
 
@@ -85,6 +89,67 @@ def test_frames_that_do_not_fit_are_refused_before_anything_runs(resident, feeds
         resident.step({**feeds[0], "lidar2img": feeds[0]["lidar2img"].astype(np.float64)})
     with pytest.raises(RuntimeError, match="context manager"):
         CompiledRunner(contract, resident.model).step(feeds[0])
+
+
+WAYS = [
+    pytest.param(("fp32", "eager", "cpu"), id="cpu"),
+    pytest.param(
+        ("fp16", "parts", "cuda"),
+        id="cuda",
+        marks=[pytest.mark.device, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+    ),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refused_frame_changes_nothing_where_the_state_lies(contract, make_model, spec, way, monkeypatch) -> None:
+    """Refused before the step, in its midst, after it; on a scene's first frame and on later ones; with the state on the device
+    and read to the host before. Good frames then give what they give alone, to the bit."""
+    sensors = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 4)]
+    with Runtime(CompiledRunner(contract, make_model(), *way), spec) as runtime:
+        runner = runtime.runner
+        step, run = runner.step, runner._resident.run
+        alone = [runtime.step(frame) for frame in sensors]
+
+        def poisoned(feed):
+            outputs = step(feed)
+            bev = [port.name for port in contract.state].index("bev")
+            runner._resident.state[bev].view(-1)[7] = float("nan")
+            return outputs
+
+        def interrupted_after(feed):
+            step(feed)
+            raise KeyboardInterrupt
+
+        def interrupted_inside():
+            run()
+            for buffer in runner._resident.state:
+                buffer.zero_()
+            raise KeyboardInterrupt
+
+        faults = [
+            ("step", poisoned, UserError),
+            ("step", interrupted_after, KeyboardInterrupt),
+            ("run", interrupted_inside, KeyboardInterrupt),
+        ]
+        for read in (False, True):
+            runtime.reset()
+            for number, frame in enumerate(sensors):
+                if read:
+                    before = {name: value.copy() for name, value in runner.state.items()}
+                with pytest.raises(UserError, match="position|plausible"):
+                    runtime.step(replace(frame, ego2global=Pose([1e9, 0, 0], [1, 0, 0, 0])))
+                for where, fault, kind in faults:
+                    with monkeypatch.context() as patch, pytest.raises(kind):
+                        patch.setattr(runner if where == "step" else runner._resident, where, fault)
+                        runtime.step(frame)
+                assert runner.is_finite()
+                if read:
+                    same(runner.state, before, before)
+                result, want = runtime.step(frame), alone[number]
+                np.testing.assert_array_equal(result.plan.raw, want.plan.raw, err_msg=f"frame {number}")
+                np.testing.assert_array_equal(result.tracks.ids, want.tracks.ids)
+                np.testing.assert_array_equal(result.tracks.boxes, want.tracks.boxes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
