@@ -218,6 +218,7 @@ class OccSpec:
     dice_eps: float = 1.0
     test_seg_thresh: float = 0.1
     test_with_track_score: bool = True
+    cell_features: bool = False  # masks also read each cell's own BEV feature and position, not only the shrunken state
     # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; documented for every BEV size
     bev_centres: tuple[float, float, float, float] = (-50.944, 50.944, -50.944, 50.944)
 
@@ -232,6 +233,7 @@ class PlanSpec:
     use_col_optim: bool
     with_adapter: bool
     collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
+    ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0

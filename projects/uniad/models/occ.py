@@ -68,21 +68,31 @@ class OccHead(nn.Module):
         )
         self.query_to_occ_feat = MLP(query, query, dim, spec.query_mlp_layers)
         self.temporal_mlp_for_mask = copy.deepcopy(self.query_to_occ_feat)
+        if spec.cell_features:
+            self.cell_proj = nn.Sequential(nn.Conv2d(spec.bev_dims, 2 * dim, 1), nn.ReLU(), nn.Conv2d(2 * dim, dim, 1))
 
-    def forward(self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor) -> OccOutput:
+    def forward(
+        self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor, bev_pos: Tensor | None = None
+    ) -> OccOutput:
         """Occupancy of a step.
 
         bev: [B, S, D]; vehicle: [B, A] bool, the agent slots that take part (tracked vehicles, never the ego car). A sample
-        without any has an empty grid.
+        without any has an empty grid. bev_pos: [1 or B, S, D], needed for ``cell_features`` alone.
         """
-        return self.read(self.predict(bev, motion, agents, vehicle, with_masks=False), agents.score)
+        return self.read(self.predict(bev, motion, agents, vehicle, bev_pos, with_masks=False), agents.score)
 
     def predict(
-        self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor, with_masks: bool = True
+        self,
+        bev: Tensor,
+        motion: MotionOutput,
+        agents: Agents,
+        vehicle: Tensor,
+        bev_pos: Tensor | None = None,
+        with_masks: bool = True,
     ) -> OccRaw:
         """Logits before any threshold, arguments as in ``forward``. Training also needs the rough masks, at test they cost."""
         valid = vehicle & agents.valid
-        return self.roll_out(bev, self.fuse(motion, valid), valid, with_masks)
+        return self.roll_out(bev, self.fuse(motion, valid), valid, bev_pos, with_masks)
 
     def read(self, raw: OccRaw, score: Tensor) -> OccOutput:
         """Thresholded masks from logits. score: [B, A] of the tracks."""
@@ -104,11 +114,15 @@ class OccHead(nn.Module):
         pos = motion.query_pos.detach().masked_fill(empty, 0.0)
         return self.multi_query_fuser(torch.cat([mode, track.to(mode.dtype), pos.to(mode.dtype)], dim=-1))
 
-    def roll_out(self, bev: Tensor, query: Tensor, valid: Tensor, with_masks: bool = True) -> OccRaw:
-        """bev: [B, S, D]; query: [B, A, D] of ``fuse``; valid: [B, A] bool."""
-        state = bev.transpose(1, 2).unflatten(2, self.spec.bev_hw)
-        if self.slicer is not None:
-            state = self.slicer(state)
+    def roll_out(
+        self, bev: Tensor, query: Tensor, valid: Tensor, bev_pos: Tensor | None = None, with_masks: bool = True
+    ) -> OccRaw:
+        """bev: [B, S, D]; query: [B, A, D] of ``fuse``; valid: [B, A] bool; bev_pos: [1 or B, S, D] for ``cell_features``."""
+        state = self._cut(bev)
+        cells = None
+        if self.spec.cell_features:
+            assert bev_pos is not None
+            cells = self.cell_proj(self._cut(bev + bev_pos.to(bev.dtype)))
         state = self.base_downscale(self.bev_light_proj(state))  # a quarter of the grid's resolution
         states, embeddings, masks = [], [], []
         for step in range(self.num_steps):
@@ -118,9 +132,16 @@ class OccHead(nn.Module):
             if with_masks:
                 masks.append(resize(mask, self.grid_hw))
         dense = resize(self.dense_decoder(torch.stack(states, 1).flatten(0, 1)), self.grid_hw)
+        if cells is not None:  # the same in every step: what moves is where the agents look
+            dense = (dense.unflatten(0, (-1, self.num_steps)) + cells[:, None]).flatten(0, 1)
         agent = self.query_to_occ_feat(torch.stack(embeddings, 1))  # [B, F', A, D]
         logits = _dot(agent.flatten(0, 1), dense).unflatten(0, (-1, self.num_steps)).transpose(1, 2)
         return OccRaw(logits, torch.stack(masks, 2) if with_masks else None, valid)
+
+    def _cut(self, bev: Tensor) -> Tensor:
+        """[B, S, D] -> the part under the head's grid, [B, D, h, w]"""
+        grid = bev.transpose(1, 2).unflatten(2, self.spec.bev_hw)
+        return grid if self.slicer is None else self.slicer(grid)
 
     def _advance(self, step: int, state: Tensor, query: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The state one step on [B, D, h/4, w/4], the agents' mask embeddings [B, A, D] and rough masks [B, A, h/8, w/8].

@@ -17,6 +17,11 @@ from uniad.models.precision import full_precision
 from uniad.spec import PlanSpec
 from uniad.types import MotionOutput, PlanOutput
 
+# Where can_bus [18] has what tells how the car moves in its own plane: acceleration and velocity (forward, left), yaw rate;
+# and what each is divided by, so that all are about 1 in a town (m/s2, m/s, rad/s).
+STATUS = (7, 8, 12, 13, 14)
+STATUS_SCALE = (2.0, 2.0, 0.2, 8.0, 1.0)
+
 
 class SingleQueryAttention(MultiheadAttention):
     """Attention of very few queries on very many keys, without ever projecting a key.
@@ -89,13 +94,21 @@ class PlanHead(nn.Module):
         self.attn_module = PlanDecoder(spec.num_layers, dim, spec.num_heads, spec.ffn_dims or 2 * dim, spec.dropout)
         self.mlp_fuser = nn.Sequential(nn.Linear(3 * dim, dim), nn.LayerNorm(dim), nn.ReLU())
         self.pos_embed = nn.Embedding(1, dim)
+        if spec.ego_status:
+            self.status_mlp = nn.Sequential(nn.Linear(len(STATUS), dim), nn.ReLU(), nn.Linear(dim, dim))
         if spec.with_adapter:
             self.bev_adapter = nn.Sequential(*(adapter_block(dim) for _ in range(3)))
 
-    def forward(self, bev: Tensor, bev_pos: Tensor, motion: MotionOutput, command: Tensor) -> PlanOutput:
+    def forward(
+        self, bev: Tensor, bev_pos: Tensor, motion: MotionOutput, command: Tensor, can_bus: Tensor | None = None
+    ) -> PlanOutput:
         """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, 0 right,
-        1 left, 2 straight (see ``command.check_command``; here values outside are clamped)."""
+        1 left, 2 straight (see ``command.check_command``; here values outside are clamped); can_bus [B, 18] as in ``Frame``,
+        needed for ``ego_status`` alone."""
         query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
+        if self.spec.ego_status:
+            assert can_bus is not None
+            query = query + self.status(can_bus)[:, None].to(query.dtype)
         return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos)))
 
     def modes(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:
@@ -111,6 +124,13 @@ class PlanHead(nn.Module):
     def ego_query(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:
         """Arguments as for ``modes``; each feature from the mode where it is strongest. [B, 1, D]"""
         return self.modes(traj_query, track_query, command).amax(1, keepdim=True) + self.pos_embed.weight
+
+    def status(self, can_bus: Tensor) -> Tensor:
+        """What the car's own motion says, [B, 18] -> [B, D]. In fp32: at 8 m/s bf16 is 3 cm/s wide."""
+        with full_precision(can_bus):
+            columns = can_bus.float()
+            motion = torch.stack([columns[:, i] / scale for i, scale in zip(STATUS, STATUS_SCALE)], -1)
+            return self.status_mlp(motion)
 
     def memory(self, bev: Tensor, bev_pos: Tensor) -> Tensor:
         """What the query looks at: BEV with position, adapted where the model has an adapter. [B, S, D]"""

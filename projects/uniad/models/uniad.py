@@ -142,7 +142,7 @@ class UniAD(nn.Module):
         tracks, maps, ahead = side_by_side(
             lambda: self.carry_tracks(after, carry, track),
             lambda: self.seg_head.select(lanes),
-            lambda: self.look_ahead(bev, track, lanes.query, lanes.query_pos, frame.command),
+            lambda: self.look_ahead(bev, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
         )
         return StepOutputs(bev, track, maps, *ahead), self.next_state(frame, bev, tracks, next_id)
 
@@ -155,18 +155,19 @@ class UniAD(nn.Module):
         return self.report_tracks(rows, self.detect(bev, rows, all_layers=False), next_id)
 
     def look_ahead(
-        self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor
+        self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor, can_bus: Tensor
     ) -> tuple[Agents, MotionOutput, OccOutput, PlanOutput] | tuple[()]:
         """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
 
-        bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries; command [B].
+        bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18].
         """
         if not self.spec.has_stage2:
             return ()
         agents, motion = self.forecast(bev, track, map_query, map_query_pos)
+        bev_pos = self.bev_position()
         plan, occ = side_by_side(
-            lambda: self.planning_head(bev, self.bev_position(), motion, command),
-            lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0)),
+            lambda: self.planning_head(bev, bev_pos, motion, command, can_bus),
+            lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0), bev_pos),
         )
         return agents, motion, occ, plan
 

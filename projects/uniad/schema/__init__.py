@@ -73,8 +73,8 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             queue_length=n.whole("queue_length", 3),
             compat=compat,
             motion=read_motion(n, pc_range, bev, decoder, compat) if present else None,
-            occ=read_occ(n, bev, compat) if present else None,
-            plan=read_plan(n, bev) if present else None,
+            occ=read_occ(n, native, bev, compat) if present else None,
+            plan=read_plan(n, native, bev) if present else None,
             agent_capacity=native.whole("agent_capacity", min(128, track.capacity)) if present else 0,
         )
 

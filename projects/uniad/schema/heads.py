@@ -193,7 +193,7 @@ def read_motion(
             )
 
 
-def read_occ(model: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
+def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
     align = compat.occ_grid == "fixed"
     with model.sub("occ_head") as n:
         n.type("OccHead")
@@ -255,6 +255,7 @@ def read_occ(model: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
                 dice_eps=dice.number("eps", 1e-3),
                 test_seg_thresh=n.number("test_seg_thresh", 0.5),
                 test_with_track_score=n.flag("test_with_track_score", False),
+                cell_features=native.flag("occ_cell_features", False),
                 **({"bev_centres": _cell_centres(bev)} if align else {}),
             )
 
@@ -266,7 +267,7 @@ def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
     return x0 + dx, x1 - dx, y0 + dy, y1 - dy
 
 
-def read_plan(model: Node, bev: S.BevSpec) -> S.PlanSpec:
+def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
     with model.sub("planning_head") as n:
         n.type("PlanningHeadSingleMode")
         n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
@@ -292,5 +293,6 @@ def read_plan(model: Node, bev: S.BevSpec) -> S.PlanSpec:
             use_col_optim=n.flag("use_col_optim", False),
             with_adapter=n.flag("with_adapter", False),
             collision=tuple(collision),
+            ego_status=native.flag("plan_ego_status", False),
             **extra,
         )

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import Match, frame_targets
+from uniad.losses.track import FrameTerms
 from uniad.models.agents import select_training_agents
 from uniad.models.grid_mask import DRAWS, apply_grid_mask
 from uniad.models.map import MapQueries
@@ -64,6 +65,18 @@ class Carried(NamedTuple):
     iou: Tensor  # [B, Q] overlap with the object when last measured
 
 
+class Stage1Result(NamedTuple):
+    """What stage 1 says of a clip's last frame: all that the heads of stage 2 read."""
+
+    bev: Tensor  # [B, S, D]
+    agents: Agents
+    matched_gt: Tensor  # [B, A] int64, each agent's object; -1 none, and the ego car
+    map_query: Tensor  # [B, M, D]
+    map_query_pos: Tensor  # [B, M, D]
+    command: Tensor  # [B] int32
+    can_bus: Tensor  # [B, 18]
+
+
 class Ahead(NamedTuple):
     """What stage 2 made of the last frame."""
 
@@ -98,6 +111,26 @@ def forward_clip(
     rng: source of grid masks, dropped tracks and false positives (dropout uses the global one); None for the global one.
     The total to minimise is the sum of the losses, see ``total_loss``.
     """
+    targets = clip.targets
+    terms, maps, out = forward_stage1(model, clip, criterion, rng, options)
+    losses = criterion.tracking(terms)
+    losses |= criterion.mapping(model.seg_head, maps, targets)
+    if model.spec.has_stage2:
+        ahead = look_ahead(model, stage1_result(model, out, maps, clip), targets)
+        losses |= criterion.looking_ahead(*ahead, targets)
+        out = out._replace(ahead=ahead)
+    return losses, out
+
+
+def forward_stage1(
+    model: UniAD,
+    clip: Clip,
+    criterion: Criterion,
+    rng: torch.Generator | None = None,
+    options: ClipOptions | None = None,
+) -> tuple[list[FrameTerms], MapQueries, ClipOutput]:
+    """Tracking along the clip and the map queries of its last frame; arguments as for ``forward_clip``. Sums for the losses of
+    each frame, queries, and what is left behind."""
     frames, targets = clip.frames, clip.targets
     num_samples, num_frames = frames.img.shape[:2]
     draws = draw(model.spec, num_samples, num_frames, rng, frames.img.device)
@@ -118,26 +151,28 @@ def forward_clip(
         if t + 1 < num_frames:
             carried, dropped = carry_on(model, rows, det, match, frames, t, draws.tracks[t])
             out = out._replace(dropped=out.dropped + dropped)
-    losses = criterion.tracking(terms)
-    map_queries = model.seg_head.queries(bev[:, -1])
-    losses |= criterion.mapping(model.seg_head, map_queries, targets)
-    if model.spec.has_stage2:
-        ahead = look_ahead(model, out, map_queries, frames.command[:, -1], targets)
-        losses |= criterion.looking_ahead(*ahead, targets)
-        out = out._replace(ahead=ahead)
-    return losses, out
+    return terms, model.seg_head.queries(bev[:, -1]), out
 
 
-def look_ahead(model: UniAD, out: ClipOutput, map_queries: MapQueries, command: Tensor, targets: Targets) -> Ahead:
-    """Stage 2 on the last frame. The agents are the tracks that overlap their object, whatever their scores are."""
-    spec, bev, match = model.spec, out.bev[:, -1], out.match[-1]
+def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -> Stage1Result:
+    """What stage 2 reads of ``forward_stage1``. Agents are the tracks that overlap their object, whatever their scores are."""
+    spec, match, frames = model.spec, out.match[-1], clip.frames
     agents, matched = select_training_agents(
         out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.agent_capacity, spec.track
     )
-    motion = model.motion_head(bev, agents, map_queries.query, map_queries.query_pos)
+    return Stage1Result(
+        out.bev[:, -1], agents, matched, maps.query, maps.query_pos, frames.command[:, -1], frames.can_bus[:, -1]
+    )
+
+
+def look_ahead(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
+    """Stage 2 on the last frame."""
+    bev, agents, matched, map_query, map_query_pos, command, can_bus = stage1
+    motion = model.motion_head(bev, agents, map_query, map_query_pos)
     label = targets.labels[:, -1].gather(1, matched.clamp(min=0))
-    occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0))
-    plan = model.planning_head(bev, model.bev_position(), motion, command)
+    bev_pos = model.bev_position()
+    occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0), bev_pos)
+    plan = model.planning_head(bev, bev_pos, motion, command, can_bus)
     return Ahead(agents, matched, motion, occ, plan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.dense import add_dense_bev
 from uniad.training.distributed import World
+from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader
 from uniad.training.logging import RunLog
@@ -56,6 +58,8 @@ def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
     criterion = Criterion(spec.model, reduce_mean).to(world.device)
 
     def losses(model: nn.Module, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        if isinstance(clip, FrozenClip):
+            return frozen_losses(model, clip, criterion)
         terms, out = forward_clip(model, clip, criterion, generator, options)
         dense = getattr(model, DENSE_BEV, None)
         return terms if dense is None else terms | dense(out.bev, clip.targets, reduce_mean)
@@ -160,6 +164,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         trainer.resume(*found, announce)
     else:
         load_initial(model, spec, announce)
+    if can_freeze(spec, loader, regularise):
+        trainer.loader = freeze_stage1(trainer, spec, clip, announce)
     log = RunLog(
         options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
         tensorboard=options.train.tensorboard, said_before=said,
@@ -169,6 +175,18 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         return trainer.fit(log)
     finally:
         log.close()
+
+
+def freeze_stage1(trainer: Trainer, spec: Spec, clip: ClipOptions, announce: Callable[[str], None]) -> FrozenLoader:
+    """Runs the frozen stage 1 over every clip once; the loader that trains the heads on its results."""
+    begun, packed = time.monotonic(), trainer.loader
+    trainer.model.train()
+    results = compute_results(
+        trainer.model, packed, Criterion(spec.model).to(packed.device), clip, trainer.clip_loss.dtype
+    )
+    count = len(results.bev)
+    announce(f"stage 1 is frozen: its results for {count} clips are computed once ({time.monotonic() - begun:.0f} s)")
+    return FrozenLoader(packed, results)
 
 
 def _summary(spec: Spec, trainer: Trainer, world: World, options: RunOptions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -139,6 +140,21 @@ def test_the_command_changes_the_plan_and_other_agents_do_not() -> None:
     assert not torch.allclose(plans[0], plans[1]) and not torch.allclose(plans[1], plans[2])
     others = torch.cat([torch.randn_like(ego.traj_query[:, :, :2]), ego.traj_query[:, :, 2:]], 2)
     assert torch.equal(plans[0], model(bev, pos, ego._replace(traj_query=others), torch.tensor([0])).traj)
+
+
+@torch.no_grad()
+def test_ego_status_reads_the_cars_own_motion_and_nothing_else() -> None:
+    model, told = PlanHead(SMALL).eval(), PlanHead(replace(SMALL, ego_status=True)).eval()
+    missing = told.load_state_dict(model.state_dict(), strict=False)
+    assert set(missing.missing_keys) == {f"status_mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    inputs, at_rest = small_inputs(1), torch.zeros(1, 18)
+    for column in range(18):
+        moved = at_rest.clone()
+        moved[0, column] = 1.0
+        assert torch.equal(model(*inputs, at_rest).traj, model(*inputs, moved).traj)
+        # forward and left acceleration, yaw rate, forward and left velocity, as in types.Frame
+        changes = not torch.equal(told(*inputs, at_rest).traj, told(*inputs, moved).traj)
+        assert changes == (column in (7, 8, 12, 13, 14)), column
 
 
 def test_every_parameter_learns_and_the_track_query_does_not() -> None:

@@ -1,0 +1,141 @@
+"""Stage 2 on a frozen stage 1: what stage 1 says of every clip is computed once, and the heads train on that.
+
+With all of stage 1 frozen and nothing random in it (no dropout, grid mask or photometric distortion), its result for a clip never
+changes. It is nine tenths of an iteration's work. Two things differ from computing it anew each time: which tracks are dropped
+and which false positives are admitted along a clip is drawn once and not each time the clip comes up; and the BEV is kept in the
+precision of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from uniad.data.packs import PER_FRAME, Record, take_clips
+from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
+from uniad.spec import Spec
+from uniad.training.clip import ClipOptions, Stage1Result, forward_stage1, look_ahead, stage1_result
+from uniad.training.loader import map_tensors
+from uniad.training.packed import PackedLoader
+from uniad.training.seeding import mix
+from uniad.types import Clip, Targets
+
+CLIPS_AT_ONCE = 256  # on a GPU; without gradients they are small, and many kernels are smaller
+SHARE_OF_GPU = 0.5  # of the free memory that the results may take
+
+
+class FrozenClip(NamedTuple):
+    """A batch of clips of which stage 1 has had its say. Targets are those of the last frame, with T = 1."""
+
+    stage1: Stage1Result
+    targets: Targets
+
+
+def can_freeze(spec: Spec, loader: object, regularise: bool) -> bool:
+    """Whether stage 1 says the same of a clip every time."""
+    return spec.stage == 2 and spec.model.freeze.stage1 and not regularise and isinstance(loader, PackedLoader)
+
+
+def frozen_losses(model: UniAD, clip: FrozenClip, criterion: Criterion) -> dict[str, Tensor]:
+    """Losses of stage 2, under upstream's names and weighted."""
+    return criterion.looking_ahead(*look_ahead(model, clip.stage1, clip.targets), clip.targets)
+
+
+class FrozenLoader:
+    """Batches of ``FrozenClip``: the clips that ``PackedLoader`` would draw."""
+
+    workers = 0
+
+    def __init__(self, packed: PackedLoader, results: Stage1Result) -> None:
+        """results: of every clip that fits, in the order of their last frames, see ``compute_results``."""
+        self.packed, self.results = packed, results
+        self.batch_size, self.epoch_len = packed.batch_size, packed.epoch_len
+        # images are of no more use
+        self.record = packed.record._replace(img=packed.record.img[:0])
+        self.row_of_frame = torch.as_tensor(packed.fits).cumsum(0) - 1
+
+    def stream(self, start: int = 0) -> Iterator[FrozenClip]:
+        """Clips of iteration ``start``, ``start`` + 1, ... without end."""
+        packed = self.packed
+        packed.batches.start = start
+        for positions in packed.batches:
+            last = torch.tensor([packed.last_frame(p) for p in positions])
+            rows = self.row_of_frame[last]
+            yield FrozenClip(take_rows(self.results, rows), last_targets(self.record, last))
+
+
+def take_rows(values: Stage1Result, rows: Tensor) -> Stage1Result:
+    """Some clips of all. rows [B] on the host."""
+    return map_tensors(lambda x: x.index_select(0, rows.to(x.device, non_blocking=True)), values)
+
+
+def last_targets(record: Record, last: Tensor) -> Targets:
+    """Targets of the frames ``last`` [B], T = 1."""
+    where = record.first.device
+    index = last.to(where, non_blocking=True)
+    taken = {name: value.index_select(0, index) for name, value in record.targets.items()}
+    return Targets(**{name: value[:, None] if name in PER_FRAME else value for name, value in taken.items()})
+
+
+@torch.no_grad()
+def compute_results(
+    model: UniAD,
+    packed: PackedLoader,
+    criterion: Criterion,
+    options: ClipOptions,
+    dtype: torch.dtype | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Stage1Result:
+    """What stage 1 says of every clip of ``packed``, one row each: on the GPU if it fits there, else on the host.
+
+    dtype: of autocast, and of the BEV that is kept; None for neither.
+    """
+    ends = torch.as_tensor(packed.fits).nonzero().squeeze(1)
+    device = packed.device
+    generator = torch.Generator(device)
+    generator.manual_seed(mix("stage 1", packed.seed))
+    size = CLIPS_AT_ONCE if device.type == "cuda" else packed.batch_size
+    whole: Stage1Result | None = None
+    for first in range(0, len(ends), size):
+        chosen = ends[first : first + size]
+        frames, targets = take_clips(packed.record, chosen.to(packed.record.img.device), packed.length, packed.image)
+        clip = map_tensors(lambda x: x.to(device), Clip(frames, targets, []))
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            _, maps, out = forward_stage1(model, clip, criterion, generator, options)
+            part = stage1_result(model, out, maps, clip)
+        part = part._replace(bev=part.bev.to(dtype or part.bev.dtype))
+        if whole is None:
+            place = home(part, len(ends), device)
+            whole = map_tensors(lambda x, place=place: torch.empty(len(ends), *x.shape[1:], dtype=x.dtype, device=place), part)
+        fill(whole, part, first)
+        progress(first + len(chosen), len(ends))
+    assert whole is not None, "a loader without clips is refused before"
+    return whole
+
+
+def home(part: Stage1Result, count: int, device: torch.device) -> torch.device:
+    """Where ``count`` results like those of ``part`` are kept."""
+    if device.type != "cuda":
+        return device
+    total = 0
+
+    def add(x: Tensor) -> Tensor:
+        nonlocal total
+        total += x[0].numel() * x.element_size() * count
+        return x
+
+    map_tensors(add, part)
+    return device if total < SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
+
+
+def fill(whole: object, part: object, first: int) -> None:
+    """Copies the rows of every tensor in ``part`` over those of ``whole`` from ``first`` on."""
+    if isinstance(part, Tensor):
+        whole[first : first + len(part)].copy_(part)  # type: ignore[index]
+    else:
+        for target, source in zip(whole, part):  # type: ignore[call-overload]
+            fill(target, source, first)
