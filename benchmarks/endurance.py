@@ -25,6 +25,7 @@ from typing import Any
 import _tools  # noqa: F401  the environment and the code of this tree
 import numpy as np
 import torch
+from uniad.deploy.plausible import Limits
 from uniad.deploy.result import Result
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Sensors
@@ -51,6 +52,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--device", default="auto")
     p.add_argument("--config", help="config of a checkpoint")
     p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--limits", nargs="*", default=[], metavar="NAME=VALUE", help="as of tools/infer.py")
     p.add_argument("--out", type=Path, help="JSON report")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
@@ -161,7 +163,13 @@ def main() -> int:
     if args.frames < 1 or args.most < 2:
         raise UserError("--frames: 1 or more, --most: 2 or more")
     with Runtime.open(
-        args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads
+        args.model,
+        args.device,
+        args.backend,
+        config=args.config,
+        options=args.cfg_options,
+        threads=args.threads,
+        limits=Limits.parse(args.limits),
     ) as runtime:
         dataset = DatasetFrames(runtime.spec.data, args.split)
         a, b = ([shot.sensors for shot in dataset.scene(name, args.most)] for name in args.scenes)

@@ -29,6 +29,13 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--every", type=int, default=1, help="of a folder's frames, each N-th: the model takes 2 in a second")
     p.add_argument("--warmup", type=int, default=1, help="frames that latencies leave out, for buffers and caches (default 1)")
     p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
+    p.add_argument(
+        "--limits",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what a frame may hold, as most_step_s=10; docs/inference.md",
+    )
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
     return p.parse_args()
 
@@ -45,16 +52,18 @@ def main() -> int:
         raise UserError("--every thins a folder's frames; a dataset is thinned by tools/create_data.py --every")
     from tqdm import tqdm
     from uniad.deploy.infer import latency_table, run
+    from uniad.deploy.plausible import Limits
     from uniad.deploy.records import SUMMARY
     from uniad.deploy.runtime import Runtime
     from uniad.deploy.sources import DatasetFrames, FolderFrames
     from uniad.files import sha256, try_place
 
-    # Both are told before the model is loaded, which takes longer.
+    # All are told before the model is loaded, which takes longer.
+    limits = Limits.parse(args.limits)
     try_place(args.out / SUMMARY)
     folder = FolderFrames(args.folder, every=args.every) if args.folder else None
     with Runtime.open(
-        args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads
+        args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads, limits=limits
     ) as runtime:
         spec = runtime.spec
         if folder:
@@ -70,6 +79,7 @@ def main() -> int:
             "model_sha256": sha256(args.model),
             "config": spec.path,
             "config_options": runtime.options,
+            "limits": args.limits,
             "device": args.device,
             "split": None if args.folder else args.split,
             "source": str(args.folder or spec.data.data_root),

@@ -23,6 +23,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -332,6 +333,9 @@ def _try(path: Path, size: int) -> None:
             os.close(reading)
             gc.disable()  # objects of the parent must not be finalised here
             faulthandler.disable()
+            # The interpreter prints what it cannot raise, and the C library what it cannot survive.
+            sys.stderr = None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             _bound(size)
             with open(path, "rb") as handle:
                 _read(handle, size)

@@ -12,6 +12,7 @@ from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write
 from uniad.deploy.result import Objects
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import Scene
+from uniad.errors import UserError
 from uniad.evaluation.submission import class_ranges, submission, to_annotations
 from uniad.training.interrupt import Interrupt
 
@@ -73,7 +74,10 @@ def run(
                     if shot is None:
                         break
                     load = 1e3 * (time.perf_counter() - begun)
-                    result = runtime.step(shot.sensors)
+                    try:
+                        result = runtime.step(shot.sensors)
+                    except UserError as error:
+                        raise UserError(f"{scene.name}, frame {shot.number}: {error}") from None
                     result.timings_ms["load"] = load
                     write_frame(out / entry["folder"], shot.number, result, shot.info, names)
                     token = shot.info["token"]

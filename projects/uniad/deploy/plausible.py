@@ -53,6 +53,10 @@ class Limits:
             limits = replace(limits, **{name: number})
         return limits
 
+    def shown(self, *names: str) -> str:
+        """Some of the limits as ``parse`` takes them, for a message."""
+        return "limits " + " ".join(f"{name}={getattr(self, name):g}" for name in names)
+
 
 class Moment(NamedTuple):
     """What the next frame is held against."""
@@ -79,21 +83,22 @@ def check_plausible(
     for camera, matrix in zip(CAMERAS, frame["lidar2img"][0].astype(np.float64)):
         _check_projection(matrix, f"lidar2img of {camera}", width, height, limits)
     can_bus = frame["can_bus"][0].astype(np.float64)
-    for what, unit, part, most in (
-        ("acceleration", "m/s2", can_bus[7:10], limits.acceleration_mps2),
-        ("angular rate", "rad/s", can_bus[10:13], 3 * limits.turn_radps),
-        ("velocity", "m/s", can_bus[13:16], limits.speed_mps),
+    for what, unit, part, times, limit in (
+        ("acceleration", "m/s2", can_bus[7:10], 1, "acceleration_mps2"),
+        ("angular rate", "rad/s", can_bus[10:13], 3, "turn_radps"),
+        ("velocity", "m/s", can_bus[13:16], 1, "speed_mps"),
     ):
-        if np.linalg.norm(part) > most:
-            raise UserError(f"can_bus: {what} is {np.linalg.norm(part):.4g} {unit}; at most {most:g} is plausible")
+        if np.linalg.norm(part) > (most := times * getattr(limits, limit)):
+            found = f"can_bus: {what} is {np.linalg.norm(part):.4g} {unit}"
+            raise UserError(f"{found}; at most {most:g} is plausible ({limits.shown(limit)})")
     position, lidar = can_bus[:3], frame["l2g_t"][0].astype(np.float64)
     if np.linalg.norm(position) > limits.position_m:
         raise UserError(
             f"ego2global is {np.linalg.norm(position):.4g} m from the origin, where float32 cannot tell centimetres: "
-            f"give positions from a place nearby, such as where the drive began (position_m={limits.position_m:g})"
+            f"give positions from a place nearby, such as where the drive began ({limits.shown('position_m')})"
         )
     if (away := np.linalg.norm(lidar - position)) > limits.mount_m:
-        raise UserError(f"lidar2ego is a translation of {away:.4g} m; at most {limits.mount_m:g} is plausible")
+        raise UserError(f"lidar2ego is a translation of {away:.4g} m; plausible is less ({limits.shown('mount_m')})")
     rotation = frame["l2g_r"][0].astype(np.float64)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHOGONAL or np.linalg.det(rotation) < 0:
         raise UserError("ego2global and lidar2ego make no rotation: l2g_r is not orthonormal")
@@ -111,22 +116,26 @@ def _check_motion(before: Moment, now: Moment, limits: Limits) -> None:
         unit = next((f" (in {name}, it seems: seconds are needed)" for factor, name in UNITS if 0.05 < step / factor < 3), "")
         raise UserError(
             f"this frame comes {step:.4g} s after the one before{unit}; at most {limits.most_step_s:g} s is plausible, "
-            "and reset() begins a scene"
+            f"and reset() begins a scene ({limits.shown('most_step_s')})"
         )
     if step < limits.least_step_s:
         raise UserError(
             f"this frame comes {step:.3g} s after the one before, and the model was trained on 0.5 s: hand over about every "
-            f"{max(round(0.5 / step), 2)}th (least_step_s={limits.least_step_s:g})"
+            f"{max(round(0.5 / step), 2)}th ({limits.shown('least_step_s')})"
         )
     moved, most = float(np.linalg.norm(now.position - before.position)), limits.speed_mps * step + limits.jump_m
     if moved > most:
-        raise UserError(f"the car moved {moved:.4g} m in {step:.2f} s, at most {most:.4g} is plausible; reset() begins a scene")
+        raise UserError(
+            f"the car moved {moved:.4g} m in {step:.2f} s, at most {most:.4g} is plausible; reset() begins a scene "
+            f"({limits.shown('speed_mps', 'jump_m')})"
+        )
     cosine = (np.trace(now.rotation @ before.rotation.T) - 1) / 2
     turned = math.acos(min(max(float(cosine), -1.0), 1.0))
     if turned > limits.turn_radps * step + ORTHOGONAL:
         raise UserError(
             f"the car turned by {math.degrees(turned):.0f} degrees in {step:.2f} s; at most "
-            f"{math.degrees(limits.turn_radps * step):.0f} is plausible, and reset() begins a scene"
+            f"{math.degrees(limits.turn_radps * step):.0f} is plausible, and reset() begins a scene "
+            f"({limits.shown('turn_radps')})"
         )
 
 
@@ -146,7 +155,7 @@ def _check_projection(matrix: NDArray[np.float64], where: str, width: int, heigh
         if not limits.least_focal * width <= focal <= limits.most_focal * width:
             raise UserError(
                 f"{where} has a focal length of {focal / width:.3g} image widths along the image's {what}; plausible are "
-                f"{limits.least_focal:g} to {limits.most_focal:g}"
+                f"{limits.least_focal:g} to {limits.most_focal:g} ({limits.shown('least_focal', 'most_focal')})"
             )
     if np.linalg.det(matrix[:3, :3]) < 0:
         raise UserError(f"{where} mirrors the image: it is no rotation")
@@ -157,5 +166,4 @@ def _check_projection(matrix: NDArray[np.float64], where: str, width: int, heigh
         raise UserError(f"{where} has its optical axis at pixel {centre_x:.4g}, {centre_y:.4g}, far outside of the image")
     away = float(np.linalg.norm(np.linalg.solve(matrix[:3, :3], matrix[:3, 3])))
     if away > limits.mount_m:
-        raise UserError(f"{where} is of a camera {away:.4g} m from the lidar; at most {limits.mount_m:g} is plausible")
-
+        raise UserError(f"{where} is of a camera {away:.4g} m from the lidar; plausible is less ({limits.shown('mount_m')})")

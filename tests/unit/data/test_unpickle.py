@@ -125,6 +125,10 @@ ATTACKS = {
     "memory for nothing": (b"\x80\x04cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x01\x85R.", "asks for memory"),
     "a memo of four milliard places": (b"\x80\x04]r\xff\xff\xff\x7f.", "MemoryError"),
     "bytes that the file does not have": (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"a.", "pickle of plain data"),
+    # CPython frees the half-made bytearray with what lay there before as its count of exports, and says so on stderr
+    "an error that the interpreter prints": (
+        b"\x80\x05" + 9 * (b"C\x17" + b"\1" * 23 + b"0") + b"\x96" + struct.pack("<Q", 1 << 40) + b".", "MemoryError",
+    ),
     "a key that is nested a million times": (b"\x80\x04}K\x01" + b"\x85" * MEGA + b"K\x01s.", "ended a process by signal 11"),
     "lists nested without end": (b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b".", "nests more than 32"),
     "a list of itself": (b"\x80\x04]q\0h\0a.", "holds itself"),
@@ -137,7 +141,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("case", ATTACKS)
-def test_what_would_harm_its_reader_is_one_line(tmp_path, case):
+def test_what_would_harm_its_reader_is_one_line(tmp_path, case, capfd):
     data, says = ATTACKS[case]
     path = tmp_path / "infos.pkl"
     path.write_bytes(data)
@@ -147,6 +151,7 @@ def test_what_would_harm_its_reader_is_one_line(tmp_path, case):
     assert says in str(error.value) and "\n" not in str(error.value)
     assert time.process_time() - begun < 5, "of this process; the one that tries has a limit of its own"
     assert same(unpickle.loads(pickle.dumps(PLAIN)), PLAIN), "what reads is as it was"
+    assert not any(capfd.readouterr()), "the process that tries says nothing by itself"
 
 
 ARRAYS = [np.asfortranarray(np.ones((2, 3))), np.arange(3, dtype=">i4"), np.zeros((0, 7)), np.array("a"), np.zeros(0)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import infer
 import numpy as np
 import pytest
 from uniad.deploy.infer import folder_name, run
@@ -124,6 +125,31 @@ def test_a_recorded_folder_gives_the_same_as_the_dataset(runtime, dataset, tmp_p
         two, _ = read_frame(out / "drive" / f"{number:04d}.json", runtime.spec.data.class_names)
         np.testing.assert_allclose(one.plan.raw, two.plan.raw, atol=2e-3)  # time_s in seconds of another epoch is rounded
         assert set(one.tracks.ids.tolist()) == set(two.tracks.ids.tolist())
+
+
+def test_limits_of_a_frame_come_from_the_command_line(nano, dataset, tmp_path, monkeypatch) -> None:
+    """After a gap of 5 s a frame is refused, by its number and with the limit that says otherwise."""
+    folder = record_folder(dataset, tmp_path / "drive")
+    index = json.loads((folder / INDEX).read_text())
+    for number, frame in enumerate(index["frames"]):
+        frame["time_s"] += 4.5 * (number > 3)
+    (folder / INDEX).write_text(json.dumps(index))
+
+    def infer_main(*words: str) -> int:
+        command = ["infer.py", str(nano.checkpoint), "--out", str(tmp_path / "out"), "--folder", str(folder), "--device", "cpu"]
+        monkeypatch.setattr("sys.argv", [*command, "--config", str(nano.config), *words, "--cfg-options", *nano.options])
+        return infer.main()
+
+    with pytest.raises(UserError, match=r"drive, frame 4: this frame comes 5 s after .* \(limits most_step_s=3\)"):
+        infer_main()
+    assert read_summary(tmp_path / "out")["frames"] == 4
+    assert infer_main("--limits", "most_step_s=6", "speed_mps=200") == 0
+    summary = read_summary(tmp_path / "out")
+    assert summary["frames"] == FRAMES and summary["limits"] == ["most_step_s=6", "speed_mps=200"]
+    monkeypatch.setattr(Runtime, "open", None)  # a wrong limit is told before the model is loaded
+    for wrong in ("most_step=6", "most_step_s=long"):
+        with pytest.raises(UserError, match=f"limit '{wrong}'"):
+            infer_main("--limits", wrong)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
