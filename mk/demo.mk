@@ -16,8 +16,8 @@ demo: ## From nothing to a verified engine in minutes: data, training, scores, e
 	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS)$(if $(DEMO_SHIPPED), --cfg-options optimizer.lr=4e-5))
 
 # In the order that a person would type them; each is done once.
-DEMO_STEPS := env data train eval export verify engine visualize $(FILMED)/.finished
+DEMO_STEPS := env data train eval export verify engine visualize $(VIDEO_DIR)/.finished
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
 	@$(RUN) tools/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
-	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG)) --video $(call q,$(FILMED)) --log $(call q,$(call work,2)/train.jsonl)$(if $(filter $(SHIPPED),$(START)), --continued $(call q,$(SHIPPED)))
+	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG)) --video $(call q,$(VIDEO_DIR)) --log $(call q,$(call work,2)/train.jsonl)$(if $(filter $(SHIPPED),$(START)), --continued $(call q,$(SHIPPED)))

@@ -43,11 +43,13 @@ $(SAMPLED): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
 $(SAMPLING_REPORT): $(SAMPLED) $(call code,deploy) | $(ENV)
 	$(RUN) tools/compare_exports.py $(SAMPLED) --out $@
 
+# Pictures name the scores of their model, where `make eval` has written them by then.
+SCORES = $(if $(filter native,$(STACK)), --scores $(call q,$(RESULTS)))
 PNG := outputs/$(SUB)$(NAME).png
 VISUALIZE_FLAGS.$(PNG) = $(call cfg-options,$(OPTIONS)) $(VISUALIZE_ARGS)
 VISUALIZE_OF.$(PNG) = $(READ_CONFIG) $(READ)
 
 .PHONY: visualize
-visualize: $$(PICTURES) ## Draw what the model says of a frame; with SCENE=0 a film of a scene, with COMPARE='A B' of two runs
+visualize: $$(PICTURES) ## Draw what the model says of a frame; with SCENE=0 a video of a scene, with COMPARE='A B' of two runs
 $(PNG): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(call code,models ops viz) $(wildcard projects/uniad/evaluation/future.py projects/uniad/deploy/collision.py) .make/var/VISUALIZE_FLAGS.$(PNG) .make/var/VISUALIZE_OF.$(PNG) | $(ENV)
-	$(RUN) tools/visualize.py $(READ_CONFIG) $(call q,$(READ)) --out $@ $(VISUALIZE_FLAGS.$(PNG))
+	$(RUN) tools/visualize.py $(READ_CONFIG) $(call q,$(READ)) --out $@$(SCORES) $(VISUALIZE_FLAGS.$(PNG))

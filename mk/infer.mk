@@ -21,7 +21,7 @@ RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRA
 # FRAMES_DIR=.. has its name from where it lies.
 $(if $(FRAMES_DIR),$(call check-word,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR))))$(call path-is,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR)))))
 INFERRED := outputs/$(SUB)infer/$(RUN_NAME)
-FILMED := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
+VIDEO_DIR := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
 
 # An ONNX and an engine know their config by their card; where the data lies now is said to each.
 INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) \
@@ -41,12 +41,12 @@ endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a B
 	$(RUN) benchmarks/endurance.py $(call q,$(INFER_MODEL)) --frames $(ENDURANCE_FRAMES) --out $(call q,outputs/$(SUB)endurance.$(INFER_BACKEND).json) \
 	  $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) $(call cfg-options,$(OPTIONS))
 
-# `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and films.
-PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(FILMED)/.finished,$(PNG))
-FILM_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFERRED)))
-FILM_FLAGS.$(FILMED) = $(FILM_OF) $(VIDEO_ARGS)
-$(FILMED)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFERRED)/.finished) $(call code,viz) .make/var/FILM_FLAGS.$(FILMED) | $(ENV)
-	$(RUN) tools/make_video.py $(FILM_OF) --out $(call q,$(@D)) $(VIDEO_ARGS)
+# `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and videos.
+PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
+VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFERRED)))
+VIDEO_FLAGS.$(VIDEO_DIR) = $(VIDEO_OF) $(VIDEO_ARGS)
+$(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFERRED)/.finished) $(call code,viz) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
+	$(RUN) tools/make_video.py $(VIDEO_OF) --out $(call q,$(@D))$(if $(COMPARE),,$(SCORES)) $(VIDEO_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 $(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$(@D) holds no results; `make infer` writes them' >&2; exit 2))
 

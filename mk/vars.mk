@@ -159,7 +159,7 @@ FRAMES_DIR ?=
 FRAMES ?=
 # onnxruntime (unless said), torch, compiled (PyTorch in fp16 as one CUDA graph: a GPU's fastest) or engine
 BACKEND ?=
-# Two folders of results side by side, for visualize
+# Two folders of results and their difference, for visualize
 COMPARE ?=
 # Frames of `make endurance`: an hour of 2 Hz
 ENDURANCE_FRAMES ?= 7200

@@ -21,6 +21,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--split", default="val", choices=("train", "val"))
     p.add_argument("--scene", type=int, default=0, help="number of the scene in the split (default 0)")
     p.add_argument("--frame", type=int, help="frame to draw; the model runs from the scene's start (default 10, or the last)")
+    p.add_argument("--scores", type=Path, help="results.json of `make eval`; its figures are shown if it is of this checkpoint")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
@@ -37,6 +38,7 @@ def main() -> None:
     from uniad.spec import load_spec
     from uniad.training.carried import load_trained
     from uniad.training.distributed import pick_device
+    from uniad.viz.about import about_checkpoint
     from uniad.viz.content import content_of
     from uniad.viz.page import render
 
@@ -51,6 +53,7 @@ def main() -> None:
     wanted = min(10, last) if args.frame is None else args.frame
     if not 0 <= wanted <= last:
         raise UserError(f"--frame {args.frame}: scene {args.scene} of the {args.split} split has frames 0 to {last}")
+    about = about_checkpoint(args.checkpoint, args.scores)
     model, _ = load_trained(spec, args.checkpoint, None)
     model.to(device).eval()
     state = outputs = sample = None
@@ -61,7 +64,7 @@ def main() -> None:
             outputs, state = model.step(to_device(sample.frame, device), state)
             if number == wanted:
                 break
-    image = render(content_of(outputs, sample, spec, number), spec.data.class_names, spec.data.pc_range)
+    image = render(content_of(outputs, sample, spec, number, about), spec.data.class_names, spec.data.pc_range)
     with atomic_path(args.out) as temporary:
         if not cv2.imwrite(str(temporary), image[..., ::-1]):
             raise UserError(f"{args.out}: cannot be written; is it a .png in a folder with room?")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from uniad.viz.palette import CLASS_COLOURS
+from uniad.viz.palette import GROUND, class_colour
+from uniad.viz.text import Labels
 
 NEAR_M = 0.3  # edges are cut at this depth, so that a box beside the camera does not wrap around it
+ID_SIZE = 0.55
 _EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
 
 
@@ -27,33 +29,47 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ids: np.ndarray, lidar2img: np.ndarray, class_names: tuple[str, ...]
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ids: np.ndarray, lidar2img: np.ndarray,
+    class_names: tuple[str, ...], words: Labels | None = None, colour: tuple[int, int, int] | None = None,
 ) -> None:
-    """Draw into ``image`` [H, W, 3] RGB in place. boxes: [n, 9] lidar frame; lidar2img: [4, 4] to this image's pixels."""
+    """Draw into ``image`` [H, W, 3] RGB in place. boxes: [n, 9] lidar frame; lidar2img: [4, 4] to this image's pixels.
+
+    words: where ids find their places; without it none are written. colour: one for all boxes instead of their classes'.
+    """  # fmt: skip
     if len(boxes) == 0:
         return
     corners = box_corners(boxes)
     points = np.concatenate([corners, np.ones((*corners.shape[:2], 1))], -1) @ lidar2img.T
     order = np.argsort(-points[..., 2].mean(1))  # far ones first, near ones over them
-    thickness = max(1, round(image.shape[1] / 500))
+    thickness = max(1, round(image.shape[1] / 400))
     for i in order:
         if (points[i, :, 2] < NEAR_M).all():
             continue
-        colour = CLASS_COLOURS[class_names[int(labels[i])]]
-        for a, b in _EDGES:
-            segment = _clip(points[i, a], points[i, b])
-            if segment is not None:
-                cv2.line(image, *segment, colour, thickness, cv2.LINE_AA)
-        front = [_clip(points[i, a], points[i, b]) for a, b in ((0, 5), (1, 4))]  # a cross marks the front
-        for segment in front:
-            if segment is not None:
-                cv2.line(image, *segment, colour, 1, cv2.LINE_AA)
+        paint = colour or class_colour(class_names[int(labels[i])])
+        if (points[i, :, 2] > NEAR_M).all():  # the front is filled: which way it looks
+            front = (points[i, [0, 1, 5, 4], :2] / points[i, [0, 1, 5, 4], 2:3]).clip(-1e4, 1e4).round().astype(np.int32)
+            _blend(image, front, paint, 0.35)
+        segments = [segment for a, b in _EDGES if (segment := _clip(points[i, a], points[i, b])) is not None]
+        for line, width in ((GROUND, thickness + 2), (paint, thickness)):  # a dark rim, so that a box shows on any paint
+            for segment in segments:
+                cv2.line(image, *segment, line, width, cv2.LINE_AA)
+    for i in order[::-1] if words else ():  # near ones have the first choice of a place
         if ids[i] >= 0 and (points[i, :, 2] > NEAR_M).all():
             pixels = points[i, :, :2] / points[i, :, 2:3]
-            x, y = pixels[:, 0].mean(), pixels[:, 1].min() - 4
-            if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
-                cv2.putText(image, str(int(ids[i])), (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX,
-                            image.shape[1] / 1600, colour, thickness, cv2.LINE_AA)  # fmt: skip
+            (left, top), (right, bottom) = pixels.min(0), pixels.max(0)
+            if 0 <= (left + right) / 2 < image.shape[1] and 0 <= (top + bottom) / 2 < image.shape[0]:
+                paint = colour or class_colour(class_names[int(labels[i])])
+                words.put_beside(str(int(ids[i])), (int(left), int(top), int(right), int(bottom)), ID_SIZE, paint)
+
+
+def _blend(image: np.ndarray, polygon: np.ndarray, colour: tuple[int, int, int], opacity: float) -> None:
+    """Fill a polygon in place; only what lies around it is copied."""
+    (left, top), (right, bottom) = polygon.min(0).clip(0), polygon.max(0) + 1
+    part = image[top : max(bottom, 0), left : max(right, 0)]
+    if part.size:
+        layer = part.copy()
+        cv2.fillPoly(layer, [polygon - (left, top)], colour, cv2.LINE_AA)
+        cv2.addWeighted(layer, opacity, part, 1 - opacity, 0, part)
 
 
 def _clip(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from uniad.command import COMMANDS
 from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
 from uniad.models.map_select import image_lanes
 from uniad.models.results import decode_detections, decode_tracks
 from uniad.spec import Spec
 from uniad.types import EGO_ID, StepOutputs
-from uniad.viz.page import Content, Future
+from uniad.viz.page import Content, Future, command_words
 
 BEST_GUESSES = 15
 MOST_TRACKS = 40  # drawn; more boxes than that tell a person nothing
 OCCUPIED = 1  # in labels, which say 255 where they know nothing
 
 
-def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int) -> Content:
-    """Content of a picture. ``outputs``: of a batch of one; ``number``: of the frame in its scene."""
+def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int, about: Sequence[str] = ()) -> Content:
+    """Content of a picture. ``outputs``: of a batch of one; ``number``: of the frame in its scene; about: lines on the model."""
     track = type(outputs.track)(*(t.cpu() for t in outputs.track))
     found, kind = decode_tracks(track, 0, spec.model.track), "tracks"
     if len(found["boxes_3d"]) == 0:
@@ -35,11 +36,8 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
     truth = truth_of(sample)
     images = {name: read_image(path) for name, path in sample.info["cams"].items()}
     speed = float(np.linalg.norm(sample.frame.can_bus[0, 13:16].numpy()))
-    counts = f"{len(found['boxes_3d'])} {kind}", f"{len(truth['gt_boxes'])} annotated"
-    caption = [spec.name, f"frame {number}, {speed:.1f} m/s", *counts]
     future = _future(outputs, sample, spec) if spec.model.has_stage2 else None
-    if future:
-        caption.append(f"command: {COMMANDS[future.command]}")
+    first = first_line([spec.name], number, speed, future, len(found["boxes_3d"]), kind, len(truth["gt_boxes"]))
     return Content(
         images=images,
         lidar2img=dict(zip(sample.info["cams"], sample.info["lidar2img"])),
@@ -48,10 +46,24 @@ def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: in
         ids=found["track_ids"].numpy(),
         drivable=outputs.map.drivable[0].cpu().numpy(),
         lanes=image_lanes(outputs.map, 0, spec.model.map),
-        caption="\n".join(caption),
+        caption="\n".join([first, *about]),
         future=future,
         **truth,
     )
+
+
+def first_line(
+    names: Sequence[str], number: int, speed_mps: float | None, future: Future | None, found: int, kind: str,
+    annotated: int | None,
+) -> str:
+    """What a picture shows, in one line."""  # fmt: skip
+    parts = [*(name for name in names if name), f"frame {number}"]
+    if speed_mps is not None:
+        parts.append(f"{speed_mps:.1f} m/s")
+    if future:
+        parts.append(f"command: {command_words(future)}")
+    parts.append(f"{found} {kind}" + ("" if annotated is None else f", {annotated} annotated"))
+    return "  |  ".join(parts)
 
 
 def truth_of(sample: SceneSample) -> dict[str, np.ndarray]:

@@ -1,25 +1,30 @@
-"""One picture of one frame: six cameras, the model's view from above beside the annotated one, occupancy, and a legend."""
+"""One picture of one frame: six cameras, the model's view from above beside the annotated one, occupancy, legend and caption."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from uniad.command import COMMANDS
-from uniad.viz.birdseye import EGO_WIDTH_M, FONT, BirdsEye
+from uniad.viz.birdseye import EGO_WIDTH_M, BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
-from uniad.viz.palette import CLASS_COLOURS, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, occupied
+from uniad.viz.legend import GAP, Entry, caption, legend
+from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
+from uniad.viz.text import Labels
 
 # Position of each camera of the documented order on the 2 x 3 wall, as one would look around.
 WALL = {"CAM_FRONT_LEFT": (0, 0), "CAM_FRONT": (0, 1), "CAM_FRONT_RIGHT": (0, 2),
         "CAM_BACK_LEFT": (1, 0), "CAM_BACK": (1, 1), "CAM_BACK_RIGHT": (1, 2)}  # fmt: skip
 CAMERA_W, CAMERA_H = 720, 405
 VIEW = 720
-LEGEND = 176  # height of the strip below a picture of all tasks
+HALF = VIEW // 2
+COMMAND_WORDS = {"right": "turn right", "left": "turn left", "straight": "straight"}
 STEP_S = 0.5
-MODES = 3  # drawn for each agent, the likeliest
+MAP_WORDS = {"divider": "lane divider", "crossing": "crossing", "contour": "road edge"}
+MODES = 3  # drawn from above for each agent, the likeliest; in cameras, where lines cross everything, the first alone
 LEAST_M = 1.0  # a forecast that goes less far is a parked car's: a dot under its box
 
 
@@ -57,57 +62,97 @@ class Content:
     gt_labels: np.ndarray
     gt_drivable: np.ndarray
     gt_lanes: np.ndarray
-    caption: str
+    caption: str  # lines
     future: Future | None = None  # stage 2
+    annotated: bool = True  # whether the fields gt_* say anything
+    token: str = ""  # of the frame
 
 
-def render(content: Content, class_names: tuple[str, ...], pc_range: tuple[float, ...]) -> np.ndarray:
-    """[H, W, 3] RGB."""
+def render(
+    content: Content, class_names: tuple[str, ...], pc_range: Range, classes: Collection[int] = ()
+) -> np.ndarray:
+    """[H, W, 3] RGB. classes: of the legend, besides those of this frame, so that the legend of a video does not flicker."""
     wall = np.empty((2 * CAMERA_H, 3 * CAMERA_W, 3), np.uint8)
     for name, (row, column) in WALL.items():
         wall[row * CAMERA_H : (row + 1) * CAMERA_H, column * CAMERA_W : (column + 1) * CAMERA_W] = _camera(
             content, name, class_names
         )
-    future = content.future
-    predicted, annotated = BirdsEye(VIEW, pc_range), BirdsEye(VIEW, pc_range)
-    predicted.draw_map(content.drivable, content.lanes)
-    annotated.draw_map(content.gt_drivable, content.gt_lanes)
+    future, panels = content.future, [predicted(content, class_names, pc_range, "model").image]
+    if content.annotated:
+        panels.append(_annotated(content, class_names, pc_range).image)
     if future:
-        _true_future(predicted, future, FAINT)
-    predicted.draw_ground_truth(content.gt_boxes)
-    predicted.draw_boxes(content.boxes, content.labels, class_names, content.ids)
-    annotated.draw_boxes(content.gt_boxes, content.gt_labels, class_names)
-    for view in (predicted, annotated):
-        view.draw_ego()
+        size = HALF if content.annotated else VIEW
+        halves = [_occupancy(content, future, pc_range, size, True).image]
+        if content.annotated:
+            halves.append(_occupancy(content, future, pc_range, size, False).image)
+        panels.append(np.concatenate(halves, 0))
+    entries = entries_of(content, class_names, classes)
+    panels.append(legend(wall.shape[1] - sum(panel.shape[1] for panel in panels), VIEW, entries))
+    lines = content.caption.splitlines()
+    return np.concatenate([wall, np.concatenate(panels, 1), caption(wall.shape[1], lines)], 0)
+
+
+def predicted(content: Content, class_names: tuple[str, ...], pc_range: Range, title: str) -> BirdsEye:
+    """What the model says, from above, with the annotated boxes as outlines."""
+    view, future = BirdsEye(VIEW, pc_range), content.future
+    view.title(title)
     if future:
-        _forecasts(predicted, future, class_names)
-        _true_future(annotated, future, GROUND_TRUTH)
-        predicted.draw_plan(future.plan)
-        predicted.draw_command(future.command, COMMANDS[future.command])
-    predicted.title("predicted (outlines: annotated)" if len(content.gt_boxes) else "predicted")
-    annotated.title("annotated")
-    legend = _entries(future)
-    if not future:
-        panel = _legend(wall.shape[1] - 2 * VIEW, VIEW, content.caption, legend)
-        return np.concatenate([wall, np.concatenate([predicted.image, annotated.image, panel], 1)], 0)
-    below = np.concatenate([predicted.image, annotated.image, _occupancy(future).image], 1)
-    return np.concatenate([wall, below, _legend(wall.shape[1], LEGEND, content.caption, legend)], 0)
+        view.draw_command(future.command, command_words(future))
+    view.draw_scale()
+    view.draw_map(content.drivable, content.lanes)
+    view.outline_boxes(content.gt_boxes)
+    if future:
+        _true_future(view, future, FAINT)
+        _forecasts(view, future, class_names)
+    view.draw_boxes(content.boxes, content.labels, class_names, content.ids)
+    view.draw_ego()
+    if future:
+        view.draw_plan(future.plan)
+    view.words.draw()
+    return view
+
+
+def _annotated(content: Content, class_names: tuple[str, ...], pc_range: Range) -> BirdsEye:
+    view = BirdsEye(VIEW, pc_range)
+    view.title("annotated")
+    view.draw_map(content.gt_drivable, content.gt_lanes)
+    if content.future:
+        _true_future(view, content.future, GROUND_TRUTH)
+    view.draw_boxes(content.gt_boxes, content.gt_labels, class_names)
+    view.draw_ego()
+    view.words.draw()
+    return view
+
+
+def command_words(future: Future) -> str:
+    return COMMAND_WORDS[COMMANDS[future.command]]
 
 
 def _camera(content: Content, name: str, class_names: tuple[str, ...]) -> np.ndarray:
-    full = content.images[name]
-    tile = cv2.resize(full, (CAMERA_W, CAMERA_H), interpolation=cv2.INTER_AREA)
-    projection = np.diag([CAMERA_W / full.shape[1], CAMERA_H / full.shape[0], 1.0, 1.0]) @ content.lidar2img[name]
+    tile, projection = camera_tile(content, name, CAMERA_W, CAMERA_H)
+    words = Labels(tile)
+    words.put(title_of(name), [(12, 12)], 0.75, TEXT, 2)
     future = content.future
     if future:
         draw_ribbon(tile, _on_ground(future.plan, future.ground_z), EGO_WIDTH_M / 2, projection, PLAN)
-        for start, path, opacity, label in _modes(future):
+        for start, path, opacity, label in _modes(future, 1):
             line = np.concatenate([start[None, :2], path])
             line = np.concatenate([line, np.full((len(line), 1), start[2])], 1)
-            draw_path(tile, line, projection, CLASS_COLOURS[class_names[label]], 2, opacity)
-    draw_boxes(tile, content.boxes, content.labels, content.ids, projection, class_names)
-    cv2.putText(tile, name.removeprefix("CAM_").replace("_", " ").lower(), (10, 24), FONT, 0.6, TEXT, 2, cv2.LINE_AA)
+            draw_path(tile, line, projection, class_colour(class_names[label]), 2, opacity)
+    draw_boxes(tile, content.boxes, content.labels, content.ids, projection, class_names, words)
+    words.draw()
     return tile
+
+
+def camera_tile(content: Content, name: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """A camera's image scaled to a tile, and the projection [4, 4] to its pixels."""
+    full = content.images[name]
+    tile = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)
+    return tile, np.diag([width / full.shape[1], height / full.shape[0], 1.0, 1.0]) @ content.lidar2img[name]
+
+
+def title_of(camera: str) -> str:
+    return camera.removeprefix("CAM_").replace("_", " ").lower()
 
 
 def _on_ground(plan: np.ndarray, ground_z: float) -> np.ndarray:
@@ -118,17 +163,17 @@ def _on_ground(plan: np.ndarray, ground_z: float) -> np.ndarray:
     return np.concatenate([xy, np.full((len(xy), 1), ground_z)], 1)
 
 
-def _modes(future: Future):
+def _modes(future: Future, most: int):
     """(start [3], path [F, 2], opacity, class) of each line to draw: unlikely modes first and faint."""
     for start, paths, prob, label in zip(future.starts, future.traj, future.prob, future.labels):
-        for mode in np.argsort(prob)[-MODES:]:
+        for mode in np.argsort(prob)[-most:]:
             if np.linalg.norm(paths[mode][-1] - start[:2]) >= LEAST_M:
                 yield start, paths[mode], float(np.clip(prob[mode] / prob.max(), 0.15, 1.0)), int(label)
 
 
 def _forecasts(view: BirdsEye, future: Future, class_names: tuple[str, ...]) -> None:
-    for start, path, opacity, label in _modes(future):
-        view.draw_path(np.concatenate([start[None, :2], path]), CLASS_COLOURS[class_names[label]], 2, opacity)
+    for start, path, opacity, label in _modes(future, MODES):
+        view.draw_path(np.concatenate([start[None, :2], path]), class_colour(class_names[label]), 2, opacity)
 
 
 def _true_future(view: BirdsEye, future: Future, colour: tuple[int, int, int]) -> None:
@@ -139,42 +184,49 @@ def _true_future(view: BirdsEye, future: Future, colour: tuple[int, int, int]) -
         view.draw_plan(future.gt_plan, colour)
 
 
-def _occupancy(future: Future) -> BirdsEye:
+def occupancy_range(future: Future) -> Range:
     (x0, x1, _), (y0, y1, _) = future.bounds
-    view = BirdsEye(VIEW, (x0, y0, 0.0, x1, y1, 0.0))
-    view.draw_occupancy(future.occupancy)
-    view.outline_occupancy(future.gt_occupancy)
-    view.draw_ego()
+    return (x0, y0, 0.0, x1, y1, 0.0)
+
+
+def _occupancy(content: Content, future: Future, pc_range: Range, size: int, of_model: bool) -> BirdsEye:
+    """Cells that vehicles take, on the drivable area."""
+    covers = occupancy_range(future)
+    view = BirdsEye(size, covers)
     last = (len(future.occupancy) - 1) * STEP_S
-    view.title(f"occupied by vehicles, now to {last:g} s on; {x1 - x0:g} m x {y1 - y0:g} m")
+    if of_model:
+        view.title(f"occupied, now to {last:g} s", 0.6)
+    else:
+        view.title("occupied: annotated", 0.6)
+    view.paint_cells(content.drivable if of_model else content.gt_drivable, DRIVABLE, pc_range)
+    view.draw_occupancy(future.occupancy if of_model else future.gt_occupancy)
+    view.draw_ego()
+    view.draw_scale()
+    cv2.rectangle(view.image, (0, 0), (size - 1, size - 1), GROUND, 2)
+    view.words.draw()
     return view
 
 
-def _entries(future: Future | None) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours of the legend."""
-    entries = [(n.replace("_", " "), c) for n, c in CLASS_COLOURS.items()]
-    entries += [(f"map: {n}", c) for n, c in MAP_COLOURS.items()] + [("annotated box", GROUND_TRUTH)]
+def entries_of(
+    content: Content, class_names: tuple[str, ...], classes: Collection[int], other: Content | None = None
+) -> list[Entry]:
+    """The legend: only what is to be seen, in one content or in two."""
+    shown, future = [content, *([other] if other else [])], content.future
+    seen = {int(label) for c in shown for label in (*c.labels, *c.gt_labels)} | set(classes)
+    entries = [Entry(class_names[n].replace("_", " "), (class_colour(class_names[n]),)) for n in sorted(seen)]
+    if content.annotated:
+        entries.append(Entry("annotated box", (GROUND_TRUTH,), "outline"))
+    entries += [Entry("this car", (EGO,)), GAP, Entry("drivable area", (DRIVABLE,))]
+    for number, (name, colour) in enumerate(MAP_COLOURS.items()):
+        if any((lanes[number] > 0.5).any() for c in shown for lanes in (c.lanes, c.gt_lanes)):
+            entries.append(Entry(MAP_WORDS[name], (colour,)))
     if future:
         steps = len(future.occupancy)
-        times = ["occupied now", *(f"occupied in {step * STEP_S:g} s" for step in range(1, steps))]
-        entries += [(name, occupied(step, steps)) for step, name in enumerate(times)]
-        entries += [("planned path, command", PLAN), ("annotated path", FAINT)]
+        entries += [GAP, Entry(f"plan: {command_words(future)}", (PLAN,), "line")]
+        if next(_modes(future, 1), None):
+            entries.append(Entry("forecast, in class's colour", (TEXT,), "line"))
+        if content.annotated:
+            entries.append(Entry("annotated path", (FAINT,), "line"))
+        last = (steps - 1) * STEP_S
+        entries += [GAP, Entry(f"occupied now ... in {last:g} s", tuple(occupied(step, steps) for step in range(steps)))]
     return entries
-
-
-def _legend(width: int, height: int, caption: str, entries: list[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
-    """The caption, then the entries: below it where the panel is tall, in columns beside it where it is flat."""
-    panel = np.empty((height, width, 3), np.uint8)
-    panel[:] = GROUND
-    lines, tall = caption.splitlines(), height > width / 2
-    for i, line in enumerate(lines):
-        cv2.putText(panel, line, (24, 34 + 26 * i), FONT, 0.55, TEXT, 1, cv2.LINE_AA)
-    top, left = (54 + 26 * len(lines), 24) if tall else (34, 420)
-    x, y = left, top
-    for name, colour in entries:
-        if y > height - 12:
-            x, y = x + 290, top
-        cv2.rectangle(panel, (x, y - 12), (x + 28, y + 2), colour, -1)
-        cv2.putText(panel, name, (x + 40, y), FONT, 0.5, TEXT, 1, cv2.LINE_AA)
-        y += 28
-    return panel

@@ -1,29 +1,37 @@
-"""Colours, once. RGB, 0..255; chosen to stay apart for colour-blind readers and on both dark and light ground."""
+"""Colours, once. RGB, 0..255. tests/unit/viz/test_palette.py says how far apart they must be, also from what they lie on."""
 
 from __future__ import annotations
 
 CLASS_COLOURS = {
-    "car": (0, 158, 115),
-    "truck": (86, 180, 233),
-    "construction_vehicle": (0, 114, 178),
-    "bus": (0, 114, 178),
-    "trailer": (100, 143, 255),
-    "barrier": (150, 150, 150),
-    "motorcycle": (204, 121, 167),
-    "bicycle": (204, 121, 167),
-    "pedestrian": (230, 159, 0),
-    "traffic_cone": (213, 94, 0),
+    "car": (46, 200, 110),
+    "truck": (70, 150, 255),
+    "construction_vehicle": (165, 125, 20),
+    "bus": (150, 95, 245),
+    "trailer": (20, 205, 225),
+    "barrier": (165, 165, 165),
+    "motorcycle": (255, 140, 200),
+    "bicycle": (205, 50, 150),
+    "pedestrian": (255, 170, 30),
+    "traffic_cone": (245, 75, 40),
 }
-MAP_COLOURS = {"divider": (240, 228, 66), "crossing": (86, 180, 233), "contour": (213, 94, 0)}
-DRIVABLE = (70, 74, 80)
-GROUND = (28, 30, 34)
-GROUND_TRUTH = (235, 235, 235)
-EGO = (220, 50, 47)
-PLAN = (255, 84, 112)
-TEXT = (235, 235, 235)
-FAINT = (150, 152, 156)
+OTHER_CLASS = (215, 230, 200)  # of a vocabulary of one's own
+# The road lies below everything: dull colours, so that what moves stands out
+MAP_COLOURS = {"divider": (150, 150, 70), "crossing": (92, 120, 140), "contour": (118, 96, 88)}
+DRIVABLE = (60, 64, 70)
+GROUND = (24, 26, 30)
+GROUND_TRUTH = (240, 240, 240)
+EGO = (255, 255, 255)
+PLAN = (255, 240, 70)
+TEXT = (240, 240, 240)
+FAINT = (165, 168, 172)
 # Occupancy from now (first) to the last step: brightness falls with time, so that the order is plain without colour too
-OCCUPIED = ((255, 244, 170), (253, 190, 90), (236, 112, 74), (180, 54, 122), (96, 40, 130))
+OCCUPIED = ((255, 244, 170), (253, 190, 90), (236, 112, 74), (180, 54, 122), (120, 60, 175))
+# Two runs in one picture: what the first alone has, what the second alone has
+FIRST, SECOND = (90, 170, 255), (255, 130, 40)
+
+
+def class_colour(name: str) -> tuple[int, int, int]:
+    return CLASS_COLOURS.get(name, OTHER_CLASS)
 
 
 def occupied(step: int, steps: int) -> tuple[int, int, int]:

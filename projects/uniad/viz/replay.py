@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from uniad.command import COMMANDS
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.deploy.records import read_frame, read_summary
 from uniad.deploy.result import Result
 from uniad.errors import UserError
 from uniad.spec import Spec, load_spec
-from uniad.viz.content import BEST_GUESSES, MOST_TRACKS, read_image, true_future_of, truth_of
+from uniad.viz.about import about_run
+from uniad.viz.content import BEST_GUESSES, MOST_TRACKS, first_line, read_image, true_future_of, truth_of
 from uniad.viz.page import Content, Future, render
 
 
@@ -27,13 +27,15 @@ class Replay:
     folder: Path
     summary: dict[str, Any]
     spec: Spec
+    about: tuple[str, ...] = ()  # lines on the model
 
     @classmethod
-    def open(cls, folder: str | Path) -> Replay:
-        """Read its summary and the config that it names."""
+    def open(cls, folder: str | Path, scores: str | Path | None = None) -> Replay:
+        """Read its summary and the config that it names. scores: results of an evaluation, for the caption."""
         folder = Path(folder)
         summary = read_summary(folder)
-        return cls(folder, summary, load_spec(summary["config"], summary["config_options"]))
+        spec = load_spec(summary["config"], summary["config_options"])
+        return cls(folder, summary, spec, tuple(about_run(summary, scores)))
 
     @property
     def title(self) -> str:
@@ -54,10 +56,28 @@ class Replay:
 
     def pictures(self, scene: str) -> Iterator[np.ndarray]:
         """[H, W, 3] RGB of each frame of a scene."""
+        seen: set[int] = set()
+        for content in self.contents(scene):
+            seen |= {int(label) for label in (*content.labels, *content.gt_labels)}
+            yield render(content, self.spec.data.class_names, self.spec.data.pc_range, seen)
+
+    def contents(self, scene: str) -> Iterator[Content]:
+        """What is to be drawn of each frame of a scene."""
         for path in self.frames(scene):
             result, info = read_frame(path, self.spec.data.class_names)
-            content = content_of_result(result, info, self.truth(info["token"]), self.spec, self.title)
-            yield render(content, self.spec.data.class_names, self.spec.data.pc_range)
+            title = f"{self.title}  |  {scene}"
+            yield content_of_result(result, info, self.truth(info["token"]), self.spec, title, self.about)
+
+    def pictures_beside(self, other: Replay, scene: str) -> Iterator[np.ndarray]:
+        """[H, W, 3] RGB of each frame that both have: this run, the other, and what differs between them."""
+        from uniad.viz.difference import render_pair
+
+        seen: set[int] = set()
+        for mine, theirs in zip(self.contents(scene), other.contents(scene)):
+            if mine.token != theirs.token:
+                raise UserError(f"{self.folder} and {other.folder}: {scene} is not the same drive in both")
+            seen |= {int(label) for c in (mine, theirs) for label in (*c.labels, *c.gt_labels)}
+            yield render_pair(mine, theirs, self.spec.data.class_names, self.spec.data.pc_range, seen)
 
     def truth(self, token: str) -> SceneSample | None:
         """The annotated sample of a frame; None for a recorded folder."""
@@ -76,20 +96,19 @@ class Replay:
 
 
 def content_of_result(
-    result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec, title: str
+    result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec, title: str, about: Sequence[str] = ()
 ) -> Content:
-    """Content of a picture. ``info``: as results hold it; ``sample``: the annotations, None where there are none."""
+    """Content of a picture. ``info``: as results hold it; ``sample``: the annotations, None where there are none; about: lines on
+    the model.
+    """
     found, kind = result.tracks, "tracks"
     if len(found) == 0:
         found, kind = result.detections, "best guesses, no track yet"
     most = MOST_TRACKS if kind == "tracks" else BEST_GUESSES
     truth = truth_of(sample) if sample else _no_truth(result)
-    caption = [title, f"frame {info['frame']}", f"{min(len(found), most)} {kind}"]
-    if sample:
-        caption.append(f"{len(truth['gt_boxes'])} annotated")
     future = _future(result, info, sample, spec) if result.plan is not None else None
-    if future:
-        caption.append(f"command: {COMMANDS[future.command]}")
+    annotated = len(truth["gt_boxes"]) if sample else None
+    first = first_line([title], info["frame"], None, future, min(len(found), most), kind, annotated)
     return Content(
         images={name: read_image(path) for name, path in info["cams"].items()},
         lidar2img={name: np.asarray(matrix, np.float32) for name, matrix in info["lidar2img"].items()},
@@ -98,8 +117,10 @@ def content_of_result(
         ids=found.ids[:most],
         drivable=result.drivable,
         lanes=result.lanes,
-        caption="\n".join(caption),
+        caption="\n".join([first, *about]),
         future=future,
+        annotated=sample is not None,
+        token=info["token"],
         **truth,
     )
 

@@ -1,9 +1,9 @@
-"""Pictures as a film: H.264 in MP4, which every browser plays, by the ffmpeg that imageio-ffmpeg brings along."""
+"""Pictures as a video: H.264 in MP4, which every browser plays, by the ffmpeg that imageio-ffmpeg brings along."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,12 +11,8 @@ import numpy as np
 
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.viz.birdseye import FONT
-from uniad.viz.palette import GROUND, TEXT
 
 FRAMES_PER_S = 2.0  # keyframes are 0.5 s apart
-BANNER = 44  # height of the strip with the name above each of two runs
-WIDEST = 3840  # hardware decoders stop at 4096
 
 
 def write_video(path: Path, pictures: Iterable[np.ndarray], fps: float = FRAMES_PER_S) -> int:
@@ -58,31 +54,6 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     with atomic_path(path) as temporary:
         if not cv2.imwrite(str(temporary), picture[..., ::-1]):
             raise UserError(f"{path}: cannot be written; is it a .png in a folder with room?")
-
-
-def side_by_side(left: Iterable[np.ndarray], right: Iterable[np.ndarray], titles: tuple[str, str]) -> Iterator[np.ndarray]:
-    """Two runs of the same frames as one picture each, the name above; as long as both last."""
-    for pair in zip(left, right):
-        height = min(picture.shape[0] for picture in pair)
-        halves = [_to(picture, height, WIDEST // 2) for picture in pair]
-        lowest = max(half.shape[0] for half in halves)
-        columns = []
-        for half, title in zip(halves, titles):
-            column = np.empty((BANNER + lowest, half.shape[1], 3), np.uint8)
-            column[:] = GROUND
-            column[BANNER : BANNER + half.shape[0]] = half
-            cv2.putText(column, title, (16, 30), FONT, 0.8, TEXT, 2, cv2.LINE_AA)
-            columns.append(column)
-        yield np.concatenate(columns, 1)
-
-
-def _to(picture: np.ndarray, height: int, widest: int) -> np.ndarray:
-    """Scaled to a height, or to the widest that is allowed."""
-    scale = min(height / picture.shape[0], widest / picture.shape[1])
-    if scale == 1.0:
-        return picture
-    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _even(picture: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import pytest
 from specs import nano_spec
 from uniad.viz.birdseye import BirdsEye
 from uniad.viz.camera import NEAR_M, box_corners, draw_boxes
-from uniad.viz.page import CAMERA_H, CAMERA_W, LEGEND, VIEW, WALL, Content, Future, render
+from uniad.viz.legend import caption_height
+from uniad.viz.page import CAMERA_H, CAMERA_W, HALF, VIEW, WALL, Content, Future, render
 from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, EGO, GROUND, GROUND_TRUTH, OCCUPIED, PLAN
 
 DATA = nano_spec().data
@@ -115,7 +116,7 @@ def test_the_map_is_painted_with_its_first_row_behind_the_car():
 
 def test_a_page_without_any_box_renders_in_full():
     image = page(np.zeros((0, 9)))
-    assert image.shape == (2 * CAMERA_H + VIEW, 3 * CAMERA_W, 3) and image.dtype == np.uint8
+    assert image.shape == (2 * CAMERA_H + VIEW + caption_height(1), 3 * CAMERA_W, 3) and image.dtype == np.uint8
     assert not len(painted(image[: 2 * CAMERA_H], CLASS_COLOURS["car"]))
 
 
@@ -158,8 +159,10 @@ EMPTY = np.zeros((0, 9))
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:
-    """Predicted, annotated and occupancy view of a page."""
-    return [image[2 * CAMERA_H : 2 * CAMERA_H + VIEW, i * VIEW : (i + 1) * VIEW] for i in range(3)]
+    """Predicted, annotated, then the occupancy of both, half as large and one over the other."""
+    below = image[2 * CAMERA_H : 2 * CAMERA_H + VIEW]
+    large, small = [below[:, i * VIEW : (i + 1) * VIEW] for i in range(2)], below[:, 2 * VIEW : 2 * VIEW + HALF]
+    return [*large, small[:HALF], small[HALF:]]
 
 
 def test_the_plan_is_seen_from_above_and_by_the_cameras_that_look_along_it():
@@ -212,23 +215,72 @@ def test_occupancy_lies_where_it_is_and_the_present_covers_the_future():
     occupancy[0, 20, 20] = True  # ahead on the right
     occupancy[4, 20, 20:23] = True
     view = views(page(EMPTY, future=future(occupancy=occupancy)))[2]
-    cell = VIEW / 25
+    cell = HALF / 25
     centre = [(int((24 - 20 + 0.5) * cell), int((column + 0.5) * cell)) for column in (20, 21, 23)]
     assert [tuple(view[place]) for place in centre] == [OCCUPIED[0], OCCUPIED[4], GROUND]
 
 
-def test_annotated_paths_and_occupancy_are_lines():
+def test_annotated_paths_are_lines_and_annotated_occupancy_fills_its_cells_beside_the_predicted():
     true = np.zeros((5, 25, 25), bool)
     true[:, 3, 3] = True
     shown = future(gt_plan=STEPS * LEFT, gt_starts=np.array([[20.0, 20.0]]), gt_traj=[np.array([20.0, 20.0]) + STEPS * AHEAD],
                    gt_occupancy=true)  # fmt: skip
-    annotated, occupancy = views(page(EMPTY, future=shown))[1:]
+    annotated, occupancy, true_occupancy = views(page(EMPTY, future=shown))[1:]
     rows, columns = painted(annotated[40:], GROUND_TRUTH).T
     assert columns.min() < VIEW / 2 - 100 and columns.max() > VIEW / 2 + 100
-    assert len(painted(occupancy[60:], GROUND_TRUTH)) > 0 and not len(painted(occupancy, OCCUPIED[1]))
+    cell, (rows, columns) = HALF / 25, np.argwhere((true_occupancy == OCCUPIED[0]).all(-1)).T
+    assert np.ptp(rows) + 1 == pytest.approx(cell, abs=1) and np.ptp(columns) + 1 == pytest.approx(cell, abs=1)
+    assert len(rows) == pytest.approx(cell**2, rel=0.15), "filled"
+    assert not (occupancy == OCCUPIED[0]).all(-1).any(), "the model said nothing there"
 
 
 def test_a_page_of_stage_2_in_which_nothing_is_known_renders_in_full():
     image = page(EMPTY, future=future(**NOBODY))
-    assert image.shape == (2 * CAMERA_H + VIEW + LEGEND, 3 * CAMERA_W, 3)
-    assert len(painted(views(image)[0], EGO)) and len(painted(image[-LEGEND:], PLAN)), "the legend names the plan"
+    assert image.shape == (2 * CAMERA_H + VIEW + caption_height(1), 3 * CAMERA_W, 3)
+    assert len(painted(views(image)[0], EGO)) and len(painted(legend_of(image), PLAN)), "the legend names the plan"
+
+
+def legend_of(image: np.ndarray) -> np.ndarray:
+    return image[2 * CAMERA_H : 2 * CAMERA_H + VIEW, 2 * VIEW + HALF :]
+
+
+def swatches(image: np.ndarray) -> set[str]:
+    """Classes whose exact colour stands in the legend."""
+    panel = legend_of(image).reshape(-1, 3)
+    return {name for name, colour in CLASS_COLOURS.items() if (panel == colour).all(-1).sum() > 200}
+
+
+def test_the_legend_names_the_classes_that_occur_and_no_others():
+    two = dict(gt_boxes=car(0.0, -20.0), gt_labels=np.array([NAMES.index("bus")]), future=future(**NOBODY))
+    assert swatches(page(EMPTY, future=future(**NOBODY))) == set()
+    assert swatches(page(car(0.0, 20.0), **two)) == {"car", "bus"}
+
+
+def test_without_annotations_there_is_no_view_of_them_and_occupancy_is_as_large_as_the_others():
+    image = page(EMPTY, future=future(**NOBODY), annotated=False)
+    assert image.shape[1] == 3 * CAMERA_W
+    second = views(image)[1]  # occupancy takes the place of the annotated view
+    occupied = np.ones((5, 25, 25), bool)
+    full = views(page(EMPTY, future=future(**NOBODY, occupancy=occupied), annotated=False))[1]
+    filled = [(view == OCCUPIED[0]).all(-1).mean() for view in (full, second)]
+    assert filled[0] > 0.8 and filled[1] == 0
+
+
+def test_the_caption_has_a_row_for_each_line():
+    one, three = (page(EMPTY, caption="\n".join(["words"] * lines)) for lines in (1, 3))
+    assert three.shape[0] - one.shape[0] == caption_height(3) - caption_height(1)
+    strip = three[-caption_height(3) :]
+    written = np.flatnonzero((strip > 150).any((1, 2)))
+    assert (np.diff(written) > 3).sum() == 2, "three lines, apart from each other"
+
+
+def test_occupancy_and_map_lie_where_they_are_though_their_grids_cover_other_ranges():
+    """A grid of half the range fills the middle of the canvas; one cell of it lies where its metres are."""
+    view = BirdsEye(VIEW, (-50, -50, 0, 50, 50, 0))
+    mask = np.zeros((10, 10), bool)
+    mask[9, 0] = True  # ahead on the left: x -25 to -20, y 20 to 25
+    view.paint_cells(mask, (200, 0, 0), (-25, -25, 0, 25, 25, 0))
+    rows, columns = np.argwhere(view.image[..., 0] == 200).T
+    corners = [view.pixels(np.array(place, float)) for place in ((-25, 25), (-20, 20))]
+    assert (columns.min(), rows.min()) == pytest.approx(corners[0], abs=1)
+    assert (columns.max() + 1, rows.max() + 1) == pytest.approx(corners[1], abs=1)

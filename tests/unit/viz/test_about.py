@@ -1,0 +1,72 @@
+"""What a caption says of a model is what a file says of it: scores of this very checkpoint, or none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from uniad.errors import UserError
+from uniad.files import sha256
+from uniad.training.checkpoint import save_checkpoint
+from uniad.viz.about import about_checkpoint, about_run, figures_of
+
+RESULTS = {
+    "samples": 40,
+    "detection": {"mAP": 0.353, "AP": {"car": {"2.0": 0.6585}}},
+    "planning": {"model": {"L2_3s": 3.64}, "constant_velocity": {"L2_3s": 9.18}},
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "nano.pth"
+    save_checkpoint(path, {"meta": {"iter": 1620, "seed": 3, "uniad": {"stage": 2}}, "state_dict": {"a": torch.zeros(1)}})
+    return path
+
+
+def write(path: Path, value: dict) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_training_comes_from_the_checkpoint_and_scores_only_from_results_of_that_file(checkpoint: Path, tmp_path: Path):
+    (line,) = about_checkpoint(checkpoint)
+    assert line == f"{checkpoint}: trained, stage 2, 1,620 steps in its last run, seed 3"
+    scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
+    assert about_checkpoint(checkpoint, scores)[1] == figures_of(RESULTS)
+    assert "0.66" in figures_of(RESULTS) and "3.64 m off (constant velocity 9.18)" in figures_of(RESULTS)
+    other = write(tmp_path / "other.json", {**RESULTS, "checkpoint_sha256": "0" * 64})
+    assert len(about_checkpoint(checkpoint, other)) == len(about_checkpoint(checkpoint, tmp_path / "absent.json")) == 1
+
+
+def test_a_card_beside_the_checkpoint_tells_both_if_it_is_of_this_file(checkpoint: Path):
+    card = {"sha256": sha256(checkpoint), "training": "trained on 16 synthetic worlds", "results": RESULTS}
+    write(checkpoint.with_suffix(".json"), card)
+    assert about_checkpoint(checkpoint) == [f"{checkpoint}: trained on 16 synthetic worlds", figures_of(RESULTS)]
+    write(checkpoint.with_suffix(".json"), {**card, "sha256": "0" * 64})
+    assert len(about_checkpoint(checkpoint)) == 1
+
+
+def test_random_weights_are_untrained_and_a_file_that_says_nothing_is_not_called_so(tmp_path: Path):
+    for name, meta in (("random", {"seed": 0, "uniad": {"stage": 2, "weights": "random"}}), ("bare", {})):
+        save_checkpoint(tmp_path / f"{name}.pth", {"meta": meta, "state_dict": {"a": torch.zeros(1)}})
+    assert "untrained" in about_checkpoint(tmp_path / "random.pth")[0]
+    assert "nothing known" in about_checkpoint(tmp_path / "bare.pth")[0]
+
+
+def test_an_exported_model_is_described_by_the_checkpoint_that_its_card_names(checkpoint: Path, tmp_path: Path):
+    onnx = tmp_path / "nano.onnx"
+    write(Path(f"{onnx}.json"), {"checkpoint": str(checkpoint), "checkpoint_sha256": sha256(checkpoint)})
+    scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
+    said = about_run({"model": str(onnx)}, scores)
+    assert said[0].startswith(f"{onnx} of {checkpoint}: trained") and said[1] == figures_of(RESULTS)
+    checkpoint.unlink()
+    assert about_run({"model": str(onnx)}, scores) == [str(onnx), figures_of(RESULTS)]
+    assert about_run({}) == []
+
+
+def test_a_file_that_is_no_evaluation_gets_one_line(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no results of an evaluation"):
+        about_checkpoint(checkpoint, write(tmp_path / "x.json", {"samples": 1}))
