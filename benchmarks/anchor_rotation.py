@@ -13,11 +13,11 @@ import argparse
 import _tools  # noqa: F401
 import numpy as np
 import torch
+from uniad.config.read import load_spec
 from uniad.data.dataset import open_table
 from uniad.data.labels import Labeller
 from uniad.errors import UserError, run_cli
 from uniad.models.motion_geometry import agent_from_scene
-from uniad.spec import load_spec
 
 MOVES_M = 2.0  # within the horizon, or an object has no direction
 

@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from uniad.config.read import load_spec
+from uniad.config.spec import DataSpec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset
 from uniad.data.sampler import TrainSampler
 from uniad.data.transforms import Distortion, decode, normalise, resampler
 from uniad.errors import run_cli
-from uniad.spec import DataSpec, load_spec
 
 
 def parse_args() -> argparse.Namespace:

@@ -26,9 +26,9 @@ import torch
 from gpu_step import milliseconds
 from latency import TORCH_MODES, VARIANTS, make_model, read_frames, store_frames, the_spec
 from torch.profiler import ProfilerActivity, profile, record_function
-from uniad.contract import contract_for
-from uniad.deploy.resident import ResidentStep, parts
+from uniad.backends.cuda_graph import ResidentStep, parts
 from uniad.errors import UserError, run_cli
+from uniad.interface.contract import contract_for
 
 PART = "part: "
 BETWEEN = "between parts"

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import _tools  # noqa: F401
 import torch
-from uniad.contract import contract_for, unpack_inputs
+from uniad.config.read import load_spec
+from uniad.config.variants import config_files
 from uniad.export.to_onnx import example_tensors
+from uniad.interface.contract import contract_for, unpack_inputs
 from uniad.models.uniad import UniAD
 from uniad.ops.assignment import linear_assignment
 from uniad.ops.deformable_attention import deformable_attention, sampling_lowering
-from uniad.spec import load_spec
-from uniad.variants import config_files
 
 CONFIG_OF = config_files(1)
 

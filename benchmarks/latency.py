@@ -29,14 +29,15 @@ from typing import Any
 import _tools  # noqa: F401
 import numpy as np
 import torch
-from uniad.build import build_model
-from uniad.contract import Contract, contract_for, pack_frame
-from uniad.deploy.object_match import pairs
-from uniad.deploy.resident import PRECISIONS, WAYS
+from uniad.backends.cuda_graph import PRECISIONS, WAYS
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
+from uniad.config.variants import KINDS, config_files
 from uniad.errors import UserError, run_cli
+from uniad.interface.contract import Contract, contract_for, pack_frame
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec, load_spec
-from uniad.variants import KINDS, config_files
+from uniad.training.build import build_model
+from uniad.verify.objects import pairs
 
 VARIANTS = sorted(config_files(1))
 REFERENCE = "eager-fp32"
@@ -53,8 +54,8 @@ def store_frames(spec: Spec, contract: Contract, count: int, path: Path) -> tupl
 
     Images are kept as pixels of the network's size, rounded to whole ones: all modes see the same.
     """
+    from uniad.artifacts.sequence import quantise_images
     from uniad.deploy.sensors import prepare
-    from uniad.deploy.sequence import quantise_images
     from uniad.deploy.sources import DatasetFrames
 
     dataset, jobs, scenes = DatasetFrames(spec.data, "val"), [], 0
@@ -113,7 +114,7 @@ def make_model(spec: Spec, checkpoint: str | None) -> UniAD:
 def make_step(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace) -> Any:
     """The mode's step: ``load``, ``run``, ``outputs``, ``reset``."""
     if mode in ORT_MODES:
-        from uniad.deploy.resident_ort import ResidentOrt
+        from uniad.backends.resident_ort import ResidentOrt
 
         _, provider, *more = mode.split("-")
         make = dict(provider=provider, tf32="tf32" in more, threads=args.threads)
@@ -126,7 +127,7 @@ def make_step(spec: Spec, contract: Contract, mode: str, args: argparse.Namespac
                 raise
             print(f"{mode}: no CUDA graph ({first_line(error)})", file=sys.stderr, flush=True)
             return ResidentOrt(contract, args.graph, **make, capture=False)
-    from uniad.deploy.resident import ResidentStep
+    from uniad.backends.cuda_graph import ResidentStep
 
     way, precision = mode.split("-")
     options = dict(pair.split("=", 1) for pair in args.inductor)
@@ -210,7 +211,7 @@ def input_copy_ms(frame: list[torch.Tensor]) -> float:
 
 
 def on_cpu(contract: Contract, args: argparse.Namespace) -> Any:
-    from uniad.deploy.resident_ort import nodes_on_cpu
+    from uniad.backends.resident_ort import nodes_on_cpu
 
     try:
         return nodes_on_cpu(contract, args.graph, args.work)
@@ -252,7 +253,7 @@ def errors(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> dict[str,
 def collision_row(spec: Spec, outputs: dict[str, np.ndarray]) -> dict[str, Any] | str:
     """What the collision optimiser takes on the host, after the step."""
     try:
-        from uniad.deploy.collision import optimise_plan
+        from uniad.postprocess.collision import optimise_plan
     except ImportError as error:
         return f"not timed: {error}"
     plan = replace(spec.model.plan, use_col_optim=True)

@@ -18,15 +18,16 @@ import torch
 from gpu_step import captured, milliseconds
 from torch import Tensor
 from train_step import VARIANTS, random_clip, with_frames
+from uniad.config.read import load_spec
+from uniad.config.spec import from_scratch
+from uniad.config.variants import config_files
+from uniad.interface.types import Frame
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import frame_targets
 from uniad.models.uniad import UniAD
-from uniad.spec import from_scratch, load_spec
 from uniad.training.clip import no_tracks, pose_deltas
 from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
-from uniad.types import Frame
-from uniad.variants import config_files
 
 
 def leaf(tensor: Tensor) -> Tensor:

@@ -17,17 +17,18 @@ from dataclasses import replace
 import _tools  # noqa: F401
 import torch
 from torch import Tensor
+from uniad.config.read import load_spec
+from uniad.config.spec import ModelSpec, Spec, from_scratch
+from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
+from uniad.interface.types import Clip, Frame, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
-from uniad.spec import ModelSpec, Spec, from_scratch, load_spec
 from uniad.training import optim
 from uniad.training.capture import CapturedStep
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.recompute import recompute_layers
 from uniad.training.trainer import ClipLoss
-from uniad.types import Clip, Frame, Targets
-from uniad.variants import KINDS, config_files
 
 VARIANTS = sorted(config_files(1))
 

@@ -31,7 +31,7 @@ INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND))
 infer: $(INFERRED)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
 	@echo $(call q,$(INFERRED))
 $(INFERRED)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
-  $(foreach f,infer records result runtime runner sensors sources collision,$(wildcard projects/uniad/deploy/$f.py)) .make/var/INFER_FLAGS.$(INFERRED) | $(ENV)
+  $(call code,deploy backends postprocess artifacts $(if $(filter torch compiled,$(INFER_BACKEND)),models ops)) .make/var/INFER_FLAGS.$(INFERRED) | $(ENV)
 	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFERRED))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 

@@ -127,7 +127,7 @@ INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
 
 # Code is no prerequisite of a checkpoint, or days of training would be stale with every edit; it is one of what is made from
 # the checkpoint.
-code = $(foreach p,$1,$(wildcard projects/uniad/$p/*.py)) $(wildcard projects/uniad/*.py)
+code = $(foreach p,$1 config interface geometry,$(wildcard projects/uniad/$p/*.py)) $(wildcard projects/uniad/*.py)
 
 # A run is what its numbers depend on: resolved config, seed, precision, length, data, the weights that it starts from
 # (mk/lib/claim_work_dir.py). Another one in the same place is set aside, never continued and never deleted. Of several machines
@@ -162,7 +162,7 @@ $(call results,$1): private EVAL_CONFIG = $(call config,$1)
 endef
 # Whether this make may train the stage
 training = $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(call ckpt,$1)),,1))
-EVAL_CODE := $(call code,models ops evaluation data) $(wildcard projects/uniad/deploy/collision.py)
+EVAL_CODE := $(call code,models ops evaluation data postprocess)
 EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(ON_CPU) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))

@@ -10,10 +10,10 @@ import weights
 from recorded import Recorded
 from specs import edit, full_spec, tiny_spec
 from torch import Tensor, nn
+from uniad.config.spec import MotionSpec, Spec
+from uniad.interface.types import Agents
 from uniad.models.motion import MotionHead
-from uniad.spec import MotionSpec, Spec
 from uniad.training import regularisation
-from uniad.types import Agents
 
 CAPACITY = 12  # objects and agents of the recorded clip fit
 RANDOM_OFF = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}

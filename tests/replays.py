@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from uniad.contract import Contract
-from uniad.deploy.compare import compare, replay
-from uniad.deploy.lanes import merged_anew
-from uniad.deploy.runner import Runner
-from uniad.deploy.sequence import Sequence
+from uniad.artifacts.sequence import Sequence
+from uniad.backends.runner import Runner
+from uniad.interface.contract import Contract
+from uniad.postprocess.map_merge import merged_anew
+from uniad.verify.compare import compare, replay
 
 FRAMES = 3
 

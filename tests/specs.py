@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from uniad.spec import Spec, load_spec
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
 
 CONFIGS = Path(__file__).resolve().parent.parent / "projects" / "configs"
 STEM = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from train_clip import pad
-from uniad.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Targets
 
 FRAMES, HEIGHT, WIDTH, STEPS = 3, 256, 416, 12
 

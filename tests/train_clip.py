@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from uniad.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Targets
 
 FRAMES, CAMERAS, HEIGHT, WIDTH = 5, 6, 256, 416
 COMPACT = Path(__file__).parent / "golden" / "stage1_train.npz"

@@ -28,11 +28,11 @@ def main() -> None:
     if args.workspace_gib <= 0:
         raise UserError(f"--workspace-gib {args.workspace_gib}: should be above 0")
     import torch
-    from uniad.deploy.builder import BuildOptions, build_engine
-    from uniad.deploy.card import write_card
-    from uniad.deploy.locate_recorded import locate_command
-    from uniad.deploy.verify import verify_engine
+    from uniad.artifacts.card import write_card
+    from uniad.bisect.recorded import locate_command
+    from uniad.engines.build import BuildOptions, build_engine
     from uniad.files import try_place
+    from uniad.verify.run import verify_engine
 
     options = BuildOptions(
         backend=args.backend,
@@ -69,7 +69,7 @@ def main() -> None:
         )
     latency = None
     if args.backend == "trtexec":
-        from uniad.deploy.trtexec_runner import measure
+        from uniad.backends.trtexec_runner import measure
 
         latency = measure(args.onnx, args.out)
     write_card(args.out, {**card, "verified": report.to_json(), "latency": latency})

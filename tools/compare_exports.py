@@ -21,9 +21,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from uniad.deploy.exports import compare_exports, table
-    from uniad.deploy.locate_recorded import locate_command
-    from uniad.deploy.verify import write_report
+    from uniad.bisect.recorded import locate_command
+    from uniad.verify.exports import compare_exports, table
+    from uniad.verify.run import write_report
 
     reports = compare_exports(args.first, args.second)
     print(f"{reports[0].frames} frames, {reports[0].tracks} reported tracks; largest differences")

@@ -34,15 +34,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     # Heavy imports come after the arguments were read, so that --help and typing errors answer at once.
-    from uniad.contract import contract_for
+    from uniad.artifacts.card import config_entries, future_entries, sequence_path, write_card
+    from uniad.artifacts.sequence import default_frames, record
+    from uniad.config.read import load_spec
     from uniad.data.dataset import SceneStream
-    from uniad.deploy.card import config_entries, future_entries, sequence_path, write_card
-    from uniad.deploy.sequence import default_frames, record
+    from uniad.data.rig import check_dataset_rigs
     from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET
     from uniad.export.to_onnx import SAMPLINGS, TARGETS, Target, export_onnx
     from uniad.files import atomic_path, sha256, try_place
-    from uniad.models.rig import check_dataset_rigs
-    from uniad.spec import load_spec
+    from uniad.interface.contract import contract_for
     from uniad.training.carried import load_trained
     from uniad.training.checkpoint import RANDOM, is_random, read_checkpoint
 

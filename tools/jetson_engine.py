@@ -34,10 +34,10 @@ def main() -> None:
     folder = args.folder.removeprefix("~/").rstrip("/")
     if not folder or folder.startswith(("-", "~")) or not folder.isprintable() or {".", ".."} & set(folder.split("/")):
         raise UserError(f"JETSON_DIR={args.folder}: name a folder of its own, from the login's home (engines) or absolute")
-    from uniad.deploy.bundle import DeviceOptions, check_precision
-    from uniad.deploy.card import read_card
-    from uniad.deploy.jetson import build_here, build_there, make_bundle
-    from uniad.deploy.remote import Remote
+    from uniad.artifacts.card import read_card
+    from uniad.jetson.build import build_here, build_there, make_bundle
+    from uniad.jetson.bundle import DeviceOptions, check_precision
+    from uniad.jetson.ssh import Remote
 
     remote = None if args.where in ("local", "bundle") else Remote(args.where, tuple(shlex.split(args.ssh_flags)))
     read_card(args.onnx)

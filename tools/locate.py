@@ -35,8 +35,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from uniad.deploy.backends import BACKENDS, BuildOptions
-    from uniad.deploy.locate_recorded import locate_fault, precision_of
+    from uniad.bisect.recorded import locate_fault, precision_of
+    from uniad.engines.base import BACKENDS, BuildOptions
     from uniad.files import atomic_path
 
     if args.backend not in ("onnxruntime", *BACKENDS):

@@ -22,8 +22,8 @@ def main() -> None:
     args = parse_args()
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: should not be below 0")
-    from uniad.deploy.lower import lowered_name, write_lowered
     from uniad.files import try_place
+    from uniad.precision.write import lowered_name, write_lowered
 
     out = args.out or lowered_name(args.onnx)
     try_place(out)

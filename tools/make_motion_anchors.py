@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     # After the arguments, so that --help answers at once.
     import numpy as np
+    from uniad.config.read import load_spec
     from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
-    from uniad.spec import load_spec
 
     spec = load_spec(args.config, args.cfg_options)
     motion = spec.model.motion

@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     import torch
-    from uniad.build import build_model
-    from uniad.spec import load_spec
+    from uniad.config.read import load_spec
+    from uniad.training.build import build_model
     from uniad.training.checkpoint import RANDOM, is_random, read_checkpoint, save_checkpoint
 
     if args.seed < 0:

@@ -31,9 +31,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from uniad.config.read import load_spec
     from uniad.data.packs import FrameRecords, write_pack
-    from uniad.models.rig import check_dataset_rigs
-    from uniad.spec import load_spec
+    from uniad.data.rig import check_dataset_rigs
 
     torch.set_num_threads(1)
     spec = load_spec(args.config, args.cfg_options)

@@ -25,9 +25,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from tqdm import tqdm
-    from uniad.deploy.metadata import ONNX_FRAMES, write_metadata
+    from uniad.config.read import load_spec
+    from uniad.export.metadata import ONNX_FRAMES, write_metadata
     from uniad.files import try_place
-    from uniad.spec import load_spec
 
     onnx = args.dump_onnx_path or args.dump_folder / "uniad_onnx_input"
     trt = args.dump_trt_path or args.dump_folder / "uniad_trt_input"

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from uniad.files import try_place
-    from uniad.quantize.run import Options, int8_name, quantise
+    from uniad.precision.int8.run import Options, int8_name, quantise
 
     options = Options(
         method=args.method,

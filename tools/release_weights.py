@@ -28,8 +28,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from uniad.config.read import load_spec
     from uniad.files import sha256
-    from uniad.spec import load_spec
     from uniad.training.carried import carried, load_trained
     from uniad.training.checkpoint import WEIGHTS_DIGEST, read_checkpoint, save_checkpoint, weights_digest
 

@@ -38,13 +38,13 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
+    from uniad.config.read import load_spec
     from uniad.data.dataset import SceneStream
+    from uniad.data.rig import check_dataset_rigs
     from uniad.evaluation.official import DETECTION_FILE, coverage
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, sha256, try_place
-    from uniad.models.rig import check_dataset_rigs
-    from uniad.spec import load_spec
     from uniad.training import distributed
     from uniad.training.carried import load_trained
 

@@ -31,8 +31,8 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from uniad.config.read import load_spec
     from uniad.files import try_place
-    from uniad.spec import load_spec
     from uniad.training.clip import ClipOptions
     from uniad.training.options import TrainOptions
     from uniad.training.packed import packed_loader

@@ -31,8 +31,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from uniad.deploy.compare import TOLERANCES
-    from uniad.deploy.verify import verify_engine, write_report
+    from uniad.verify.compare import TOLERANCES
+    from uniad.verify.run import verify_engine, write_report
 
     reports = []
     for backend in args.backend.split(","):
@@ -63,8 +63,8 @@ def main() -> int:
 
 def locate(args: argparse.Namespace, backend: str) -> None:
     """Find what is wrong, or say how to."""
-    from uniad.deploy.backends import BuildOptions
-    from uniad.deploy.locate_recorded import locate_command, locate_fault
+    from uniad.bisect.recorded import locate_command, locate_fault
+    from uniad.engines.base import BuildOptions
 
     command = locate_command(args.onnx, backend, args.precision)
     if args.locate == "never" or (args.locate == "auto" and backend != "onnxruntime"):

@@ -31,11 +31,11 @@ def main() -> None:
     args = parse_args()
     import cv2
     import torch
+    from uniad.config.read import load_spec
     from uniad.data.dataset import SceneStream
+    from uniad.data.rig import check_dataset_rigs
     from uniad.evaluation.run import start_of_scene, to_device
     from uniad.files import atomic_path, try_place
-    from uniad.models.rig import check_dataset_rigs
-    from uniad.spec import load_spec
     from uniad.training.carried import load_trained
     from uniad.training.distributed import pick_device
     from uniad.viz.about import about_checkpoint

@@ -22,13 +22,13 @@ import motion_data
 import stage2_clip
 import weights
 from torch import Tensor
+from uniad.interface.types import Agents, MotionOutput
 from uniad.losses.criterion import Criterion
 from uniad.losses.motion import motion_losses
 from uniad.models.agents import select_training_agents
 from uniad.models.motion import MotionHead
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip
-from uniad.types import Agents, MotionOutput
 
 MODELS = {"tiny": ("tiny_stage2", 3), "base": ("base_stage2_small", 2)}
 # name -> thinning of tiny's first frame, which is tested alone, and of frames that whole runs are tested by

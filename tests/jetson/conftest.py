@@ -27,7 +27,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lowered_toy(toy: Path) -> Path:
     """The toy in fp16."""
-    from uniad.deploy.lower import lowered_name, write_lowered
+    from uniad.precision.write import lowered_name, write_lowered
 
     write_lowered(toy, lowered_name(toy), say=lambda line: None, threads=1)
     return lowered_name(toy)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uniad
-from uniad.deploy import bundle as bundles
-from uniad.deploy.jetson import make_bundle
 from uniad.errors import UserError
+from uniad.jetson import bundle as bundles
+from uniad.jetson.build import make_bundle
 
 from tests.jetson.toy import contract
 
@@ -55,7 +55,7 @@ def outputs(unpacked: Path, stand_in, tmp_path: Path, request: pytest.FixtureReq
     """Outputs of all frames, made elsewhere."""
     stand_in.behave(**getattr(request, "param", {}))
     done = subprocess.run(
-        [sys.executable, "-m", "uniad.deploy.ondevice", "--bundle", unpacked, "--keep", tmp_path / "outputs"],
+        [sys.executable, "-m", "uniad.jetson.ondevice", "--bundle", unpacked, "--keep", tmp_path / "outputs"],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(unpacked / "lib")},
     )  # fmt: skip
     assert (tmp_path / "outputs" / "001").is_dir(), done.stdout + done.stderr
@@ -90,7 +90,7 @@ def test_right_outputs_pass_and_wrong_ones_fail_with_nothing_but_numpy(bare, unp
 def test_a_bundle_that_was_changed_or_has_no_trtexec_says_so(bare, unpacked):
     done = run(bare, unpacked)
     assert done.returncode == 2 and done.stderr.startswith("error: trtexec was not found"), done.stderr
-    lines = unpacked / "lib" / "uniad" / "deploy" / "lanes.py"
+    lines = unpacked / "lib" / "uniad" / "postprocess" / "map_merge.py"
     text = lines.read_text()
     lines.write_text(text + "\n")
     try:
@@ -108,7 +108,7 @@ def test_without_numpy_it_says_what_to_install(bare, unpacked, tmp_path):
 
 
 def test_an_engine_of_another_release_device_or_graph_is_refused(bare, unpacked, stand_in, tmp_path):
-    from uniad.deploy import ondevice
+    from uniad.jetson import ondevice
 
     plan = ondevice.read_plan(unpacked)
     card = ondevice.run(unpacked, plan, say=lambda line: None)
@@ -135,7 +135,8 @@ def test_an_engine_of_another_release_device_or_graph_is_refused(bare, unpacked,
 
 def test_what_travels_needs_only_python_3_8_and_numpy():
     package = Path(uniad.__file__).parent
-    travels = {f"uniad.{m.replace('/', '.')}" for m in bundles.MODULES} | {"uniad.deploy"}
+    travels = {f"uniad.{m.replace('/', '.')}" for m in bundles.MODULES}
+    travels |= {module.rpartition(".")[0] for module in travels} - {"uniad"}  # from uniad.engines import jetpack
     for module in bundles.MODULES:
         tree = ast.parse((package / f"{module}.py").read_text(), feature_version=(3, 8))
         typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]

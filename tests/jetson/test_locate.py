@@ -11,8 +11,8 @@ import onnx
 import pytest
 from command_line import finish, refused, start
 from onnx import helper, numpy_helper
-from uniad.deploy.backends import BuildOptions
-from uniad.deploy.locate_recorded import locate_fault
+from uniad.bisect.recorded import locate_fault
+from uniad.engines.base import BuildOptions
 
 from tests.jetson.device import StandIn
 

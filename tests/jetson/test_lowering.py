@@ -11,15 +11,15 @@ import onnx
 import pytest
 from command_line import finish, refused, start
 from onnx import TensorProto, helper, numpy_helper
-from uniad.deploy import sequence as recorded
-from uniad.deploy.card import card_path, read_card, sequence_path, write_card
-from uniad.deploy.lower import lowered_name, write_lowered
-from uniad.deploy.verify import contract_of, verify_engine
+from uniad.artifacts import sequence as recorded
+from uniad.artifacts.card import card_path, read_card, sequence_path, write_card
 from uniad.errors import UserError
-from uniad.export.fp16 import position_nodes, prepare
-from uniad.export.half import convert, tensor_types
-from uniad.export.ranges import record_peaks
-from uniad.export.sensitivity import measure
+from uniad.precision.fp16 import position_nodes, prepare
+from uniad.precision.half import convert, tensor_types
+from uniad.precision.ranges import record_peaks
+from uniad.precision.search import measure
+from uniad.precision.write import lowered_name, write_lowered
+from uniad.verify.run import contract_of, verify_engine
 
 HARMLESS, LOSSY, TOO_LARGE = "seg_head", "planning_head", "occ_head"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from command_line import refused
-from uniad.deploy.remote import Remote
 from uniad.errors import UserError
+from uniad.jetson.ssh import Remote
 
 
 @pytest.mark.parametrize("target", ["orin", "me@orin", "me@10.0.0.7:2222", "me@[fe80::1%eth0]:22", "a-b.example.org"])

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from command_line import REPO, refused
-from uniad.deploy import identity, jetpack, trtexec
-from uniad.deploy.bundle import DeviceOptions, check_precision, write_bundle
-from uniad.deploy.jetson import build_here
+from uniad.backends import identity, trtexec
+from uniad.engines import jetpack
 from uniad.errors import UserError
 from uniad.export.passes import opset_of
 from uniad.export.to_onnx import TARGETS
+from uniad.jetson.build import build_here
+from uniad.jetson.bundle import DeviceOptions, check_precision, write_bundle
 
 from tests.jetson.toy import write_toy
 
@@ -75,7 +76,7 @@ def test_the_package_before_10_is_told_what_stays_in_fp32_too():
     """Not for constants and whole numbers, whose precision such a builder lets nobody set."""
     from types import SimpleNamespace as Space
 
-    from uniad.deploy.backends.python import PythonBackend, _keep_fp32
+    from uniad.engines.tensorrt import PythonBackend, _keep_fp32
 
     kinds = Space(CONSTANT="constant", SHAPE="shape", ELEMENTWISE="elementwise")
     old = Space(
@@ -204,9 +205,9 @@ def test_an_engine_belongs_to_its_builder_and_its_gpu():
 
 
 def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(lowered_toy, stand_in, tmp_path):
-    from uniad.deploy.builder import BuildOptions, build_engine
-    from uniad.deploy.trtexec_runner import measure
-    from uniad.deploy.verify import verify_engine
+    from uniad.backends.trtexec_runner import measure
+    from uniad.engines.build import BuildOptions, build_engine
+    from uniad.verify.run import verify_engine
 
     options = BuildOptions("trtexec", precision="fp16", timing_cache=str(tmp_path / "cache"), workspace_gib=2)
     engine = tmp_path / "toy.engine"
@@ -238,7 +239,7 @@ def test_fp32_is_fp32_and_types_come_from_the_graph(toy, tmp_path):
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")
     from unittest import mock
 
-    from uniad.deploy.builder import BuildOptions, build_engine
+    from uniad.engines.build import BuildOptions, build_engine
 
     seen = []
     real = trt.Builder.build_serialized_network

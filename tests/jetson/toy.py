@@ -11,10 +11,10 @@ from command_line import NANO
 from onnx import TensorProto, helper, numpy_helper
 from replays import draw_sequence
 from specs import nano_spec
-from uniad.contract import Contract, contract_for
-from uniad.deploy.card import sequence_path, write_card
-from uniad.deploy.lanes import finish_lanes
-from uniad.deploy.sequence import Sequence, normalise_images
+from uniad.artifacts.card import sequence_path, write_card
+from uniad.artifacts.sequence import Sequence, normalise_images
+from uniad.interface.contract import Contract, contract_for
+from uniad.postprocess.map_merge import finish_lanes
 
 TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 MEAN, STD = np.array([103.5, 116.3, 123.7], np.float32), np.ones(3, np.float32)

@@ -82,7 +82,10 @@ def lay_tree(tmp_path: Path) -> Tree:
     shutil.copytree(REPO / "mk", tmp_path / "mk")
     shutil.copytree(REPO / "projects" / "configs", tmp_path / "projects" / "configs")
     # what make itself runs, without an environment
-    for name in ("__init__", "errors", "files", "configfile", "training/__init__", "training/arguments", "training/identity"):
+    for name in (
+        "__init__", "errors", "files", "config/__init__", "config/file",
+        "training/__init__", "training/arguments", "training/identity",
+    ):  # fmt: skip
         target = tmp_path / "projects" / "uniad" / f"{name}.py"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / "projects" / "uniad" / f"{name}.py", target)

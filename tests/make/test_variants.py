@@ -96,8 +96,8 @@ def test_no_code_knows_a_variant_by_its_name():
 
 
 def test_the_export_of_a_config_has_the_name_that_make_gives_it(mine: Tree):
+    from uniad.config.read import load_spec
     from uniad.export.names import onnx_name
-    from uniad.spec import load_spec
 
     configs = mine.root / "projects/configs"
     shutil.copy(configs / "stage2_e2e/mine_e2e.py", configs / "stage2_e2e/mine_imgx0.5_e2e.py")

@@ -59,7 +59,7 @@ def nano_e2e_checkpoint(anchors: Path, tmp_path_factory: pytest.TempPathFactory)
     """Random nano weights of stage 2."""
     from dataclasses import replace
 
-    from uniad.build import build_model
+    from uniad.training.build import build_model
 
     spec = nano_spec(2)
     motion = replace(spec.model.motion, anchor_path=str(anchors / Path(spec.model.motion.anchor_path).name))

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 from uniad.export.groups import GLUE, layer_groups
-from uniad.export.half import tensor_types
+from uniad.precision.half import tensor_types
 
 from tests.pipeline.test_nano_pipeline import export, one_line_error, run, work  # noqa: F401  a fixture
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from command_line import World, finish, refused, start
-from uniad.deploy.bundle import is_quantised
-from uniad.deploy.card import read_card, sequence_path
-from uniad.quantize.candidates import find_layers, groups_of
+from uniad.artifacts.card import read_card, sequence_path
+from uniad.jetson.bundle import is_quantised
+from uniad.precision.int8.candidates import find_layers, groups_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 CONFIG = "projects/configs/stage2_e2e/nano_e2e_trt_p.py"

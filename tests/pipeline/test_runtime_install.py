@@ -14,7 +14,7 @@ import pytest
 import runtime_elsewhere
 from command_line import REPO, World, finish, start
 from test_stage2_pipeline import Work
-from uniad.deploy.card import read_card, spec_of
+from uniad.artifacts.card import read_card, spec_of
 from uniad.deploy.sources import DatasetFrames
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

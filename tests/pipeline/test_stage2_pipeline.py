@@ -16,9 +16,9 @@ import pytest
 import torch
 from command_line import REPO, World, finish, refused, start
 from specs import nano_spec
-from uniad.contract import contract_for
 from uniad.data.anchors import save_motion_anchors
 from uniad.files import sha256
+from uniad.interface.contract import contract_for
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import save_checkpoint
 from weights import rule_state_dict

@@ -161,8 +161,8 @@ def write_weights(path: Path, config: Path, kind: str) -> None:
     """Weights that follow from the parameters' names, with some tracks, lanes and occupied cells over their thresholds."""
     import torch
     import weights
-    from uniad.build import build_model
-    from uniad.spec import load_spec
+    from uniad.config.read import load_spec
+    from uniad.training.build import build_model
 
     model = weights.fill(build_model(load_spec(config)), kind=kind)
     torch.save({"state_dict": model.state_dict(), "meta": {}}, path)

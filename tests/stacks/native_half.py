@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from uniad.build import build_model
+from uniad.config.read import load_spec
+from uniad.config.spec import DataSpec, Spec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream
 from uniad.evaluation.future import driven_plan
+from uniad.evaluation.results import decode_detections, decode_tracks
 from uniad.evaluation.run import collect, score
+from uniad.interface.types import Targets
 from uniad.losses.criterion import Criterion
-from uniad.models.results import decode_detections, decode_tracks
-from uniad.spec import DataSpec, Spec, load_spec
+from uniad.training.build import build_model
 from uniad.training.checkpoint import load_checkpoint
 from uniad.training.clip import forward_clip
 from uniad.training.regularisation import without_dropout
-from uniad.types import Targets
 
 Arrays = dict[str, NDArray]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import specs
-from uniad.configfile import parse_override
-from uniad.geometry.pillars import camera_slots
-from uniad.spec import ConfigError, from_config, from_scratch, load_config, load_spec
+from uniad.config.file import ConfigError, load_config, parse_override
+from uniad.config.read import from_config, load_spec
+from uniad.config.spec import from_scratch
+from uniad.interface.pillars import camera_slots
 
 ALL = sorted(specs.CONFIGS.glob("stage*/*.py"))
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
+from uniad.config.spec import DataSpec, MotionSpec
 from uniad.data import unpickle
 from uniad.data.dataset import open_table
 from uniad.data.labels import Labeller
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
-from uniad.spec import DataSpec, MotionSpec
 
 F64 = NDArray[np.float64]
 MAX_SAMPLES = 100_000  # of a group; more change no centre by more than the noise of starting elsewhere

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uniad.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Targets
 
 _warned: set[str] = set()
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.command import check_command
+from uniad.config.spec import DataSpec, Spec
 from uniad.data.check import CAMERAS
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
@@ -24,8 +24,8 @@ from uniad.data.transforms import scaled_projection
 from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
-from uniad.spec import DataSpec, Spec
-from uniad.types import Clip, Frame, Targets
+from uniad.interface.command import check_command
+from uniad.interface.types import Clip, Frame, Targets
 
 Split = Literal["train", "val"]
 # A draw may meet a clip that a scene border or an empty frame forbids; so many in a row mean that there are no others.

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uniad.config.spec import DataSpec
 from uniad.data.table import InfoTable
 from uniad.data.transforms import ORIGINAL_HW, Distortion, Resampler, check_size, decode_all, finish, resampler
 from uniad.errors import UserError
-from uniad.spec import DataSpec
 
 U8 = NDArray[np.uint8]
 

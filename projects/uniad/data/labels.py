@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uniad.config.spec import DataSpec
 from uniad.data.table import InfoTable
 from uniad.geometry import transforms as tf
 from uniad.geometry.boxes import bottom_from_gravity, in_bev_range, limit_period, reframe_boxes
-from uniad.spec import DataSpec
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from uniad.config.spec import DataSpec, ImageSpec, Spec
 from uniad.data.dataset import ClipDataset, pose_tensors
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.spec import DataSpec, ImageSpec, Spec
-from uniad.types import Frame, Targets
+from uniad.interface.types import Frame, Targets
 
 FORMAT = 1
 # Of a clip's targets, those of every frame; the others belong to its last frame.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from uniad.configfile import nearest
+from uniad.config.file import nearest
 from uniad.errors import UserError
 from uniad.formats.fields import Each, Text
 

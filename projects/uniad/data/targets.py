@@ -11,7 +11,7 @@ from uniad.data.maps import MapLabels, map_labels, vector_map
 from uniad.data.occupancy import occupancy_labels, vehicle_labels
 from uniad.geometry import transforms as tf
 from uniad.geometry.grid import BevGrid
-from uniad.types import Targets
+from uniad.interface.types import Targets
 
 
 class TargetMaker:

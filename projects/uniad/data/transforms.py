@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uniad.config.spec import ImageSpec
 from uniad.data.decoder_log import decoder_messages
 from uniad.errors import UserError
-from uniad.spec import ImageSpec
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]

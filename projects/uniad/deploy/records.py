@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from uniad.command import COMMANDS
-from uniad.deploy.result import Forecasts, Objects, Plan, Result
 from uniad.errors import UserError
 from uniad.files import atomic_path
+from uniad.interface.command import COMMANDS
+from uniad.postprocess.result import Forecasts, Objects, Plan, Result
 
 SUMMARY = "summary.json"
 MOST_DETECTIONS = 50  # in a frame's JSON; the submission holds all of them

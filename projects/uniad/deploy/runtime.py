@@ -18,19 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from uniad.command import check_command
-from uniad.contract import Contract, as_array, contract_for, frame_feeds
-from uniad.deploy.backends.python import load_backend
-from uniad.deploy.card import check_contract, place_of, read_card, spec_of
-from uniad.deploy.identity import check_identity, this_device
+from uniad.artifacts.card import check_contract, place_of, read_card, spec_of
+from uniad.backends.identity import check_identity, this_device
+from uniad.backends.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
 from uniad.deploy.plausible import Limits, Moment, check_plausible
-from uniad.deploy.result import Result, result_of
-from uniad.deploy.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
 from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare_arrays
+from uniad.engines.tensorrt import load_backend
 from uniad.errors import UserError
-from uniad.geometry.pillars import check_rig
-from uniad.spec import Spec, load_spec
-from uniad.types import Frame
+from uniad.interface.command import check_command
+from uniad.interface.contract import Contract, as_array, contract_for, frame_feeds
+from uniad.interface.pillars import check_rig
+from uniad.interface.types import Frame
+from uniad.postprocess.result import Result, result_of
 
 CHECKPOINTS = (".pth", ".pt")
 NATIVE_BACKENDS = ("torch", "compiled")  # run a checkpoint
@@ -232,8 +233,8 @@ def _engine_runner(card: dict, contract: Contract, path: Path, device: str, back
     if device == "cpu":
         raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
     if backend == "trtexec":
-        from uniad.deploy.trtexec import probe
-        from uniad.deploy.trtexec_runner import TrtexecRunner
+        from uniad.backends.trtexec import probe
+        from uniad.backends.trtexec_runner import TrtexecRunner
 
         tool = probe()
         check_identity(path, card, _comparable(tool.version_text, card), this_device())
@@ -268,7 +269,7 @@ def _native_runner(spec: Spec, checkpoint: Path, device: str, backend: str) -> R
         raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
     model = load_trained(spec, checkpoint, None)[0].eval()
     if backend == "compiled":
-        from uniad.deploy.compiled_runner import CompiledRunner
+        from uniad.backends.compiled import CompiledRunner
 
         return CompiledRunner(contract_for(spec), model, device=device)
     return TorchRunner(contract_for(spec), model, device)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.command import check_command
+from uniad.config.spec import DataSpec
 from uniad.data.check import CAMERAS
 from uniad.data.transforms import check_size, finish, resampler, scaled_projection
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
-from uniad.spec import DataSpec
-from uniad.types import Frame
+from uniad.interface.command import check_command
+from uniad.interface.types import Frame
 
 F64 = NDArray[np.float64]
 UNIT_TOLERANCE = 1e-2  # of a quaternion's length: what writing four digits costs, and far from a mixed-up order of fields

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from uniad.config.spec import DataSpec
 from uniad.data.check import CAMERAS
 from uniad.data.dataset import Split, can_bus, open_table
 from uniad.data.labels import Labeller
@@ -20,7 +21,6 @@ from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
 from uniad.formats import frames as schema
-from uniad.spec import DataSpec
 
 INDEX = "frames.json"
 

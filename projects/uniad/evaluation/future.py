@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
 from uniad.data.occupancy import draw_instances
-from uniad.deploy.collision import optimise_plan
 from uniad.evaluation import motion_boxes
 from uniad.evaluation.motion import MotionMetric
 from uniad.evaluation.occupancy import OccupancyMetric
 from uniad.evaluation.planning import STEP_S, PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
 from uniad.geometry.grid import BevGrid
-from uniad.spec import Spec
-from uniad.types import Agents, Frame, OccOutput, StepOutputs
+from uniad.interface.types import Agents, Frame, OccOutput, StepOutputs
+from uniad.postprocess.collision import optimise_plan
 
 MOTION_NAMES = ("car", "pedestrian")  # groups of the motion protocol; the first holds all vehicles
 MODEL, BASELINE, OPTIMISED = "model", "constant_velocity", "model_with_collision_optimiser"

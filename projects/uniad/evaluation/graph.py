@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.contract import Contract, as_feeds, pack_frame, pack_state, unpack_inputs
-from uniad.deploy.runner import Runner
-from uniad.spec import Spec
-from uniad.types import Agents, Frame, MapOutput, MotionOutput, OccOutput, PlanOutput, State, StepOutputs, TrackOutput
+from uniad.backends.runner import Runner
+from uniad.config.spec import Spec
+from uniad.interface.contract import Contract, as_feeds, pack_frame, pack_state, unpack_inputs
+from uniad.interface.types import Agents, Frame, MapOutput, MotionOutput, OccOutput, PlanOutput, State, StepOutputs, TrackOutput
 
 _PARTS = {"track": TrackOutput, "map": MapOutput, "agents": Agents, "motion": MotionOutput, "occ": OccOutput, "plan": PlanOutput}
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.evaluation.motion import Predictions, Truth
-from uniad.evaluation.submission import TRACKING_NAMES, class_ranges
+from uniad.postprocess.submission import TRACKING_NAMES, class_ranges
 
 STEP_S = 0.5
 # Classes that the motion protocol scores together; anything else it ignores.

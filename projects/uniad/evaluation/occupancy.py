@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.geometry.grid import BevGrid, Bounds
-from uniad.types import OccOutput, Targets
+from uniad.interface.types import OccOutput, Targets
 
 NEAR_SHARE = 0.3  # of the grid: 30 m of 100 m, 8 m of 25 m
 

@@ -27,8 +27,8 @@ from nuscenes.utils.splits import create_splits_scenes
 from uniad.data.splits import splits_of
 from uniad.data.tables import Tables
 from uniad.errors import UserError
-from uniad.evaluation.submission import submission
 from uniad.files import atomic_path
+from uniad.postprocess.submission import submission
 
 UNANNOTATED = "v1.0-test"
 DETECTION_FILE, TRACKING_FILE = "results_nusc_det.json", "results_nusc.json"

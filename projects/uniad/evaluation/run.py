@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uniad.config.spec import Spec
 from uniad.evaluation.future import EgoMotion, FutureScores
 from uniad.evaluation.map_iou import MapIoU
 from uniad.evaluation.official import UNANNOTATED, evaluate_detection, evaluate_tracking, write_submissions
-from uniad.evaluation.submission import class_ranges, to_annotations
+from uniad.evaluation.results import decode_detections, decode_tracks
+from uniad.interface.types import Frame, State
 from uniad.models.map_select import image_lanes
-from uniad.models.results import decode_detections, decode_tracks
-from uniad.spec import Spec
+from uniad.postprocess.submission import class_ranges, to_annotations
 from uniad.training.distributed import World, gather_objects
-from uniad.types import Frame, State
 
 
 @dataclass

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from uniad.artifacts.card import read_card
 from uniad.data.dataset import SceneStream
-from uniad.deploy.card import read_card
+from uniad.data.rig import check_dataset_rigs
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
 from uniad.evaluation.graph import GraphModel
 from uniad.evaluation.run import collect, score
-from uniad.models.rig import check_dataset_rigs
-from uniad.types import Frame, State, StepOutputs
+from uniad.interface.types import Frame, State, StepOutputs
 
 # Task, what it is called, where it stands in the results of an evaluation. "-": a lower number is the better one.
 ROWS = (

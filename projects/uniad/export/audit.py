@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from uniad.contract import Contract
 from uniad.export.passes import HIGHEST_OPSET, LOWEST_OPSET, opset_of
+from uniad.interface.contract import Contract
 
 FORBIDDEN = {
     "NonZero": "its output size depends on the data",

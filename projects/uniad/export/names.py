@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
+from uniad.config.variants import stem_of
 from uniad.errors import run_cli
-from uniad.spec import Spec, load_spec
-from uniad.variants import stem_of
 
 
 def onnx_name(spec: Spec) -> str:

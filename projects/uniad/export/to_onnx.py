@@ -12,13 +12,13 @@ from pathlib import Path
 import onnx
 import torch
 
-from uniad.contract import Contract
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import name_nodes
 from uniad.export.passes import decompose_layer_norm, fix_casts, keep_int32_indices, lower_opset
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
+from uniad.interface.contract import Contract
 
 EXPORTER_OPSET = 18  # the oldest that PyTorch's exporter writes; lower_opset goes down from here
 SAMPLINGS = ("gridsample", "gather", "plugin")

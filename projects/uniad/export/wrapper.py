@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from uniad.contract import Contract, pack_outputs, unpack_inputs
+from uniad.interface.contract import Contract, pack_outputs, unpack_inputs
 
 
 class ExportStep(nn.Module):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.configfile import nearest
+from uniad.config.file import nearest
 from uniad.errors import UserError
 
 if TYPE_CHECKING:  # Python 3.8, which upstream's container has, cannot evaluate them

@@ -1,4 +1,4 @@
-"""Boxes: the two codes of ``uniad.types`` and the geometry that labels, matching and metrics share.
+"""Boxes: the two codes of ``uniad.interface.types`` and the geometry that labels, matching and metrics share.
 
 ``box9`` is (x, y, z, w, l, h, yaw, vx, vy) in the lidar frame, z at the *bottom* of the box. Its yaw follows the
 mmdet3d 0.x rule that published weights were trained with: it grows clockwise seen from above, yaw 0 puts the width along

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import ModelSpec
+from uniad.interface.types import Agents, DetOutput, MotionOutput, PlanOutput, Targets
 from uniad.losses.map import map_losses
 from uniad.losses.matcher import FrameTargets, Match, match_frame
 from uniad.losses.motion import motion_losses
@@ -15,8 +17,6 @@ from uniad.losses.planning import plan_losses
 from uniad.losses.track import FrameTerms, frame_terms, track_losses
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.occ import OccRaw
-from uniad.spec import ModelSpec
-from uniad.types import Agents, DetOutput, MotionOutput, PlanOutput, Targets
 
 
 def alone(values: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniad.config.spec import MapLossSpec
+from uniad.interface.types import Targets
 from uniad.losses.common import binary_focal_loss, dice_loss, giou_loss, masked_sum
 from uniad.losses.map_matcher import MapTargets, map_targets, match_masks, match_queries, xyxy_from_cxcywh
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.track import take_rows
-from uniad.spec import MapLossSpec
-from uniad.types import Targets
 
 # The documented mask decoder weighs its class losses twice.
 STUFF_CLS_FACTOR = 2.0

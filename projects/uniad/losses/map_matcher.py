@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniad.config.spec import MapLossSpec
+from uniad.interface.types import Targets
 from uniad.losses.common import focal_cost, generalised_iou, l1_cost
 from uniad.models.precision import full_precision
 from uniad.ops.assignment import FORBIDDEN, linear_assignment
-from uniad.spec import MapLossSpec
-from uniad.types import Targets
 
 # The documented mask matcher doubles the class weight that it is configured with.
 MASK_MATCHER_CLS_FACTOR = 2.0

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import decode_boxes, encode_boxes, nearest_bev_iou
+from uniad.interface.types import DetOutput, Targets
 from uniad.losses.common import focal_cost, l1_cost
 from uniad.ops.assignment import FORBIDDEN, linear_assignment
-from uniad.spec import TrackLossSpec
-from uniad.types import DetOutput, Targets
 
 FREE = -1  # obj_id of a row that may be given an object
 EGO = -2  # obj_id of the ego query, and of nothing else

@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from uniad.config.spec import MotionSpec
+from uniad.interface.types import Agents, MotionOutput, Targets
 from uniad.losses.common import masked_sum
 from uniad.losses.smoother import smooth_trajectories
 from uniad.models.precision import full_precision
-from uniad.spec import MotionSpec
-from uniad.types import Agents, MotionOutput, Targets
 
 MISS_M = 2.0  # a mode misses when any of its places is farther off than this
 PER_AGENT = 1e-5  # the documented code adds it to the number of agents, and of steps

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniad.config.spec import OccSpec
 from uniad.data.occupancy import ID_OF_255
+from uniad.interface.types import Targets
 from uniad.models.occ import OccRaw
-from uniad.spec import OccSpec
-from uniad.types import Targets
 
 
 class OccTargets(NamedTuple):

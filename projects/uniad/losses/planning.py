@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.interface.types import PlanOutput, Targets
 from uniad.losses.common import masked_sum
-from uniad.spec import CompatSpec, PlanSpec
-from uniad.types import PlanOutput, Targets
 
 EGO_WIDTH, EGO_LENGTH = 1.85, 4.084  # metres, of the recording car
 

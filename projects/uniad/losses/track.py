@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from uniad.config.spec import TrackLossSpec
+from uniad.interface.types import DetOutput
 from uniad.losses.common import masked_sum, sigmoid_focal_loss
 from uniad.losses.matcher import FrameTargets, Match
-from uniad.spec import TrackLossSpec
-from uniad.types import DetOutput
 
 
 class FrameTerms(NamedTuple):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from uniad.config.spec import TrackSpec
 from uniad.geometry.boxes import decode_boxes
+from uniad.interface.types import EGO_ID, Agents, DetOutput, TrackOutput
 from uniad.models.track import FREE_ID, take_rows
-from uniad.spec import TrackSpec
-from uniad.types import EGO_ID, Agents, DetOutput, TrackOutput
 
 NO_MATCH = -1
 

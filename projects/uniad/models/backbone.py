@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from uniad.config.file import ConfigError
+from uniad.config.spec import BackboneSpec
 from uniad.ops.deformable_conv import DeformConv2d
-from uniad.spec import BackboneSpec, ConfigError
 
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 

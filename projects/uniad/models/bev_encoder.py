@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniad.geometry.pillars import MIN_DEPTH, camera_slots
+from uniad.config.spec import BevSpec
+from uniad.interface.pillars import MIN_DEPTH, camera_slots
 from uniad.models.layers import FFN, init_linear, init_sampling
 from uniad.models.precision import full_precision
 from uniad.ops.camera_attention import camera_attention
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, level_sizes
 from uniad.ops.rotate import rotate_bev
-from uniad.spec import BevSpec
 
 FAR_OUTSIDE = 1e3  # image widths; keeps the coordinates of points beside a camera finite in a half-precision engine
 

@@ -1,7 +1,7 @@
 """Parts of a step that do not wait for each other: one after the other, or each on a CUDA stream of its own.
 
-Most kernels of a step are too small to fill a GPU. Where it is recorded as a CUDA graph (``deploy.resident``), parts on streams
-of their own become branches of the graph, which the GPU runs side by side. Nothing else changes: same kernels, same numbers.
+Most kernels of a step are too small to fill a GPU. Where it is recorded as a CUDA graph (``backends.cuda_graph``), parts on
+streams of their own become branches of the graph, which the GPU runs at the same time. Kernels and numbers stay the same.
 """
 
 from __future__ import annotations

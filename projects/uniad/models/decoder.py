@@ -12,12 +12,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import DecoderSpec, Range6
+from uniad.interface.types import DetOutput
 from uniad.models.attention import PADDED_LOGIT
 from uniad.models.layers import FFN, DeformableAttention, ResidualAttention, inverse_sigmoid
 from uniad.models.precision import full_precision
 from uniad.models.track import to_metres
-from uniad.spec import DecoderSpec, Range6
-from uniad.types import DetOutput
 
 # Where x, y, z of the centre stand among the ten regressed numbers (box10).
 CENTRE = (0, 1, 4)

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import MapSpec
+from uniad.interface.types import MapOutput
 from uniad.models.layers import FFN, DeformableAttention, ResidualAttention, init_linear, inverse_sigmoid, sine_position
 from uniad.models.map_masks import MaskHead, Masks, cell_masks_to_canvas
 from uniad.models.map_select import best_pairs, mask_quality, merge_lanes
 from uniad.models.precision import full_precision
 from uniad.models.track import take_rows
-from uniad.spec import MapSpec
-from uniad.types import MapOutput
 
 PRIOR = 0.01  # class probability that an untrained model gives (Lin et al. 2017)
 

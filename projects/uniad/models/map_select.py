@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.models.map_paint import MASK_THRESHOLD, merge_masks
-from uniad.spec import MapSpec
-from uniad.types import MapOutput
+from uniad.config.spec import MapSpec
+from uniad.interface.types import MapOutput
+from uniad.postprocess.map_paint import MASK_THRESHOLD, merge_masks
 
 
 class Selection(NamedTuple):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import MotionSpec
+from uniad.interface.types import Agents, MotionOutput
 from uniad.models import motion_geometry as geometry
 from uniad.models.motion_layers import MotionFormer, mlp
 from uniad.models.precision import full_precision
-from uniad.spec import MotionSpec
-from uniad.types import Agents, MotionOutput
 
 STEP_PARAMS = 5  # mu_x, mu_y, sig_x, sig_y, rho
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from uniad.spec import CompatChoice, Range6
+from uniad.config.spec import CompatChoice, Range6
 
 # Upstream's half a turn; published weights were trained with these digits, so not math.pi.
 YAW_OFFSET = 3.1415953

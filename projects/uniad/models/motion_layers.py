@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import MotionSpec
 from uniad.models.attention import MultiheadAttention
 from uniad.models.layers import FFN, init_sampling
 from uniad.models.motion_geometry import at_centre, to_fraction
 from uniad.models.precision import full_precision
 from uniad.ops.deformable_attention import deformable_attention, level_sizes
-from uniad.spec import MotionSpec
 
 HEADS, DROPOUT = 8, 0.1  # of the attention among sets, which no config sets
 

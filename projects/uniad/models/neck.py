@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniad.spec import NeckSpec
+from uniad.config.spec import NeckSpec
 
 
 class _Conv(nn.Module):

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import OccSpec
 from uniad.geometry.grid import BevGrid
+from uniad.interface.types import Agents, MotionOutput, OccOutput
 from uniad.models.occ_layers import (
     MLP,
     CellTransformer,
@@ -24,8 +26,6 @@ from uniad.models.occ_layers import (
     UpsampleAdd,
     resize,
 )
-from uniad.spec import OccSpec
-from uniad.types import Agents, MotionOutput, OccOutput
 
 
 class OccRaw(NamedTuple):

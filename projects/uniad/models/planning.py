@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniad.command import COMMANDS
+from uniad.config.spec import PlanSpec
+from uniad.interface.command import COMMANDS
+from uniad.interface.types import MotionOutput, PlanOutput
 from uniad.models.attention import MultiheadAttention
 from uniad.models.precision import full_precision
-from uniad.spec import PlanSpec
-from uniad.types import MotionOutput, PlanOutput
 
 # Where can_bus [18] has what tells how the car moves in its own plane: acceleration and velocity (forward, left), yaw rate;
 # and what each is divided by, so that all are about 1 in a town (m/s2, m/s, rad/s).

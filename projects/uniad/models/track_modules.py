@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uniad.config.spec import TrackSpec
+from uniad.interface.types import Tracks
 from uniad.models.attention import MultiheadAttention
 from uniad.models.precision import full_precision
-from uniad.spec import TrackSpec
-from uniad.types import Tracks
 
 SAVE_PERIOD = 3.0  # frames between two memories of a track at test
 

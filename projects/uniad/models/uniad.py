@@ -11,7 +11,21 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import ModelSpec
 from uniad.geometry.boxes import decode_boxes
+from uniad.interface.types import (
+    EGO_ID,
+    Agents,
+    DetOutput,
+    Frame,
+    MotionOutput,
+    OccOutput,
+    PlanOutput,
+    State,
+    StepOutputs,
+    TrackOutput,
+    Tracks,
+)
 from uniad.models.agents import select_agents
 from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer
@@ -37,20 +51,6 @@ from uniad.models.track import (
     update_ids,
 )
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
-from uniad.spec import ModelSpec
-from uniad.types import (
-    EGO_ID,
-    Agents,
-    DetOutput,
-    Frame,
-    MotionOutput,
-    OccOutput,
-    PlanOutput,
-    State,
-    StepOutputs,
-    TrackOutput,
-    Tracks,
-)
 
 
 class TrackHead(DetectionBranches):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
 from uniad.training.checkpoint import LoadReport, load_state, read_checkpoint, state_dict_of
 from uniad.training.state import flatten
 

@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from uniad.config.file import ConfigError
+from uniad.config.read import load_spec
+from uniad.config.variants import config_files
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.spec import ConfigError, load_spec
 from uniad.training.integrity import check_archive, check_meta, refuse_nonfinite, without_checksum
-from uniad.variants import config_files
 
 BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
 

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from uniad.config.spec import ModelSpec
+from uniad.interface.types import Agents, Clip, DetOutput, Frame, MotionOutput, PlanOutput, Targets, Tracks
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import Match, frame_targets
 from uniad.losses.track import FrameTerms
@@ -31,8 +33,6 @@ from uniad.models.map import MapQueries
 from uniad.models.occ import OccRaw
 from uniad.models.track import Rows, empty_tracks, select_training_tracks, take_rows, take_tracks
 from uniad.models.uniad import UniAD
-from uniad.spec import ModelSpec
-from uniad.types import Agents, Clip, DetOutput, Frame, MotionOutput, PlanOutput, Targets, Tracks
 
 
 @dataclass(frozen=True)

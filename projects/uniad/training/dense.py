@@ -14,14 +14,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import ModelSpec
 from uniad.geometry.boxes import encode_boxes
+from uniad.interface.types import Targets
 from uniad.losses.common import masked_sum
 from uniad.models.decoder import PRIOR
 from uniad.models.precision import full_precision
 from uniad.models.track import to_unit
-from uniad.spec import ModelSpec
 from uniad.training.checkpoint import DENSE_BEV
-from uniad.types import Targets
 
 SPREAD = 0.8  # standard deviation of a centre's heat, in cells
 WEIGHT_HEAT, WEIGHT_BOX = 1.0, 0.25

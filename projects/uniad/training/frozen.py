@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from uniad.config.spec import Spec
 from uniad.data.packs import PER_FRAME, Record, take_clips
+from uniad.interface.types import Clip, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
 from uniad.training.clip import ClipOptions, Stage1Result, forward_stage1, look_ahead, stage1_result
 from uniad.training.loader import map_tensors
 from uniad.training.packed import PackedLoader
 from uniad.training.seeding import mix
-from uniad.types import Clip, Targets
 
 CLIPS_AT_ONCE = 256  # on a GPU; without gradients they are small, and many kernels are smaller
 SHARE_OF_GPU = 0.5  # of the free memory that the results may take

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uniad.configfile import load_config
+from uniad.config.file import load_config
 from uniad.files import atomic_path, sha256
 from uniad.training.arguments import parser
 

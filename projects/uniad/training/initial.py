@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import Spec
 from uniad.errors import UserError
-from uniad.spec import Spec
 from uniad.training.carried import check_anchors
 from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint
 

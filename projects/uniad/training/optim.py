@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import TrainSpec
 from uniad.errors import UserError
-from uniad.spec import TrainSpec
 
 BACKBONE_PREFIX = "img_backbone."
 

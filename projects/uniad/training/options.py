@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
+from uniad.config.spec import Spec
 from uniad.errors import UserError
-from uniad.spec import Spec
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uniad.config.spec import Spec
 from uniad.data.dataset import draw_last
 from uniad.data.packs import Record, clip_ends, join, read_packs, size_of, take_clips
 from uniad.data.sampler import TrainSampler
 from uniad.errors import UserError
-from uniad.spec import Spec
+from uniad.interface.types import Clip
 from uniad.training.distributed import World
 from uniad.training.loader import Batches, Position
-from uniad.types import Clip
 
 SHARE_OF_GPU = 0.5  # of the free memory that a pack may take; a training iteration needs the rest
 

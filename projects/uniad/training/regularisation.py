@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from uniad.spec import Spec
+from uniad.config.spec import Spec
 
 
 def plain_images(spec: Spec) -> Spec:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from uniad.build import build_model
+from uniad.config.spec import Spec, from_scratch
 from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
-from uniad.spec import Spec, from_scratch
 from uniad.training import distributed
+from uniad.training.build import build_model
 from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.dense import add_dense_bev
@@ -72,8 +72,8 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
     # imported here: reading annotations needs libraries that a caller with clips of its own does not
     from uniad.data.collate import collate
     from uniad.data.dataset import ClipDataset
+    from uniad.data.rig import check_dataset_rigs
     from uniad.data.sampler import TrainSampler
-    from uniad.models.rig import check_dataset_rigs
 
     dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed)
     check_dataset_rigs(spec, dataset.table)

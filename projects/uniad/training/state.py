@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from uniad.spec import Spec
+from uniad.config.spec import Spec
 from uniad.training.identity import HARMLESS_SPEC_KEYS
 
 FORMAT = 1

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.config.spec import Spec
 from uniad.errors import UserError, out_of_memory
-from uniad.spec import Spec
+from uniad.interrupt import Interrupt
 from uniad.training import distributed, optim
 from uniad.training.capture import CapturedStep
 from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
 from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
-from uniad.training.interrupt import Interrupt
 from uniad.training.loader import ClipLoader, prefetch, to_device
 from uniad.training.logging import RunLog, Window
 from uniad.training.nonfinite import bad_from_the_start, locate

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from uniad.spec import DataSpec
+from uniad.config.spec import DataSpec
 
 from tests import specs
 from tests.conftest import golden_dir

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from uniad.config.spec import DataSpec, MotionSpec
 from uniad.data.anchors import (
     Futures,
     cluster,
@@ -20,7 +21,6 @@ from uniad.data.anchors import (
     training_futures,
 )
 from uniad.errors import UserError
-from uniad.spec import DataSpec, MotionSpec
 
 from tests.specs import config_path, tiny_spec
 

@@ -14,7 +14,7 @@ from uniad.data.dataset import ClipDataset, SceneStream, scene_time
 from uniad.data.labels import STRAIGHT
 from uniad.data.unpickle import load
 from uniad.errors import UserError
-from uniad.types import Clip, Targets
+from uniad.interface.types import Clip, Targets
 
 from tests import specs
 

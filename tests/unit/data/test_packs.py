@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from uniad.config.spec import Spec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset
 from uniad.data.packs import clip_ends, join, read_packs, write_pack
 from uniad.errors import UserError
-from uniad.spec import Spec
+from uniad.interface.types import Frame, Targets
 from uniad.training.loader import Position
 from uniad.training.packed import PackedLoader, packed_loader
-from uniad.types import Frame, Targets
 
 from tests import specs
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from specs import config_path
 from torch import Tensor
-from uniad.contract import Contract, contract_for, pack_frame
+from uniad.artifacts.card import config_entries, write_card
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
 from uniad.data.infos import create_infos
-from uniad.deploy.card import config_entries, write_card
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import prepare
 from uniad.deploy.sources import DatasetFrames
 from uniad.export.to_onnx import export_onnx
-from uniad.spec import Spec, load_spec
+from uniad.interface.contract import Contract, contract_for, pack_frame
 
 REPO = Path(__file__).resolve().parents[3]
 

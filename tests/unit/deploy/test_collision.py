@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from recorded import Recorded
 from specs import edit, full_spec, tiny_spec
-from uniad.deploy import collision
+from uniad.config.spec import CompatSpec
 from uniad.errors import UserError
-from uniad.spec import CompatSpec
+from uniad.postprocess import collision
 
 TINY = tiny_spec(2).model.plan
 SPECS = {"tiny": TINY, "base": full_spec(2, model__plan__bev_hw=(50, 50)).model.plan}

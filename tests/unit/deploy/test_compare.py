@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from replays import FRAMES, Parrot, draw_sequence, judge
-from uniad.contract import contract_for
-from uniad.deploy.card import card_path, read_card, write_card
-from uniad.deploy.compare import TOLERANCES, compare, replay, replayed
-from uniad.deploy.lanes import finish_lanes, merged_anew
-from uniad.deploy.sequence import Sequence, load, normalise_images
+from uniad.artifacts.card import card_path, read_card, write_card
+from uniad.artifacts.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
+from uniad.interface.contract import contract_for
+from uniad.postprocess.map_merge import finish_lanes, merged_anew
+from uniad.verify.compare import TOLERANCES, compare, replay, replayed
 
 from tests.specs import edit, nano_spec
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from uniad.deploy.result import Objects, Plan, Result
 from uniad.deploy.sources import DatasetFrames
+from uniad.postprocess.result import Objects, Plan, Result
 
 endurance = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "endurance.py")))
 

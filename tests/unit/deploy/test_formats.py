@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from uniad.artifacts.card import card_path, read_card, write_card
 from uniad.data.check import CAMERAS
-from uniad.deploy.card import card_path, read_card, write_card
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from replays import FRAMES, Parrot, draw_sequence, judge
 from specs import full_spec, nano_spec, tiny_spec
-from uniad.contract import Contract, contract_for
-from uniad.deploy.card import future_entries
-from uniad.deploy.compare import AHEAD, compare, replayed
-from uniad.deploy.sequence import Sequence, default_frames
+from uniad.artifacts.card import future_entries
+from uniad.artifacts.sequence import Sequence, default_frames
 from uniad.errors import UserError
+from uniad.interface.contract import Contract, contract_for
+from uniad.verify.compare import AHEAD, compare, replayed
 
 CONTRACT = contract_for(nano_spec(2))
 AGENTS = {p.name: p for p in CONTRACT.outputs}["agent_row"].shape[1]

@@ -11,14 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from replays import draw_sequence
 from specs import nano_spec
-from uniad.contract import contract_for
-from uniad.deploy.backends import BuildOptions
-from uniad.deploy.difference import Limits, difference
-from uniad.deploy.locate import Replay, locate
-from uniad.deploy.locate_recorded import replay_of
-from uniad.deploy.probes import EngineSide, OrtSide
+from uniad.bisect.probes import EngineSide, OrtSide
+from uniad.bisect.recorded import replay_of
+from uniad.bisect.search import Replay, locate
+from uniad.engines.base import BuildOptions
 from uniad.errors import UserError
-from uniad.export.half import convert
+from uniad.interface.contract import contract_for
+from uniad.precision.half import convert
+from uniad.verify.tensors import Limits, difference
 
 SIZE, DEPTH, FRAMES = 6, 40, 5
 
@@ -225,7 +225,7 @@ def test_small_errors_that_only_a_task_minds_are_found_by_smaller_limits():
 
 
 def test_memory_for_open_tensors_is_bounded_by_asking_in_parts(monkeypatch):
-    import uniad.deploy.locate as module
+    import uniad.bisect.search as module
 
     sizes = []
     batches = module._Search._batches

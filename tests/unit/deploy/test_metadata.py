@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from command_line import finish, refused, start
 from specs import config_path, full_spec, nano_spec, tiny_spec
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream
 from uniad.data.infos import create_infos
-from uniad.deploy.metadata import shapes, write_metadata
 from uniad.errors import UserError
-from uniad.spec import Spec, load_spec
+from uniad.export.metadata import shapes, write_metadata
 
 # As the documented inference program declares the inputs that it reads from files: name, float32 numbers in a file
 PROGRAM = {

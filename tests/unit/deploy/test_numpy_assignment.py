@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
-from uniad.deploy.assignment import assign
+from uniad.verify.assignment import assign
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 7), (5, 9), (60, 60)])

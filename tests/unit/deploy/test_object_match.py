@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from uniad.deploy.object_match import align
+from uniad.verify.objects import align
 
 ROWS = 8
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from specs import nano_spec
-from uniad.contract import Contract, contract_for
-from uniad.deploy import sequence as recorded
+from uniad.artifacts import sequence as recorded
 from uniad.errors import UserError
 from uniad.files import sha256
+from uniad.interface.contract import Contract, contract_for
 
 FRAMES = 2
 

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from uniad.contract import Contract, MapMerge, Port
-from uniad.deploy.resident import ResidentStep, compile_layers, parts
-from uniad.deploy.resident_ort import ResidentOrt
-from uniad.deploy.runner import TorchRunner
+from uniad.backends.cuda_graph import ResidentStep, compile_layers, parts
+from uniad.backends.resident_ort import ResidentOrt
+from uniad.backends.runner import TorchRunner
 from uniad.errors import UserError, run_cli
+from uniad.interface.contract import Contract, MapMerge, Port
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "latency.py"
 bench = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

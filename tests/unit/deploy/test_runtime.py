@@ -14,12 +14,12 @@ from uniad.data.check import CAMERAS
 from uniad.data.dataset import SceneStream
 from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
-from uniad.deploy.result import Result, result_of
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose, Sensors, prepare
 from uniad.deploy.sources import DatasetFrames, Shot
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
+from uniad.postprocess.result import Result, result_of
 from uniad.training.checkpoint import save_checkpoint
 
 FRAMES = 6  # the world's scene

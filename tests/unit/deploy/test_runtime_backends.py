@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import finish, refused, start
-from uniad.deploy.card import write_card
+from uniad.artifacts.card import write_card
 from uniad.deploy.records import read_frame, read_summary
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import DatasetFrames

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from specs import edit, nano_spec
+from uniad.config.spec import CompatSpec, Spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
@@ -18,9 +19,8 @@ from uniad.errors import UserError
 from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, FutureScores, ego_in_lidar
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, collect, score
+from uniad.interface.types import Agents, MotionOutput, OccOutput, PlanOutput, StepOutputs
 from uniad.models.uniad import UniAD
-from uniad.spec import CompatSpec, Spec
-from uniad.types import Agents, MotionOutput, OccOutput, PlanOutput, StepOutputs
 
 GRID = (-50.0, 50.0, 0.5)  # fine enough for a footprint to be one
 VAL = "nuscenes_infos_temporal_val.pkl"

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from specs import edit, nano_spec
-from uniad.contract import contract_for
+from uniad.backends.runner import TorchRunner
+from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream
 from uniad.data.infos import create_infos
-from uniad.deploy.runner import TorchRunner
 from uniad.evaluation.graph import GraphModel
 from uniad.evaluation.run import collect
 from uniad.evaluation.side_by_side import ROWS, differences, side_by_side
+from uniad.interface.contract import contract_for
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
 
 VAL = "nuscenes_infos_temporal_val.pkl"
 

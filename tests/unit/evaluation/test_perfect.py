@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from specs import edit, nano_spec
+from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.evaluation import official
 from uniad.evaluation.official import coverage
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, score
-from uniad.evaluation.submission import TRACKING_NAMES, class_ranges, to_annotations
-from uniad.spec import Spec
+from uniad.postprocess.submission import TRACKING_NAMES, class_ranges, to_annotations
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyquaternion import Quaternion
 from specs import nano_spec
-from uniad.evaluation.submission import class_ranges, to_annotations
+from uniad.postprocess.submission import class_ranges, to_annotations
 
 NAMES = nano_spec().data.class_names
 # The lidar looks along the ego's y axis (x of the lidar is the car's right) from 1 m ahead and 2 m up;

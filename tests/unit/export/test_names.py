@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from specs import config_path
+from uniad.config.read import load_spec
 from uniad.export.names import onnx_name
-from uniad.spec import load_spec
 
 NAMES = {"tiny": "uniad_tiny_imgx0.25_cp.onnx", "full": "uniad_full_cp.onnx", "nano": "uniad_nano_cp.onnx"}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx
 import pytest
 from specs import nano_spec
-from uniad.contract import contract_for
-from uniad.deploy.compare import Report
-from uniad.deploy.sequence import Sequence
+from uniad.artifacts.sequence import Sequence
 from uniad.errors import UserError
-from uniad.export import sensitivity
-from uniad.export.sensitivity import Effect, Span, choose, measure
+from uniad.interface.contract import contract_for
+from uniad.precision import search as sensitivity
+from uniad.precision.search import Effect, Span, choose, measure
+from uniad.verify.compare import Report
 
 GROUPS = [f"layer{i}" for i in range(8)]
 EVEN = dict.fromkeys(GROUPS, 0.1)  # what lowering each saves

@@ -13,11 +13,11 @@ from recorded import Recorded
 from specs import edit, nano_spec, tiny_spec
 from tolerances import TOLERANCES, close
 from torch import Tensor
+from uniad.interface.types import Targets
 from uniad.losses.map import map_losses
 from uniad.losses.map_matcher import map_targets, match_queries
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_masks import Masks
-from uniad.types import Targets
 from weights import fill
 
 H, W = 10, 8

@@ -12,10 +12,10 @@ import torch
 from specs import nano_spec, tiny_spec
 from stage2_clip import targets as stage2_targets
 from torch import Tensor
+from uniad.config.spec import OccSpec
+from uniad.interface.types import Agents, MotionOutput, Targets
 from uniad.losses.occ import occ_losses
 from uniad.models.occ import OccHead, OccRaw
-from uniad.spec import OccSpec
-from uniad.types import Agents, MotionOutput, Targets
 
 SPEC = replace(nano_spec(2).model.occ, weight_aux=0.5)
 STEPS, H, W = SPEC.n_future + 1, 6, 7

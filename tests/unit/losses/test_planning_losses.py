@@ -9,9 +9,9 @@ import torch
 from recorded import Recorded
 from specs import tiny_spec
 from torch import Tensor
+from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.interface.types import PlanOutput, Targets
 from uniad.losses.planning import plan_losses
-from uniad.spec import CompatSpec, PlanSpec
-from uniad.types import PlanOutput, Targets
 
 SPEC = tiny_spec(2).model.plan
 FIXED = CompatSpec(collision_loss="fixed")

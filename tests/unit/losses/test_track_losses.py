@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 import train_clip
+from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import encode_boxes
+from uniad.interface.types import DetOutput
 from uniad.losses.common import dice_loss, focal_cost, giou_loss, masked_sum, sigmoid_focal_loss
 from uniad.losses.matcher import EGO, FREE, FrameTargets, match_frame
 from uniad.losses.track import frame_terms, track_losses
-from uniad.spec import TrackLossSpec
-from uniad.types import DetOutput
 
 CODE_WEIGHTS = torch.tensor([1.0] * 8 + [0.2] * 2)
 SPEC = TrackLossSpec(10, tuple(CODE_WEIGHTS.tolist()), (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), weight_past_traj=0.7)

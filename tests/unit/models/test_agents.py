@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from specs import tiny_spec
 from torch import Tensor
+from uniad.config.spec import TrackSpec
+from uniad.interface.types import DetOutput, TrackOutput
 from uniad.models.agents import select_agents, select_training_agents
-from uniad.spec import TrackSpec
-from uniad.types import DetOutput, TrackOutput
 
 SPEC: TrackSpec = tiny_spec(model__track__num_query=4).model.track
 EGO = 4  # row of the ego query

@@ -9,9 +9,10 @@ import torch
 from specs import full_spec, nano_spec, tiny_spec
 from test_bev_parity import ImagesToBev
 from torch import nn
+from uniad.config.file import ConfigError
+from uniad.config.spec import BackboneSpec, NeckSpec
 from uniad.models.backbone import ResNet, apply_freeze
 from uniad.models.neck import FPN
-from uniad.spec import BackboneSpec, ConfigError, NeckSpec
 
 
 @pytest.mark.parametrize("spec, recorded", [(tiny_spec(), "tiny"), (full_spec(), "base")])

@@ -11,13 +11,13 @@ from recorded import Recorded
 from specs import full_spec, tiny_spec
 from tolerances import close
 from torch import Tensor, nn
-from uniad.geometry.pillars import check_rig
+from uniad.config.spec import ModelSpec
+from uniad.interface.pillars import check_rig
 from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer, _project
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.neck import FPN
 from uniad.ops.rotate import rotate_bev
-from uniad.spec import ModelSpec
 from weights import fill
 
 

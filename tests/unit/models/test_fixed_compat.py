@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from uniad.config.read import load_spec
 from uniad.models.bev_encoder import BevEncoder
 from uniad.models.uniad import UniAD
-from uniad.spec import load_spec
 
 from tests.specs import config_path, edit, nano_spec, tiny_spec
 

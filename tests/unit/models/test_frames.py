@@ -15,12 +15,12 @@ from scipy.optimize import linear_sum_assignment
 from specs import full_spec, tiny_spec
 from tolerances import close
 from torch import Tensor
+from uniad.config.spec import Spec
 from uniad.evaluation.occupancy import consecutive
-from uniad.models.results import decode_detections, decode_ego, decode_tracks
+from uniad.evaluation.results import decode_detections, decode_ego, decode_tracks
+from uniad.interface.types import DetOutput, Frame, State, StepOutputs
 from uniad.models.track import Rows
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
-from uniad.types import DetOutput, Frame, State, StepOutputs
 from weights import fill
 
 CELLS, HALF = (50, 50), (-50.0, 50.0, 2.0)  # the recorded base model has a small BEV

@@ -12,11 +12,11 @@ from recorded import Recorded
 from specs import edit, full_spec, nano_spec, tiny_spec
 from tolerances import close
 from torch import Tensor
+from uniad.interface.types import Frame, MapOutput
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_select import best_pairs
 from uniad.models.track import take_rows
 from uniad.models.uniad import UniAD
-from uniad.types import Frame, MapOutput
 from weights import fill
 
 SPEC = tiny_spec().model.map

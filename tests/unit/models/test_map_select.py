@@ -7,9 +7,9 @@ import pytest
 import torch
 from recorded import Recorded
 from specs import tiny_spec
-from uniad.models.map_paint import merge_masks
+from uniad.interface.types import MapOutput
 from uniad.models.map_select import Lanes, best_pairs, image_lanes, mask_quality, merge_lanes
-from uniad.types import MapOutput
+from uniad.postprocess.map_paint import merge_masks
 
 THRESHOLD, QUALITY = 0.4, 0.1
 

@@ -20,11 +20,11 @@ from tolerances import close
 from torch import Tensor, nn
 from uniad.export.audit import audit
 from uniad.export.passes import keep_int32_indices, lower_opset
+from uniad.interface.types import Agents, MotionOutput
 from uniad.models import motion_geometry as geometry
 from uniad.models.map import MapHead
 from uniad.models.motion import MotionHead
 from uniad.ops.lowering import sampling_lowering
-from uniad.types import Agents, MotionOutput
 from weights import fill
 
 # Small enough for every promise below to be tried in a moment

@@ -18,17 +18,18 @@ from test_frames import STEMS, Prefixed
 from test_frames import _play as play
 from tolerances import close
 from torch import Tensor, nn
-from uniad.configfile import ConfigError
+from uniad.config.file import ConfigError
+from uniad.config.read import load_spec
+from uniad.config.spec import ModelSpec, OccSpec
 from uniad.evaluation.occupancy import consecutive
 from uniad.export.audit import audit
 from uniad.export.passes import lower_opset
 from uniad.geometry.grid import BevGrid
+from uniad.interface.types import Agents, MotionOutput, OccOutput
 from uniad.models.agents import select_agents
 from uniad.models.motion import MotionHead
 from uniad.models.occ import OccHead, claim_cells
 from uniad.models.occ_layers import GridSlicer, _halve
-from uniad.spec import ModelSpec, OccSpec, load_spec
-from uniad.types import Agents, MotionOutput, OccOutput
 from weights import fill
 
 HALF = (-50.0, 50.0, 2.0)

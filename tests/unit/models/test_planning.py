@@ -15,14 +15,14 @@ from recorded import Recorded, golden_dir
 from specs import full_spec, nano_spec, tiny_spec
 from tolerances import close
 from torch import Tensor, nn
-from uniad.command import check_command
+from uniad.config.spec import PlanSpec
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.passes import lower_opset
+from uniad.interface.command import check_command
+from uniad.interface.types import MotionOutput
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.planning import PlanHead, SingleQueryAttention
-from uniad.spec import PlanSpec
-from uniad.types import MotionOutput
 from weights import fill
 
 SPECS = {"tiny": tiny_spec(2).model.plan, "base": full_spec(2, model__plan__bev_hw=(50, 50)).model.plan}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from specs import edit, nano_spec, tiny_spec
 from torch import Tensor
-from uniad.contract import contract_for, pack_frame, pack_state
+from uniad.config.spec import Spec
+from uniad.evaluation.results import decode_detections, decode_ego, decode_tracks
 from uniad.export.wrapper import ExportStep
-from uniad.models.results import decode_detections, decode_ego, decode_tracks
+from uniad.interface.contract import contract_for, pack_frame, pack_state
+from uniad.interface.types import EGO_ID, Frame, State, StepOutputs, TrackOutput
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
-from uniad.types import EGO_ID, Frame, State, StepOutputs, TrackOutput
 from weights import fill
 
 SPEC = nano_spec()

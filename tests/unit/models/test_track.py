@@ -8,6 +8,7 @@ import torch
 from recorded import Recorded
 from specs import tiny_spec
 from tolerances import close
+from uniad.interface.types import EGO_ID
 from uniad.models.track import (
     FREE_ID,
     compact,
@@ -22,7 +23,6 @@ from uniad.models.track import (
     take_tracks,
     update_ids,
 )
-from uniad.types import EGO_ID
 
 TRACK = tiny_spec().model.track
 

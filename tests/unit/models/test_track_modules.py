@@ -8,10 +8,10 @@ from recorded import Recorded
 from specs import nano_spec, tiny_spec
 from tolerances import close
 from torch import Tensor, nn
+from uniad.interface.types import DetOutput
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.track import empty_tracks
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
-from uniad.types import DetOutput
 from weights import fill
 
 MODEL = tiny_spec().model

@@ -7,7 +7,7 @@ import torch
 from specs import tiny_spec
 from torch import Tensor
 from uniad.errors import UserError
-from uniad.geometry.pillars import camera_slots, check_rig
+from uniad.interface.pillars import camera_slots, check_rig
 from uniad.ops import camera_attention as ops
 from uniad.ops.camera_attention import camera_attention
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from uniad.errors import UserError
-from uniad.quantize.histogram import BINS, METHODS, SAMPLED, Magnitudes
+from uniad.precision.int8.histogram import BINS, METHODS, SAMPLED, Magnitudes
 
 
 def of(*frames: np.ndarray) -> Magnitudes:

@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from uniad.errors import UserError
 from uniad.export.groups import layer_groups
-from uniad.quantize import candidates
-from uniad.quantize.candidates import check_groups, find_layers, groups_of
-from uniad.quantize.qdq import LEVELS, channel_scales, insert_qdq, without_int8_convolutions
+from uniad.precision.int8 import candidates
+from uniad.precision.int8.candidates import check_groups, find_layers, groups_of
+from uniad.precision.int8.qdq import LEVELS, channel_scales, insert_qdq, without_int8_convolutions
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -162,8 +162,8 @@ def test_convolutions_can_be_given_back_what_they_read_and_matrix_products_stay(
 
 def test_tensorrt_rtx_builds_the_rest_in_int8_and_says_so(graph: onnx.ModelProto, tmp_path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from uniad.deploy.backends import BuildOptions
-    from uniad.deploy.backends.python import PythonBackend
+    from uniad.engines.base import BuildOptions
+    from uniad.engines.tensorrt import PythonBackend
 
     onnx.save(insert_qdq(graph, find_layers(graph), LIMITS), str(tmp_path / "g.onnx"))
     shapes = {"x": [2, 4, 3, 3], "y": [18, 18], "same": [18, 6]}

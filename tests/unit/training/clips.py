@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from specs import edit, nano_spec
+from uniad.config.spec import ModelSpec
+from uniad.interface.types import Clip, Frame, Targets
 from uniad.models.uniad import UniAD
-from uniad.spec import ModelSpec
 from uniad.training.regularisation import without_dropout
-from uniad.types import Clip, Frame, Targets
 
 HEIGHT, WIDTH, CAMERAS = 64, 96, 6
 

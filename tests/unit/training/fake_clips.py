@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from uniad.config.spec import Spec
 from uniad.data.collate import collate
 from uniad.data.sampler import TrainSampler
 from uniad.geometry.grid import BevGrid
-from uniad.spec import Spec
+from uniad.interface.types import Clip, Frame, Targets
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
-from uniad.types import Clip, Frame, Targets
 
 OBJECTS = 6
 

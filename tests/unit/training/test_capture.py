@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 from uniad.errors import UserError
+from uniad.interface.types import Tracks
 from uniad.training.capture import CapturedStep, copy_tensors
 from uniad.training.loader import map_tensors
 from uniad.training.options import TrainOptions, check_graph
-from uniad.types import Tracks
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from clips import anchors
 from specs import edit, nano_spec
+from uniad.config.spec import Spec
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
 from uniad.training.carried import ANCHORS, carried, check_anchors, load_trained
 from uniad.training.checkpoint import WEIGHTS_DIGEST, read_checkpoint, save_checkpoint, weights_digest
 from uniad.training.initial import load_initial

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from uniad.config.read import load_spec
 from uniad.files import sha256
-from uniad.spec import load_spec
 from uniad.training import identity
 from uniad.training.arguments import parser
 from uniad.training.state import differences, flatten

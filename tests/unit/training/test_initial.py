@@ -12,9 +12,9 @@ import pytest
 import torch
 from specs import edit, nano_spec, tiny_spec
 from torch import Tensor
+from uniad.config.spec import from_scratch
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
-from uniad.spec import from_scratch
 from uniad.training.initial import OBJECT_QUERIES, adapt_bevformer, load_initial
 
 REPO = Path(__file__).parents[3]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from clips import small_clip, small_model, small_stage2_spec, with_future
 from test_clip import NoHost
+from uniad.config.spec import FreezeSpec, ModelSpec
 from uniad.geometry.boxes import encode_boxes
+from uniad.interface.types import Clip
 from uniad.losses.criterion import Criterion
-from uniad.spec import FreezeSpec, ModelSpec
 from uniad.training.clip import ClipOutput, forward_clip, total_loss
-from uniad.types import Clip
 
 HEADS = ("motion_head", "occ_head", "planning_head")
 # Weights that published checkpoints hold and the documented model does not use either.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from clips import anchors
 from specs import edit, full_spec, nano_spec, tiny_spec
-from uniad.build import build_model
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
+from uniad.training.build import build_model
 from uniad.training.checkpoint import load_checkpoint
 from uniad.training.initial import load_initial
 

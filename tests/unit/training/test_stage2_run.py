@@ -11,10 +11,10 @@ from clips import anchors
 from fake_clips import fake_loader
 from specs import edit, nano_spec
 from test_trainer import log_of, same_checkpoint
+from uniad.config.spec import Spec
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
-from uniad.spec import Spec
 from uniad.training.options import Outcome, TrainOptions
 from uniad.training.run import RunOptions, train
 

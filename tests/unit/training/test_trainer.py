@@ -91,7 +91,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
 
 
 def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr("uniad.interrupt.SAME_REQUEST_S", 0.0)
     write = store.save_checkpoint
 
     def impatient(path, payload):
@@ -106,7 +106,7 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, 
 
 
 def test_ctrl_c_while_data_workers_are_told_to_go_does_not_lose_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr("uniad.interrupt.SAME_REQUEST_S", 0.0)
     trainer = toy_trainer(tmp_path, max_iters=4)
     flush, calls = trainer._flush, []
 
@@ -139,7 +139,7 @@ def test_one_ctrl_c_that_arrives_twice_is_one(tmp_path):
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("uniad.training.interrupt.SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr("uniad.interrupt.SAME_REQUEST_S", 0.0)
 
     def interrupted(model, clip, generator):
         os.kill(os.getpid(), signal.SIGINT)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from specs import edit, nano_spec
 from torch import Tensor, nn
-from uniad.spec import Spec
+from uniad.config.spec import Spec
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
 from uniad.training.logging import RunLog

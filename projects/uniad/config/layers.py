@@ -1,0 +1,54 @@
+"""Pieces that several modules of the schema share: attention, losses, grids."""
+
+from __future__ import annotations
+
+from uniad.config.node import Node
+
+# The orders of a transformer layer that native has
+BEV_ORDER = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
+SELF_ORDER = ("self_attn", "norm", "ffn", "norm")
+CROSS_ORDER = ("cross_attn", "norm", "ffn", "norm")
+
+
+def plain_attention(n: Node, dims: int) -> tuple[int, float]:
+    """Plain attention: (heads, dropout)."""
+    with n:
+        n.type("MultiheadAttention")
+        n.same("embed_dims", dims, "model.embed_dims")
+        return n.whole("num_heads", 8), n.number("dropout", 0.1)
+
+
+def deformable_attention(n: Node, name: str, dims: int, levels: int | None) -> tuple[int, int, int, float]:
+    """Deformable attention: (heads, points, levels, dropout)."""
+    with n:
+        n.type(name)
+        n.same("embed_dims", dims, "model.embed_dims")
+        if levels is not None:
+            n.same("num_levels", levels, "the number of levels that it is fed")
+        points = n.whole("num_points", 8 if name == "MSDeformableAttention3D" else 4)
+        return n.whole("num_heads", 8), points, n.whole("num_levels", levels or 4), n.number("dropout", 0.1)
+
+
+def focal_loss(n: Node) -> tuple[float, float, float]:
+    """(gamma, alpha, weight)"""
+    with n:
+        n.type("FocalLoss")
+        n.fixed(use_sigmoid=True)
+        return n.number("gamma", 2.0), n.number("alpha", 0.25), n.number("loss_weight", 1.0)
+
+
+def weight(n: Node, *types: str, key: str = "loss_weight") -> float:
+    with n:
+        n.type(*types)
+        n.skip("reduction", "box_format", "iou_mode")
+        return n.number(key, 1.0)
+
+
+def bounds(n: Node) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    with n:
+        n.skip("zbound")
+        bounds = n.numbers("xbound", 3), n.numbers("ybound", 3)
+        for key, (low, high, step) in zip(("xbound", "ybound"), bounds):
+            if step <= 0 or high <= low:
+                raise n.fail(key, "it must be [from, to, step], rising, in metres")
+        return bounds  # type: ignore[return-value]

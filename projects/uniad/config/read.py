@@ -1,0 +1,161 @@
+"""The documented config schema, key by key: the one adapter from config dicts to specs.
+
+Every key is either read, or named here as one that only the documented stack reads, or an error. Values that must agree
+in several places (BEV size, query counts, ranges) are compared, because each is restated in a config and a forgotten one
+would otherwise train a model nobody meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from uniad.config import spec as S
+from uniad.config.file import ConfigError, load_config
+from uniad.config.node import Node
+from uniad.config.read_data import read_data
+from uniad.config.read_heads import read_map, read_motion, read_occ, read_plan
+from uniad.config.read_track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
+from uniad.config.variants import variant_of_name
+
+
+def _compat(native: Node) -> S.CompatSpec:
+    value = native.get("compat", "documented")
+    names = [f.name for f in fields(S.CompatSpec)]
+    if isinstance(value, str):
+        native.choice("compat", ("documented", "fixed"), "documented")
+        return S.CompatSpec(**dict.fromkeys(names, value))  # type: ignore[arg-type]
+    with native.sub("compat") as n:
+        return S.CompatSpec(**{name: n.choice(name, ("documented", "fixed"), "documented") for name in names})
+
+
+def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
+    with cfg.sub("model") as n:
+        n.type("UniAD")
+        n.fixed(video_test_mode=True, upsample_if_tiny=False)
+        # torchvision's backbone is overwritten by load_from; the assigner of train_cfg is built and never used
+        n.skip("pretrained", "train_cfg", "test_cfg", "upsample_scale_factor", "vehicle_id_list")
+        pc_range: S.Range6 = n.numbers("pc_range", 6)  # type: ignore[assignment]
+        dims = n.whole("embed_dims", 256)
+        backbone = read_backbone(n)
+        neck = read_neck(n, backbone, dims)
+        with n.sub("pts_bbox_head") as head:
+            head.type("BEVFormerTrackHead")
+            head.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
+            head.same("in_channels", dims, "model.embed_dims")
+            head.skip("loss_cls", "loss_bbox", "loss_iou")
+            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
+            track = read_track(n, head, native, pc_range, dims)
+            decoder = read_decoder(head, pc_range, dims, track.num_classes)
+        map_spec, map_loss = read_map(n, pc_range, dims, bev)
+        stage2 = {"motion_head", "occ_head", "planning_head"}
+        present = stage2 & n.data.keys()
+        if present and present != stage2:
+            raise ConfigError(f"{n.file}: model has {', '.join(sorted(present))} without {', '.join(stage2 - present)}")
+        return S.ModelSpec(
+            backbone=backbone,
+            neck=neck,
+            bev=bev,
+            decoder=decoder,
+            track=track,
+            map=map_spec,
+            track_loss=read_track_loss(n, native, pc_range, track.num_classes, compat),
+            map_loss=map_loss,
+            freeze=S.FreezeSpec(
+                img_backbone=n.flag("freeze_img_backbone", False),
+                img_neck=n.flag("freeze_img_neck", False),
+                bn=n.flag("freeze_bn", False),
+                bev_encoder=n.flag("freeze_bev_encoder", False),
+                stage1=native.flag("freeze_stage1", False),
+            ),
+            use_grid_mask=n.flag("use_grid_mask", False),
+            queue_length=n.whole("queue_length", 3),
+            compat=compat,
+            motion=read_motion(n, pc_range, bev, decoder, compat) if present else None,
+            occ=read_occ(n, native, bev, compat) if present else None,
+            plan=read_plan(n, native, bev) if present else None,
+            agent_capacity=native.whole("agent_capacity", min(128, track.capacity)) if present else 0,
+        )
+
+
+def read_train(cfg: Node, native: Node) -> S.TrainSpec:
+    with cfg.sub("optimizer") as n:
+        n.type("AdamW")
+        lr, decay, mult = n.number("lr", low=0), n.number("weight_decay", 0.01, low=0), 1.0
+        if "paramwise_cfg" in n.data:
+            with n.sub("paramwise_cfg") as p, p.sub("custom_keys") as keys:
+                if "img_backbone" in keys.data:
+                    with keys.sub("img_backbone") as backbone:
+                        mult = backbone.number("lr_mult", 1.0, low=0)
+                keys.skip("img_backbone")
+    with cfg.sub("optimizer_config") as n, n.sub("grad_clip") as clip:
+        clip.fixed(norm_type=2)
+        norm = clip.number("max_norm", low=0)
+    with cfg.sub("lr_config") as n:
+        n.fixed(policy="CosineAnnealing", warmup="linear")
+        by_epoch = n.flag("by_epoch", True)
+        warmup = n.whole("warmup_iters", low=0), n.number("warmup_ratio"), n.number("min_lr_ratio")
+    epochs = cfg.whole("total_epochs")
+    with cfg.sub("runner") as n:
+        n.type("EpochBasedRunner")
+        n.same("max_epochs", epochs, "total_epochs")
+    with cfg.sub("log_config") as n:
+        n.skip("hooks")
+        interval = n.whole("interval", 10)
+    with cfg.sub("checkpoint_config") as n:
+        n.skip("max_keep_ckpts", "by_epoch")
+        keep = n.whole("interval", 1)
+    load_from = cfg.get("load_from", None)
+    if load_from is not None and not isinstance(load_from, str):
+        raise cfg.fail("load_from", "it must be a file name or None")
+    return S.TrainSpec(
+        lr=lr,
+        weight_decay=decay,
+        backbone_lr_mult=mult,
+        clip_norm=norm,
+        warmup_iters=warmup[0],
+        warmup_ratio=warmup[1],
+        min_lr_ratio=warmup[2],
+        total_epochs=epochs,
+        log_interval=interval,
+        checkpoint_interval=keep,
+        load_from=load_from,
+        find_unused_parameters=cfg.flag("find_unused_parameters", False),
+        lr_by_epoch=by_epoch,
+        regularise=native.flag("regularise", True),
+        shared_history=native.flag("shared_history", False),
+    )
+
+
+def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> S.Spec:
+    """``load_config`` and ``from_config`` in one. overrides: ``key.sub=value`` texts."""
+    return from_config(load_config(path, overrides), path)
+
+
+def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
+    """Turns a config dict of the documented schema into specs. path: where it came from, for messages and the name.
+
+    A key or value that native does not support is a ``ConfigError`` that names the file, the key and what is supported.
+    """
+    path = str(path)
+    top = Node(cfg, "", path)  # not a context manager: a config's own variables are top-level keys too
+    for key, why in {
+        "fp16": "precision is an argument of training: --precision fp16",
+        "custom_hooks": "native has no hooks",
+        "resume_from": "resuming is an argument of training: --resume auto",
+    }.items():
+        if top.data.get(key):
+            raise ConfigError(f"{path}: native does not support {key}; {why}")
+    native_dict = top.get("native", {})
+    with Node(native_dict, "native", path) as native:
+        compat = _compat(native)
+        model = _model(top, native, compat)
+        data = read_data(top, native, model, compat)
+        train = read_train(top, native)
+        scratch = native.flag("from_scratch", False)
+    stem = Path(path).stem
+    stage = 1 if model.motion is None else 2
+    result = S.Spec(stem, path, variant_of_name(stem), stage, model, data, train)
+    return S.from_scratch(result) if scratch else result

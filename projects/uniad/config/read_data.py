@@ -1,0 +1,157 @@
+"""Datasets and the steps that make a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uniad.config import spec as S
+from uniad.config.file import ConfigError
+from uniad.config.layers import bounds
+from uniad.config.node import Node
+
+IMAGE_WIDTH, IMAGE_HEIGHT = 1600, 900  # of every nuScenes camera
+
+
+def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -> dict[str, Any]:
+    """What a list of steps amounts to: mean, std, to_rgb, scale, divisor, photometric, bounds."""
+    out: dict[str, Any] = {"scale": 1.0, "divisor": 1, "photometric": False, "bounds": None}
+    for n in steps:
+        with n:
+            kind = n.type(
+                "LoadMultiViewImageFromFilesInCeph", "PhotoMetricDistortionMultiViewImage", "LoadAnnotations3D_E2E",
+                "GenerateOccFlowLabels", "ObjectRangeFilterTrack", "ObjectNameFilterTrack", "NormalizeMultiviewImage",
+                "RandomScaleImageMultiViewImage", "PadMultiViewImage", "DefaultFormatBundle3D", "CustomCollect3D",
+                "MultiScaleFlipAug3D",
+            )  # fmt: skip
+            if kind == "LoadMultiViewImageFromFilesInCeph":
+                n.fixed(to_float32=True)
+                n.skip("file_client_args", "img_root")
+            elif kind == "PhotoMetricDistortionMultiViewImage":
+                out["photometric"] = True
+            elif kind == "LoadAnnotations3D_E2E":
+                n.fixed(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
+                n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d")
+            elif kind == "GenerateOccFlowLabels":
+                n.fixed(ignore_index=255, only_vehicle=True, filter_invisible=False)
+                out["bounds"] = bounds(n.sub("grid_conf"))
+            elif kind == "ObjectRangeFilterTrack":
+                n.same("point_cloud_range", list(pc_range), "model.pc_range")
+            elif kind == "ObjectNameFilterTrack":
+                n.same("classes", classes, "data.train.classes")
+            elif kind == "NormalizeMultiviewImage":
+                out.update(mean=n.numbers("mean", 3), std=n.numbers("std", 3), to_rgb=n.flag("to_rgb", True))
+            elif kind == "RandomScaleImageMultiViewImage":
+                (out["scale"],) = n.numbers("scales", 1)
+            elif kind == "PadMultiViewImage":
+                out["divisor"] = n.whole("size_divisor")
+            elif kind == "MultiScaleFlipAug3D":
+                n.fixed(flip=False, pts_scale_ratio=1)
+                n.skip("img_scale")
+                inner = _pipeline(n.subs("transforms"), classes, pc_range)
+                blank = _pipeline([], classes, pc_range)
+                out.update({key: value for key, value in inner.items() if value != blank.get(key)})
+            else:
+                n.skip("class_names", "with_label", "keys", "meta_keys")
+    return out
+
+
+def _image(train: dict[str, Any], test: dict[str, Any], node: Node) -> S.ImageSpec:
+    for key in ("mean", "std", "to_rgb", "scale", "divisor"):
+        if key not in train:
+            raise ConfigError(f"{node.file}: data.train.pipeline has no NormalizeMultiviewImage step")
+        if train[key] != test.get(key):
+            raise ConfigError(
+                f"{node.file}: {key} is {train[key]} in data.train.pipeline but {test.get(key)} in data.test.pipeline"
+            )
+    scale, divisor = train["scale"], train["divisor"]
+    height, width = (-(-int(side * scale) // divisor) * divisor for side in (IMAGE_HEIGHT, IMAGE_WIDTH))
+    return S.ImageSpec(
+        mean=train["mean"],
+        std=train["std"],
+        to_rgb=train["to_rgb"],
+        scale=scale,
+        pad_divisor=divisor,
+        photometric=train["photometric"],
+        height=height,
+        width=width,
+    )
+
+
+def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec) -> S.DataSpec:
+    with cfg.sub("data") as data:
+        data.skip("shuffler_sampler", "nonshuffler_sampler")
+        bev_hw = (model.bev.height, model.bev.width)
+        only_documented = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
+        shared: dict[str, Any] = {}
+        for key in ("train", "val", "test"):
+            with data.sub(key) as n:
+                n.type("NuScenesE2EDataset")
+                n.skip(*only_documented)
+                n.same("bev_size", bev_hw, "the BEV size of model.pts_bbox_head")
+                n.same("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
+                classes = tuple(n.get("classes"))
+                if len(classes) != model.track.num_classes:
+                    raise n.fail("classes", f"model.num_classes is {model.track.num_classes}")
+                here = {
+                    "data_root": n.text("data_root"),
+                    "class_names": classes,
+                    "patch_size": n.numbers("patch_size", 2),
+                    "predict_steps": n.whole("predict_steps"),
+                    "past_steps": n.whole("past_steps"),
+                    "fut_steps": n.whole("fut_steps"),
+                    "planning_steps": n.whole("planning_steps", 6),
+                    "use_nonlinear_optimizer": n.flag("use_nonlinear_optimizer", False),
+                    "occ_receptive_field": n.whole("occ_receptive_field", 3),
+                    "occ_n_future": n.whole("occ_n_future", 4),
+                    "occ_filter_invalid_sample": n.flag("occ_filter_invalid_sample", False),
+                }
+                for name, value in here.items():
+                    if shared.setdefault(name, value) != value:
+                        raise ConfigError(
+                            f"{n.file}: {name} is {value!r} in data.{key} but {shared[name]!r} in data.train; "
+                            "native has one for all"
+                        )
+                pipeline = _pipeline(n.subs("pipeline"), classes, model.bev.pc_range)
+                if key == "train":
+                    train_pipeline, ann_train = pipeline, n.text("ann_file")
+                    n.same("queue_length", model.queue_length, "model.queue_length")
+                    use_valid_flag = n.flag("use_valid_flag", False)
+                else:
+                    test_pipeline, ann_val = pipeline, n.text("ann_file")
+                    eval_mod = tuple(n.get("eval_mod", ()))
+                    unknown = [m for m in eval_mod if m not in ("det", "track", "map", "motion")]
+                    if unknown:
+                        raise n.fail("eval_mod", "native supports 'det', 'track', 'map', 'motion'")
+        if (shared["past_steps"], shared["fut_steps"]) != (model.decoder.past_steps, model.decoder.fut_steps):
+            raise ConfigError(
+                f"{data.file}: data.train has past_steps, fut_steps = {shared['past_steps']}, {shared['fut_steps']} but "
+                f"model.pts_bbox_head has {model.decoder.past_steps}, {model.decoder.fut_steps}"
+            )
+        bounds = train_pipeline["bounds"]
+        if bounds is None:
+            raise ConfigError(f"{data.file}: data.train.pipeline has no GenerateOccFlowLabels step")
+        if model.occ is not None and (model.occ.xbound, model.occ.ybound) != bounds:
+            raise ConfigError(f"{data.file}: model.occ_head.grid_conf and GenerateOccFlowLabels.grid_conf differ")
+        return S.DataSpec(
+            **shared,
+            ann_file_train=ann_train,
+            ann_file_val=ann_val,
+            image=_image(train_pipeline, test_pipeline, data),
+            pc_range=model.bev.pc_range,
+            canvas_hw=model.map.canvas_hw,
+            bev_hw=bev_hw,
+            queue_length=model.queue_length,
+            samples_per_gpu=data.whole("samples_per_gpu"),
+            workers_per_gpu=data.whole("workers_per_gpu", low=0),
+            use_valid_flag=use_valid_flag,
+            occ_xbound=bounds[0],
+            occ_ybound=bounds[1],
+            eval_mod=eval_mod,
+            max_objects=native.whole("max_objects", 192),
+            max_lanes=native.whole("max_lanes", 64),
+            lane_thickness=native.whole("lane_thickness", 1),
+            decode_threads=native.whole("decode_threads", 1),
+            image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
+            image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
+            compat=compat,
+        )

@@ -1,0 +1,298 @@
+"""The heads beyond tracking: map, motion, occupancy, planning."""
+
+from __future__ import annotations
+
+from uniad.config import spec as S
+from uniad.config.file import ConfigError
+from uniad.config.layers import (
+    BEV_ORDER,
+    CROSS_ORDER,
+    SELF_ORDER,
+    bounds,
+    deformable_attention,
+    focal_loss,
+    plain_attention,
+    weight,
+)
+from uniad.config.node import Node
+from uniad.geometry.grid import BevGrid
+
+
+def _costs(n: Node, mask: bool) -> tuple[float, float, float, float]:
+    with n:
+        n.type("HungarianAssigner_multi_info" if mask else "HungarianAssigner")
+        cls = weight(n.sub("cls_cost"), "FocalLossCost", key="weight")
+        box = weight(n.sub("reg_cost"), "BBoxL1Cost", key="weight")
+        iou = weight(n.sub("iou_cost"), "IoUCost", key="weight")
+        return cls, box, iou, weight(n.sub("mask_cost"), "DiceCost", key="weight") if mask else 0.0
+
+
+def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tuple[S.MapSpec, S.MapLossSpec]:
+    with model.sub("seg_head") as n:
+        n.type("PansegformerHead")
+        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.same("pc_range", list(pc_range), "model.pc_range")
+        n.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
+        n.skip("in_channels", "quality_threshold_things")  # the documented head overrides the second
+        things, stuff = n.whole("num_things_classes"), n.whole("num_stuff_classes")
+        n.same("num_classes", things + stuff, "num_things_classes + num_stuff_classes")
+        with n.sub("positional_encoding") as p:
+            p.type("SinePositionalEncoding")
+            p.same("num_feats", dims // 2, "half of model.embed_dims")
+            p.fixed(normalize=True, offset=-0.5)
+        with n.sub("transformer") as t:
+            t.type("SegDeformableTransformer")
+            with t.sub("encoder") as encoder, t.sub("decoder") as decoder:
+                encoder.type("DetrTransformerEncoder")
+                decoder.type("DeformableDetrTransformerDecoder")
+                decoder.fixed(return_intermediate=True)
+                encoder_layers, decoder_layers = encoder.whole("num_layers"), decoder.whole("num_layers")
+                with encoder.sub("transformerlayers") as layer:
+                    layer.type("BaseTransformerLayer")
+                    layer.fixed(operation_order=SELF_ORDER)
+                    ffn, ffn_dropout = layer.whole("feedforward_channels"), layer.number("ffn_dropout", 0.1)
+                    heads, points, levels, dropout = deformable_attention(
+                        layer.sub("attn_cfgs"), "MultiScaleDeformableAttention", dims, None
+                    )
+                with decoder.sub("transformerlayers") as layer:
+                    layer.type("DetrTransformerDecoderLayer")
+                    layer.fixed(operation_order=BEV_ORDER)
+                    layer.same("feedforward_channels", ffn, "the encoder's")
+                    layer.same("ffn_dropout", ffn_dropout, "the encoder's")
+                    attention, deformable = layer.subs("attn_cfgs", 2)
+                    got = deformable_attention(deformable, "MultiScaleDeformableAttention", dims, None)
+                    if got != (heads, points, levels, dropout):
+                        raise deformable.fail("num_levels", "heads, points, levels and dropout must equal the encoder's")
+                    if plain_attention(attention, dims) != (heads, dropout):
+                        raise attention.fail("num_heads", "heads and dropout must equal the encoder's")
+        masks = {}
+        for key in ("thing_transformer_head", "stuff_transformer_head"):
+            with n.sub(key) as h:
+                h.type("SegMaskHead")
+                h.same("d_model", dims, "model.embed_dims")
+                h.fixed(nhead=heads)
+                if h.flag("self_attn", False) != (key == "stuff_transformer_head"):
+                    raise h.fail("self_attn", "native supports True for the stuff head and False for the thing head")
+                masks[key] = h.whole("num_decoder_layers")
+        top_k = 100
+        if "test_cfg" in n.data:
+            with n.sub("test_cfg") as test:
+                top_k = test.whole("max_per_img", 100)
+        spec = S.MapSpec(
+            embed_dims=dims,
+            bev_hw=(bev.height, bev.width),
+            canvas_hw=n.wholes("canvas_size", 2),  # type: ignore[arg-type]
+            pc_range=pc_range,
+            num_query=n.whole("num_query"),
+            num_things=things,
+            num_stuff=stuff,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            ffn_dims=ffn,
+            attn_levels=levels,
+            things_mask_layers=masks["thing_transformer_head"],
+            stuff_mask_layers=masks["stuff_transformer_head"],
+            num_heads=heads,
+            num_points=points,
+            dropout=dropout,
+            ffn_dropout=ffn_dropout,
+            top_k=top_k,
+            quality_threshold_stuff=n.number("quality_threshold_stuff", 0.25),
+            overlap_threshold_things=n.number("overlap_threshold_things", 0.4),
+            overlap_threshold_stuff=n.number("overlap_threshold_stuff", 0.2),
+        )
+        if top_k > spec.num_query * things:
+            raise n.fail("test_cfg", f"it selects more than num_query x num_things_classes = {spec.num_query * things}")
+        gamma, alpha, weight_cls = focal_loss(n.sub("loss_cls"))
+        with n.sub("train_cfg") as train:
+            with train.sub("sampler") as s, train.sub("sampler_with_mask") as m:
+                s.type("PseudoSampler")
+                m.type("PseudoSampler_segformer")
+            plain = _costs(train.sub("assigner"), mask=False)
+            cls, box, iou, mask = _costs(train.sub("assigner_with_mask"), mask=True)
+            if plain[:3] != (cls, box, iou):
+                raise train.fail("assigner", "its costs must equal those of assigner_with_mask")
+        loss = S.MapLossSpec(
+            num_things=things,
+            num_stuff=stuff,
+            cost_cls=cls,
+            cost_box=box,
+            cost_iou=iou,
+            cost_mask=mask,
+            focal_gamma=gamma,
+            focal_alpha=alpha,
+            weight_cls=weight_cls,
+            weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
+            weight_iou=weight(n.sub("loss_iou"), "GIoULoss"),
+            weight_mask=weight(n.sub("loss_mask"), "DiceLoss"),
+        )
+    return spec, loss
+
+
+def read_motion(
+    model: Node, pc_range: S.Range6, bev: S.BevSpec, decoder: S.DecoderSpec, compat: S.CompatSpec
+) -> S.MotionSpec:
+    with model.sub("motion_head") as n:
+        n.type("MotionHead")
+        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.same("embed_dims", bev.embed_dims, "model.embed_dims")
+        n.same("num_classes", decoder.num_classes, "model.num_classes")
+        n.same("pc_range", list(pc_range), "model.pc_range")
+        det_layers = n.whole("det_layer_num", 6)
+        if det_layers != decoder.num_layers:
+            raise ConfigError(
+                f"{n.file}: {n.at('det_layer_num')} is {det_layers}; it must equal the detection decoder's layers, "
+                f"{decoder.num_layers}"
+            )
+        n.skip("num_query", "bbox_coder")
+        modes = n.whole("predict_modes", 6)
+        n.same("num_anchor", modes, "model.motion_head.predict_modes")
+        with n.sub("loss_traj") as loss:
+            loss.type("TrajLoss")
+            variance = loss.flag("use_variance")
+            weights = [
+                loss.number(key)
+                for key in ("cls_loss_weight", "nll_loss_weight", "loss_weight_minade", "loss_weight_minfde")
+            ]
+        with n.sub("transformerlayers") as t, t.sub("transformerlayers") as layer:
+            t.type("MotionTransformerDecoder")
+            t.same("pc_range", list(pc_range), "model.pc_range")
+            t.same("embed_dims", bev.embed_dims, "model.embed_dims")
+            layer.type("MotionTransformerAttentionLayer")
+            layer.fixed(batch_first=True, operation_order=CROSS_ORDER)
+            (attention,) = layer.subs("attn_cfgs", 1)
+            attention.same("num_steps", n.get("predict_steps"), "model.motion_head.predict_steps")
+            attention.fixed(sample_index=-1)
+            heads, points, _, _ = deformable_attention(attention, "MotionDeformableAttention", bev.embed_dims, 1)
+            return S.MotionSpec(
+                embed_dims=bev.embed_dims,
+                bev_hw=(bev.height, bev.width),
+                pc_range=pc_range,
+                num_layers=t.whole("num_layers"),
+                num_classes=decoder.num_classes,
+                predict_steps=n.whole("predict_steps"),
+                predict_modes=modes,
+                group_ids=tuple(tuple(int(i) for i in group) for group in n.get("group_id_list")),
+                vehicle_ids=tuple(n.get("vehicle_id_list", model.wholes("vehicle_id_list", None, (0, 1, 2, 3, 4, 6, 7)))),
+                anchor_path=n.text("anchor_info_path"),
+                use_nonlinear_optimizer=n.flag("use_nonlinear_optimizer", False),
+                ffn_dims=layer.whole("feedforward_channels"),
+                det_layers=det_layers,
+                num_cls_fcs=n.whole("num_cls_fcs", 2),
+                ffn_dropout=layer.number("ffn_dropout", 0.1),
+                num_heads=heads,
+                num_points=points,
+                use_variance=variance,
+                weight_cls=weights[0],
+                weight_nll=weights[1],
+                weight_minade=weights[2],
+                weight_minfde=weights[3],
+                anchor_rotation=compat.anchor_rotation,
+            )
+
+
+def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
+    align = compat.occ_grid == "fixed"
+    with model.sub("occ_head") as n:
+        n.type("OccHead")
+        n.same("bev_size", (bev.height, bev.width), "the BEV size of model.pts_bbox_head")
+        n.fixed(pan_eval=True, init_cfg=None, detach_query_pos=True, sample_ignore_mode="all_valid", temporal_mlp_layer=2)
+        n.skip("spatial_extent")
+        xbound, ybound = bounds(n.sub("grid_conf"))
+        slice_bev = n.flag("bevslicer", True) or align
+        grid = BevGrid.from_bounds(xbound, ybound).shape
+        if not slice_bev and grid != (bev.height, bev.width):
+            raise n.fail("grid_conf", f"it has {grid} cells, the BEV ({bev.height}, {bev.width}); set bevslicer=True to cut it")
+        ignore = n.whole("ignore_index", 255)
+        with n.sub("transformer_decoder") as t, t.sub("transformerlayers") as layer:
+            t.type("DetrTransformerDecoder")
+            t.fixed(return_intermediate=True, init_cfg=None)
+            layer.type("DetrTransformerDecoderLayer")
+            layer.fixed(operation_order=BEV_ORDER)
+            with layer.sub("attn_cfgs") as a:
+                a.type("MultiheadAttention")
+                a.fixed(attn_drop=0.0, proj_drop=0.0, dropout_layer=None, batch_first=False)
+                dims, heads = a.whole("embed_dims"), a.whole("num_heads", 8)
+            ffn = layer.whole("feedforward_channels")
+            with layer.sub("ffn_cfgs") as f:
+                f.same("embed_dims", dims, "that of the attention")
+                f.same("feedforward_channels", ffn, "the layer's feedforward_channels")
+                f.fixed(num_fcs=2, ffn_drop=0.0, dropout_layer=None, add_identity=True)
+                f.skip("act_cfg")
+            layers = t.whole("num_layers")
+        with n.sub("loss_mask") as mask, n.sub("loss_dice") as dice:
+            mask.type("FieryBinarySegmentationLoss")
+            mask.fixed(use_top_k=True)
+            mask.same("ignore_index", ignore, "model.occ_head.ignore_index")
+            dice.type("DiceLossWithMasks")
+            dice.fixed(use_sigmoid=True, activate=True, reduction="mean", naive_dice=True)
+            dice.same("ignore_index", ignore, "model.occ_head.ignore_index")
+            return S.OccSpec(
+                bev_hw=(bev.height, bev.width),
+                bev_dims=n.whole("bev_emb_dim", 256),
+                proj_dims=n.whole("bev_proj_dim", 64),
+                proj_layers=n.whole("bev_proj_nlayers", 1, low=0),
+                slice_bev=slice_bev,
+                xbound=xbound,
+                ybound=ybound,
+                num_layers=layers,
+                embed_dims=dims,
+                ffn_dims=ffn,
+                query_dims=n.whole("query_dim", 256),
+                query_mlp_layers=n.whole("query_mlp_layers", 3),
+                num_heads=heads,
+                n_future=n.whole("n_future", 4),
+                receptive_field=n.whole("receptive_field", 3),
+                attn_mask_thresh=n.number("attn_mask_thresh", 0.5),
+                ignore_index=ignore,
+                weight_aux=n.number("aux_loss_weight", 1.0),
+                weight_mask=mask.number("loss_weight", 1.0),
+                top_k_ratio=mask.number("top_k_ratio", 1.0),
+                future_discount=mask.number("future_discount", 1.0),
+                weight_dice=dice.number("loss_weight", 1.0),
+                dice_eps=dice.number("eps", 1e-3),
+                test_seg_thresh=n.number("test_seg_thresh", 0.5),
+                test_with_track_score=n.flag("test_with_track_score", False),
+                cell_features=native.flag("occ_cell_features", False),
+                **({"bev_centres": _cell_centres(bev)} if align else {}),
+            )
+
+
+def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
+    """Where the BEV's first and last column and row really lie, whatever its size and range."""
+    x0, y0, _, x1, y1, _ = bev.pc_range
+    dx, dy = (x1 - x0) / bev.width / 2, (y1 - y0) / bev.height / 2
+    return x0 + dx, x1 - dx, y0 + dy, y1 - dy
+
+
+def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
+    with model.sub("planning_head") as n:
+        n.type("PlanningHeadSingleMode")
+        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.same("embed_dims", bev.embed_dims, "model.embed_dims")
+        n.fixed(planning_eval=True)
+        with n.sub("loss_planning") as loss:
+            loss.type("PlanningLoss")
+        collision = []
+        for loss in n.subs("loss_collision"):
+            with loss:
+                loss.type("CollisionLoss")
+                collision.append((loss.number("delta"), loss.number("weight")))
+        extra = {}
+        if "col_optim_args" in n.data:
+            with n.sub("col_optim_args") as c:
+                names = {"occ_filter_range": "col_filter_range", "sigma": "col_sigma", "alpha_collision": "col_alpha"}
+                extra = {field: c.number(key) for key, field in names.items()}
+        return S.PlanSpec(
+            embed_dims=bev.embed_dims,
+            bev_hw=(bev.height, bev.width),
+            steps=n.whole("planning_steps", 6),
+            use_col_optim=n.flag("use_col_optim", False),
+            with_adapter=n.flag("with_adapter", False),
+            collision=tuple(collision),
+            ego_status=native.flag("plan_ego_status", False),
+            **extra,
+        )

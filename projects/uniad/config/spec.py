@@ -1,0 +1,394 @@
+"""Typed specs: what every part of the native model, data and training needs to know, and nothing else.
+
+A module takes its own spec, never the whole. ``config.read`` makes specs of a config file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Range6 = "tuple[float, float, float, float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
+CompatChoice = Literal["documented", "fixed"]
+
+
+@dataclass(frozen=True)
+class CompatSpec:
+    """Known faults of the documented implementation, one by one: ``documented`` (what published weights saw), ``fixed``."""
+
+    can_bus_quaternion: CompatChoice = "documented"  # first component written four times
+    timestamps: CompatChoice = "documented"  # float32 epoch seconds in training: 128 s apart
+    first_frame_pose: CompatChoice = "documented"  # scene start keeps the delta to the pose before
+    rotate_center: CompatChoice = "documented"  # (100, 100) for every BEV size
+    occ_grid: CompatChoice = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
+    planning_metric: CompatChoice = "documented"  # masked frames count as zero error
+    collision_loss: CompatChoice = "documented"  # teaches the trajectory nothing
+    collision_pixels: CompatChoice = "documented"  # truncated to whole metres, always 0.5 m a cell
+    motion_metric: CompatChoice = "documented"  # EPA 0 where nothing matched, see docs/configs.md
+    # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
+    past_traj_future: CompatChoice = "documented"
+    anchor_rotation: CompatChoice = "documented"  # motion anchors turn by pi/2 - heading, not heading - pi/2
+    shift_now: CompatChoice = "documented"  # temporal attention moves the current BEV along with the previous one
+    # Only a frame with a new object measures how tracks overlap their objects; other frames keep older overlaps
+    stale_overlap: CompatChoice = "documented"
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    depth: Literal[18, 50, 101]
+    style: Literal["pytorch", "caffe"]
+    out_indices: tuple[int, ...]
+    frozen_stages: int
+    norm_eval: bool
+    norm_requires_grad: bool
+    stage_with_dcn: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    dcn_groups: int = 1
+    num_stages: int = 4
+    base_channels: int = 64  # of the first stage; each later one has twice as many
+
+
+@dataclass(frozen=True)
+class NeckSpec:
+    in_channels: tuple[int, ...]
+    out_channels: int
+    num_outs: int
+    start_level: int = 0
+    add_extra_convs: Literal["on_output"] | None = "on_output"
+    relu_before_extra_convs: bool = True
+
+
+@dataclass(frozen=True)
+class BevSpec:
+    """BEVFormer encoder (Li et al. 2022)."""
+
+    height: int
+    width: int
+    pc_range: Range6
+    embed_dims: int
+    num_layers: int
+    num_levels: int  # image feature levels
+    ffn_dims: int
+    num_heads: int = 8
+    num_cams: int = 6
+    points_in_pillar: int = 4
+    sca_points: int = 8  # per head and level, spatial cross-attention
+    tsa_points: int = 4
+    dropout: float = 0.1
+    ffn_dropout: float = 0.1
+    rotate_prev_bev: bool = True
+    use_shift: bool = True
+    use_can_bus: bool = True
+    rotate_center: tuple[float, float] = (100, 100)  # x, y in BEV cells; documented for every size
+    shift_now: bool = True  # the current BEV, too, is read at the place where the previous one showed a cell
+    sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (check_rig); native.sca_capacity
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """Detection decoder."""
+
+    num_layers: int
+    embed_dims: int
+    num_classes: int
+    ffn_dims: int
+    pc_range: Range6
+    num_heads: int = 8
+    num_points: int = 4
+    dropout: float = 0.1
+    ffn_dropout: float = 0.1
+    past_steps: int = 4
+    fut_steps: int = 4
+
+
+@dataclass(frozen=True)
+class TrackSpec:
+    num_query: int  # without the ego query
+    num_classes: int
+    embed_dims: int
+    pc_range: Range6
+    post_center_range: Range6
+    capacity: int  # carried track slots
+    score_thresh: float
+    filter_score_thresh: float
+    gt_iou_threshold: float
+    miss_tolerance: int = 5
+    max_num: int = 300
+    # query interaction (MOTR, Zeng et al. 2022)
+    update_query_pos: bool = True
+    merger_dropout: float = 0.0
+    fp_ratio: float = 0.3
+    random_drop: float = 0.1
+    # memory bank
+    mem_len: int = 4
+    mem_score_thresh: float = 0.0
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """Panoptic SegFormer on the BEV (Li et al. 2022)."""
+
+    embed_dims: int
+    bev_hw: tuple[int, int]
+    canvas_hw: tuple[int, int]
+    pc_range: Range6
+    num_query: int
+    num_things: int
+    num_stuff: int
+    encoder_layers: int
+    decoder_layers: int
+    ffn_dims: int
+    attn_levels: int  # levels that the attention modules were built for; 4 in full although one is fed
+    things_mask_layers: int
+    stuff_mask_layers: int
+    num_heads: int = 8
+    num_points: int = 4
+    dropout: float = 0.1
+    ffn_dropout: float = 0.1
+    top_k: int = 100
+    quality_threshold_things: float = 0.1  # the documented code ignores its argument
+    quality_threshold_stuff: float = 0.25
+    overlap_threshold_things: float = 0.4
+    overlap_threshold_stuff: float = 0.2
+    merge_rounds: int = 8  # of the lane merge; more rounds settle longer chains of overlapping elements
+
+
+@dataclass(frozen=True)
+class MotionSpec:
+    """Motion forecasting (UniAD section 3.2)."""
+
+    embed_dims: int
+    bev_hw: tuple[int, int]
+    pc_range: Range6
+    num_layers: int
+    num_classes: int
+    predict_steps: int
+    predict_modes: int
+    group_ids: tuple[tuple[int, ...], ...]  # classes that share anchors
+    vehicle_ids: tuple[int, ...]
+    anchor_path: str
+    use_nonlinear_optimizer: bool
+    ffn_dims: int
+    det_layers: int  # detection decoder layers whose features are fused
+    num_cls_fcs: int = 3
+    ffn_dropout: float = 0.1
+    num_heads: int = 8
+    num_points: int = 4
+    use_variance: bool = True
+    weight_cls: float = 0.5
+    weight_nll: float = 0.5
+    weight_minade: float = 0.0
+    weight_minfde: float = 0.25
+    anchor_rotation: CompatChoice = "documented"
+
+
+@dataclass(frozen=True)
+class OccSpec:
+    """Occupancy forecasting (UniAD section 3.3)."""
+
+    bev_hw: tuple[int, int]
+    bev_dims: int
+    proj_dims: int
+    proj_layers: int
+    slice_bev: bool  # cut the occupancy grid out of the BEV
+    xbound: tuple[float, float, float]  # metres: from, to, step
+    ybound: tuple[float, float, float]
+    num_layers: int
+    embed_dims: int
+    ffn_dims: int
+    query_dims: int
+    query_mlp_layers: int
+    num_heads: int = 8
+    n_future: int = 4
+    receptive_field: int = 3
+    attn_mask_thresh: float = 0.3
+    ignore_index: int = 255
+    weight_aux: float = 1.0
+    weight_mask: float = 5.0
+    top_k_ratio: float = 0.25
+    future_discount: float = 0.95
+    weight_dice: float = 1.0
+    dice_eps: float = 1.0
+    test_seg_thresh: float = 0.1
+    test_with_track_score: bool = True
+    cell_features: bool = False  # masks also read each cell's own BEV feature and position, not only the shrunken state
+    # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; documented for every BEV size
+    bev_centres: tuple[float, float, float, float] = (-50.944, 50.944, -50.944, 50.944)
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """Planning (UniAD section 3.4)."""
+
+    embed_dims: int
+    bev_hw: tuple[int, int]
+    steps: int
+    use_col_optim: bool
+    with_adapter: bool
+    collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
+    ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
+    col_filter_range: float = 5.0  # metres
+    col_sigma: float = 1.0
+    col_alpha: float = 5.0
+    num_layers: int = 3
+    num_heads: int = 8
+    ffn_dims: int = 0  # 0: twice embed_dims
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrackLossSpec:
+    num_classes: int
+    code_weights: tuple[float, ...]
+    pc_range: Range6
+    cost_cls: float = 2.0
+    cost_box: float = 0.25
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    weight_cls: float = 2.0
+    weight_box: float = 0.25
+    weight_past_traj: float = 0.0
+    # How training measures whether a row holds its object: IoU from above, or 1 at its centre falling to 0 at 4 m
+    overlap: Literal["iou", "distance"] = "iou"
+    stale_overlap: CompatChoice = "documented"
+
+
+@dataclass(frozen=True)
+class MapLossSpec:
+    num_things: int
+    num_stuff: int
+    cost_cls: float = 2.0
+    cost_box: float = 5.0
+    cost_iou: float = 2.0
+    cost_mask: float = 2.0
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    weight_cls: float = 2.0
+    weight_box: float = 5.0
+    weight_iou: float = 2.0
+    weight_mask: float = 2.0
+
+
+@dataclass(frozen=True)
+class FreezeSpec:
+    img_backbone: bool
+    img_neck: bool
+    bn: bool
+    bev_encoder: bool = False
+    stage1: bool = False  # all that stage 1 trained: only the heads of stage 2 learn
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    backbone: BackboneSpec
+    neck: NeckSpec
+    bev: BevSpec
+    decoder: DecoderSpec
+    track: TrackSpec
+    map: MapSpec
+    track_loss: TrackLossSpec
+    map_loss: MapLossSpec
+    freeze: FreezeSpec
+    use_grid_mask: bool
+    queue_length: int
+    compat: CompatSpec = field(default_factory=CompatSpec)
+    motion: MotionSpec | None = None  # stage 2
+    occ: OccSpec | None = None
+    plan: PlanSpec | None = None
+    agent_capacity: int = 0  # tracks whose future is predicted, the ego car apart; the best where there are more
+
+    @property
+    def has_stage2(self) -> bool:
+        """Whether the model has its motion, occupancy and planning heads."""
+        return self.motion is not None and self.occ is not None and self.plan is not None
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    to_rgb: bool
+    scale: float  # of the 1600x900 original
+    pad_divisor: int
+    photometric: bool
+    height: int  # of the padded network input
+    width: int
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    data_root: str
+    ann_file_train: str
+    ann_file_val: str
+    class_names: tuple[str, ...]
+    image: ImageSpec
+    pc_range: Range6
+    patch_size: tuple[float, float]
+    canvas_hw: tuple[int, int]
+    bev_hw: tuple[int, int]
+    queue_length: int
+    samples_per_gpu: int
+    workers_per_gpu: int
+    use_valid_flag: bool
+    predict_steps: int
+    past_steps: int
+    fut_steps: int
+    planning_steps: int
+    use_nonlinear_optimizer: bool
+    occ_receptive_field: int
+    occ_n_future: int
+    occ_xbound: tuple[float, float, float]
+    occ_ybound: tuple[float, float, float]
+    occ_filter_invalid_sample: bool
+    eval_mod: tuple[str, ...]
+    max_objects: int = 192  # ground-truth slots per frame
+    max_lanes: int = 64  # ground-truth map element slots
+    lane_thickness: int = 1  # pixels; upstream draws 2 on a canvas of 200
+    decode_threads: int = 1  # per loader process
+    # off: decode every time. exact: keep the pixels that scaling reads, same result. scaled: keep the scaled 8-bit image, a
+    # quarter of the room, off by at most one grey level (photometric distortion then sees the scaled image)
+    image_cache: Literal["off", "exact", "scaled"] = "off"
+    image_cache_dir: str = "data/cache"  # a folder in memory (/dev/shm) is faster still
+    compat: CompatSpec = field(default_factory=CompatSpec)
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    lr: float
+    weight_decay: float
+    backbone_lr_mult: float
+    clip_norm: float
+    warmup_iters: int
+    warmup_ratio: float
+    min_lr_ratio: float
+    total_epochs: int
+    log_interval: int
+    checkpoint_interval: int
+    load_from: str | None
+    find_unused_parameters: bool
+    lr_by_epoch: bool = True  # cosine stepped by epoch (documented) or by iteration
+    regularise: bool = True  # False: no dropout, grid mask or photometric distortion, see training/regularisation.py
+    shared_history: bool = False  # history BEVs read the learning pass's image features, see training/clip.py
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str  # the config file's stem
+    path: str
+    variant: str  # of the file's name, see uniad.config.variants
+    stage: int  # 1 or 2
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+
+
+def from_scratch(spec: Spec) -> Spec:
+    """The same spec with nothing loaded and nothing frozen, for training where no published weights are at hand.
+
+    Backbone, neck and batch norm learn, and the backbone learns as fast as the rest, since it starts from noise.
+    """
+    model = replace(
+        spec.model,
+        backbone=replace(spec.model.backbone, frozen_stages=-1, norm_eval=False, norm_requires_grad=True),
+        freeze=FreezeSpec(img_backbone=False, img_neck=False, bn=False, bev_encoder=False),
+    )
+    return replace(spec, model=model, train=replace(spec.train, load_from=None, backbone_lr_mult=1.0))

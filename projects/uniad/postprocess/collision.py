@@ -1,0 +1,122 @@
+"""Collision optimiser: moves a planned path away from cells predicted to be occupied (UniAD section 3.4).
+
+A post-processing step on the host, outside the exported graph. It minimises the squared distance to the plan plus a Gaussian
+bump for each occupied cell near a step. That cost has many local minima, so which of them is found depends on the solver's
+steps: IPOPT, started from the plan, is part of what is documented.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import casadi
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.errors import UserError
+
+CELL_M = 0.5  # of the documented grid, whatever the config's grid is
+ROOT_TWO_PI = 2.507  # as documented
+QUIET = {"ipopt.print_level": 0, "ipopt.sb": "yes", "print_time": 0}
+
+Bound = tuple[float, float, float]
+
+
+def optimise_plan(
+    traj: ArrayLike,
+    occ_seg: ArrayLike,
+    spec: PlanSpec,
+    compat: CompatSpec | None = None,
+    grid: tuple[Bound, Bound] | None = None,
+) -> NDArray[np.float32]:
+    """The path that a car should follow: ``traj`` itself where nothing is near, or where the config asks for no optimiser.
+
+    traj: [F, 2] metres, lidar frame, 0.5 s steps; occ_seg: [F', h, w], now and the future, non-zero where occupied;
+    grid: (xbound, ybound) of occ_seg as (from, to, step) in metres, read with ``collision_pixels=fixed`` only.
+    """
+    plan = np.asarray(traj, np.float32)
+    occ = np.asarray(occ_seg) != 0
+    if plan.shape != (spec.steps, 2) or occ.ndim != 3:
+        raise UserError(
+            f"the collision optimiser takes one path [{spec.steps}, 2] and its occupancy [F', h, w], "
+            f"not {list(plan.shape)} and {list(occ.shape)}; call it once for each sample"
+        )
+    if not spec.use_col_optim:
+        return plan
+    obstacles = near_obstacles(plan, occ, spec, compat, grid)
+    if not any(len(found) for found in obstacles):
+        return plan
+    moved = solve(plan, obstacles, spec.col_sigma, spec.col_alpha)
+    if moved is None:
+        warnings.warn("the collision optimiser found no solution; the plan stays as the network made it", stacklevel=2)
+        return plan
+    return moved.astype(np.float32)
+
+
+def near_obstacles(
+    plan: NDArray[np.float32],
+    occ: NDArray[np.bool_],
+    spec: PlanSpec,
+    compat: CompatSpec | None = None,
+    grid: tuple[Bound, Bound] | None = None,
+) -> list[NDArray[np.float64]]:
+    """Occupied cells within ``col_filter_range`` of each step, [n, 2] metres (x, y). Arguments as for ``optimise_plan``.
+
+    Documented: the cell's centre is truncated to whole metres, towards zero, because it was kept in an integer tensor; cells are
+    0.5 m and the car stands at cell ``bev_hw // 2``. ``collision_pixels=fixed`` reads the true grid. Steps later than the last
+    predicted frame see that frame.
+    """
+    documented = (compat or CompatSpec()).collision_pixels == "documented"
+    if not documented and grid is None:
+        raise UserError("collision_pixels=fixed needs the bounds of the occupancy grid; pass grid=(xbound, ybound)")
+    found = []
+    for t in range(len(plan)):
+        row_col = np.argwhere(occ[min(t + 1, len(occ) - 1)])
+        if documented:
+            centre = (row_col[:, ::-1] - np.array(spec.bev_hw) // 2) * CELL_M + CELL_M / 2
+            centre = np.trunc(centre)
+        else:
+            low, step = np.array([[b[0], b[2]] for b in grid]).T
+            centre = low + (row_col[:, ::-1] + 0.5) * step
+        apart = plan[t] - centre.astype(np.float32)
+        found.append(centre[(apart**2).sum(1) < spec.col_filter_range**2].astype(np.float64))
+    return found
+
+
+def solve(
+    plan: ArrayLike, obstacles: list[NDArray[np.float64]], sigma: float, alpha: float
+) -> NDArray[np.float64] | None:
+    """Minimise the cost from ``plan`` [F, 2] on; obstacles [n, 2] for each step. None where the solver gives up.
+
+    Obstacles at the same place are counted instead of listed: truncated cells coincide four at a time, and solvers for a few
+    sizes can be kept and used again.
+    """
+    plan = np.asarray(plan, np.float64)
+    counted = [np.unique(o, axis=0, return_counts=True) if len(o) else (np.zeros((0, 2)), np.zeros(0)) for o in obstacles]
+    room = 8
+    while room < max(len(places) for places, _ in counted):
+        room *= 2
+    places, counts = np.zeros((len(plan), room, 2)), np.zeros((len(plan), room))
+    for t, (place, count) in enumerate(counted):
+        places[t, : len(place)], counts[t, : len(place)] = place, count
+    solver = _solver(len(plan), room, float(sigma), float(alpha))
+    given = np.concatenate([plan.ravel(), places[..., 0].ravel(), places[..., 1].ravel(), counts.ravel()])
+    best = solver(x0=plan.ravel(), p=given)["x"]
+    return np.asarray(best, np.float64).reshape(plan.shape) if solver.stats()["success"] else None
+
+
+@lru_cache(maxsize=16)
+def _solver(steps: int, room: int, sigma: float, alpha: float) -> casadi.Function:
+    """IPOPT on the cost of ``steps`` positions (x0, y0, x1, ...). Parameters: the plan, then x, y and count of ``room``
+    obstacles for each step; count 0 for none."""
+    position, plan = casadi.SX.sym("position", 2 * steps), casadi.SX.sym("plan", 2 * steps)
+    x, y, count = (casadi.SX.sym(name, room * steps) for name in ("x", "y", "count"))
+    cost = casadi.sumsqr(plan - position)
+    for t in range(steps):
+        here = slice(t * room, (t + 1) * room)
+        square = (position[2 * t] - x[here]) ** 2 + (position[2 * t + 1] - y[here]) ** 2
+        cost += alpha / (ROOT_TWO_PI * sigma) * casadi.dot(count[here], casadi.exp(-square / 2 / sigma**2))
+    problem = {"x": position, "p": casadi.vertcat(plan, x, y, count), "f": cost}
+    return casadi.nlpsol("collision", "ipopt", problem, QUIET)

@@ -1,0 +1,141 @@
+"""What a step said, for people and planners: plain arrays of what is there, without padding. Host code, after the graph.
+
+Metres in the lidar frame of the frame's own instant (x right, y forward, z up); steps of 0.5 s. Grids have row 0 behind the car
+and column 0 on its left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uniad.config.spec import Spec
+from uniad.errors import UserError
+from uniad.interface.types import EGO_ID
+from uniad.postprocess.tracks import decode
+
+Array = NDArray[np.float32]
+LANE_NAMES = ("divider", "crossing", "contour")
+NOBODY = -1
+
+
+@dataclass(frozen=True)
+class Objects:
+    """n boxes, best first."""
+
+    boxes: Array  # [n, 9] x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)
+    labels: NDArray[np.int64]  # [n] index into the class names
+    scores: Array  # [n]
+    ids: NDArray[np.int64]  # [n] track id; -1 where an object is not tracked
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Where a agents may go. Agents are tracks, by id; not every track is one (``agents_dropped``, range)."""
+
+    ids: NDArray[np.int64]  # [a] track id
+    starts: Array  # [a, 3] where each stands, on the ground
+    labels: NDArray[np.int64]  # [a]
+    traj: Array  # [a, K, F, 2] positions, not offsets
+    prob: Array  # [a, K], adding up to 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the car should go."""
+
+    path: Array  # [P, 2] after the collision optimiser, where the config has one
+    raw: Array  # [P, 2] as the network gave it
+    command: int
+
+    @property
+    def moved_m(self) -> float:
+        """Mean distance by which the optimiser moved the plan."""
+        return float(np.linalg.norm(self.path - self.raw, axis=-1).mean())
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything of one frame. The last four are None for a model of stage 1."""
+
+    tracks: Objects
+    detections: Objects
+    ego: Objects  # the car's own box as a detection, where it is among the best: documented evaluation counts it with the others
+    lanes: NDArray[np.bool_]  # [3, h, w] dividers, crossings, contours
+    drivable: NDArray[np.bool_]  # [h, w]
+    forecasts: Forecasts | None = None
+    occupancy: NDArray[np.bool_] | None = None  # [F', h, w] now first
+    occupancy_ids: NDArray[np.int64] | None = None  # [F', h, w] track that claims a cell, -1 none
+    plan: Plan | None = None
+    dropped: int = 0  # tracks lost because all slots were taken
+    timings_ms: dict[str, float] = field(default_factory=dict)  # preprocess, step, postprocess
+
+
+def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Spec) -> Result:
+    """Result of one frame's border outputs, lanes already settled (``Runner.step`` does that). Numbers that are none are refused:
+    a car must not be given them.
+    """
+    for name in ("boxes", "score", *(("plan_traj",) if spec.model.has_stage2 else ())):
+        if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
+            raise UserError(f"the model's {name} are not finite for this frame; verify the model (`make verify`) and the inputs")
+    rows = {name: outputs[name][0] for name in ("boxes", "score", "label", "obj_id")}
+    tracked, detected = (decode(rows, outputs[name][0] != 0, spec.model.track) for name in ("active", "valid"))
+    common = {
+        "tracks": _objects(tracked, ego=False),
+        "detections": _objects(detected, ego=False),
+        "ego": _objects(detected, ego=True),
+        "lanes": outputs["map_lanes"][0] > 0,
+        "drivable": outputs["map_drivable"][0] > 0.5,
+        "dropped": int(outputs["dropped"][0]),
+    }
+    if not spec.model.has_stage2:
+        return Result(**common)
+    occupancy = outputs["occ_seg"][0] != 0
+    return Result(
+        **common,
+        forecasts=_forecasts(outputs),
+        occupancy=occupancy,
+        occupancy_ids=np.where(occupancy, _slot_ids(outputs)[outputs["occ_ids"][0]], NOBODY),
+        plan=_plan(outputs, frame, spec),
+    )
+
+
+def _objects(decoded: Mapping[str, np.ndarray], ego: bool) -> Objects:
+    """The car itself, or all others: it is no object of its surroundings."""
+    chosen = (decoded["track_ids"] == EGO_ID) == ego
+    return Objects(*(decoded[key][chosen] for key in ("boxes_3d", "labels", "scores", "track_ids")))
+
+
+def _slot_ids(outputs: Mapping[str, np.ndarray]) -> NDArray[np.int64]:
+    """Track id by value of occ_ids: 0 nobody, else 1 + slot."""
+    return np.concatenate([[NOBODY], outputs["agent_id"][0]]).astype(np.int64)
+
+
+def _forecasts(outputs: Mapping[str, np.ndarray]) -> Forecasts:
+    ids = outputs["agent_id"][0].astype(np.int64)
+    slots = np.flatnonzero((outputs["agent_valid"][0] != 0) & (ids >= 0))
+    rows = outputs["agent_row"][0][slots]
+    boxes = outputs["boxes"][0][rows]
+    prob = np.exp(outputs["motion_score"][0][slots].astype(np.float64))
+    return Forecasts(
+        ids=ids[slots],
+        starts=boxes[:, :3],
+        labels=outputs["label"][0][rows].astype(np.int64),
+        traj=boxes[:, None, None, :2] + outputs["motion_traj"][0][slots][..., :2],
+        prob=(prob / prob.sum(-1, keepdims=True)).astype(np.float32),
+    )
+
+
+def _plan(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Spec) -> Plan:
+    from uniad.postprocess.collision import optimise_plan  # needs the solver, which stage 1 does without
+
+    raw = outputs["plan_traj"][0].astype(np.float32)
+    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
+    path = optimise_plan(raw, outputs["occ_seg"][0], spec.model.plan, spec.model.compat, grid)
+    return Plan(path=path, raw=raw, command=int(frame["command"][0]))

@@ -1,0 +1,165 @@
+"""From the fp32 graph to the int8 one: calibrate, measure, choose, write. Nothing is written before all of it went well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from uniad.artifacts import sequence as recorded
+from uniad.artifacts.card import sequence_path, spec_of, write_card
+from uniad.artifacts.derived import write_derived
+from uniad.errors import UserError
+from uniad.export.audit import audit
+from uniad.export.groups import GLUE
+from uniad.jetson.bundle import is_quantised
+from uniad.precision.int8.calibrate import Calibration, Drive, calibrate
+from uniad.precision.int8.candidates import Layer, check_groups, find_layers, groups_of
+from uniad.precision.int8.histogram import METHODS
+from uniad.precision.int8.qdq import insert_qdq
+from uniad.precision.search import Choice, Effect, Span, choose, measure
+from uniad.verify.compare import TOLERANCES
+from uniad.verify.run import contract_of
+
+PRECISION = "int8"
+AUTO = "auto"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantise. method: auto tries each and takes the one that does least harm. keep: layer groups that stay in fp32
+    whatever they measure."""
+
+    method: str = AUTO
+    percentile: float = 99.99
+    split: str = "train"
+    scenes: int = 4
+    frames: int = 20
+    keep: tuple[str, ...] = ()
+    rank_frames: int = 8  # recorded frames over which groups are ranked; what is chosen is judged over all
+    memory_mib: int = 1024
+    threads: int = 0
+
+    def checked(self) -> Options:
+        """Raises UserError for a value that cannot be."""
+        if self.method not in (AUTO, *METHODS):
+            raise UserError(f"calibration method {self.method!r}: choose one of {', '.join((AUTO, *METHODS))}")
+        if not 50 < self.percentile <= 100:
+            raise UserError(f"percentile {self.percentile:g}: should be above 50 and at most 100")
+        if self.rank_frames < 1 or self.memory_mib < 1:
+            raise UserError(f"rank_frames {self.rank_frames}, memory {self.memory_mib} MiB: give numbers from 1 on")
+        return self
+
+
+def int8_name(onnx_path: str | Path) -> Path:
+    """Where the int8 graph of an fp32 one lies: ``<name>_int8.onnx`` beside it."""
+    path = Path(onnx_path)
+    return path.with_name(f"{path.stem}_{PRECISION}{path.suffix}")
+
+
+def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say = lambda line: None) -> dict:
+    """Write the int8 graph of ``onnx_path`` to ``out`` with its card and recorded sequence; return the card.
+
+    Calibrated on scenes of ``options.split``, judged over the recorded sequence, which `make export` takes from the other one.
+    Raises UserError, and writes nothing, for an empty calibration set, a sequence that cannot be read, an unknown layer group, a
+    graph without layer names, and where no choice of layers holds the tolerance.
+    """
+    options.checked()
+    card, contract = contract_of(onnx_path)
+    if is_quantised(onnx_path):
+        raise UserError(f"{onnx_path}: is quantised already; give the fp32 graph that `make export` writes")
+    sequence = recorded.load(sequence_path(onnx_path), contract, card)
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)))
+    layers = find_layers(model)
+    check_groups(list(options.keep), layers)
+    if not layers:
+        raise UserError(f"{onnx_path}: has no convolution or matrix product of a size that int8 is for")
+    spec = spec_of(card)
+    drive = Drive(spec, options.split, options.scenes, options.frames)
+    found = calibrate(model, layers, contract, drive, options.memory_mib, options.threads, say)
+    groups = groups_of(layers)
+    # Poses, clocks and slots: little work, and global positions of kilometres
+    always = [group for group in groups if group == GLUE or group in options.keep]
+
+    def effect_with(limits: dict[str, float], kept: frozenset[str], span: Span) -> Effect:
+        candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
+        return measure(candidate, contract, sequence, PRECISION, span, options.rank_frames, options.threads)
+
+    methods: dict[str, Effect] = {}  # what lowering all costs with each
+    if options.method == AUTO:
+        for method in METHODS:
+            methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), Span.WHOLE)
+            say(f"{method}: all lowered, {methods[method]}")
+        options = replace(options, method=min(methods, key=lambda method: methods[method].strain))
+    limits = found.limits(options.method, options.percentile)
+
+    def effect_of(kept: frozenset[str], span: Span) -> Effect:
+        if options.method in methods and kept == frozenset(always) and span is Span.WHOLE:
+            return methods[options.method]
+        return effect_with(limits, kept, span)
+
+    total = sum(layer.macs for layer in layers)
+    work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}
+    choice = choose(groups, effect_of, say, always, work)
+    chosen = [layer for layer in layers if layer.group not in choice.kept]
+    if not chosen:
+        raise UserError(f"{onnx_path}: no layer is left for int8: every group must keep fp32, or was asked to")
+    graph = insert_qdq(model, chosen, limits)
+    faults = audit(graph, contract)
+    if faults:
+        raise UserError(f"{out}: the quantised graph is not deployable: {faults[0]}")
+    onnx.checker.check_model(graph, full_check=True)
+    write_derived(graph, Path(onnx_path), Path(out))
+    return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice, methods)
+
+
+def _write_card(
+    card: dict, source: Path, out: Path, options: Options, found: Calibration, layers: list[Layer], choice: Choice,
+    methods: dict[str, Effect],
+) -> dict:  # fmt: skip
+    macs = {group: sum(layer.macs for layer in members) for group, members in groups_of(layers).items()}
+    total = sum(macs.values())
+    low = {group: cost for group, cost in macs.items() if group not in choice.kept}
+    effects = {group: effect.to_json() for group, effect in choice.alone.items()}
+    written = {
+        **card,
+        "sequence": sequence_path(out).name,
+        "precision": PRECISION,
+        "precision_of_groups": {group: "fp32" if group in choice.kept else PRECISION for group in macs},
+        "quantisation": {
+            "source": source.name,
+            "source_sha256": card["sha256"],
+            "scheme": "explicit Q/DQ, symmetric; activations one scale a tensor, weights one an output channel",
+            "method": options.method,
+            "methods": {method: effect.to_json() for method, effect in methods.items()},  # all lowered, with each that was tried
+            "percentile": options.percentile if options.method == "percentile" else None,
+            "calibration": {
+                "sha256": found.digest,
+                "split": options.split,
+                "scenes": found.scenes,
+                "frames": found.frames,
+                "reported_tracks": found.active,
+            },
+            "layers": sum(layer.group not in choice.kept for layer in layers),
+            "candidates": len(layers),
+            "macs_share": round(sum(low.values()) / total, 4),
+            "kept": {
+                group: {
+                    "macs_share": round(macs[group] / total, 4),
+                    "why": "asked for" if group in options.keep else "glue" if group == GLUE else "accuracy",
+                    "alone": effects.get(group),  # of lowering this group and no other
+                    "without": choice.without[group].to_json() if group in choice.without else None,  # were it lowered, too
+                }
+                for group in choice.kept
+            },
+            "alone": effects,
+            "all_lowered": choice.all_lowered.to_json(),
+            "effect": choice.effect.to_json(),
+            "tolerance": {k: v for k, v in asdict(TOLERANCES[PRECISION]).items() if v != float("inf")},
+        },
+    }
+    write_card(out, written)
+    return written
