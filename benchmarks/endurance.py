@@ -26,12 +26,12 @@ import _tools  # noqa: F401  the environment and the code of this tree
 import numpy as np
 import torch
 from uniad.deploy.plausible import Limits
-from uniad.deploy.result import Result
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError, run_cli
 from uniad.files import atomic_path
+from uniad.postprocess.result import Result
 
 HOUR = 7200  # frames of 2 Hz
 STEP_S = 0.5

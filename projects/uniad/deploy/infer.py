@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write_json
-from uniad.deploy.result import Objects
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import Scene
 from uniad.errors import UserError
-from uniad.evaluation.submission import class_ranges, submission, to_annotations
-from uniad.training.interrupt import Interrupt
+from uniad.interrupt import Interrupt
+from uniad.postprocess.result import Objects
+from uniad.postprocess.submission import class_ranges, submission, to_annotations
 
 STAGES = ("load", "preprocess", "step", "postprocess")
 

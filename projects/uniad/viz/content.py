@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
 from uniad.errors import UserError
+from uniad.evaluation.results import decode_detections, decode_tracks
+from uniad.interface.types import EGO_ID, StepOutputs
 from uniad.models.map_select import image_lanes
-from uniad.models.results import decode_detections, decode_tracks
-from uniad.spec import Spec
-from uniad.types import EGO_ID, StepOutputs
 from uniad.viz.page import Content, Future, command_words
 
 BEST_GUESSES = 15

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from uniad.command import COMMANDS
+from uniad.interface.command import COMMANDS
 from uniad.viz.birdseye import EGO_WIDTH_M, BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
 from uniad.viz.legend import GAP, Entry, caption, legend

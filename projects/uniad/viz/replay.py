@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from uniad.config.read import load_spec
+from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.deploy.records import read_frame, read_summary
-from uniad.deploy.result import Result
 from uniad.errors import UserError
-from uniad.spec import Spec, load_spec
+from uniad.postprocess.result import Result
 from uniad.viz.about import about_run
 from uniad.viz.content import BEST_GUESSES, MOST_TRACKS, first_line, read_image, true_future_of, truth_of
 from uniad.viz.page import Content, Future, render
