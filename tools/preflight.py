@@ -38,21 +38,28 @@ def gib(size: str) -> float | None:
     return float(found.group(1)) * UNITS[found.group(2) or "b"] if found else None
 
 
-def dataset_problems(root: Path, version: str) -> list[str]:
-    """What a nuScenes folder lacks, by the same check that makes infos (projects/uniad/data/check.py needs nothing installed)."""
+def dataset_problems(root: Path, version: str, data_args: str = "") -> list[str]:
+    """What a nuScenes folder lacks, by the same check that makes infos (projects/uniad/data/check.py needs nothing installed).
+
+    data_args: what tools/create_data.py will be given besides; a CAN bus may lie elsewhere, or be absent.
+    """
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--canbus")
+    words.add_argument("--without-canbus", action="store_true")
+    asked = words.parse_known_args(data_args.split())[0]
     spec = importlib.util.spec_from_file_location("uniad_data_check", ROOT / "projects/uniad/data/check.py")
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except OSError:
         return [] if (root / version / "sample.json").is_file() else [f"no {version}/sample.json"]
-    return module.dataset_problems(root, version)
+    return module.dataset_problems(root, version, asked.canbus, need_can_bus=not asked.without_canbus)
 
 
 def check_dataset(args: argparse.Namespace, report: Report) -> None:
     if args.dataset != "nuscenes":
         return
-    problems = dataset_problems(args.data, args.nusc_version)
+    problems = dataset_problems(args.data, args.nusc_version, args.data_args)
     if not problems:
         return
     shown = "; ".join(problems[:3]) + (f"; {len(problems) - 3} more" if problems[3:] else "")
@@ -196,6 +203,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/nuscenes"), help="folder of the dataset")
     parser.add_argument("--infos", type=Path, default=Path("data/infos/nuscenes_infos_temporal_train.pkl"))
     parser.add_argument("--nusc-version", default="v1.0-trainval")
+    parser.add_argument("--data-args", default="", help="further words for tools/create_data.py: '--without-canbus'")
     parser.add_argument("--frames", type=int, default=0, help="labelled frames to train on (default: nuScenes')")
     parser.add_argument("--gpu-count", type=int, default=0, help="on each machine")
     parser.add_argument("--nodes", type=int, default=1)

@@ -57,6 +57,22 @@ def test_nuscenes_that_is_not_there_is_an_error(tmp_path: Path):
     assert not report.errors and "is not complete" in report.notes[0], "who has infos may have what they name"
 
 
+def test_a_can_bus_that_lies_elsewhere_or_is_absent_holds_nothing_up(tmp_path: Path, tree: Tree):
+    data = tmp_path / "drive"
+    for name in ("v1.0-trainval/scene.json", "messages/can_bus/scene-0001_pose.json"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("[]")
+    (data / "v1.0-trainval/sample.json").write_text("[]")
+    words = ("--dataset", "nuscenes", "--data", str(data), "--infos", "absent.pkl")
+    assert "CAN bus" in "".join(preflight.dataset_problems(data, "v1.0-trainval"))
+    for more in ("--without-canbus", f"--max-sweeps 5 --canbus {data}/messages", f"--canbus={data}/messages"):
+        assert "CAN bus" not in "".join(preflight.dataset_problems(data, "v1.0-trainval", more))
+        (error,) = inspected(*words, f"--data-args={more}").errors
+        assert "CAN bus" not in error, "the tables that are missing, alone"
+    planned = tree.make("-n", "preflight", "DATASET=nuscenes", "DATA_ARGS=--without-canbus --max-sweeps 5").stdout
+    assert "--data-args='--without-canbus --max-sweeps 5'" in planned
+
+
 @pytest.mark.parametrize("engine, gpus, hint", [
     ({}, [A40], "neither docker nor podman is installed"),
     ({"docker": "permission denied"}, [A40], "permission denied"),

@@ -12,6 +12,7 @@ TABLES = (
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 LIDAR = "LIDAR_TOP"
 CAN_BUS = "can_bus"
+EXPANSION = "CAN bus expansion; for a recording that has none, DATA_ARGS=--without-canbus"
 VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
 
 
@@ -38,7 +39,7 @@ def dataset_problems(
 
 def _can_bus_problems(folder: Path) -> list[str]:
     if not folder.is_dir():
-        return [f"folder {folder} is missing (CAN bus expansion)"]
+        return [f"folder {folder} is missing ({EXPANSION})"]
     if any(folder.glob("*_pose.json")):
         return []
     nested = next((path.parent for path in folder.glob("*/*_pose.json")), None)
@@ -46,7 +47,7 @@ def _can_bus_problems(folder: Path) -> list[str]:
         return [f"{folder} holds no messages, {nested} does: move them up, or point at them (--canbus {folder})"]
     if nested is not None:
         return [f"{folder} holds no messages, {nested} does: move them up"]
-    return [f"{folder} holds no *_pose.json (CAN bus expansion)"]
+    return [f"{folder} holds no *_pose.json ({EXPANSION})"]
 
 
 def _table_problems(folder: Path) -> list[str]:

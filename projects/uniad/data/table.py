@@ -71,7 +71,7 @@ def load_table(path: str | Path, data_root: str | Path) -> InfoTable:
 
     A file that does not fit ``uniad.formats.infos`` is a UserError that names the frame and the key.
     """
-    infos, version = schema.structure(unpickle.load(path), str(path))
+    infos, version = schema.structure(unpickle.load(path, "`make data` makes info files"), str(path))
     columns = schema.columns(infos, version, str(path))
     starts, count = columns["starts"], len(infos)
     global_from_ego = tf.pose_matrix(columns["ego2global_rotation"], columns["ego2global_translation"])

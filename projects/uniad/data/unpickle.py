@@ -298,8 +298,11 @@ def _check_seal(path: Path, size: int) -> None:
         _refuse("its digest differs: it is damaged")
 
 
-def load(path: str | Path) -> Any:
-    """Plain data from a pickle file; a file that is absent, cut short or more than plain data is a UserError."""
+def load(path: str | Path, advice: str = "") -> Any:
+    """Plain data from a pickle file; a file that is absent, cut short or more than plain data is a UserError.
+
+    advice: what to do where there is no such file, for the message.
+    """
     path = Path(path)
     collecting = gc.isenabled()
     try:
@@ -310,7 +313,7 @@ def load(path: str | Path) -> Any:
         with open(path, "rb") as handle:
             return _read(handle, size)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist" + (f"; {advice}" if advice else "")) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:

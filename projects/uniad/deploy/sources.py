@@ -57,10 +57,7 @@ class DatasetFrames:
 
     def __init__(self, spec: DataSpec, split: Split = "val", threads: int = 1) -> None:
         self.spec, self.split, self.threads = spec, split, threads
-        try:
-            self.table = open_table(spec, split)
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: no such file; `make data` prepares the dataset") from None
+        self.table = open_table(spec, split)
         self.labeller = Labeller(self.table, spec)
         self._names: dict[str, str] | None = None
 

@@ -46,7 +46,8 @@ def read_messages(root: Path, scene: str, times_us: np.ndarray, may_lack: bool =
         if may_lack or is_without(scene):
             return []
         raise UserError(
-            f"{path} does not exist; unpack the CAN bus expansion there, or for a recording that has none give --without-canbus"
+            f"{path} does not exist; unpack the CAN bus expansion there, or for a recording that has none give --without-canbus "
+            "(make: DATA_ARGS=--without-canbus)"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}); unpack the CAN bus expansion again") from None
