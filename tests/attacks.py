@@ -59,6 +59,9 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/test_config.py::test_(a_config_that_is|an_override)",
     ),
     "make: every setting, names of folders and scenes": (r"make/test_values.py::",),
+    "addresses and downloads: no address, a web page, cut off, changed, damaged notes": (
+        r"contract/test_weights.py::test_(a_download|a_file_that|another_file|what_is_no|an_address|damaged)",
+    ),
     "messages that quote what they were given": (r"unit/test_errors.py::",),
     "a device over ssh: targets, folders, greetings, broken copies": (r"jetson/test_remote.py::",),
     "the runtime in a car: cameras, matrices, poses, times, CAN bus; refused frames": (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -45,9 +46,15 @@ def note_of(out: Path) -> Path:
     return out.with_name(out.name + ".sha256")
 
 
+def recorded_in(note: Path) -> str | None:
+    """The digest that was recorded when the file came first; None where there is none."""
+    words = note.read_text(errors="replace").split() if note.exists() else []
+    return words[0] if words else None
+
+
 def check(out: Path, expected: str | None) -> None:
     note = note_of(out)
-    recorded = note.read_text().split()[0] if note.exists() and note.read_text().strip() else None
+    recorded = recorded_in(note)
     found = digest(out)
     for what, value in (("the published file", expected), ("what was recorded when it came", recorded)):
         if value and value != found:
@@ -75,9 +82,18 @@ def from_drive(url: str, partial: Path) -> None:
         raise Refused("gdown could not fetch it (pip install gdown where it is absent)")
 
 
+def state_of(path: Path) -> dict[str, object]:
+    """What an earlier try noted of a part that came; empty where that is absent or damaged."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
 def from_web(url: str, partial: Path) -> None:
     state = partial.with_name(partial.name + ".json")
-    known = json.loads(state.read_text()) if state.exists() else {}
+    known = state_of(state)
     have = partial.stat().st_size if partial.exists() and known.get("url") == url else 0
     request = urllib.request.Request(url, headers={"User-Agent": "uniad-make"})
     if have:
@@ -139,7 +155,8 @@ def fetch(out: Path, urls: list[str], have: Path | None, expected: str | None) -
                 break
             except Refused as error:
                 reasons.append(str(error))
-            except OSError as error:
+            # An address that is none is a ValueError or of http.client's own kind.
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
         else:
             hint = f"put {out.name} into a folder and say WEIGHTS_DIR=folder, or name another address: WEIGHTS_URL=..."
@@ -150,7 +167,7 @@ def fetch(out: Path, urls: list[str], have: Path | None, expected: str | None) -
         if expected and found != expected:
             raise Refused(f"{source} has sha256 {found[:12]}, not the published {expected[:12]}: tampered with, or replaced")
         note = note_of(out)
-        if note.exists() and note.read_text().split()[:1] not in ([], [found]):
+        if recorded_in(note) not in (None, found):
             raise Refused(f"{source} is not the file that {note} recorded earlier: remove that note if the new one is right")
     except Refused:
         partial.unlink()

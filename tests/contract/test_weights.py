@@ -128,6 +128,26 @@ def test_an_address_that_does_not_answer_says_how_else(server: Server, tmp_path:
     assert "404" in line and "WEIGHTS_DIR" in line and "refused" in line.lower()
 
 
+@pytest.mark.parametrize(
+    "url", ["nonsense", "http://", "http://[::1", "http://host:port/x.pth", "http://a b/x.pth", "gopher://x"]
+)
+def test_what_is_no_address_is_one_line(tmp_path: Path, url: str):
+    said = refused(fetch(tmp_path / "weights.pth", "--url", url))
+    assert url in said and "WEIGHTS_URL" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff\xfe\x00", b"[" * 100_000, b"[1]", b'{"url": 3}'])
+def test_damaged_notes_of_an_earlier_try_start_anew(server: Server, tmp_path: Path, note: bytes):
+    (tmp_path / "weights.pth.partial").write_bytes(b"half")
+    (tmp_path / "weights.pth.partial.json").write_bytes(note)
+    assert fetch(tmp_path / "weights.pth", "--url", server.url).returncode == 0
+    assert (tmp_path / "weights.pth").read_bytes() == BODY and server.asked == [None]
+    (tmp_path / "weights.pth.sha256").write_bytes(note)
+    done = fetch(tmp_path / "weights.pth", "--url", server.url)
+    assert "Traceback" not in done.stderr and (done.returncode == 0 or "is not what was recorded" in refused(done))
+
+
 def test_files_at_hand_are_taken(server: Server, tmp_path: Path):
     have = tmp_path / "have"
     have.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -61,20 +62,92 @@ def test_no_setting_runs(makefiles: Path, name: str) -> None:
     assert not (makefiles / "canary").exists()
 
 
-def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree) -> None:
-    """What a shell acts on, but make does not, in all of them at once; and the real recipes."""
-    value = f"a';{TOUCHED};'`{TOUCHED}`\"&{TOUCHED}&(#~*"
-    names = set(quoted()) | {"WEIGHTS_URL.bevformer_tiny_epoch_24.pth"}
-    assert {"CFG_OPTIONS", "JETSON_DIR", "JETSON_SSH_FLAGS", "KEEP_FP32", "UNIAD_GIT_URL"} <= names
-    given = [f"{name}={value}" for name in sorted(names)]
-    # a training would stop at once: it reads CFG_OPTIONS first of all
+# What a shell acts on, but make does not
+TAIL = f"a';{TOUCHED};'`{TOUCHED}`\"&{TOUCHED}&(#~*"
+NATIVE = ("VARIANT=nano", "DATASET=synthetic", "STACK=native", "RUNTIME=host")
+IMAGE = ("image", "VARIANT=tiny", "RUNTIME=docker")
+INDEX = "TORCH_INDEX_URL="
+# Of each setting that every use quotes: goals and settings that bring it to a tool, what stands before it there, and whether
+# the tool gets the value as one word or each of its words.
+REACHES = {
+    "CFG_OPTIONS": (("infer", "visualize", *NATIVE), "", "words"),
+    "TIMING_CACHE": (("engine", *NATIVE), "", "one"),
+    "KEEP_FP32": (("quantize", "PRECISION=int8", *NATIVE), "", "words"),
+    "JETSON_DIR": (("jetson-engine", "JETSON=me@orin", *NATIVE), "--folder=", "one"),
+    "JETSON_SSH_FLAGS": (("jetson-engine", "JETSON=me@orin", *NATIVE), "--ssh-flags=", "one"),
+    "WEIGHTS_DIR": (("weights", "VARIANT=tiny", "STACK=native", "RUNTIME=host"), "", "one"),
+    "WEIGHTS_URL.bevformer_tiny_epoch_24.pth": (("weights", "VARIANT=tiny", "STACK=native", "RUNTIME=host"), "", "words"),
+    "TORCH_INDEX_URL": (("-W", "pyproject.toml", "env", *NATIVE), "", "one"),
+    "UNIAD_GIT_URL": (("clone", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=tiny"), "", "one"),
+    "TORCH112_INDEX_URL": ((*IMAGE, "STACK=torch1.12"), INDEX, "one"),
+    "DEPLOY_INDEX_URL": ((*IMAGE, "IMAGE=deploy"), INDEX, "one"),
+    "JETSON_INDEX_URL": ((*IMAGE, "IMAGE=jetson"), INDEX, "one"),
+    "PIP_INDEX_URL": ((*IMAGE, "IMAGE=deploy"), "PIP_INDEX_URL=", "one"),
+    "APT_MIRROR": ((*IMAGE, "IMAGE=deploy"), "APT_MIRROR=", "one"),
+    "BUILD_ARGS": ((*IMAGE, "IMAGE=deploy"), "", "words"),
+    "CA_CERTS": ((*IMAGE, "IMAGE=deploy"), "", "one"),
+    "PIP_CERT": ((*IMAGE, "IMAGE=deploy"), "", "one"),
+    "WHEELS": ((*IMAGE, "IMAGE=deploy"), "", "words"),
+    "PIP_FIND_LINKS": ((*IMAGE, "IMAGE=deploy"), "", "words"),
+}
+
+
+@pytest.mark.parametrize("name", sorted({*quoted(), *REACHES}))
+def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree, name: str) -> None:
+    """Through the real recipes; every tool, and the container engine, is one that notes its words."""
+    goals, before, how = REACHES[name]
+    value = f"{name.lower()}{TAIL}"
+    for word in value.split() if name == "PIP_FIND_LINKS" else ():
+        (tree.root / word).mkdir()  # pip's variable may name folders that are not there; ours would not
     (tree.root / "ckpts").mkdir(exist_ok=True)
     (tree.root / "ckpts/nano_e2e_ep20.pth").write_text("weights")
-    tree.make("infer", "engine", "visualize", "VARIANT=nano", "DATASET=synthetic", "STACK=native", "RUNTIME=host", *given)
-    tree.make("quantize", "jetson-engine", "VARIANT=nano", "JETSON=me@orin", "PRECISION=int8", *given)
-    tree.make("clone", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=tiny", *given)
-    assert tree.calls(), "the recipes ran"
-    assert not [path for path in tree.root.rglob("canary*")]
+    note = tree.root / ".venv/bin/python"
+    (tree.root / "bin").mkdir()
+    for place in ("bin/docker", "tools/stage_context.sh"):
+        (tree.root / place).write_text('#!/bin/sh\nexec "$NOTE" "$(basename $0)" "$@"\n')
+        (tree.root / place).chmod(0o755)
+    environment = {"NOTE": str(note), "PATH": f"{tree.root}/bin:{os.environ['PATH']}"}
+    done = tree.make(*goals, f"{name}={value}", f"HOST_PYTHON={note}", **environment)
+    words = [word for line in tree.calls() for word in re.findall(r"\[(.*?)\](?= \[|$)", line)]
+    wanted = [before + value] if how == "one" else value.split()
+    missing = [word for word in wanted if word not in words]
+    assert not missing, (missing, words, done.stderr[-500:])
+    assert not [path for path in tree.root.rglob("canary*") if not path.is_dir()]
+
+
+# Settings of several words: goals that bring them to a tool
+NANO = ("VARIANT=nano", "DATASET=synthetic", "STACK=native", "RUNTIME=host")
+CONTAINER = ("VARIANT=tiny", "DATASET=nuscenes", "STACK=torch1.12", "RUNTIME=docker")
+LISTS = {
+    "BUILD_FLAGS": (*IMAGE, "IMAGE=deploy"),
+    "COMPARE_ARGS": ("compare-stacks",),
+    "DATA_ARGS": ("data", *NANO),
+    "DEMO_TRAIN_ARGS": ("demo",),
+    "DOCKER_FLAGS": ("shell", *CONTAINER),
+    "EVAL_ARGS": ("eval", *NANO),
+    "INFER_ARGS": ("infer", *NANO),
+    "QUANTIZE_ARGS": ("quantize", "PRECISION=int8", *NANO),
+    "SLURM_FLAGS": ("slurm", *NANO),
+    "TESTS": ("test",),
+    "TEST_ARGS": ("test",),
+    "TRAIN_ARGS": ("train", *NANO),
+    "VIDEO_ARGS": ("visualize", "SCENE=0", *NANO),
+    "VISUALIZE_ARGS": ("visualize", *NANO),
+}
+
+
+def test_every_list_of_options_is_tried() -> None:
+    found = {s for s in SETTINGS if re.fullmatch(r"\w+_ARGS|\w+_FLAGS|TESTS", s)}
+    assert found - set(quoted()) == set(LISTS)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_options_reach_their_tools_word_by_word(tree: Tree, name: str) -> None:
+    (tree.root / "ckpts").mkdir(exist_ok=True)
+    (tree.root / "ckpts/nano_e2e_ep20.pth").write_text("weights")
+    shown = tree.make("-n", *LISTS[name], f"{name}=--{name.lower()} 1.5")
+    words = shown.stdout.replace("'", " ").split()
+    assert f"--{name.lower()}" in words and words[words.index(f"--{name.lower()}") + 1] == "1.5", shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize("name", ["a`touch canary`b", "a;touch canary", "a'b", "a&b", "$(touch canary)", "a b"])

@@ -1,7 +1,7 @@
 """Everything that reads the outside, given what nobody would write: it succeeds or is one UserError, soon and in little memory.
 
 CI tries a few dozen inputs each, the same ones every time. `UNIAD_FUZZ_SECONDS=600 pytest -s tests/unit/test_fuzz.py -k cards`
-tries new ones for ten minutes and prints how many.
+tries new ones for ten minutes and prints how many; `UNIAD_FUZZ_SEED=1000` tries others.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from uniad.errors import UserError
 from uniad.interface.contract import Contract, contract_for
 
 SECONDS = float(os.environ.get("UNIAD_FUZZ_SECONDS", 0))
+FIRST_SEED = int(os.environ.get("UNIAD_FUZZ_SEED", 0))  # of the tries by the clock; another one tries other inputs
 EXAMPLES = 40
 SLOW_S, LARGE_KIB = 30.0, 2 << 20  # CPU time and growth of one input at most
 
@@ -51,29 +52,39 @@ junk = st.recursive(
 edit = st.tuples(st.floats(0, 1), st.sampled_from(["flip", "cut", "put"]), st.binary(min_size=1, max_size=12))
 
 
-def fuzz(strategy: st.SearchStrategy, read: Callable[[Any], object]) -> None:
-    def one(value: Any) -> None:
-        begun, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                read(value)
-        except UserError as error:
-            assert "\n" not in str(error)[:60]
-        assert time.process_time() - begun < SLOW_S
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < LARGE_KIB
+@pytest.fixture
+def fuzz(record_property: Callable[[str, object], None]) -> Callable[[st.SearchStrategy, Callable[[Any], object]], None]:
+    """``fuzz(strategy, read)`` reads what the strategy thinks of, and records how many inputs that were."""
 
-    common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-    if not SECONDS:
-        settings(max_examples=EXAMPLES, derandomize=True, **common)(given(strategy)(one))()
-        return
-    end, tried = time.monotonic() + SECONDS, 0
-    for number in itertools.count():
-        if time.monotonic() > end:
-            break
-        seed(number)(settings(max_examples=200, **common)(given(strategy)(one)))()
-        tried += 200
-    print(f"\n{tried} inputs in {SECONDS:g} s")
+    def run(strategy: st.SearchStrategy, read: Callable[[Any], object]) -> None:
+        tried = 0
+
+        def one(value: Any) -> None:
+            nonlocal tried
+            tried += 1
+            begun, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    read(value)
+            except UserError as error:
+                assert "\n" not in str(error)
+            assert time.process_time() - begun < SLOW_S
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < LARGE_KIB
+
+        common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+        if not SECONDS:
+            settings(max_examples=EXAMPLES, derandomize=True, **common)(given(strategy)(one))()
+        else:
+            end = time.monotonic() + SECONDS
+            for number in itertools.count(FIRST_SEED):
+                if time.monotonic() > end:
+                    break
+                seed(number)(settings(max_examples=200, **common)(given(strategy)(one)))()
+            print(f"\n{tried} inputs in {SECONDS:g} s, seeds {FIRST_SEED} to {number - 1}")
+        record_property("attacks", tried)
+
+    return run
 
 
 def edited(data: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
@@ -130,7 +141,7 @@ INFOS = {"infos": [frame(0), frame(1)], "metadata": {"version": "v1.0-trainval"}
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_unpickler(tmp_path: Path, protocol: int) -> None:
+def test_unpickler(tmp_path: Path, fuzz, protocol: int) -> None:
     path, whole = tmp_path / "a.pkl", pickle.dumps(INFOS, protocol)
 
     def read(how: list) -> None:
@@ -140,7 +151,7 @@ def test_unpickler(tmp_path: Path, protocol: int) -> None:
     fuzz(edits, read)
 
 
-def test_infos(tmp_path: Path) -> None:
+def test_infos(tmp_path: Path, fuzz) -> None:
     path = tmp_path / "a.pkl"
 
     def read(how: list) -> None:
@@ -151,7 +162,7 @@ def test_infos(tmp_path: Path) -> None:
     fuzz(changes, read)
 
 
-def test_configs(tmp_path: Path) -> None:
+def test_configs(tmp_path: Path, fuzz) -> None:
     path, whole = tmp_path / "a.py", Path(config_path("nano")).read_text()
     text = "a = \n [ ] { } ( ) + * - 'x' 9 1e999 dict , : _base_ f'{a}' ** max . if else {{_base_.a}} not < str"
     words = st.sampled_from(text.split(" "))
@@ -178,7 +189,7 @@ def folder_index() -> dict[str, Any]:
     return {"lidar2ego": pose, "cameras": dict.fromkeys(CAMERAS, projection), "frames": frames}
 
 
-def test_frame_folders_and_their_calibrations(tmp_path: Path) -> None:
+def test_frame_folders_and_their_calibrations(tmp_path: Path, fuzz) -> None:
     whole = copy.deepcopy(folder_index())
 
     def read(how: tuple[list, list]) -> None:
@@ -190,7 +201,7 @@ def test_frame_folders_and_their_calibrations(tmp_path: Path) -> None:
     fuzz(st.tuples(changes, st.just([])) | st.tuples(st.just([]), edits), read)
 
 
-def test_cards(tmp_path: Path) -> None:
+def test_cards(tmp_path: Path, fuzz) -> None:
     graph = tmp_path / "a.onnx"
     graph.write_bytes(b"graph")
     contract = contract_for(nano_spec(2)).to_json()
@@ -209,7 +220,7 @@ def test_cards(tmp_path: Path) -> None:
         read_card(graph)
 
 
-def test_recorded_sequences(tmp_path: Path) -> None:
+def test_recorded_sequences(tmp_path: Path, fuzz) -> None:
     contract: Contract = contract_for(nano_spec(1))
     arrays = {n: np.ones(s, d) for n, (s, d) in recorded._expected_arrays(contract, range(1)).items()}
     packed = io.BytesIO()
@@ -224,7 +235,7 @@ def test_recorded_sequences(tmp_path: Path) -> None:
     fuzz(edits, read)
 
 
-def test_sensors(tmp_path: Path) -> None:
+def test_sensors(tmp_path: Path, fuzz) -> None:
     """What drivers hand to the runtime, up to the step."""
     spec = nano_spec(2).data
     image, matrix = (

@@ -74,9 +74,7 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
     command = _command(sensors.command)
     img = np.empty((1, len(CAMERAS), 3, spec.image.height, spec.image.width), np.float32)
     for number, name in enumerate(CAMERAS):
-        image = np.asarray(sensors.images[name])
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"image of {name} is {image.dtype}{list(image.shape)}; needed is uint8 [height, width, 3], BGR")
+        image = _pixels(sensors.images[name], name)
         check_size(image.shape[:2], spec.image, f"of {name}")
         scaler = resampler(image.shape[:2], spec.image.scale)
         finish(scaler.pick(image), spec.image, scaler, None, img[0, number])
@@ -101,6 +99,17 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
         scene_start=np.array([scene_start]),
         command=np.array([command], np.int32),
     )
+
+
+def _pixels(value: ArrayLike, camera: str) -> NDArray[np.uint8]:
+    needed = "needed is uint8 [height, width, 3], BGR"
+    try:
+        image = np.asarray(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # lists of many lengths, a tensor that lies elsewhere
+        raise UserError(f"image of {camera} is a {type(value).__name__} that is no array; {needed}") from None
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"image of {camera} is {image.dtype}{list(image.shape)}; {needed}")
+    return image
 
 
 def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
@@ -154,6 +163,8 @@ def check_time(value: object) -> float:
 
 def _numbers(value: ArrayLike, shape: tuple[int, ...], where: str, what: str) -> F64:
     try:
+        if np.iscomplexobj(value):
+            raise TypeError  # numpy would drop the imaginary part
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where} is no array of numbers; needed is {what}, {list(shape)}") from None

@@ -138,6 +138,8 @@ IMPLAUSIBLE = {
     "a pose in UTM": (lambda s: replace(s, ego2global=moved(s.ego2global, 5e6)), "position_m=100000"),
     "a lidar a mile off": (lambda s: replace(s, lidar2ego=moved(s.lidar2ego, 1609)), "lidar2ego is a translation of"),
     "images that are none": (lambda s: replace(s, images=None), "images is a NoneType; needed is a dict by camera name"),
+    "an image of many lengths": (lambda s: replace(s, images=every([None, []])), "CAM_FRONT is a list that is no array"),
+    "a complex projection": (lambda s: replace(s, lidar2img=every(np.eye(4) * 900j)), "CAM_FRONT is no array of numbers"),
     "a pose as a tuple": (lambda s: replace(s, ego2global=([0, 0, 0], [1, 0, 0, 0])), "ego2global is a tuple"),
     "a command that is none": (lambda s: replace(s, command=7), "command is 7"),
     "a time without end": (lambda s: replace(s, time_s=10**5000), "time_s is an int"),
