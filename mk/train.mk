@@ -9,6 +9,7 @@ $(call one-of,TRAIN_PRECISION,fp32 tf32 bf16 fp16)
 $(call whole,SEED)
 $(foreach v,EPOCHS EPOCHS.1 EPOCHS.2 MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
 $(call flag,FROM_SCRATCH)
+$(call flag,RECIPE)
 $(foreach s,$(STAGES),$(if $(and $(EPOCHS.$s),$(MAX_ITERS.$s)),$(error EPOCHS=$(EPOCHS.$s) and MAX_ITERS=$(MAX_ITERS.$s) both say how long to train: give one)))
 
 # A world without published weights trains from nothing, unless told otherwise.
@@ -18,7 +19,14 @@ SCRATCH := $(or $(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$
 config = projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
 work = $(WORK_DIR)$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)
 # What training leaves behind, under its documented name, and the name that everything later uses
-trained = $(call work,$1)/$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS.$1),$(SCHEDULE.$1))).pth
+trained = $(call work,$1)/$(if $(RECIPE_USED),recipe,$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS.$1),$(SCHEDULE.$1)))).pth
+# The recipe by which a model learns the synthetic world from nothing. Whoever says how long to train wants the plain schedule; one that
+# continues this repository's own model has learnt most of it.
+RECIPE_FILE := $(wildcard projects/configs/recipes/$(STEM.$(VARIANT)).py)
+PLAIN_SCHEDULE := $(strip $(filter 0,$(RECIPE)) $(foreach s,$(STAGES),$(EPOCHS.$s) $(MAX_ITERS.$s)) $(QUEUE_LENGTH) $(filter-out 1,$(NNODES)) $(SHIPPED))
+RECIPE_USED := $(if $(and $(filter synthetic,$(DATASET)),$(filter native,$(STACK)),$(filter 1,$(SCRATCH)),$(if $(PLAIN_SCHEDULE),,1)),$(RECIPE_FILE))
+$(if $(filter 1,$(RECIPE)),$(if $(RECIPE_USED),,$(if $(filter train%,$(MAKECMDGOALS)),$(error RECIPE=1: a recipe trains $(if $(RECIPE_FILE),from nothing on DATASET=synthetic in the native stack (FROM_SCRATCH=1)$(comma) on one machine and without EPOCHS$(comma) MAX_ITERS or QUEUE_LENGTH,a variant that has one; projects/configs/recipes has no $(STEM.$(VARIANT)).py)))))
+PACKS := $(DATA_DIR)/synthetic/packs/$(STEM.$(VARIANT))
 ckpt = $(CKPT_DIR)$(STEM.$(VARIANT))_$(KIND.$1).pth
 # What training leaves behind in the stack that is used
 finished = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/UniAD/projects/work_dirs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)/$(notdir $(trained)),$(trained))
@@ -137,6 +145,8 @@ work-dir-record = $(CONFIGURED_PYTHON) mk/lib/claim_work_dir.py $1 $(call q,$2) 
 # $(call other-run,the same): FORCE where the folder holds another run
 other-run = $(if $(wildcard $2/run.json),$(if $(filter same,$(shell $(call work-dir-record,state,$2,$3,$4))),,FORCE))
 
+# native.cpu=1.2,1.0 of the variant's row, as two words
+RECIPE_PACE := $(if $(filter native.cpu=%,$(PACE.$(VARIANT))),--pace $(subst $(comma), ,$(patsubst native.cpu=%,%,$(filter native.cpu=%,$(PACE.$(VARIANT))))))
 # Rules of a stage: its training, its name in ckpts, its scores
 define stage-rules
 reads.$1 := $(INFOS) $(if $(filter 1,$1),$(INIT),$(START) $(ANCHORS))
@@ -147,10 +157,19 @@ train-stage$1: $(call trained,$1)
 
 # Written whole or not at all: Ctrl-C in the last step must not have make remove it.
 .PRECIOUS: $(call trained,$1)
+ifneq (,$(RECIPE_USED))
+# Finished phases are left alone, so that the tool may be asked again whenever the recipe's file is newer.
+$(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$(RECIPE_USED) $(if $(filter 2,$1),$(START) $(ANCHORS)) .make/var/RECIPE_FLAGS.$1) | $(ENV)
+	$$(call hold,$(call work,$1).lock,training in $(call work,$1)) && $(RUN) tools/train_recipe.py $(RECIPE_USED) --stage $1 --work-dir $$(call q,$(call work,$1)) --out $$@ --jobs $(JOBS) $(RECIPE_PACE) $$(RECIPE_FLAGS.$1)
+	@touch $$@
+else
 $(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV))
 	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(call work,$1).lock,training in $(call work,$1)) && $$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)),true) $$(continued)$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
 	@touch $$@
+endif
+RECIPE_FLAGS.$1 = $$(strip $(if $(filter 2,$1),--load-from $$(call q,$$(call here-or-whole,$(START)))) --packs $(PACKS) --seed $(SEED) $(if $(filter-out 0 1,$(HERE)),--gpus $(HERE))$(ON_CPU) \
+  $(if $(call given,TRAIN_PRECISION),--precision $(TRAIN_PRECISION)) $$(call cfg-options,$$(OPTIONS)) $(if $(TRAIN_ARGS),-- $$(TRAIN_ARGS)))
 
 $(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(call trained,$1)
 	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@))

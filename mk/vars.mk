@@ -51,6 +51,9 @@ SEED ?= 0
 TRAIN_PRECISION ?= fp32
 # 1: load nothing and freeze nothing, 0: start from published weights. Empty: 1 for synthetic data, 0 for nuScenes.
 FROM_SCRATCH ?=
+# A variant learns the synthetic world from nothing by its recipe (projects/configs/recipes), which makes worlds of its own: 0 trains
+# the config's schedule on data/synthetic instead, as do EPOCHS, MAX_ITERS and QUEUE_LENGTH
+RECIPE ?=
 # Config values, as the documented --cfg-options: CFG_OPTIONS='optimizer.lr=1e-4 data.samples_per_gpu=2'
 CFG_OPTIONS ?=
 # More options for tools/train.py

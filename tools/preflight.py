@@ -146,9 +146,18 @@ def iterations(args: argparse.Namespace, stage: int, processes: int) -> int | No
 
 
 def estimate(args: argparse.Namespace, report: Report) -> None:
-    """How long, where that is more than a day."""
+    """How long, where that is more than a day; of a recipe always."""
     on_cpu = args.gpu_count == 0
     pace = paces(args.pace).get(args.stack + ".cpu" * on_cpu)
+    if args.recipe:
+        sys.path.insert(0, str(ROOT / "projects"))
+        from uniad.training.recipe import read_recipe  # standard library only, as all that make itself runs
+
+        recipe = read_recipe(args.recipe)
+        time = recipe.time([phase for phase in recipe.phases if phase.stage in args.stages], not on_cpu, pace or ())
+        plain = "; MAX_ITERS=N or RECIPE=0 trains on one small world instead" if on_cpu else ""
+        report.notes.append(f"{args.variant} is trained by {args.recipe}" + (f": {time}" if time else "") + plain)
+        return
     if pace is None:
         return
     processes = max(args.gpu_count, 1) * args.nodes
@@ -210,6 +219,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", nargs="+", default=["6", "20"], help="of each stage")
     parser.add_argument("--iterations", nargs="*", default=[], help="of each stage, instead of epochs; 0: by epochs")
+    parser.add_argument("--recipe", help="recipe that is trained by, instead of a schedule")
     parser.add_argument("--queue-length", default="", help="frames in a clip, where that was asked for")
     parser.add_argument("--shm", default="", help="/dev/shm that the variant needs: 32g")
     parser.add_argument("--shm-size", default="", help="/dev/shm that a container gets")

@@ -26,6 +26,7 @@ VERBS = {
     "packs": "make_packs.py",
     "pack-clips": "pack_clips.py",
     "train": "train.py",
+    "train-recipe": "train_recipe.py",
     "eval": "test.py",
     "plot": "plot_training.py",
     "export": "export_onnx.py",

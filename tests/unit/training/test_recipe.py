@@ -1,0 +1,79 @@
+"""A recipe is data that is checked before anything is made: phases, seeds, steps, and how long they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from uniad.config.file import ConfigError
+from uniad.training.recipe import read_recipe
+
+REPO = Path(__file__).resolve().parents[3]
+RECIPES = sorted((REPO / "projects/configs/recipes").glob("*.py"))
+PHASE = "dict(name='a', stage=1, seeds=[11], frames=2, steps=5, lr=1e-3)"
+
+
+def write(tmp_path: Path, phases: str = f"[{PHASE}]", more: str = "") -> Path:
+    path = tmp_path / "mine.py"
+    config = REPO / "projects/configs/stage1_track_map/nano_track_map.py"
+    path.write_text(f"configs = {{1: '{config}'}}\nworlds = dict(scenes=2, frames=8)\nclips = 4\nphases = {phases}\n{more}")
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_here_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every phase's config takes its values, and all of them train both stages."""
+    from uniad.config.read import load_spec
+
+    monkeypatch.chdir(REPO)
+    recipe = read_recipe(path)
+    assert {phase.stage for phase in recipe.phases} == {1, 2}
+    for phase in recipe.phases:
+        spec = load_spec(recipe.configs[phase.stage], recipe.config_values(phase))
+        assert spec.stage == phase.stage and spec.data.queue_length == spec.model.queue_length == phase.frames
+        assert spec.train.lr == phase.lr
+
+
+def test_values_of_a_phase_reach_the_config_and_come_after_the_recipes(tmp_path: Path):
+    phases = f"[{PHASE[:-1]}, least_lr=0.5, options={{'native.max_objects': 32}})]"
+    recipe = read_recipe(write(tmp_path, phases, "options = {'native.max_objects': 64, 'native.compat': 'fixed'}"))
+    values = recipe.config_values(recipe.phases[0])
+    assert "native.max_objects=32" in values and "native.compat=fixed" in values and "native.max_objects=64" not in values
+    assert {"queue_length=2", "model.queue_length=2", "data.train.queue_length=2"} <= set(values)
+    assert {"optimizer.lr=0.001", "lr_config.min_lr_ratio=0.5"} <= set(values)
+
+
+def test_the_time_on_a_cpu_grows_with_steps_clips_and_frames(tmp_path: Path):
+    recipe = read_recipe(write(tmp_path, f"[{PHASE.replace('steps=5', 'steps=3600')}]"))
+    # 3,600 steps of 4 clips at 2 s, of as many frames as the config's clips have
+    assert "about 8 hours" in recipe.time(recipe.phases, False, (2.0, 1.0))
+    longer = read_recipe(write(tmp_path, f"[{PHASE.replace('steps=5', 'steps=3600').replace('frames=2', 'frames=6')}]"))
+    assert "about 24 hours" in longer.time(longer.phases, False, (2.0, 1.0))
+    assert "days" in recipe.time(recipe.phases, False) and recipe.time(recipe.phases, True) == ""
+    nano = read_recipe(REPO / "projects/configs/recipes/nano.py")
+    assert f"in {sum(phase.minutes for phase in nano.phases):.0f} minutes" in nano.time(nano.phases, True)
+
+
+@pytest.mark.parametrize("phases, more, said", [
+    (f"[{PHASE[:-1]}, stpes=3)]", "", "nothing reads 'stpes'; did you mean 'steps'?"),
+    (f"[{PHASE.replace('[11]', '[2]')}]", "", "seed 2 is none to train on"),
+    (f"[{PHASE.replace('[11]', '[]')}]", "", "seeds names no world"),
+    (f"[{PHASE}, {PHASE}]", "", "names of their own"),
+    ("[]", "", "at least"),
+    (f"[{PHASE.replace('stage=1', 'stage=3')}]", "", "give 1 or 2"),
+    (f"[{PHASE.replace('stage=1', 'stage=2')}]", "", "configs names none for stage 2"),
+    (f"[{PHASE.replace('steps=5', 'steps=0')}]", "", "steps is 0; give a whole number above 0"),
+    ("[dict(name='a', stage=1, seeds=[11])]", "", "frames, lr, steps is missing"),
+    (f"[{PHASE}]", "clip = 3", "nothing reads 'clip'; did you mean 'clips'?"),
+    (f"[{PHASE}]", "clips = 0", "clips is 0"),
+])  # fmt: skip
+def test_what_a_recipe_cannot_be_is_one_line_that_names_it(tmp_path: Path, phases: str, more: str, said: str):
+    with pytest.raises(ConfigError) as error:
+        read_recipe(write(tmp_path, phases, more))
+    assert said in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_stages_come_in_their_order(tmp_path: Path):
+    second = PHASE.replace("stage=1", "stage=2").replace("'a'", "'b'")
+    with pytest.raises(ConfigError, match="phases of stage 1 come before"):
+        read_recipe(write(tmp_path, f"[{second}, {PHASE}]"))

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Trains a model of the synthetic world by its recipe: makes the worlds, packs them, and runs phase after phase.
+
+    tools/train_recipe.py projects/configs/recipes/nano.py                  # both stages, on the GPU if there is one
+    tools/train_recipe.py projects/configs/recipes/nano.py --plan           # what it would do, and how long that takes
+
+Run the same command again to continue: finished worlds and phases are left alone. Words after -- go to every tools/train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import _environment
+from uniad.errors import UserError, run_cli
+from uniad.training.recipe import Phase, Recipe, read_recipe
+
+TOOLS = Path(_environment.TOOLS)
+DIGESTS = Path(".make/digests.json")  # those of large files, by place, size and time: shared with make
+AT_ONCE = 4  # worlds that are made at the same time
+WORLD_FRAME_GB = 0.0012  # of a world while it is being made: six images, lidar, tables
+LABELS = 1.3  # of a pack's images: what its labels add
+
+
+def parse_args() -> argparse.Namespace:
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p.add_argument("recipe", help="recipe, e.g. projects/configs/recipes/nano.py")
+    p.add_argument("--stage", type=int, choices=(1, 2), help="the phases of this stage only (default: all)")
+    p.add_argument("--work-dir", type=Path, help="a folder for each phase goes here (default: projects/work_dirs/recipes/NAME)")
+    p.add_argument("--packs", type=Path, help="folder of the packed worlds (default: data/synthetic/packs/NAME)")
+    p.add_argument("--load-from", help="checkpoint that the first phase continues (default: nothing; of stage 2, stage 1's last)")
+    p.add_argument("--out", type=Path, help="put a copy of the last phase's checkpoint here")
+    p.add_argument("--gpus", type=int, default=1, metavar="N", help="processes; the clips of a step are divided among them")
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    p.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: bf16 on a GPU that has it, else fp32")
+    p.add_argument("--seed", type=int, default=0, help="of the training (default 0)")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes that make worlds (default: as many as there are cores)")
+    p.add_argument("--pace", type=float, nargs=2, default=[], metavar=("S1", "S2"),
+                   help="seconds that a clip of the config's length takes on this CPU, in each stage: for the time told ahead")
+    p.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config values on top")
+    p.add_argument("--plan", action="store_true", help="say what would be done; do nothing")
+    args = p.parse_args(words[:at])
+    args.train_args = words[at + 1 :]
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    recipe = read_recipe(args.recipe)
+    name = Path(args.recipe).stem
+    args.work_dir = args.work_dir or Path("projects/work_dirs/recipes") / name
+    # Worlds of other sizes are other packs.
+    args.packs = (args.packs or Path("data/synthetic/packs") / name) / f"{recipe.scenes}x{recipe.world_frames}"
+    phases = [phase for phase in recipe.phases if args.stage in (None, phase.stage)]
+    if not phases:
+        raise UserError(f"{args.recipe} has no phase of stage {args.stage}")
+    if args.gpus < 1 or recipe.clips % args.gpus:
+        raise UserError(f"--gpus {args.gpus}: the recipe's {recipe.clips} clips a step do not divide among so many processes")
+    if not phases[0].stage == recipe.phases[0].stage and not args.load_from:
+        raise UserError(f"--stage {args.stage} continues what stage 1 learnt: name that checkpoint with --load-from")
+    on_gpu = _on_gpu(args.device)
+    for line in announcement(recipe, phases, on_gpu, args.pace):
+        print(line, flush=True)
+    if args.plan:
+        return 0
+    check_room(recipe, phases, args.packs)
+    before = args.load_from
+    for phase in phases:
+        packs = make_packs(recipe, phase, args)
+        words = train_words(recipe, phase, args, packs, before, on_gpu)
+        done = args.work_dir / phase.name / f"iter_{phase.steps}.pth"
+        if claim(args.work_dir / phase.name, words, packs, before, args.gpus) and done.is_file():
+            print(f"{phase.name}: done before, {done}", flush=True)
+        elif code := run(words if args.gpus == 1 else ["tools/uniad_dist_train.sh", words[2], str(args.gpus), *words[3:]]):
+            return code
+        if not done.is_file():
+            raise UserError(f"{phase.name} ended without {done}; its log lies beside it")
+        before = str(done)
+    if args.out:
+        place(Path(before), args.out)
+    print(f"{args.out or before}: trained by {args.recipe}")
+    return 0
+
+
+def _on_gpu(device: str) -> bool:
+    import torch
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise UserError("--device cuda: PyTorch finds no GPU here; --device cpu trains without one")
+    return found and device != "cpu"
+
+
+def announcement(recipe: Recipe, phases: list[Phase], on_gpu: bool, pace: list[float]) -> list[str]:
+    """What comes, and how long it takes where that is known."""
+    worlds = sorted({seed for phase in phases for seed in phase.seeds})
+    frames = len(worlds) * recipe.scenes * recipe.world_frames
+    lines = [f"{recipe.path}: {_of(phases, 'phase')} on {_of(worlds, 'world')} of {recipe.scenes} scenes, {frames:,} frames"]
+    for phase in phases:
+        clips = f"{recipe.clips} clips of {_of(range(phase.frames), 'frame')}"
+        lines.append(
+            f"  {phase.name}: stage {phase.stage}, {_of(phase.seeds, 'world')}, {phase.steps:,} steps of {clips}, lr {phase.lr:g}"
+        )
+    time = recipe.time(phases, on_gpu, pace)
+    return [*lines, *([f"  {time}"] if time else [])]
+
+
+def _of(things: Sequence, what: str) -> str:
+    return f"{len(things)} {what}{'s' * (len(things) != 1)}"
+
+
+def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
+    """Worlds take a while to make: a full disk should be found out before."""
+    from uniad.config.read import load_spec
+    from uniad.files import try_place
+
+    try_place(packs / "1.pt")
+    missing = {seed for phase in phases for seed in phase.seeds if not (packs / f"{seed}.pt").is_file()}
+    scale = load_spec(recipe.configs[phases[0].stage], recipe.config_values(phases[0])).data.image.scale
+    frames = recipe.scenes * recipe.world_frames
+    frame_gb = 6 * 3 * math.ceil(900 * scale) * math.ceil(1600 * scale) * LABELS / 1e9
+    need = frames * (len(missing) * frame_gb + min(AT_ONCE, len(missing)) * WORLD_FRAME_GB)
+    existing = next(folder for folder in (packs, *packs.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if need > free:
+        raise UserError(
+            f"{packs}: {len(missing)} worlds need about {need:.0f} GB, {free:.0f} GB are free: make room, or give --packs FOLDER"
+        )
+
+
+def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace) -> list[Path]:
+    """The packs of a phase; those that are there stay."""
+    packs = [args.packs / f"{seed}.pt" for seed in phase.seeds]
+    missing = [str(seed) for seed, pack in zip(phase.seeds, packs) if not pack.is_file()]
+    if missing:
+        print(f"{phase.name}: making {_of(missing, 'world')} of {recipe.scenes} scenes", flush=True)
+        words = [
+            sys.executable, str(TOOLS / "make_packs.py"), recipe.configs[phase.stage], "--seeds", *missing,
+            "--out", str(args.packs), "--scenes", str(recipe.scenes), "--frames", str(recipe.world_frames),
+            "--at-once", str(AT_ONCE),
+        ]  # fmt: skip
+        words += ["--jobs", str(args.jobs)] if args.jobs else []
+        if code := run([*words, "--cfg-options", *recipe.config_values(phase)]):
+            raise UserError(f"worlds of {phase.name} could not be made (status {code})")
+    return packs
+
+
+def train_words(
+    recipe: Recipe, phase: Phase, args: argparse.Namespace, packs: list[Path], before: str | None, on_gpu: bool
+) -> list[str]:
+    """The command line of a phase."""
+    words = [
+        sys.executable, str(TOOLS / "train.py"), recipe.configs[phase.stage], "--work-dir", str(args.work_dir / phase.name),
+        "--packs", *map(str, packs), "--max-iters", str(phase.steps), "--samples-per-gpu", str(recipe.clips // args.gpus),
+        "--seed", str(args.seed), "--precision", args.precision or ("bf16" if on_gpu and _has_bf16() else "fp32"),
+        *(["--device", args.device] if args.device != "auto" else []),
+        # the step is one size and shape all along: recorded once, it does not wait for the host
+        *(["--cuda-graph"] if on_gpu and args.gpus == 1 else []),
+        *(["--dense-bev"] if phase.dense_bev else []),
+    ]  # fmt: skip
+    values = recipe.config_values(phase)
+    if before:
+        values.append(f"load_from={before}")
+    elif phase is recipe.phases[0]:
+        words.append("--from-scratch")
+    return [*words, *args.train_args, "--cfg-options", *values, *args.cfg_options]
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def claim(work_dir: Path, words: list[str], packs: list[Path], before: str | None, processes: int) -> bool:
+    """Whether the folder holds this very run. That of another one is set aside, never continued and never deleted."""
+    from uniad.training import identity
+    from uniad.training.arguments import parser
+
+    wanted = identity.settings(parser().parse_args(words[2:]))
+    reads = [*packs, *([Path(before)] if before else [])]
+    wanted["data.samples_per_gpu"] *= processes  # however many share a step, it is the same run
+    wanted |= identity.content(reads, lambda path: identity.file_digest(path, DIGESTS))
+    same = identity.record_of(work_dir, wanted) is not None
+    if said := identity.claim(work_dir, wanted):
+        print(said, flush=True)
+        return False
+    return same
+
+
+def run(words: list[str]) -> int:
+    """A command; signals that come meanwhile go to it, and it says how it ends."""
+    process = subprocess.Popen(words)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda which, _: process.send_signal(which))
+    try:
+        return process.wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def place(source: Path, target: Path) -> None:
+    from uniad.files import atomic_path
+
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
