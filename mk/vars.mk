@@ -68,6 +68,10 @@ NODE_TIMEOUT ?= 1800
 # More options for sbatch: SLURM_FLAGS='--partition=gpu --time=48:00:00'
 SLURM_FLAGS ?=
 
+# For plot: work directories to draw instead of VARIANT's, and more options of tools/plot_training.py (--overlay compares runs)
+RUNS ?=
+PLOT_ARGS ?=
+
 # --- Published files ----------------------------------------------------------------------------------------------------
 # A folder of files that you have already, instead of downloading
 WEIGHTS_DIR ?=

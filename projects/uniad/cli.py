@@ -28,6 +28,7 @@ VERBS = {
     "train": "train.py",
     "train-recipe": "train_recipe.py",
     "eval": "test.py",
+    "held-loss": "held_loss.py",
     "plot": "plot_training.py",
     "export": "export_onnx.py",
     "verify": "verify.py",

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -126,8 +127,10 @@ def run_cli(main: Callable[[], T]) -> T:
     """Calls ``main``; a UserError or what the system refused becomes one line on stderr and exit status 2, other errors keep
     their traceback.
 
-    Ctrl-C ends with status 130 and no traceback, SIGTERM with 143 and SIGHUP with 129, as a shell would report them.
+    Ctrl-C ends with status 130 and no traceback, SIGTERM with 143 and SIGHUP with 129, as a shell would report them. A warning of
+    this package is a line that begins with "note:", without the place in our code that a reader cannot do anything with.
     """
+    _warnings_are_notes()
     try:
         with _stop_signals_raise(), system_errors_are_one_line():
             return main()
@@ -141,6 +144,19 @@ def run_cli(main: Callable[[], T]) -> T:
     except KeyboardInterrupt as interrupt:
         _say_interrupted()
         sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))
+
+
+def _warnings_are_notes() -> None:
+    """Of this package alone: whose code another's warning is about, a reader must see."""
+    shown, package = warnings.showwarning, os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if os.path.abspath(filename).startswith(package) and issubclass(category, UserWarning):
+            print(f"note: {one_line(message)}", file=file or sys.stderr)
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def _say_interrupted() -> None:

@@ -100,3 +100,18 @@ def test_wrong_values_stop_at_once(tree: Tree, arguments: list[str], message: st
     result = tree.make("infer", "VARIANT=nano", *arguments)
     assert result.returncode != 0 and message in result.stderr
     assert tree.tools() == []
+
+
+def test_plot_draws_the_logs_that_are_here_and_says_where_there_is_none(tree: Tree):
+    assert "VARIANT=tiny was not trained here yet" in tree.make("plot", "VARIANT=tiny").stderr
+    for stage in ("stage1_track_map/tiny_imgx0.25_track_map", "stage2_e2e/tiny_imgx0.25_e2e"):
+        (tree.root / "projects/work_dirs" / stage).mkdir(parents=True)
+        (tree.root / "projects/work_dirs" / stage / "train.jsonl").write_text("{}\n")
+    tree.calls()
+    tree.done("plot", "VARIANT=tiny")
+    (line,) = tree.calls()
+    works = "[projects/work_dirs/stage1_track_map/tiny_imgx0.25_track_map] [projects/work_dirs/stage2_e2e/tiny_imgx0.25_e2e]"
+    assert line == f"tools/plot_training.py {works} [--out] [outputs/tiny_imgx0.25.curves.png]"
+    tree.done("plot", "RUNS=projects/work_dirs/stage2_e2e/tiny_imgx0.25_e2e", "PLOT_ARGS=--overlay")
+    assert tree.calls()[-1].endswith("[--out] [outputs/curves.png] [--overlay]")
+    assert "gone is not there" in tree.make("plot", "RUNS=gone").stderr

@@ -1,0 +1,59 @@
+"""Losses on held clips: the same clips, the same random draws, one checkpoint after the other.
+
+The losses of two log lines of a training differ by their clips more than by what was learnt between them. These do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from uniad.config.spec import Spec
+from uniad.data.collate import collate
+from uniad.data.dataset import ClipDataset
+from uniad.errors import UserError
+from uniad.interface.types import Clip
+from uniad.losses.criterion import Criterion
+from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.loader import map_tensors
+
+LEARNT_LATE = ("motion", "occ", "planning")  # what stage 2 adds to the losses
+
+
+def held_clips(spec: Spec, split: str, count: int) -> list[Clip]:
+    """``count`` clips of a split, evenly spread over its frames, each a batch of one."""
+    dataset = ClipDataset(spec.data, split, spec.stage)
+    if len(dataset) < count:
+        raise UserError(f"the {split} split has {len(dataset)} frames that end a clip, fewer than the {count} clips asked for")
+    # In the middle of equal parts. Where a scene has just begun the dataset takes another frame, for this key always the same.
+    return [collate([dataset[0, int((number + 0.5) * len(dataset) / count)]]) for number in range(count)]
+
+
+def held_losses(model: nn.Module, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, float]:
+    """Mean of every loss over the clips, weighted as in training. The model is left in evaluation mode: no dropout, no masks."""
+    criterion = Criterion(spec.model).to(device)
+    model.to(device).eval()
+    found: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for number, clip in enumerate(clips):
+            draws = torch.Generator().manual_seed(seed + number)  # the same draws for every model
+            here = map_tensors(lambda tensor: tensor.to(device), clip)
+            terms, _ = forward_clip(model, here, criterion, draws, ClipOptions(history_features="shared"))
+            for name, value in terms.items():
+                found.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def totals(losses: dict[str, float]) -> dict[str, float]:
+    """``loss``, what training minimises, and the share of each task in it: ``track``, ``map``, ``motion``, ..."""
+    counted = {name: value for name, value in losses.items() if "loss" in name}
+    tasks = dict.fromkeys(name.partition(".")[0] for name in counted)
+    shares = {task: sum(v for name, v in counted.items() if name.startswith(f"{task}.")) for task in tasks}
+    return {"loss": sum(counted.values()), **shares}
+
+
+def learnt_tasks(spec: Spec, tasks: Sequence[str]) -> list[str]:
+    """Those whose losses a training of this config can change."""
+    return [task for task in tasks if not spec.model.freeze.stage1 or task in LEARNT_LATE]
