@@ -14,8 +14,9 @@ test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation,
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long tests/pipeline $(TEST_ARGS)
 
 .PHONY: lint
-lint: $(ENV) ## Style and errors that need no run
+lint: $(ENV) ## Style, errors that need no run, and the order of packages (docs/architecture.md)
 	$(RUN) -m ruff check .
+	PYTHONPATH=projects $(RUN) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
 	@for script in tools/*.sh .ci/run; do bash -n "$$script"; done
 
 .PHONY: golden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from uniad.artifacts.sequence import Sequence
-from uniad.backends.runner import Runner
+from uniad.backends.base import Runner
 from uniad.interface.contract import Contract
 from uniad.postprocess.map_merge import merged_anew
 from uniad.verify.compare import compare, replay

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
-from uniad.data.check import VERSIONS
 from uniad.data.infos import MAX_SWEEPS, create_infos
 from uniad.data.splits import OWN
 from uniad.errors import UserError, run_cli
 from uniad.files import try_place
+from uniad.formats.layout import VERSIONS
 
 ACCEPTED = ("v1.0", *VERSIONS)
 

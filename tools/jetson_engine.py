@@ -35,13 +35,14 @@ def main() -> None:
     if not folder or folder.startswith(("-", "~")) or not folder.isprintable() or {".", ".."} & set(folder.split("/")):
         raise UserError(f"JETSON_DIR={args.folder}: name a folder of its own, from the login's home (engines) or absolute")
     from uniad.artifacts.card import read_card
+    from uniad.artifacts.graph import check_graph
     from uniad.jetson.build import build_here, build_there, make_bundle
-    from uniad.jetson.bundle import DeviceOptions, check_precision
+    from uniad.jetson.bundle import DeviceOptions
     from uniad.jetson.ssh import Remote
 
     remote = None if args.where in ("local", "bundle") else Remote(args.where, tuple(shlex.split(args.ssh_flags)))
     read_card(args.onnx)
-    check_precision(args.onnx, args.precision)
+    check_graph(args.onnx, args.precision)
     options = DeviceOptions(
         precision=args.precision,
         workspace_mib=args.workspace_mib,

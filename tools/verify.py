@@ -31,8 +31,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from uniad.verify.compare import TOLERANCES
     from uniad.verify.run import verify_engine, write_report
+    from uniad.verify.tolerances import TOLERANCES
 
     reports = []
     for backend in args.backend.split(","):

@@ -13,9 +13,10 @@ from command_line import finish, refused, start
 from onnx import TensorProto, helper, numpy_helper
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, sequence_path, write_card
+from uniad.backends.rounding import tensor_types
 from uniad.errors import UserError
 from uniad.precision.fp16 import position_nodes, prepare
-from uniad.precision.half import convert, tensor_types
+from uniad.precision.half import convert
 from uniad.precision.ranges import record_peaks
 from uniad.precision.search import measure
 from uniad.precision.write import lowered_name, write_lowered

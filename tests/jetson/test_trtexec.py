@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from command_line import REPO, refused
+from uniad.artifacts.graph import check_graph
 from uniad.backends import identity, trtexec
 from uniad.engines import jetpack
 from uniad.errors import UserError
 from uniad.export.passes import opset_of
 from uniad.export.to_onnx import TARGETS
 from uniad.jetson.build import build_here
-from uniad.jetson.bundle import DeviceOptions, check_precision, write_bundle
+from uniad.jetson.bundle import DeviceOptions, write_bundle
 
 from tests.jetson.toy import write_toy
 
@@ -166,17 +167,17 @@ def test_a_graph_newer_than_the_release_is_refused(stand_in, tmp_path):
 
 def test_int8_needs_a_quantised_graph(toy, tmp_path):
     with pytest.raises(UserError, match="QuantizeLinear"):
-        check_precision(toy, "int8")
-    check_precision(write_toy(tmp_path / "q.onnx", quantised=True), "int8")
+        check_graph(toy, "int8")
+    check_graph(write_toy(tmp_path / "q.onnx", quantised=True), "int8")
 
 
 def test_fp16_needs_a_graph_with_halves_and_fp32_one_without(toy, lowered_toy):
-    check_precision(toy, "fp32")
-    check_precision(lowered_toy, "fp16")
+    check_graph(toy, "fp32")
+    check_graph(lowered_toy, "fp16")
     with pytest.raises(UserError, match="needs the fp16 graph, this one has no halves.*PRECISION=fp16"):
-        check_precision(toy, "fp16")
+        check_graph(toy, "fp16")
     with pytest.raises(UserError, match="precision fp32: this graph is in fp16"):
-        check_precision(lowered_toy, "fp32")
+        check_graph(lowered_toy, "fp32")
 
 
 def test_onnx_changed_or_card_missing(own_toy, tmp_path):

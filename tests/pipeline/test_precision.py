@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from uniad.backends.rounding import tensor_types
 from uniad.export.groups import GLUE, layer_groups
-from uniad.precision.half import tensor_types
 
 from tests.pipeline.test_nano_pipeline import export, one_line_error, run, work  # noqa: F401  a fixture
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from command_line import World, finish, refused, start
 from uniad.artifacts.card import read_card, sequence_path
-from uniad.jetson.bundle import is_quantised
+from uniad.artifacts.graph import is_quantised
 from uniad.precision.int8.candidates import find_layers, groups_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -28,12 +28,12 @@ from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, write_card
 from uniad.config.file import load_config
 from uniad.data import unpickle
-from uniad.data.check import CAMERAS
 from uniad.data.table import load_table
 from uniad.deploy.plausible import Limits, check_plausible
 from uniad.deploy.sensors import Pose, Sensors, prepare
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.interface.contract import Contract, contract_for
 
 SECONDS = float(os.environ.get("UNIAD_FUZZ_SECONDS", 0))

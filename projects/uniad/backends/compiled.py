@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniad.backends.base import Feeds, Runner
 from uniad.backends.cuda_graph import ResidentStep
-from uniad.backends.runner import Feeds, Runner
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract
 from uniad.models.uniad import UniAD

@@ -16,7 +16,7 @@ def this_device() -> dict | None:
 def check_identity(engine: str | Path, card: dict, version: str, device: dict | None) -> None:
     """Raises UserError when the engine of ``card`` is for another TensorRT than ``version`` or another GPU than ``device``."""
     again = "build it again here with `make engine`"
-    if card["builder_version"] != version:
+    if not _same_release(card["builder_version"], version):
         raise UserError(f"{engine}: built for {card['builder']} {card['builder_version']}, here is {version}; {again}")
     if not device:
         return
@@ -27,3 +27,10 @@ def check_identity(engine: str | Path, card: dict, version: str, device: dict | 
     built_on = card.get("device")
     if not listed and built_on and built_on.get("model") != device["model"]:
         raise UserError(f"{engine}: built on {built_on.get('model')}, this is {device['model']}; {again}")
+
+
+def _same_release(built: str, here: str) -> bool:
+    """trtexec and the package tell the same version with more or fewer numbers: 10.3 and 10.3.0."""
+    one, two = built.split("."), here.split(".")
+    shared = min(len(one), len(two))
+    return one == two or (shared > 1 and one[:shared] == two[:shared])

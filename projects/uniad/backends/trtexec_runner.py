@@ -9,10 +9,9 @@ import numpy as np
 from uniad.artifacts.card import contract_of, sequence_path
 from uniad.artifacts.sequence import load
 from uniad.backends import trtexec
-from uniad.backends.runner import Feeds, Runner
+from uniad.backends.base import Feeds, Runner
+from uniad.backends.trtexec import passed_on, undo_rounding
 from uniad.interface.contract import Contract
-from uniad.jetson.bundle import passed_on
-from uniad.jetson.ondevice import undo_rounding
 
 
 class TrtexecRunner(Runner):

@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from uniad.engines.base import BuildOptions, backend
+from uniad.backends.rounding import has_halves, rounded
+from uniad.engines.base import BuildOptions
+from uniad.engines.build import backend
 from uniad.errors import UserError
 from uniad.export.passes import opset_of
 from uniad.interface.contract import Contract, Port
-from uniad.precision.half import has_halves, rounded
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -251,7 +252,7 @@ class EngineSide(Side):
             outputs = {p.name: {"shape": p.shape, "dtype": p.dtype} for p in border.outputs}
             yield trtexec.TrtexecEngine(trtexec.probe(), engine, outputs).infer
         else:
-            from uniad.backends.runner import TensorRtRunner
+            from uniad.backends.tensorrt import TensorRtRunner
 
             with TensorRtRunner(border, engine, self.options.backend) as runner:
                 yield runner.infer

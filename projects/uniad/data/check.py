@@ -5,15 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
-    "sample", "sample_data", "sample_annotation", "map",
-)  # fmt: skip
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-LIDAR = "LIDAR_TOP"
-CAN_BUS = "can_bus"
+from uniad.formats.layout import CAMERAS, CAN_BUS, LIDAR, TABLES, VERSIONS
+
 EXPANSION = "CAN bus expansion; for a recording that has none, DATA_ARGS=--without-canbus"
-VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
 
 
 def dataset_problems(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from uniad.config.spec import DataSpec, Spec
-from uniad.data.check import CAMERAS
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
 from uniad.data.labels import Labeller
@@ -23,6 +22,7 @@ from uniad.data.targets import TargetMaker
 from uniad.data.transforms import scaled_projection
 from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
 from uniad.interface.types import Clip, Frame, Targets

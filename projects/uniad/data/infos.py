@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uniad.data import unpickle
-from uniad.data.check import CAMERAS, LIDAR, dataset_problems
+from uniad.data.check import dataset_problems
 from uniad.data.splits import OWN, SPLITS, splits_of
 from uniad.errors import UserError
 from uniad.formats.canbus import read_messages
+from uniad.formats.layout import CAMERAS, LIDAR
 from uniad.formats.nuscenes import missing_channels, visibility_levels
 from uniad.formats.times import check_times
 from uniad.geometry import transforms as tf

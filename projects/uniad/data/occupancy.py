@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from uniad.geometry.boxes import corners
 from uniad.geometry.grid import BevGrid
+from uniad.interface.types import ID_OF_255, IGNORE
 
-IGNORE = 255
-# An instance that happens to have the id 255 must not read as "ignore".
-ID_OF_255 = -20
 _FOOTPRINT = (0, 3, 7, 4)  # corners on the ground, in drawing order
 VEHICLES = ("car", "bus", "construction_vehicle", "bicycle", "motorcycle", "truck", "trailer")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from nuscenes.nuscenes import NuScenes
 
-from uniad.data.check import CAMERAS, LIDAR
 from uniad.errors import UserError
 from uniad.formats import nuscenes as schema
+from uniad.formats.layout import CAMERAS, LIDAR
 
 Record = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.data.check import CAMERAS
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 
 ORTHOGONAL = 2e-2  # what a rotation of few digits may lack
 UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))

@@ -19,14 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from uniad.artifacts.card import check_contract, place_of, read_card, spec_of
-from uniad.backends.identity import check_identity, this_device
-from uniad.backends.runner import OrtRunner, Runner, TensorRtRunner, TorchRunner
+from uniad.backends.base import Runner
+from uniad.backends.identity import this_device
+from uniad.backends.open import BACKENDS, CHECKPOINT_BACKENDS, ENGINE_BACKENDS, open_checkpoint, open_engine, open_onnx
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
 from uniad.deploy.plausible import Limits, Moment, check_plausible
 from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare_arrays
-from uniad.engines.tensorrt import load_backend
 from uniad.errors import UserError
+from uniad.formats.card import Card
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, contract_for, frame_feeds
 from uniad.interface.pillars import check_rig
@@ -34,9 +35,7 @@ from uniad.interface.types import Frame
 from uniad.postprocess.result import Result, result_of
 
 CHECKPOINTS = (".pth", ".pt")
-NATIVE_BACKENDS = ("torch", "compiled")  # run a checkpoint
 SAME_VIEW = 0.05  # of the largest entry of a projection
-ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
 
 
 class Runtime:
@@ -76,7 +75,7 @@ class Runtime:
         Raises UserError for a missing card, a file changed after its card was written, a config that has changed since, and a
         backend or device that is not here.
         """
-        choices = ("auto", *NATIVE_BACKENDS, "onnxruntime", *ENGINE_BACKENDS)
+        choices = ("auto", *BACKENDS)
         if backend not in choices:
             raise UserError(f"unknown backend {backend!r}: choose {', '.join(choices)}")
         if device not in ("auto", "cpu", "cuda"):
@@ -89,14 +88,14 @@ class Runtime:
         if path.suffix in CHECKPOINTS:
             if config is None:
                 raise UserError(f"{path}: a checkpoint needs the config that it was trained with")
-            if backend not in ("auto", *NATIVE_BACKENDS):
+            if backend not in ("auto", *CHECKPOINT_BACKENDS):
                 raise UserError(f"{path}: a checkpoint runs in torch; for {backend} run `make export` or `make engine` first")
             spec = load_spec(config, options)
-            return cls(_native_runner(spec, path, device, backend), spec, str(path), options, limits)
+            return cls(open_checkpoint(spec, path, backend, device), spec, str(path), options, limits)
         card = read_card(path)
         spec = spec_of(card, config, options)
         options = [*card.get("config_options", []), *options]
-        return cls(_from_card(card, spec, path, device, backend, threads), spec, str(path), options, limits)
+        return cls(_open_card(card, spec, path, device, backend, threads), spec, str(path), options, limits)
 
     @property
     def backend(self) -> str:
@@ -214,62 +213,12 @@ class Runtime:
         return feed
 
 
-def _from_card(card: dict, spec: Spec, path: Path, device: str, backend: str, threads: int) -> Runner:
+def _open_card(card: Card, spec: Spec, path: Path, device: str, backend: str, threads: int) -> Runner:
     contract = check_contract(card, contract_for(spec), path)
     if card.get("kind") == "engine":
-        return _engine_runner(card, contract, path, device, backend)
+        return open_engine(card, contract, path, backend, device)
     if backend in ENGINE_BACKENDS:
         raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
-    if backend in NATIVE_BACKENDS:
-        return _native_runner(spec, place_of(card["checkpoint"]), device, backend)
-    return OrtRunner(contract, path, threads, device)
-
-
-def _engine_runner(card: dict, contract: Contract, path: Path, device: str, backend: str) -> Runner:
-    # What trtexec builds, the package of the same TensorRT loads, and the other way round.
-    runs_in = ("tensorrt_rtx",) if card["builder"] == "tensorrt_rtx" else ("tensorrt", "trtexec")
-    if backend not in ("auto", *runs_in):
-        raise UserError(f"{path}: this engine runs in {' or '.join(runs_in)}, not in {backend}")
-    if device == "cpu":
-        raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
-    if backend == "trtexec":
-        from uniad.backends.trtexec import probe
-        from uniad.backends.trtexec_runner import TrtexecRunner
-
-        tool = probe()
-        check_identity(path, card, _comparable(tool.version_text, card), this_device())
-        return TrtexecRunner(contract, path, tool)
-    package = runs_in[0]
-    if this_device():
-        check_identity(path, card, _comparable(load_backend(package).__version__, card), this_device())
-    return TensorRtRunner(contract, path, package)
-
-
-def _comparable(version: str, card: dict) -> str:
-    """trtexec and the package tell the same version with more or fewer numbers: 10.3 and 10.3.0."""
-    built = card["builder_version"].split(".")
-    here = version.split(".")
-    shared = min(len(built), len(here))
-    return card["builder_version"] if shared > 1 and built[:shared] == here[:shared] else version
-
-
-def _native_runner(spec: Spec, checkpoint: Path, device: str, backend: str) -> Runner:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{checkpoint}: running a checkpoint takes PyTorch, which is not installed here (the extra runtime is for ONNX and "
-            "TensorRT engines): pip install '.[train]'"
-        ) from None
-    from uniad.training.carried import load_trained
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if backend == "compiled" and device == "cpu":
-        raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
-    model = load_trained(spec, checkpoint, None)[0].eval()
-    if backend == "compiled":
-        from uniad.backends.compiled import CompiledRunner
-
-        return CompiledRunner(contract_for(spec), model, device=device)
-    return TorchRunner(contract_for(spec), model, device)
+    if backend in CHECKPOINT_BACKENDS:
+        return open_checkpoint(spec, place_of(card["checkpoint"]), backend, device)
+    return open_onnx(contract, path, device, threads)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.config.spec import DataSpec
-from uniad.data.check import CAMERAS
 from uniad.data.transforms import check_size, finish, resampler, scaled_projection
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
 from uniad.interface.types import Frame

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from uniad.config.spec import DataSpec
-from uniad.data.check import CAMERAS
 from uniad.data.dataset import Split, can_bus, open_table
 from uniad.data.labels import Labeller
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
 from uniad.formats import frames as schema
+from uniad.formats.layout import CAMERAS
 
 INDEX = "frames.json"
 

@@ -1,4 +1,4 @@
-"""Three ways to make an engine of an ONNX, by one interface: ``backend(name).build(onnx, engine_part, options) -> Built``."""
+"""What the three builders of TensorRT engines have in common; ``engines.build`` chooses one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from uniad.backends.trtexec import PRECISIONS
-from uniad.errors import UserError
 
 BACKENDS = ("tensorrt_rtx", "tensorrt", "trtexec")
 
@@ -38,21 +35,3 @@ class Built:
 class Backend(Protocol):
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
         """Write the engine of ``onnx`` (its card: ``source``) to ``part``. Raises UserError."""
-
-
-def backend(name: str) -> Backend:
-    """The backend of that name; a UserError names the choices."""
-    if name == "trtexec":
-        from uniad.engines.trtexec import CommandBackend
-
-        return CommandBackend()
-    if name in BACKENDS:
-        from uniad.engines.tensorrt import PythonBackend
-
-        return PythonBackend(name)
-    raise UserError(f"unknown engine backend {name!r}: choose one of {', '.join(BACKENDS)}")
-
-
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise UserError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}")

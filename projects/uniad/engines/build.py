@@ -14,14 +14,27 @@ from pathlib import Path
 import onnx
 
 from uniad.artifacts.card import read_card, write_card
+from uniad.artifacts.graph import check_graph
+from uniad.artifacts.precision import check_precision
 from uniad.backends.identity import this_device
-from uniad.engines.base import BACKENDS, BuildOptions, Built, backend, check_precision
+from uniad.engines.base import BACKENDS, Backend, BuildOptions, Built
+from uniad.engines.tensorrt import PythonBackend
+from uniad.engines.trtexec import CommandBackend
+from uniad.errors import UserError
 from uniad.export.groups import layer_groups
 from uniad.files import atomic_path
-from uniad.jetson.bundle import check_precision as check_graph
 from uniad.processes import run_killable
 
 __all__ = ["BACKENDS", "BuildOptions", "build_engine"]
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name; a UserError names the choices."""
+    if name == "trtexec":
+        return CommandBackend()
+    if name in BACKENDS:
+        return PythonBackend(name)
+    raise UserError(f"unknown engine backend {name!r}: choose one of {', '.join(BACKENDS)}")
 
 
 def _build(onnx_path: Path, source: dict, part: Path, options: BuildOptions, progress: Callable[[str], None]) -> Built:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uniad.engines.base import BACKENDS, BuildOptions, Built
+from uniad.artifacts.graph import fp32_nodes
+from uniad.backends.tensorrt import load_package
+from uniad.engines.base import BuildOptions, Built
 from uniad.errors import UserError
-from uniad.jetson.bundle import fp32_nodes
-
-
-def load_backend(name: str) -> Any:
-    """The Python package behind a backend; a UserError names the choices or the missing package."""
-    if name not in BACKENDS:
-        raise UserError(f"unknown engine backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"the Python package {name} is not installed: `make env` installs tensorrt_rtx, JetPack and the "
-            f"deployment image ship tensorrt"
-        ) from None
 
 
 class PythonBackend:
@@ -32,7 +19,7 @@ class PythonBackend:
         self.package = package
 
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
-        trt = load_backend(self.package)
+        trt = load_package(self.package)
         weak = self._weak(trt, options.precision)
         logger = trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.ERROR)
         builder = trt.Builder(logger)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from uniad.artifacts.graph import fp32_nodes
 from uniad.backends import trtexec
 from uniad.engines import jetpack
 from uniad.engines.base import BuildOptions, Built
 from uniad.errors import UserError
-from uniad.jetson.bundle import fp32_nodes
 
 
 class CommandBackend:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.backends.runner import Runner
+from uniad.backends.base import Runner
 from uniad.config.spec import Spec
 from uniad.interface.contract import Contract, as_feeds, pack_frame, pack_state, unpack_inputs
 from uniad.interface.types import Agents, Frame, MapOutput, MotionOutput, OccOutput, PlanOutput, State, StepOutputs, TrackOutput

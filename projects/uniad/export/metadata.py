@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.config.spec import Spec
-from uniad.data.check import CAMERAS
 from uniad.data.dataset import SceneStream, Split, can_bus
 from uniad.data.transforms import scaled_projection
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 
 DEFAULT_FRAMES = 69  # the first two scenes of the validation split of nuScenes

@@ -9,6 +9,7 @@ is needed. Code behind the door checks nothing again.
     card          the JSON card beside an ONNX or a TensorRT engine
     frames        frames.json of a recorded folder
     infos         nuscenes_infos_temporal_*.pkl
+    layout        names of versions, tables, sensors and folders
     nuscenes      the tables of a nuScenes version
     times         units of time and the rate of keyframes
 """

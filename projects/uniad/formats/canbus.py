@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from uniad.data.check import CAN_BUS
 from uniad.errors import UserError
 from uniad.formats.fields import Array, column
+from uniad.formats.layout import CAN_BUS
 from uniad.formats.times import unit_of
 
 # Scenes of nuScenes that were recorded without a CAN bus, as the devkit lists them. Every other scene has messages.

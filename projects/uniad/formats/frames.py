@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from uniad.data.check import CAMERAS
 from uniad.errors import UserError
 from uniad.formats.calibration import CameraField, PoseField
 from uniad.formats.fields import Array, Choice, Maybe, Named, Record, Text, duplicates, unknown_keys
+from uniad.formats.layout import CAMERAS
 from uniad.formats.times import check_times
 from uniad.interface.command import COMMANDS
 

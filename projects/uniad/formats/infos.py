@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.data.check import CAMERAS, VERSIONS
 from uniad.errors import UserError
 from uniad.formats import calibration as cal
 from uniad.formats.fields import Array, Ragged, Text, Whole, column, duplicates
+from uniad.formats.layout import CAMERAS, VERSIONS
 from uniad.formats.times import check_times
 
 AGAIN = "make it again with tools/create_data.py"

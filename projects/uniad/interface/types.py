@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a car runs an engine without PyTorch
     from torch import Tensor
 
 EGO_ID = -2  # of the ego query: never a track, never matched
+# Of occupancy labels (Targets): a cell that does not count, and what an instance is called that happens to have that number
+IGNORE, ID_OF_255 = 255, -20
 
 
 class Frame(NamedTuple):

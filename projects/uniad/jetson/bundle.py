@@ -8,21 +8,22 @@ import math
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import uniad
 from uniad.artifacts.card import read_card, sequence_path
-from uniad.backends.trtexec import PRECISIONS
+from uniad.artifacts.graph import check_graph, fp32_nodes
+from uniad.backends.trtexec import passed_on
 from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
-from uniad.verify.compare import TOLERANCES
+from uniad.verify.tolerances import TOLERANCES
 
 ONNX, SEQUENCE, PLAN = "model.onnx", "sequence.npz", "plan.json"
 # What runs on the device. A test keeps these within Python 3.8 and numpy.
 MODULES = (
     "errors",
+    "artifacts/precision",
     "postprocess/map_paint",
     "postprocess/map_merge",
     "verify/assignment",
@@ -30,6 +31,7 @@ MODULES = (
     "verify/future",
     "verify/map",
     "verify/objects",
+    "verify/tolerances",
     "backends/trtexec",
     "engines/jetpack",
     "jetson/ondevice",
@@ -62,67 +64,11 @@ class DeviceOptions:
     seconds: int = 10
 
 
-def check_precision(onnx_path: str | Path, precision: str) -> None:
-    """Raises UserError for a precision that there is not, or that this graph cannot have."""
-    if precision not in PRECISIONS:
-        raise UserError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and not is_quantised(onnx_path):
-        raise UserError(
-            f"{onnx_path}: precision int8 needs a graph with QuantizeLinear and DequantizeLinear nodes, this one has none; "
-            f"quantise it first, or choose fp32 or fp16"
-        )
-    if precision != "int8" and is_lowered(onnx_path) != (precision == "fp16"):
-        raise UserError(
-            f"{onnx_path}: precision {precision}: this graph is in fp16; give the one that `make export` wrote"
-            if precision == "fp32"
-            else f"{onnx_path}: precision fp16 needs the fp16 graph, this one has no halves; `make engine PRECISION=fp16` "
-            f"makes it first, by tools/lower_onnx.py"
-        )
-
-
-def is_quantised(onnx_path: str | Path) -> bool:
-    return any(node.op_type == "QuantizeLinear" for node in _nodes(onnx_path))
-
-
-def is_lowered(onnx_path: str | Path) -> bool:
-    """Whether some of it computes in half: then it has casts that say so."""
-    half = 10  # onnx.TensorProto.FLOAT16
-    return any(a.name == "to" and a.i == half for node in _nodes(onnx_path) if node.op_type == "Cast" for a in node.attribute)
-
-
-def _nodes(onnx_path: str | Path) -> Iterable:
-    import onnx  # here, for a Jetson that only builds may lack it
-
-    return onnx.load(str(onnx_path), load_external_data=False).graph.node
-
-
-def fp32_nodes(card: dict) -> list[str]:
-    """Nodes that a builder with types of its own must be told to leave in fp32."""
-    return card.get("lowering", {}).get("fp32_nodes", [])
-
-
-def passed_on(contract: dict) -> dict[str, list]:
-    """State outputs that only hand an input of the frame on: name -> [input, first, last element] or [input, None, None].
-
-    contract: the card's. A test holds this to uniad.interface.contract.
-    """
-    frame = {i["name"] for i in contract["inputs"] if "initial" not in i}
-    parts = {"pos": ["can_bus", 0, 3], "angle": ["can_bus", 17, 18]}
-    found = {}
-    for output in contract["feedback"]:
-        name = output[len("next_") :]
-        if name in parts:
-            found[output] = parts[name]
-        elif name in frame:
-            found[output] = [name, None, None]
-    return found
-
-
 def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = DeviceOptions()) -> dict:  # noqa: B008  frozen
     """Fill ``folder`` (made if absent); returns the plan. Raises UserError for a missing card, a changed ONNX or a bad option."""
     onnx_path, folder = Path(onnx_path), Path(folder)
     card = read_card(onnx_path)
-    check_precision(onnx_path, options.precision)
+    check_graph(onnx_path, options.precision)
     if options.compute_capabilities:
         raise UserError("trtexec builds for the GPU of its machine only; leave COMPUTE_CAPABILITIES empty")
     recorded = sequence_path(onnx_path)

@@ -12,17 +12,18 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from uniad.backends import trtexec
+from uniad.backends.trtexec import undo_rounding
 from uniad.engines import jetpack
 from uniad.errors import UserError, run_cli
 from uniad.postprocess.map_merge import finish_lanes
-from uniad.verify import compare as judge
+from uniad.verify.compare import compare
+from uniad.verify.tolerances import Tolerance
 
 ONNX, SEQUENCE, PLAN, OUT = "model.onnx", "sequence.npz", "plan.json", "out"
 
@@ -217,21 +218,7 @@ def judge_files(here: Path, plan: dict, folder: Path):
 def judged(outputs: list, sequence, plan: dict):
     """Compare by the tolerances that the bundle carries."""
     limits = {name: float("inf") if value is None else value for name, value in plan["tolerance"].items()}
-    judge.TOLERANCES[plan["precision"]] = judge.Tolerance(**limits)
-    return judge.compare(outputs, sequence, contract_of(plan), "trtexec", plan["precision"])
-
-
-def undo_rounding(outputs: Mapping, frame: Mapping, passed_on: Mapping) -> dict:
-    """Text has six digits, which is a metre of a global position. What only hands an input on to the next frame is that input;
-    it is put back if the text says the same as far as it goes."""
-    exact = dict(outputs)
-    for name, (source, first, last) in passed_on.items():
-        value = frame[source]
-        value = value if first is None else value[..., first:last]
-        value = value.reshape(outputs[name].shape)
-        if np.allclose(outputs[name], value, rtol=1e-5, atol=1e-30):
-            exact[name] = value
-    return exact
+    return compare(outputs, sequence, contract_of(plan), "trtexec", plan["precision"], limit=Tolerance(**limits))
 
 
 def contract_of(plan: dict) -> SimpleNamespace:

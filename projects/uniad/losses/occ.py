@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniad.config.spec import OccSpec
-from uniad.data.occupancy import ID_OF_255
-from uniad.interface.types import Targets
+from uniad.interface.types import ID_OF_255, Targets
 from uniad.models.occ import OccRaw
 
 

@@ -16,19 +16,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from uniad.artifacts.sequence import Sequence
+from uniad.backends.rounding import MOVES, has_halves, tensor_types
 from uniad.errors import UserError
 from uniad.export.groups import GLUE, layer_groups
 from uniad.interface.contract import Contract
-from uniad.precision.half import (
-    HALF_MAX,
-    MOVES,
-    choose_types,
-    convert,
-    fold_batch_norms,
-    has_halves,
-    lift_constants,
-    tensor_types,
-)
+from uniad.precision.half import HALF_MAX, choose_types, convert, fold_batch_norms, lift_constants
 from uniad.precision.ranges import record_peaks
 from uniad.precision.search import Choice, Effect, Say, Span, choose, measure
 

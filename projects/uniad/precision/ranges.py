@@ -9,10 +9,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from uniad.artifacts.sequence import Sequence
-from uniad.backends.runner import OrtRunner
+from uniad.backends.onnxruntime import OrtRunner
+from uniad.backends.rounding import MOVES, tensor_types
 from uniad.export.groups import GLUE
 from uniad.interface.contract import Contract
-from uniad.precision.half import MOVES, tensor_types
 
 
 def with_peaks(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, tuple[str, str]]]:

@@ -14,11 +14,12 @@ from math import inf, isfinite
 import onnx
 
 from uniad.artifacts.sequence import Sequence
-from uniad.backends.runner import OrtRunner
+from uniad.backends.onnxruntime import OrtRunner
+from uniad.backends.rounding import has_halves, rounded
 from uniad.errors import UserError
 from uniad.interface.contract import Contract
-from uniad.precision.half import has_halves, rounded
-from uniad.verify.compare import TOLERANCES, compare, replayed
+from uniad.verify.compare import compare, replayed
+from uniad.verify.tolerances import TOLERANCES
 
 Say = Callable[[str], None]
 # Share of the plan's limit that a choice may use. It is a mean over the recorded frames, and other scenes have another one: a

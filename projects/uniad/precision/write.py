@@ -16,8 +16,8 @@ from uniad.export.audit import audit
 from uniad.export.groups import GLUE, layer_groups
 from uniad.precision.fp16 import MARGIN, Lowered, lower
 from uniad.precision.search import Say
-from uniad.verify.compare import TOLERANCES
 from uniad.verify.run import contract_of
+from uniad.verify.tolerances import TOLERANCES
 
 PRECISION = "fp16"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import sequence_path
-from uniad.backends.runner import OrtRunner
+from uniad.backends.onnxruntime import OrtRunner
 from uniad.errors import UserError
-from uniad.verify.compare import TOLERANCES, Report, compare, replay
+from uniad.verify.compare import Report, compare, replay
 from uniad.verify.run import contract_of
+from uniad.verify.tolerances import TOLERANCES
 
 
 def compare_exports(first: str | Path, second: str | Path) -> list[Report]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Mapping  # noqa: UP035  Python 3.8 cannot inde
 import numpy as np
 
 if TYPE_CHECKING:
-    from uniad.verify.compare import Tolerance
+    from uniad.verify.tolerances import Tolerance
 
 Outputs = Mapping[str, np.ndarray]
 FREE, NO_ROW = -1, -2

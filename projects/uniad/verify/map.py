@@ -15,7 +15,7 @@ from uniad.verify.assignment import assign
 
 if TYPE_CHECKING:
     from uniad.interface.contract import MapMerge
-    from uniad.verify.compare import Tolerance
+    from uniad.verify.tolerances import Tolerance
 
 Outputs = Mapping[str, np.ndarray]
 BROKEN = float("inf")  # what no tolerance allows

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from uniad.errors import UserError
-from uniad.verify.compare import TOLERANCES
+from uniad.verify.tolerances import TOLERANCES
 
 
 class Limits(NamedTuple):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from uniad.data.check import CAMERAS, TABLES, dataset_problems
+from uniad.data.check import dataset_problems
 from uniad.data.dataset import open_table
 from uniad.data.infos import can_bus_vector, create_infos
 from uniad.data.table import load_table, relative_path
 from uniad.data.unpickle import load
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS, TABLES
 
 # Keys of the documented converter's files; readers of either stack rely on all of them.
 DOCUMENTED = {

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from uniad.data.check import CAMERAS, dataset_problems
+from uniad.data.check import dataset_problems
 from uniad.data.infos import create_infos
 from uniad.data.table import load_table
 from uniad.data.tables import Tables
 from uniad.data.unpickle import load
 from uniad.errors import UserError
 from uniad.formats.canbus import WITHOUT, is_without
+from uniad.formats.layout import CAMERAS
 
 VERSION = "v1.0-trainval"
 Records = dict[str, list[dict[str, Any]]]

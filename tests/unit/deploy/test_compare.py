@@ -13,7 +13,8 @@ from uniad.artifacts.sequence import Sequence, load, normalise_images
 from uniad.errors import UserError
 from uniad.interface.contract import contract_for
 from uniad.postprocess.map_merge import finish_lanes, merged_anew
-from uniad.verify.compare import TOLERANCES, compare, replay, replayed
+from uniad.verify.compare import compare, replay, replayed
+from uniad.verify.tolerances import TOLERANCES
 
 from tests.specs import edit, nano_spec
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from uniad.backends.compiled import CompiledRunner
-from uniad.backends.runner import TorchRunner
+from uniad.backends.torch import TorchRunner
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
 from uniad.training.build import build_model
 from uniad.training.checkpoint import load_checkpoint
-from uniad.verify.compare import TOLERANCES
+from uniad.verify.tolerances import TOLERANCES
 
 COMPARED = ("boxes", "obj_id", "active", "map_lanes", "occ_seg", "plan_traj")
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from uniad.artifacts.card import card_path, read_card, write_card
-from uniad.data.check import CAMERAS
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 
 POSE = {"translation": [0, 0, 0], "rotation": [1, 0, 0, 0]}
 INTRINSIC = [[1000.0, 0, 800], [0, 1000.0, 450], [0, 0, 1]]

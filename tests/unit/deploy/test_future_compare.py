@@ -12,7 +12,8 @@ from uniad.artifacts.card import future_entries
 from uniad.artifacts.sequence import Sequence, default_frames
 from uniad.errors import UserError
 from uniad.interface.contract import Contract, contract_for
-from uniad.verify.compare import AHEAD, compare, replayed
+from uniad.verify.compare import compare, replayed
+from uniad.verify.tolerances import AHEAD
 
 CONTRACT = contract_for(nano_spec(2))
 AGENTS = {p.name: p for p in CONTRACT.outputs}["agent_row"].shape[1]

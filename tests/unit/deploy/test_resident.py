@@ -13,7 +13,7 @@ import pytest
 import torch
 from uniad.backends.cuda_graph import ResidentStep, compile_layers, parts
 from uniad.backends.resident_ort import ResidentOrt
-from uniad.backends.runner import TorchRunner
+from uniad.backends.torch import TorchRunner
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import Contract, MapMerge, Port
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from specs import config_path, nano_spec
-from uniad.data.check import CAMERAS
 from uniad.data.dataset import SceneStream
 from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
@@ -18,6 +17,7 @@ from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose, Sensors, prepare
 from uniad.deploy.sources import DatasetFrames, Shot
 from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.models.uniad import UniAD
 from uniad.postprocess.result import Result, result_of
 from uniad.training.checkpoint import save_checkpoint

@@ -112,14 +112,14 @@ def test_an_engine_is_opened_by_what_it_was_built_for(copy: Path) -> None:
 
 
 def test_an_engine_for_another_tensorrt_or_gpu_is_refused_before_it_is_loaded(copy: Path, monkeypatch) -> None:
-    from uniad.deploy import runtime
+    from uniad.backends import open as opening
 
     engine = copy.with_name("nano.engine")
     engine.write_bytes(b"plan")
     card = json.loads(Path(f"{copy}.json").read_text())
     card |= {"kind": "engine", "builder": "trtexec", "compute_capabilities": ["8.7"]}
-    monkeypatch.setattr(runtime, "this_device", lambda: {"model": "a GPU", "compute_capability": "8.6"})
-    monkeypatch.setattr(runtime, "load_backend", lambda name: SimpleNamespace(__version__="10.3.0.26"))
+    monkeypatch.setattr(opening, "this_device", lambda: {"model": "a GPU", "compute_capability": "8.6"})
+    monkeypatch.setattr(opening, "load_package", lambda name: SimpleNamespace(__version__="10.3.0.26"))
     write_card(engine, {**card, "builder_version": "8.5.2"})
     with pytest.raises(UserError, match="built for trtexec 8.5.2, here is 10.3.0.26"):
         Runtime.open(engine)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from specs import edit, nano_spec
-from uniad.backends.runner import TorchRunner
+from uniad.backends.torch import TorchRunner
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream
 from uniad.data.infos import create_infos

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from uniad.precision.half import convert, fold_batch_norms, has_halves, lift_constants, rounded, tensor_types
+from uniad.backends.rounding import has_halves, rounded, tensor_types
+from uniad.precision.half import convert, fold_batch_norms, lift_constants
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 

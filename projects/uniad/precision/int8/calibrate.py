@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from uniad.backends.runner import OrtRunner
+from uniad.backends.onnxruntime import OrtRunner
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream
 from uniad.errors import UserError

@@ -11,17 +11,17 @@ import onnx
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import sequence_path, spec_of, write_card
 from uniad.artifacts.derived import write_derived
+from uniad.artifacts.graph import is_quantised
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import GLUE
-from uniad.jetson.bundle import is_quantised
 from uniad.precision.int8.calibrate import Calibration, Drive, calibrate
 from uniad.precision.int8.candidates import Layer, check_groups, find_layers, groups_of
 from uniad.precision.int8.histogram import METHODS
 from uniad.precision.int8.qdq import insert_qdq
 from uniad.precision.search import Choice, Effect, Span, choose, measure
-from uniad.verify.compare import TOLERANCES
 from uniad.verify.run import contract_of
+from uniad.verify.tolerances import TOLERANCES
 
 PRECISION = "int8"
 AUTO = "auto"

@@ -1,0 +1,47 @@
+"""Which precision a graph is in, by its nodes and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from uniad.artifacts.precision import check_precision
+from uniad.errors import UserError
+
+
+def check_graph(onnx_path: str | Path, precision: str) -> None:
+    """Raises UserError for a precision that there is not, or that this graph cannot have."""
+    check_precision(precision)
+    if precision == "int8" and not is_quantised(onnx_path):
+        raise UserError(
+            f"{onnx_path}: precision int8 needs a graph with QuantizeLinear and DequantizeLinear nodes, this one has none; "
+            f"quantise it first, or choose fp32 or fp16"
+        )
+    if precision != "int8" and is_lowered(onnx_path) != (precision == "fp16"):
+        raise UserError(
+            f"{onnx_path}: precision {precision}: this graph is in fp16; give the one that `make export` wrote"
+            if precision == "fp32"
+            else f"{onnx_path}: precision fp16 needs the fp16 graph, this one has no halves; `make engine PRECISION=fp16` "
+            f"makes it first, by tools/lower_onnx.py"
+        )
+
+
+def is_quantised(onnx_path: str | Path) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in _nodes(onnx_path))
+
+
+def is_lowered(onnx_path: str | Path) -> bool:
+    """Whether some of it computes in half: then it has casts that say so."""
+    half = 10  # onnx.TensorProto.FLOAT16
+    return any(a.name == "to" and a.i == half for node in _nodes(onnx_path) if node.op_type == "Cast" for a in node.attribute)
+
+
+def _nodes(onnx_path: str | Path) -> Iterable:
+    import onnx  # here, for a Jetson that only builds may lack it
+
+    return onnx.load(str(onnx_path), load_external_data=False).graph.node
+
+
+def fp32_nodes(card: dict) -> list[str]:
+    """Nodes that a builder with types of its own must be told to leave in fp32."""
+    return card.get("lowering", {}).get("fp32_nodes", [])

@@ -1,0 +1,82 @@
+"""Open a graph, a TensorRT engine or a checkpoint in a back end: the one place that knows which of them runs what.
+
+PyTorch, onnxruntime and TensorRT are imported when they are asked for: a car has one of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from uniad.backends import trtexec
+from uniad.backends.base import Runner
+from uniad.backends.identity import check_identity, this_device
+from uniad.backends.tensorrt import TensorRtRunner, load_package
+from uniad.backends.trtexec_runner import TrtexecRunner
+from uniad.config.spec import Spec
+from uniad.errors import UserError
+from uniad.formats.card import Card
+from uniad.interface.contract import Contract, contract_for
+
+CHECKPOINT_BACKENDS = ("torch", "compiled")
+ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
+BACKENDS = (*CHECKPOINT_BACKENDS, "onnxruntime", *ENGINE_BACKENDS)
+
+
+def open_checkpoint(spec: Spec, checkpoint: str | Path, backend: str, device: str = "auto", precision: str = "fp16") -> Runner:
+    """A checkpoint in ``torch`` (in fp32), or in ``compiled``, on a GPU, in fp32 or fp16. device: auto, cpu or cuda.
+
+    Raises UserError without PyTorch, and for a checkpoint that does not fit the spec.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{checkpoint}: running a checkpoint takes PyTorch, which is not installed here (the extra runtime is for ONNX and "
+            "TensorRT engines): pip install '.[train]'"
+        ) from None
+    from uniad.training.carried import load_trained
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if backend == "compiled" and device == "cpu":
+        raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
+    if backend == "compiled" and precision == "int8":
+        raise UserError(f"{checkpoint}: backend compiled computes in fp32 or fp16; int8 is for TensorRT engines")
+    model = load_trained(spec, checkpoint, None)[0].eval()
+    if backend == "compiled":
+        from uniad.backends.compiled import CompiledRunner
+
+        return CompiledRunner(contract_for(spec), model, precision, device=device)
+    from uniad.backends.torch import TorchRunner
+
+    return TorchRunner(contract_for(spec), model, device)
+
+
+def open_onnx(contract: Contract, graph: str | Path | Any, device: str = "auto", threads: int = 0) -> Runner:
+    """An ONNX, a file or in memory, in onnxruntime. device: auto, cpu or cuda; threads: of the CPU, 0 its own choice."""
+    from uniad.backends.onnxruntime import OrtRunner
+
+    return OrtRunner(contract, graph, threads, device)
+
+
+def open_engine(card: Card, contract: Contract, path: str | Path, backend: str = "auto", device: str = "auto") -> Runner:
+    """A TensorRT engine in what runs it; auto takes the Python package.
+
+    Raises UserError, before the engine is loaded, where it was built for another TensorRT or another GPU.
+    """
+    # What trtexec builds, the package of the same TensorRT loads, and the other way round.
+    runs_in = ("tensorrt_rtx",) if card["builder"] == "tensorrt_rtx" else ("tensorrt", "trtexec")
+    if backend not in ("auto", *runs_in):
+        raise UserError(f"{path}: this engine runs in {' or '.join(runs_in)}, not in {backend}")
+    if device == "cpu":
+        raise UserError(f"{path}: an engine runs on a GPU; for the CPU open the ONNX")
+    here = this_device()
+    if backend == "trtexec":
+        tool = trtexec.probe()
+        check_identity(path, card, tool.version_text, here)
+        return TrtexecRunner(contract, path, tool)
+    package = runs_in[0]
+    if here:
+        check_identity(path, card, load_package(package).__version__, here)
+    return TensorRtRunner(contract, path, package)
