@@ -37,14 +37,21 @@ def gib(size: str) -> float | None:
     return float(found.group(1)) * UNITS[found.group(2) or "b"] if found else None
 
 
-def dataset_problems(root: Path, version: str) -> list[str]:
-    """What a nuScenes folder lacks, by the same check that makes infos, which needs nothing installed."""
+def dataset_problems(root: Path, version: str, data_args: str = "") -> list[str]:
+    """What a nuScenes folder lacks, by the same check that makes infos (projects/uniad/data/check.py needs nothing installed).
+
+    data_args: what tools/create_data.py will be given besides; a CAN bus may lie elsewhere, or be absent.
+    """
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--canbus")
+    words.add_argument("--without-canbus", action="store_true")
+    asked = words.parse_known_args(data_args.split())[0]
     sys.path.insert(0, str(ROOT / "projects"))
     try:
-        from uniad.data.check import dataset_problems as problems_of
-    except ImportError:  # a copy of the tools alone
+        from uniad.data import check
+    except ImportError:  # tools without the package
         return [] if (root / version / "sample.json").is_file() else [f"no {version}/sample.json"]
-    return problems_of(root, version)
+    return check.dataset_problems(root, version, asked.canbus, need_can_bus=not asked.without_canbus)
 
 
 def check_dataset(args: argparse.Namespace, report: Report) -> None:
