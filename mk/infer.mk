@@ -50,6 +50,16 @@ $(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 $(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$(@D) holds no results; `make infer` writes them' >&2; exit 2))
 
+# The same as a recording for Rerun's viewer, in three dimensions and with a timeline
+VIEW_DIR := outputs/$(SUB)view/$(RUN_NAME)
+VIEW_FLAGS.$(VIEW_DIR) = $(call q,$(INFERRED)) $(VIEW_ARGS)
+.PHONY: view
+view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/view/...rrd: images, boxes, map, forecasts, plan, occupancy
+	@echo 'open it: $(if $(filter host,$(TOOLS_RUNTIME)),$(VENV)/bin/)rerun $(VIEW_DIR)/*.rrd      (--web-viewer: in a browser)'
+$(VIEW_DIR)/.finished: $(INFERRED)/.finished $(call code,viz) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
+	$(RUN) tools/make_recording.py $(call q,$(INFERRED)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)
+	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
+
 METADATA := nuscenes_np/$(SUB)
 METADATA_FLAGS = $(strip --config $(call config,2) --dump_folder $(call q,$(METADATA:%/=%)) $(if $(NUM_FRAME),--num_frame $(NUM_FRAME)) $(call cfg-options,$(OPTIONS)))
 

@@ -170,9 +170,10 @@ BACKEND ?=
 COMPARE ?=
 # Frames of `make endurance`: an hour of 2 Hz
 ENDURANCE_FRAMES ?= 7200
-# More options for tools/infer.py and tools/make_video.py
+# More options for tools/infer.py, tools/make_video.py and tools/make_recording.py
 INFER_ARGS ?=
 VIDEO_ARGS ?=
+VIEW_ARGS ?=
 # Frames of `make metadata`. Empty: 69, as documented, or all where there are fewer
 NUM_FRAME ?=
 

@@ -42,6 +42,7 @@ VERBS = {
     "infer": "infer.py",
     "visualize": "visualize.py",
     "video": "make_video.py",
+    "view": "make_recording.py",
     "metadata": "process_metadata.py",
     "release-weights": "release_weights.py",
 }

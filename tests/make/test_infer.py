@@ -115,3 +115,15 @@ def test_plot_draws_the_logs_that_are_here_and_says_where_there_is_none(tree: Tr
     tree.done("plot", "RUNS=projects/work_dirs/stage2_e2e/tiny_imgx0.25_e2e", "PLOT_ARGS=--overlay")
     assert tree.calls()[-1].endswith("[--out] [outputs/curves.png] [--overlay]")
     assert "gone is not there" in tree.make("plot", "RUNS=gone").stderr
+
+
+def test_a_drive_becomes_a_recording_of_the_same_results(tree: Tree):
+    tree.done("visualize", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
+    tree.calls()
+    said = tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
+    (line,) = tree.calls()
+    where = "[outputs/infer/nano_e2e.onnxruntime/0] [--out] [outputs/view/nano_e2e.onnxruntime/0]"
+    assert line.startswith(f"tools/make_recording.py {where}")
+    assert "rerun outputs/view/nano_e2e.onnxruntime/0/*.rrd" in said
+    tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
+    assert tree.calls() == []

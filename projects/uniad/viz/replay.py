@@ -64,10 +64,15 @@ class Replay:
 
     def contents(self, scene: str) -> Iterator[Content]:
         """What is to be drawn of each frame of a scene."""
+        for content, _, _ in self.frames_and_contents(scene):
+            yield content
+
+    def frames_and_contents(self, scene: str) -> Iterator[tuple[Content, Result, dict[str, Any]]]:
+        """The same with what it is made of: the result of each frame, and its info."""
         for path in self.frames(scene):
             result, info = read_frame(path, self.spec.data.class_names)
             title = f"{self.title}  |  {scene}"
-            yield content_of_result(result, info, self.truth(info["token"]), self.spec, title, self.about)
+            yield content_of_result(result, info, self.truth(info["token"]), self.spec, title, self.about), result, info
 
     def pictures_beside(self, other: Replay, scene: str) -> Iterator[np.ndarray]:
         """[H, W, 3] RGB of each frame that both have: this run, the other, and what differs between them."""
