@@ -272,15 +272,9 @@ def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Dist
     out[:, :, width:] = 0.0
 
 
-def padded_hw(hw: tuple[int, int], divisor: int) -> tuple[int, int]:
-    """Size after padding to a multiple of ``divisor``."""
-    return -(-hw[0] // divisor) * divisor, -(-hw[1] // divisor) * divisor
-
-
 def check_size(hw: tuple[int, int], spec: ImageSpec, path: str) -> None:
-    """An image whose size does not lead to the network's input size is a UserError."""
-    scaled = (int(hw[0] * spec.scale), int(hw[1] * spec.scale))
-    if padded_hw(scaled, spec.pad_divisor) != (spec.height, spec.width):
+    """An image of another size than nuScenes' cameras have is a UserError: sizes of a frame, a pack and a cache are one."""
+    if tuple(hw) != ORIGINAL_HW:
         raise UserError(
             f"image {path} has {hw[1]}x{hw[0]} pixels; the config's {spec.width}x{spec.height} input at scale {spec.scale:g} "
             f"needs {ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}: scale images and camera matrices together"

@@ -181,7 +181,7 @@ def test_a_small_file_that_claims_gigabytes_of_pixels_is_refused_before_it_is_de
 
 
 @pytest.mark.parametrize("variant", ["nano", "tiny", "full"])
-@pytest.mark.parametrize("hw", [(1080, 1920), (1280, 1920), (720, 1280)])
+@pytest.mark.parametrize("hw", [(1080, 1920), (1280, 1920), (720, 1280), (928, 1600), (1000, 1640)])  # the last two pad alike
 def test_sizes_that_other_cameras_have_are_refused_by_every_variant(variant, hw):
     spec = getattr(specs, f"{variant}_spec")().data.image
     with pytest.raises(UserError, match=f"has {hw[1]}x{hw[0]} pixels.*scale images and camera matrices together"):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import infer
 import numpy as np
 import pytest
+from uniad.data.images import ImageSource
 from uniad.deploy.infer import folder_name, run
 from uniad.deploy.records import claim, percentiles, read_frame, read_summary
 from uniad.deploy.runtime import Runtime
@@ -150,6 +153,27 @@ def test_limits_of_a_frame_come_from_the_command_line(nano, dataset, tmp_path, m
     for wrong in ("most_step=6", "most_step_s=long"):
         with pytest.raises(UserError, match=f"limit '{wrong}'"):
             infer_main("--limits", wrong)
+
+
+def test_images_of_another_size_are_refused_in_folders_and_datasets(runtime, dataset, tmp_path) -> None:
+    what = r"has 1920x1080 pixels; .* needs 1600x900: scale images and camera matrices together"
+    wide = cv2.imencode(".jpg", np.full((1080, 1920, 3), 90, np.uint8))[1].tobytes()
+    folder = record_folder(dataset, tmp_path / "drive")
+    (folder / "CAM_BACK" / "1.jpg").unlink()
+    (folder / "CAM_BACK" / "1.jpg").write_bytes(wide)
+    with pytest.raises(UserError, match=rf"^drive, frame 1: image of CAM_BACK {what}$"):
+        run(runtime, [FolderFrames(folder).scene()], tmp_path / "out", {})
+
+    spec = dataset.spec
+    shutil.copytree(spec.data_root, tmp_path / "world", copy_function=os.link)
+    image = tmp_path / "world" / dataset.table.img_path[0][3]
+    image.unlink()
+    image.write_bytes(wide)
+    source = ImageSource(dataset.table, replace(spec, data_root=f"{tmp_path}/world"))
+    for read in (lambda: source.load(0, None, np.empty((6, 3, spec.image.height, spec.image.width), np.float32)),
+                 lambda: source.scaled_bytes(0)):  # fmt: skip
+        with pytest.raises(UserError, match=rf"^image {image} {what}$"):
+            read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
