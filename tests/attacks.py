@@ -37,6 +37,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "images: Exif, padding, cut, damaged inside, other sizes, claims of gigabytes": (
         r"unit/data/test_images.py::test_(a_truncated|a_file_that|pixels_are|what_follows|a_cut|damage|an_image|a_small|sizes)",
     ),
+    "what stands for a file: pipes, devices, gigabytes, keys twice": (r"unit/test_outside_files.py::",),
     "places for results: not there, not writable, full, links": (
         r"unit/test_places.py::",
         r"unit/deploy/test_infer.py::test_nothing_is_removed_or_written_through_a_link",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from uniad.errors import UserError, of_system
 
@@ -74,6 +77,44 @@ def try_place(path: str | Path, room: int = SMALLEST_ROOM) -> None:
     if free.f_blocks and free.f_bavail * free.f_frsize < room:
         left = free.f_bavail * free.f_frsize / 2**20
         raise UserError(f"{path}: {left:.1f} MiB are free there; needed are at least {room / 2**20:.0f}. Make room")
+
+
+MOST_READ = 256 << 20  # bytes; the largest index or card that anybody writes is far below
+
+
+def open_outside(path: str | Path) -> BinaryIO:
+    """Open a file that somebody else made. A pipe would be waited for and a device never ends: UserError for either."""
+    handle = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise UserError(f"{path} is a pipe or a device, not a file")
+    return handle
+
+
+def read_outside(path: str | Path, most: int = MOST_READ) -> bytes:
+    """The bytes of a file that somebody else made; UserError for one of more than ``most``, and for what is no file."""
+    with open_outside(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > most:
+            raise UserError(f"{path} holds {size / 2**20:.0f} MiB; at most {most / 2**20:.0f} are read of such a file")
+        return handle.read()
+
+
+def read_json(path: str | Path, most: int = MOST_READ) -> Any:
+    """What a JSON file says that somebody else wrote; also ValueError or RecursionError where it is none.
+
+    A key that stands twice in one object is a ValueError: of two lists of frames the first would be gone without a word.
+    """
+    return json.loads(read_outside(path, most), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+        found[key] = value
+    return found
 
 
 def sha256(path: str | Path) -> str:

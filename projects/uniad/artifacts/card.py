@@ -10,7 +10,7 @@ from uniad.config.file import load_config, override
 from uniad.config.read import from_config, load_spec
 from uniad.config.spec import Spec
 from uniad.errors import UserError
-from uniad.files import atomic_path, sha256
+from uniad.files import atomic_path, read_json, sha256
 from uniad.formats.card import Card, checked
 from uniad.interface.contract import CONTRACT_VERSION, Contract, contract_for
 
@@ -98,7 +98,7 @@ def read_card(artefact: str | Path) -> dict:
         raise UserError(f"{artefact}: no such file; `make export` writes the ONNX, `make engine` the engine")
     path = card_path(artefact)
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{path}: the card of {artefact.name} is missing; make it again, cards are written with their file"

@@ -20,7 +20,7 @@ import numpy as np
 
 from uniad.config.spec import ImageSpec, Spec
 from uniad.errors import UserError
-from uniad.files import atomic_path, sha256
+from uniad.files import atomic_path, open_outside, sha256
 from uniad.interface.contract import Contract, pack_frame, pack_outputs, unpack_inputs
 from uniad.interface.types import Frame
 from uniad.postprocess.map_merge import finish_lanes
@@ -103,7 +103,7 @@ def load(path: Path, contract: Contract, card: Mapping[str, Any] | None = None) 
     first difference.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_outside(path) as handle, zipfile.ZipFile(handle) as archive:
             arrays = _arrays(archive, path, contract)
     except FileNotFoundError:
         raise UserError(f"{path}: no recorded sequence; `make export` writes it beside the ONNX") from None

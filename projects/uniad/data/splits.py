@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from uniad.config.file import nearest
 from uniad.errors import UserError
+from uniad.files import read_json
 from uniad.formats.fields import Each, Text
 
 SPLITS = {"v1.0-trainval": ("train", "val"), "v1.0-mini": ("mini_train", "mini_val"), "v1.0-test": ("test", None)}
@@ -21,13 +21,13 @@ def splits_of(root: Path, version: str, scene_names: set[str]) -> dict[str, set[
     first, second = SPLITS[version]
     suffixes = {"test": "test"} if second is None else {"train": first, "val": second}
     path = root / version / OWN
-    if not path.is_file():
+    if not path.exists():
         from nuscenes.utils.splits import create_splits_scenes
 
         official = create_splits_scenes()
         return {suffix: set(official[name]) for suffix, name in suffixes.items()}
     try:
-        own = json.loads(path.read_bytes())
+        own = read_json(path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); needed is {{split: [scene names]}}") from None
     if not isinstance(own, dict):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from uniad.data import unpickle
 from uniad.errors import UserError
+from uniad.files import read_outside
 from uniad.formats import infos as schema
 from uniad.geometry import transforms as tf
 
@@ -131,8 +132,8 @@ def _locations(firsts: list[dict[str, Any]], root: Path, version: str, path: str
     if all("map_location" in info for info in firsts):
         return np.array([info["map_location"] for info in firsts])
     try:
-        scenes = {record["token"]: record["log_token"] for record in json.loads((root / version / "scene.json").read_bytes())}
-        logs = {record["token"]: record["location"] for record in json.loads((root / version / "log.json").read_bytes())}
+        scenes = {record["token"]: record["log_token"] for record in json.loads(read_outside(root / version / "scene.json"))}
+        logs = {record["token"]: record["location"] for record in json.loads(read_outside(root / version / "log.json"))}
         return np.array([logs[scenes[info["scene_token"]]] for info in firsts])
     except (OSError, ValueError) as error:
         tables = root / version

@@ -10,8 +10,11 @@ from typing import Any
 from nuscenes.nuscenes import NuScenes
 
 from uniad.errors import UserError
+from uniad.files import read_outside
 from uniad.formats import nuscenes as schema
 from uniad.formats.layout import CAMERAS, LIDAR
+
+LARGEST_TABLE = 16 << 30  # bytes; nuScenes' sample_data.json has more than one GiB
 
 Record = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
@@ -35,7 +38,7 @@ class Tables(NuScenes):
     def __load_table__(self, table_name: str) -> Any:
         path = f"{self.table_root}/{table_name}.json"
         try:
-            records = json.loads(Path(path).read_bytes())
+            records = json.loads(read_outside(path, LARGEST_TABLE))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged or cut short ({error}): unpack the metadata again") from None
         return schema.check_table(table_name, records, path) if table_name in schema.TABLES else records

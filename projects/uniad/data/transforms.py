@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from uniad.config.spec import ImageSpec
 from uniad.data.decoder_log import decoder_messages
 from uniad.errors import UserError
+from uniad.files import read_outside
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -82,11 +83,13 @@ def _claimed_size(data: bytes) -> tuple[int, int]:
 
 def _decode(path: str) -> U8:
     try:
-        data = Path(path).read_bytes()
+        data = read_outside(path)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; is the dataset's folder right, and this part of it downloaded?") from None
     except OSError as error:
         raise UserError(f"image {path} cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"image {error}") from None
     # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
     if data[:2] == b"\xff\xd8" and not _has_end(data):
         raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); download or make it again")

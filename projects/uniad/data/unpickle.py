@@ -31,7 +31,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, open_outside
 
 SEAL = b"\nsha256 of all before: "
 MAX_DEPTH = 32  # of containers in containers; an info file has seven
@@ -306,12 +306,15 @@ def load(path: str | Path, advice: str = "") -> Any:
     path = Path(path)
     collecting = gc.isenabled()
     try:
+        open_outside(path).close()
         size = path.stat().st_size
         _check_seal(path, size)
         _try(path, size)
         gc.disable()  # millions of containers that all stay
         with open(path, "rb") as handle:
             return _read(handle, size)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist" + (f"; {advice}" if advice else "")) from None
     except OSError as error:
@@ -327,7 +330,6 @@ def load(path: str | Path, advice: str = "") -> Any:
 
 def _try(path: Path, size: int) -> None:
     """Read the file in a process that may die of it. Raises what that process met with."""
-    path.open("rb").close()  # errors of the file system as they are
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

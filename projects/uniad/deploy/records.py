@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, read_json
 from uniad.interface.command import COMMANDS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
 
@@ -98,7 +98,7 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a folder of results."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = read_json(folder / SUMMARY)
         summary["scenes"]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them") from None
@@ -110,7 +110,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str, Any]]:
     """Result and info of a frame's JSON; detections are those that it keeps."""
     try:
-        frame = json.loads(path.read_text())
+        frame = read_json(path)
         with np.load(path.parent / frame["masks"], allow_pickle=False) as file:
             masks = {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError) as error:

@@ -19,6 +19,7 @@ from uniad.data.labels import Labeller
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
+from uniad.files import read_json, read_outside
 from uniad.formats import frames as schema
 from uniad.formats.layout import CAMERAS
 
@@ -101,7 +102,7 @@ class DatasetFrames:
         """Name by token, where the dataset's table of scenes is at hand."""
         if self._names is None:
             try:
-                records = json.loads((Path(self.spec.data_root) / self.table.version / "scene.json").read_bytes())
+                records = json.loads(read_outside(Path(self.spec.data_root) / self.table.version / "scene.json"))
                 self._names = {record["token"]: record["name"] for record in records}
             except (OSError, ValueError, KeyError):
                 self._names = {}
@@ -115,7 +116,7 @@ class FolderFrames:
         self.folder, self.threads = Path(folder), threads
         path = self.folder / INDEX
         try:
-            index = json.loads(path.read_bytes())
+            index = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; a folder of frames holds one, see docs/inference.md") from None
         except (OSError, ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ from nuscenes.utils.splits import create_splits_scenes
 from uniad.data.splits import splits_of
 from uniad.data.tables import Tables
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, read_outside
 from uniad.postprocess.submission import submission
 
 UNANNOTATED = "v1.0-test"
@@ -87,8 +87,8 @@ def coverage(tokens: Collection[str], root: str | Path, version: str) -> Coverag
     """Compares the samples to be evaluated with the data set's tables. UserError where the tables lack one of them."""
     folder = Path(root) / version
     try:
-        scenes = {record["token"]: record["name"] for record in json.loads((folder / "scene.json").read_bytes())}
-        scene_of = {record["token"]: record["scene_token"] for record in json.loads((folder / "sample.json").read_bytes())}
+        scenes = {record["token"]: record["name"] for record in json.loads(read_outside(folder / "scene.json"))}
+        scene_of = {record["token"]: record["scene_token"] for record in json.loads(read_outside(folder / "sample.json"))}
         # Samples of scenes that were taken out of their table belong to nobody.
         names = {token: scenes[scene] for token, scene in scene_of.items() if scene in scenes}
     except (ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from uniad.errors import UserError
+from uniad.files import read_outside
 from uniad.formats.fields import Array, column
 from uniad.formats.layout import CAN_BUS
 from uniad.formats.times import unit_of
@@ -41,7 +42,7 @@ def read_messages(root: Path, scene: str, times_us: np.ndarray, may_lack: bool =
     """
     path = Path(root) / CAN_BUS / f"{scene}_pose.json"
     try:
-        messages = json.loads(path.read_bytes())
+        messages = json.loads(read_outside(path))
     except FileNotFoundError:
         if may_lack or is_without(scene):
             return []

@@ -17,6 +17,7 @@ STEP_S = 0.5
 # nuScenes picks the keyframe nearest to each half second: steps of 0.4 to 0.6 s, medians closer. 3 Hz and 1 Hz are well outside.
 MEDIAN_S = (0.35, 0.7)
 LONGEST_S = 10.0  # of a single step: a recording with a longer gap is two scenes
+SHORTEST_S = 0.2  # no half second, however it jitters: a frame that was recorded twice, or one too many
 PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 # Steps of 2 to 50 frames in a second; units are a thousand apart, so a step fits one of them only.
 _KEYFRAME_S = (0.02, 2.0)
@@ -57,6 +58,13 @@ def check_times(
         if longest > LONGEST_S:
             frame = int(start) + int(np.argmax(steps)) + 1
             raise UserError(f"{where(frame)}: {name} is {longest:.3g} s after the frame before it; cut the scene in two there")
+        shortest = float(steps.min()) / PER_SECOND[unit]
+        if shortest < SHORTEST_S:
+            frame = int(start) + int(np.argmin(steps)) + 1
+            raise UserError(
+                f"{where(frame)}: {name} is {shortest:.3g} s after the frame before it; needed are steps of about {STEP_S} s: "
+                "take one of the two out"
+            )
 
 
 def _check_rate(steps_s: NDArray[np.float64], unit: str, where: str, name: str, thin: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from uniad.errors import UserError
-from uniad.files import sha256
+from uniad.files import read_json, sha256
 
 
 def about_checkpoint(path: str | Path, scores: str | Path | None = None, name: str | None = None) -> list[str]:
@@ -48,7 +47,7 @@ def results_of(path: str | Path | None, digest: str) -> dict[str, Any] | None:
     if path is None or not Path(path).is_file():
         return None
     try:
-        results = json.loads(Path(path).read_text())
+        results = read_json(path)
         return results if results["checkpoint_sha256"] == digest else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: no results of an evaluation; `make eval` writes them (results.json)") from None
@@ -90,7 +89,7 @@ def _training(meta: Mapping[str, Any]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

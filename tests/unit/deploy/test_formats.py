@@ -90,6 +90,7 @@ FAULTS = {
     "10 Hz": (times(0, 0.1, 0.2, 0.3, 0.4), r"\(10 Hz\); needed is 2 Hz .*infer.py --every 5` takes every 5th"),
     "still": (times(0, 0.5, 0.5, 1.0, 1.5), "frame 2: time_s 0.5 is the same as that of the frame before it"),
     "backwards": (times(0, 0.5, 0.4, 1.0, 1.5), "frame 2: time_s 0.4 is earlier than that of the frame before it"),
+    "recorded twice": (times(0, 0.5, 0.51, 1.0, 1.5), "frame 2: time_s is 0.01 s after the frame before it"),
     "a time of text": (
         put("frames", 0, "time_s", value="12:00"),
         "frame 0: time_s is '12:00'; needed is the time of the images in sec",
