@@ -46,6 +46,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/data/test_unpickle.py::test_(what_is_saved|a_file_cut)",
         r"unit/data/test_dataset.py::test_a_damaged_entry",
     ),
+    "damage: graphs, and threads that nobody has": (r"unit/export/test_graph_files.py::",),
     "damage: recorded sequences": (r"unit/deploy/test_recorded_sequence.py::",),
     "damage: checkpoints, weights that are not finite, resume state": (
         r"unit/training/test_checkpoint.py::test_(a_missing|an_unexpected|a_checkpoint_of|a_pickle|a_damaged|absent)",

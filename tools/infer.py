@@ -57,6 +57,7 @@ def main() -> int:
     from uniad.deploy.runtime import Runtime
     from uniad.deploy.sources import DatasetFrames, FolderFrames
     from uniad.files import sha256, try_place
+    from uniad.formats.fields import duplicates
 
     # All are told before the model is loaded, which takes longer.
     limits = Limits.parse(args.limits)
@@ -71,6 +72,9 @@ def main() -> int:
         else:
             dataset = DatasetFrames(spec.data, args.split)
             scenes = [dataset.scene(scene, args.frames) for scene in args.scene or ["0"]]
+            twice = duplicates([scene.token for scene in scenes])
+            if twice:
+                raise UserError(f"--scene {args.scene[twice[1]]}: scene {scenes[twice[0]].name} is asked for twice")
         for scene in scenes:
             if args.frames and len(scene) < args.frames:
                 print(f"note: scene {scene.name} has {len(scene)} frames, fewer than --frames {args.frames}", file=sys.stderr)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uniad.artifacts.precision import check_precision
 from uniad.errors import UserError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def check_graph(onnx_path: str | Path, precision: str) -> None:
@@ -37,9 +41,20 @@ def is_lowered(onnx_path: str | Path) -> bool:
 
 
 def _nodes(onnx_path: str | Path) -> Iterable:
+    return load_graph(onnx_path, weights=False).graph.node
+
+
+def load_graph(onnx_path: str | Path, weights: bool = True) -> ModelProto:
+    """The graph of a file; a UserError for what is none. weights: read also what lies in files beside it."""
     import onnx  # here, for a Jetson that only builds may lack it
 
-    return onnx.load(str(onnx_path), load_external_data=False).graph.node
+    try:
+        return onnx.load(str(onnx_path), load_external_data=weights)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's and onnx's own kinds; to its owner they all mean the same
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{onnx_path}: not a readable ONNX graph ({why[0]}); run `make export` again") from None
 
 
 def fp32_nodes(card: dict) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ class OrtRunner(Runner):
 
     def __init__(self, contract: Contract, graph: str | Path | Any, threads: int = 0, device: str = "auto") -> None:
         super().__init__(contract)
+        # Thousands of threads that wait for each other end in a step that never does.
+        most = max(4 * (os.cpu_count() or 1), 16)
+        if not 0 <= threads <= most:
+            raise UserError(f"{threads} threads of onnxruntime: give 0 (its own choice) to {most}")
         is_file = isinstance(graph, (str, Path))
         self.path = Path(graph) if is_file else "the graph in memory"
         self.source = str(graph) if is_file else graph.SerializeToString()

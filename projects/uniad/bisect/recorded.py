@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, sequence_path
+from uniad.artifacts.graph import load_graph
 from uniad.bisect.probes import EngineSide, OrtSide
 from uniad.bisect.search import Finding, Replay, locate
 from uniad.engines.base import BuildOptions
@@ -40,12 +40,12 @@ def locate_fault(
     if card.get("sampling") == "plugin":
         raise UserError(f"{onnx_path}: onnxruntime has no such plugin, so it is no reference; export with --sampling gather")
     sequence = recorded.load(sequence_path(onnx_path), contract, card)
-    model = other = onnx.load(str(onnx_path))
+    model = other = load_graph(onnx_path)
     other_card = card
     if candidate is not None:
         if not Path(candidate).is_file():
             raise UserError(f"{candidate}: no such file; it should be another version of {onnx_path}")
-        other = onnx.load(str(candidate))
+        other = load_graph(candidate)
         other_card = read_card(candidate) if card_path(candidate).is_file() else {}
     side = OrtSide(other) if options.backend == "onnxruntime" else EngineSide(other, options, other_card)
     reference = OrtSide(model, optimise=False, name="reference")

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from uniad.artifacts.card import read_card, write_card
-from uniad.artifacts.graph import check_graph
+from uniad.artifacts.graph import check_graph, load_graph
 from uniad.artifacts.precision import check_precision
 from uniad.backends.identity import this_device
 from uniad.engines.base import BACKENDS, Backend, BuildOptions, Built
@@ -50,7 +48,7 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
     source = read_card(onnx_path)
     maker = backend(options.backend)
     check_graph(onnx_path, options.precision)
-    groups = source.get("precision_of_groups") or dict.fromkeys(layer_groups(onnx.load(str(onnx_path))), options.precision)
+    groups = source.get("precision_of_groups") or dict.fromkeys(layer_groups(load_graph(onnx_path)), options.precision)
     folder = Path(engine_path).parent
     was_there = folder.exists()
     try:

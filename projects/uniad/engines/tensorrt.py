@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from uniad.artifacts.graph import fp32_nodes
+from uniad.artifacts.graph import fp32_nodes, load_graph
 from uniad.backends.tensorrt import load_package
 from uniad.engines.base import BuildOptions, Built
 from uniad.errors import UserError
@@ -75,11 +75,10 @@ class PythonBackend:
 
 def _for_rtx(path: Path, version: str) -> tuple[bytes, tuple[str, ...]]:
     """The int8 graph as TensorRT-RTX can build it: of 1.5, convolutions of integers stop the build with an internal error."""
-    import onnx
 
     from uniad.precision.int8.qdq import without_int8_convolutions
 
-    graph = without_int8_convolutions(onnx.load(str(path)))
+    graph = without_int8_convolutions(load_graph(path))
     note = f"tensorrt_rtx {version} has int8 for matrix products only: convolutions compute in fp32 (tensorrt, trtexec: in int8)"
     return graph.SerializeToString(), (note,)
 

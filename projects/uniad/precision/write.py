@@ -6,11 +6,10 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-import onnx
-
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import sequence_path, write_card
 from uniad.artifacts.derived import write_derived
+from uniad.artifacts.graph import load_graph
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import GLUE, layer_groups
@@ -37,7 +36,7 @@ def write_lowered(onnx_path: str | Path, out: str | Path, say: Say = print, thre
     onnx_path, out = Path(onnx_path), Path(out)
     card, contract = contract_of(onnx_path)
     sequence = recorded.load(sequence_path(onnx_path), contract, card)
-    lowered = lower(onnx.load(str(onnx_path)), contract, sequence, say, threads)
+    lowered = lower(load_graph(onnx_path), contract, sequence, say, threads)
     faults = audit(lowered.model, contract)
     if faults:
         raise UserError(f"{out}: the fp16 graph is not deployable: {faults[0]}")

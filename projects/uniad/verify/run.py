@@ -8,6 +8,7 @@ from typing import Any
 
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import contract_of, place_of, read_card, sequence_path, spec_of
+from uniad.artifacts.graph import load_graph
 from uniad.backends.base import Runner
 from uniad.backends.open import BACKENDS, CHECKPOINT_BACKENDS, ENGINE_BACKENDS, open_checkpoint, open_engine, open_onnx
 from uniad.errors import UserError
@@ -52,11 +53,10 @@ def _as_computed(card: Card, onnx_path: str | Path) -> Any:
 
     if card.get("precision", "fp32") == "fp32" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return onnx_path
-    import onnx
 
     from uniad.backends.rounding import has_halves, rounded
 
-    model = onnx.load(str(onnx_path))
+    model = load_graph(onnx_path)
     return rounded(model) if has_halves(model) else onnx_path
 
 

@@ -149,6 +149,11 @@ def test_limits_of_a_frame_come_from_the_command_line(nano, dataset, tmp_path, m
     assert infer_main("--limits", "most_step_s=6", "speed_mps=200") == 0
     summary = read_summary(tmp_path / "out")
     assert summary["frames"] == FRAMES and summary["limits"] == ["most_step_s=6", "speed_mps=200"]
+    for twice in (["--scene", "0"], ["--scene", dataset.scene("0").name]):
+        monkeypatch.setattr("sys.argv", ["infer.py", str(nano.checkpoint), "--out", str(tmp_path / "two"), "--scene", "0", *twice,
+                                         "--config", str(nano.config), "--cfg-options", *nano.options])  # fmt: skip
+        with pytest.raises(UserError, match="is asked for twice"):
+            infer.main()
     monkeypatch.setattr(Runtime, "open", None)  # a wrong limit is told before the model is loaded
     for wrong in ("most_step=6", "most_step_s=long"):
         with pytest.raises(UserError, match=f"limit '{wrong}'"):

@@ -11,7 +11,7 @@ import onnx
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import sequence_path, spec_of, write_card
 from uniad.artifacts.derived import write_derived
-from uniad.artifacts.graph import is_quantised
+from uniad.artifacts.graph import is_quantised, load_graph
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import GLUE
@@ -72,7 +72,7 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     if is_quantised(onnx_path):
         raise UserError(f"{onnx_path}: is quantised already; give the fp32 graph that `make export` writes")
     sequence = recorded.load(sequence_path(onnx_path), contract, card)
-    model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)))
+    model = onnx.shape_inference.infer_shapes(load_graph(onnx_path))
     layers = find_layers(model)
     check_groups(list(options.keep), layers)
     if not layers:
