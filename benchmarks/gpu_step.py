@@ -19,6 +19,7 @@ from uniad.interface.contract import contract_for, unpack_inputs
 from uniad.models.uniad import UniAD
 from uniad.ops.assignment import linear_assignment
 from uniad.ops.deformable_attention import deformable_attention, sampling_lowering
+from uniad.ops.recording import record
 
 CONFIG_OF = config_files(1)
 
@@ -41,19 +42,6 @@ def tf32(on: bool) -> None:
     torch.backends.cudnn.allow_tf32 = on
 
 
-def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
-
-
 @torch.no_grad()
 def step_rows(variant: str) -> None:
     spec = load_spec(CONFIG_OF[variant])
@@ -65,7 +53,7 @@ def step_rows(variant: str) -> None:
         torch.cuda.reset_peak_memory_stats()
         eager = milliseconds(lambda: model.step(frame, state), 10)
         peak = torch.cuda.max_memory_allocated() / 2**30
-        replay = milliseconds(captured(lambda: model.step(frame, state)).replay)
+        replay = milliseconds(record(lambda: model.step(frame, state)).replay)
         name = "TF32" if on else "fp32"
         print(f"{variant:5s} step, {name}: eager {eager:8.2f} ms, CUDA graph {replay:8.2f} ms, peak memory {peak:.2f} GiB")
 

@@ -68,7 +68,7 @@ def main() -> None:
     if random:
         print(f"{args.checkpoint}: random weights, which say nothing of a scene; the card says so too")
     contract = contract_for(spec)
-    stream = SceneStream(spec, args.split)
+    stream = SceneStream(spec.data, args.split, stage=1)  # frames alone
     check_dataset_rigs(spec, stream.table)
 
     if args.frames is not None and args.frames > len(stream):

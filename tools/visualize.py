@@ -45,7 +45,7 @@ def main() -> None:
     try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
     device = pick_device(args.device)
-    stream = SceneStream(spec, args.split, stage=spec.stage, workers=0)
+    stream = SceneStream(spec.data, args.split, stage=spec.stage, workers=0)
     check_dataset_rigs(spec, stream.table)
     if not 0 <= args.scene < len(stream.scenes):
         raise UserError(f"--scene {args.scene}: the {args.split} split has scenes 0 to {len(stream.scenes) - 1}")

@@ -293,3 +293,12 @@ def test_an_override_that_is_an_attack_is_a_text_or_one_line(value: str) -> None
         parse_override(f"a.b={value}")
     except ConfigError as error:
         assert "a.b" in str(error)
+
+
+@pytest.mark.parametrize("words, told", [
+    (["model.freeze_bn=True"], r"model\.freeze_bn is True; native keeps norms .*norm_eval=True"),
+    (["data.train.occ_filter_invalid_sample=True"], r"occ_filter_invalid_sample is True; native supports False only"),
+])  # fmt: skip
+def test_a_key_that_native_cannot_follow_is_an_error(words: list[str], told: str):
+    with pytest.raises(ConfigError, match=told):
+        load_spec(specs.config_path("nano", 1), words)

@@ -170,12 +170,3 @@ def _expected_arrays(contract: Contract, frames: Iterable[int]) -> dict[str, tup
         arrays |= {f"f{i}/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.frame if p is not img}
         arrays |= {f"f{i}/out/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.outputs}
     return arrays | {f"end/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.state}
-
-
-def frame_from_feed(contract: Contract, feed: dict[str, np.ndarray]) -> Frame:
-    """A batch-1 Frame of the recorded inputs (for drawing or a torch run)."""
-    import torch
-
-    tensors = [torch.from_numpy(feed[p.name]) for p in contract.frame]
-    state = [torch.from_numpy(v) for v in contract.initial_state().values()]
-    return unpack_inputs(contract, [*tensors, *state])[0]

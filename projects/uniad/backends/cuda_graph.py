@@ -22,12 +22,12 @@ from uniad.models.branches import on_streams
 from uniad.models.uniad import UniAD
 from uniad.ops.deformable_conv import DeformConv2d
 from uniad.ops.half_products import HalfProducts
+from uniad.ops.recording import record
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # queued kernel by kernel; recorded once; fused as a whole, part by part or layer by layer, then recorded. What is recorded in
 # parts has branches that run side by side, see ``models.branches``.
 WAYS = ("eager", "graph", "compile", "parts", "layers")
-WARM_UP = 3  # kernels are compiled, chosen and given their workspace before a recording
 _PLAIN, _OWN = (nn.Linear, nn.Conv2d), (MultiheadAttention, DeformConv2d)  # subclasses of the first may switch autocast off
 # none of them lies in another
 _LAYERS = {
@@ -188,7 +188,7 @@ class ResidentStep(Resident):
             compile_parts(model, compile_options)
             self._pack = compile_flat(self._pack, compile_options)
         if way != "eager" and device == "cuda":
-            self._record()
+            self._graph = record(self.advance)
         elif way != "eager":
             self.advance()  # compiles
         self.reset()
@@ -219,16 +219,3 @@ class ResidentStep(Resident):
         for dtype in (torch.float32, torch.int32):  # one launch each
             pairs = [(old, new) for old, new in zip(self.state, packed[count:]) if old.dtype == dtype]
             torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
-
-    def _record(self) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self.advance()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may call the driver meanwhile
-            self.advance()
-        self._graph = graph

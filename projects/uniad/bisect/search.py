@@ -22,9 +22,9 @@ import numpy as np
 from uniad.bisect.probes import Arrays, Side
 from uniad.errors import UserError
 from uniad.export.groups import GLUE, group_of
+from uniad.precision.half import HALF_MAX
 from uniad.verify.tensors import Difference, Limits, difference
 
-HALF_MAX = 65504.0
 STUBBORN = 3  # cuts that hide the fault before the search stops
 CUTS = 7  # in a probe that costs seconds; a build takes one, for every tensor laid open may change what is fused
 Say = Callable[[str], None]

@@ -50,6 +50,9 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes)
         map_spec, map_loss = read_map(n, pc_range, dims, bev)
+        freeze_bn = n.flag("freeze_bn", False)
+        if freeze_bn and not backbone.norm_eval:
+            raise n.fail("freeze_bn", "native keeps norms as they are by model.img_backbone.norm_eval=True, which is False")
         stage2 = {"motion_head", "occ_head", "planning_head"}
         present = stage2 & n.data.keys()
         if present and present != stage2:
@@ -66,7 +69,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             freeze=S.FreezeSpec(
                 img_backbone=n.flag("freeze_img_backbone", False),
                 img_neck=n.flag("freeze_img_neck", False),
-                bn=n.flag("freeze_bn", False),
+                bn=freeze_bn,
                 bev_encoder=n.flag("freeze_bev_encoder", False),
                 stage1=native.flag("freeze_stage1", False),
             ),

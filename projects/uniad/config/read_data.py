@@ -8,8 +8,7 @@ from uniad.config import spec as S
 from uniad.config.file import ConfigError
 from uniad.config.layers import bounds
 from uniad.config.node import Node
-
-IMAGE_WIDTH, IMAGE_HEIGHT = 1600, 900  # of every nuScenes camera
+from uniad.geometry.nuscenes import IMAGE_HW
 
 
 def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def _image(train: dict[str, Any], test: dict[str, Any], node: Node) -> S.ImageSp
                 f"{node.file}: {key} is {train[key]} in data.train.pipeline but {test.get(key)} in data.test.pipeline"
             )
     scale, divisor = train["scale"], train["divisor"]
-    height, width = (-(-int(side * scale) // divisor) * divisor for side in (IMAGE_HEIGHT, IMAGE_WIDTH))
+    height, width = (-(-int(side * scale) // divisor) * divisor for side in IMAGE_HW)
     return S.ImageSpec(
         mean=train["mean"],
         std=train["std"],
@@ -92,6 +91,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                 classes = tuple(n.get("classes"))
                 if len(classes) != model.track.num_classes:
                     raise n.fail("classes", f"model.num_classes is {model.track.num_classes}")
+                n.fixed(occ_filter_invalid_sample=False)  # upstream would leave such samples out; native has labels for each
                 here = {
                     "data_root": n.text("data_root"),
                     "class_names": classes,
@@ -103,7 +103,6 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                     "use_nonlinear_optimizer": n.flag("use_nonlinear_optimizer", False),
                     "occ_receptive_field": n.whole("occ_receptive_field", 3),
                     "occ_n_future": n.whole("occ_n_future", 4),
-                    "occ_filter_invalid_sample": n.flag("occ_filter_invalid_sample", False),
                 }
                 for name, value in here.items():
                     if shared.setdefault(name, value) != value:

@@ -34,7 +34,8 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
         n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
         n.same("pc_range", list(pc_range), "model.pc_range")
         n.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
-        n.skip("in_channels", "quality_threshold_things")  # the documented head overrides the second
+        # Upstream overrides the quality of things; those of stuff are for a panoptic picture that native does not draw.
+        n.skip("in_channels", "quality_threshold_things", "quality_threshold_stuff", "overlap_threshold_stuff")
         things, stuff = n.whole("num_things_classes"), n.whole("num_stuff_classes")
         n.same("num_classes", things + stuff, "num_things_classes + num_stuff_classes")
         with n.sub("positional_encoding") as p:
@@ -98,9 +99,7 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
             dropout=dropout,
             ffn_dropout=ffn_dropout,
             top_k=top_k,
-            quality_threshold_stuff=n.number("quality_threshold_stuff", 0.25),
             overlap_threshold_things=n.number("overlap_threshold_things", 0.4),
-            overlap_threshold_stuff=n.number("overlap_threshold_stuff", 0.2),
         )
         if top_k > spec.num_query * things:
             raise n.fail("test_cfg", f"it selects more than num_query x num_things_classes = {spec.num_query * things}")

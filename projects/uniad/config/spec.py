@@ -146,9 +146,7 @@ class MapSpec:
     ffn_dropout: float = 0.1
     top_k: int = 100
     quality_threshold_things: float = 0.1  # the documented code ignores its argument
-    quality_threshold_stuff: float = 0.25
     overlap_threshold_things: float = 0.4
-    overlap_threshold_stuff: float = 0.2
     merge_rounds: int = 8  # of the lane merge; more rounds settle longer chains of overlapping elements
 
 
@@ -338,7 +336,6 @@ class DataSpec:
     occ_n_future: int
     occ_xbound: tuple[float, float, float]
     occ_ybound: tuple[float, float, float]
-    occ_filter_invalid_sample: bool
     eval_mod: tuple[str, ...]
     max_objects: int = 192  # ground-truth slots per frame
     max_lanes: int = 64  # ground-truth map element slots

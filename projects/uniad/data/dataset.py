@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.config.spec import DataSpec, Spec
+from uniad.config.spec import DataSpec
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
 from uniad.data.labels import Labeller
@@ -113,19 +113,12 @@ class SceneSample(NamedTuple):
 class SceneStream:
     """Whole scenes, frame by frame in time order: all of a split's, or one process's share.
 
-    ``spec`` may be a whole Spec, of which the data part is used. Frames are prepared ahead by ``workers`` processes.
+    stage: whose targets are made; frames are the same. Frames are prepared ahead by ``workers`` processes.
     """
 
     def __init__(
-        self,
-        spec: DataSpec | Spec,
-        split: Split = "val",
-        rank: int = 0,
-        world_size: int = 1,
-        stage: int = 1,
-        workers: int | None = None,
+        self, spec: DataSpec, split: Split, *, stage: int, rank: int = 0, world_size: int = 1, workers: int | None = None
     ) -> None:
-        spec = spec.data if isinstance(spec, Spec) else spec
         self.table = open_table(spec, split)
         self.version = self.table.version
         self.scenes = scenes_of_rank(self.table, rank, world_size)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from uniad.config.spec import DataSpec
 from uniad.data.table import InfoTable
-from uniad.data.transforms import ORIGINAL_HW, Distortion, Resampler, check_size, decode_all, finish, resampler
+from uniad.data.transforms import Distortion, Resampler, check_size, decode_all, finish, resampler
 from uniad.errors import UserError
+from uniad.geometry.nuscenes import IMAGE_HW
 
 U8 = NDArray[np.uint8]
 
@@ -61,7 +62,7 @@ class ImageSource:
             fresh = [self._picked(image, path) for image, path in self._decoded(frame)]
             stored = np.stack([self.cache.pack(pixels, scaler) for pixels, scaler in fresh])
             self.cache.write(frame, stored)
-        scaler = resampler(ORIGINAL_HW, scale)
+        scaler = resampler(IMAGE_HW, scale)
         if self.spec.image_cache == "scaled":
             scaler = resampler(scaler.hw, 1.0)
         return [(pixels, scaler) for pixels in stored]
@@ -80,7 +81,7 @@ class ImageCache:
     """Pixels by frame and camera in a memory-mapped file, named after what they depend on."""
 
     def __init__(self, table: InfoTable, spec: DataSpec) -> None:
-        scaler = resampler(ORIGINAL_HW, spec.image.scale)
+        scaler = resampler(IMAGE_HW, spec.image.scale)
         pixels = (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
         self.exact = spec.image_cache == "exact"
         self.shape = (len(table), table.img_path.shape[1], *pixels)
@@ -153,9 +154,9 @@ class ImageCache:
 
     def pack(self, pixels: U8, scaler: Resampler) -> U8:
         """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""
-        if scaler.source_hw != ORIGINAL_HW:
+        if scaler.source_hw != IMAGE_HW:
             height, width = scaler.source_hw
-            needed = f"{ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}"
+            needed = f"{IMAGE_HW[1]}x{IMAGE_HW[0]}"
             raise UserError(f"the image cache holds images of {needed}, one has {width}x{height}; set native.image_cache=off")
         return pixels if self.exact else rounded(pixels, scaler)
 

@@ -17,13 +17,13 @@ from uniad.config.spec import DataSpec
 from uniad.data.table import InfoTable
 from uniad.geometry import transforms as tf
 from uniad.geometry.boxes import bottom_from_gravity, in_bev_range, limit_period, reframe_boxes
+from uniad.geometry.nuscenes import EGO_SIZE
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 # The ego car as a box about the lidar: width, length, height (m) and yaw of something that faces +y.
-EGO_SIZE = (1.73, 4.08, 1.56)
 EGO_YAW = -np.pi
 # The devkit accepts a keyframe that comes this much late.
 TIME_BUFFER_S = 0.15

@@ -22,11 +22,11 @@ from uniad.config.spec import ImageSpec
 from uniad.data.decoder_log import decoder_messages
 from uniad.errors import UserError
 from uniad.files import read_outside
+from uniad.geometry.nuscenes import IMAGE_HW
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
-ORIGINAL_HW = (900, 1600)
 MAX_PIXELS = 100_000_000  # of a file; a camera of 1600x900 has 1.4 million
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
@@ -277,10 +277,10 @@ def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Dist
 
 def check_size(hw: tuple[int, int], spec: ImageSpec, path: str) -> None:
     """An image of another size than nuScenes' cameras have is a UserError: sizes of a frame, a pack and a cache are one."""
-    if tuple(hw) != ORIGINAL_HW:
+    if tuple(hw) != IMAGE_HW:
         raise UserError(
             f"image {path} has {hw[1]}x{hw[0]} pixels; the config's {spec.width}x{spec.height} input at scale {spec.scale:g} "
-            f"needs {ORIGINAL_HW[1]}x{ORIGINAL_HW[0]}: scale images and camera matrices together"
+            f"needs {IMAGE_HW[1]}x{IMAGE_HW[0]}: scale images and camera matrices together"
         )
 
 

@@ -19,8 +19,9 @@ from uniad.data.occupancy import draw_instances
 from uniad.evaluation import motion_boxes
 from uniad.evaluation.motion import MotionMetric
 from uniad.evaluation.occupancy import OccupancyMetric
-from uniad.evaluation.planning import STEP_S, PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
+from uniad.evaluation.planning import PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
 from uniad.geometry.grid import BevGrid
+from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Agents, Frame, OccOutput, StepOutputs
 from uniad.postprocess.collision import optimise_plan
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.evaluation.motion import Predictions, Truth
+from uniad.geometry.nuscenes import STEP_S
 from uniad.postprocess.submission import TRACKING_NAMES, class_ranges
 
-STEP_S = 0.5
 # Classes that the motion protocol scores together; anything else it ignores.
 GROUPS = {
     **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle"), "car"),

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-EGO_WIDTH, EGO_LENGTH = 1.85, 4.084  # metres
+from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH, STEP_S
+
 EGO_AHEAD = 0.5  # metres that the footprint's middle lies ahead of the lidar
-STEP_S = 0.5
 HORIZONS_S = (1, 2, 3)
 METRICS = ("L2", "obj_col", "obj_box_col")
 

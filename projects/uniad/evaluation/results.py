@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from uniad.config.spec import TrackSpec
-from uniad.interface.types import EGO_ID, TrackOutput
+from uniad.interface.types import TrackOutput
 from uniad.postprocess import tracks as decode
 
 
@@ -24,12 +24,6 @@ def decode_detections(track: TrackOutput, b: int, spec: TrackSpec) -> dict[str, 
     Keys as in ``decode_tracks``; bbox_index counts the valid rows.
     """
     return _tensors(decode.decode(_rows(track, b), track.valid[b].cpu().numpy(), spec))
-
-
-def decode_ego(track: TrackOutput, b: int) -> dict[str, Tensor]:
-    """The ego query's own box of sample ``b``, whatever its range: keys as in ``decode_tracks``, n = 1."""
-    rows = _rows(track, b)
-    return _tensors(decode.gather(rows, (rows["obj_id"] == EGO_ID).nonzero()[0]))
 
 
 def _rows(track: TrackOutput, b: int) -> dict:

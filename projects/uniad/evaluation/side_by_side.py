@@ -107,7 +107,7 @@ def compare_graphs(
 def _evaluate(path: str | Path, device: str, threads: int, options: Sequence[str], progress: Callable) -> tuple[dict, list]:
     with Runtime.open(path, device, options=options, threads=threads) as runtime, tempfile.TemporaryDirectory() as folder:
         spec = runtime.spec
-        stream = SceneStream(spec, "val", stage=spec.stage)
+        stream = SceneStream(spec.data, "val", stage=spec.stage)
         check_dataset_rigs(spec, stream.table)
         model = _Noted(runtime.runner, spec)
         found = collect(model, spec, stream, torch.device("cpu"), lambda done: progress(Path(path).name, done, len(stream)))

@@ -56,7 +56,7 @@ def write_metadata(
     frames: None for the documented number, or all where there are fewer. UserError for fewer than six, and for more than the
     split holds.
     """
-    stream = SceneStream(spec, split, stage=2, workers=0)
+    stream = SceneStream(spec.data, split, stage=2, workers=0)
     there = len(stream.table)
     if frames is None:
         frames = min(DEFAULT_FRAMES, there)

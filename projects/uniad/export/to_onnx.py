@@ -34,8 +34,8 @@ class Target:
     why: str
 
 
-# ASKS.md lists the threads behind each row: 8.5 has no LayerNormalization; 10.13 to 11.1 miscompile GridSample in deformable
-# attention on some GPUs, where pad and gather is right.
+# 8.5 has no LayerNormalization; 10.13 to 11.1 miscompile GridSample in deformable attention on some GPUs, where pad and gather is
+# right (docs/export.md).
 TARGETS = {
     "8.5": Target(16, "gridsample", True, "JetPack 5.1"),
     "8.6": Target(17, "gridsample", False, "JetPack 6.0"),

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.errors import UserError
+from uniad.geometry.nuscenes import STEP_S
 
-STEP_S = 0.5
 # nuScenes picks the keyframe nearest to each half second: steps of 0.4 to 0.6 s, medians closer. 3 Hz and 1 Hz are well outside.
 MEDIAN_S = (0.35, 0.7)
 LONGEST_S = 10.0  # of a single step: a recording with a longer gap is two scenes

@@ -40,11 +40,6 @@ def decode_boxes(box10: Tensor) -> Tensor:
     return torch.stack((x, y, z, log_w.exp(), log_l.exp(), log_h.exp(), yaw, vx, vy), dim=-1)
 
 
-def gravity_centre(box9: Tensor) -> Tensor:
-    """Middle of the box [..., 3] in metres."""
-    return torch.stack((box9[..., 0], box9[..., 1], box9[..., 2] + box9[..., 5] * 0.5), dim=-1)
-
-
 def bottom_from_gravity(boxes: Tensor) -> Tensor:
     """Boxes whose z is the middle (as nuScenes annotates) -> boxes whose z is the bottom. [..., >=7]."""
     return torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] * 0.5, boxes[..., 3:]), dim=-1)
@@ -83,11 +78,6 @@ def rect_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
 def nearest_bev_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU [...] of box pairs a, b [..., >=7] seen from above after snapping to right angles; what tracker matching uses."""
     return rect_iou(nearest_bev(a), nearest_bev(b))
-
-
-def pairwise_nearest_bev_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU [..., n, m] of every box in a [..., n, >=7] with every box in b [..., m, >=7]."""
-    return rect_iou(nearest_bev(a)[..., :, None, :], nearest_bev(b)[..., None, :, :])
 
 
 def in_bev_range(boxes: Tensor, pc_range: tuple[float, ...]) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 
 from uniad.config.spec import ModelSpec, Spec
 from uniad.geometry.grid import BevGrid
+from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Frame, State, StepOutputs, Tracks
 
 if TYPE_CHECKING:  # a car packs arrays, without PyTorch
@@ -56,7 +57,7 @@ class OccGrid:
 
     xbound: tuple[float, float, float]
     ybound: tuple[float, float, float]
-    step_s: float = 0.5
+    step_s: float = STEP_S
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a car runs an engine without PyTorch
     from torch import Tensor
 
 EGO_ID = -2  # of the ego query: never a track, never matched
+FREE_ID = -1  # of an empty slot, and of a row that is not a track
 # Of occupancy labels (Targets): a cell that does not count, and what an instance is called that happens to have that number
 IGNORE, ID_OF_255 = 255, -20
 

@@ -19,6 +19,11 @@ from uniad.models.map import MapHead, MapQueries
 from uniad.models.occ import OccRaw
 
 
+def total_loss(losses: dict[str, Tensor]) -> Tensor:
+    """What training minimises: the sum of the entries with "loss" in their name; others are for the log only."""
+    return torch.stack([value.float().reshape(()) for name, value in losses.items() if "loss" in name]).sum()
+
+
 def alone(values: Tensor) -> Tensor:
     """Mean over processes where there is only this one."""
     return values

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import decode_boxes, encode_boxes, nearest_bev_iou
-from uniad.interface.types import DetOutput, Targets
+from uniad.interface.types import FREE_ID, DetOutput, Targets
 from uniad.losses.common import focal_cost, l1_cost
 from uniad.ops.assignment import FORBIDDEN, linear_assignment
 
-FREE = -1  # obj_id of a row that may be given an object
-EGO = -2  # obj_id of the ego query, and of nothing else
 MATCHED_DIMS = 8  # velocity takes no part in the matching
 FAR_M = 4.0  # where the overlap by distance ends, so that half of it lies at the 2 m within which nuScenes counts a true positive
 
@@ -58,7 +56,7 @@ def frame_targets(targets: Targets, t: int) -> FrameTargets:
     return FrameTargets(
         boxes=boxes,
         labels=targets.labels[:, t],
-        ids=torch.where(valid, targets.ids[:, t], FREE),
+        ids=torch.where(valid, targets.ids[:, t], FREE_ID),
         valid=valid,
         past_traj=targets.past_traj[:, t].float(),
         past_traj_mask=targets.past_traj_mask[:, t].float(),
@@ -73,8 +71,8 @@ def match_frame(
 ) -> Match:
     """Matches one frame, all decoder layers at once.
 
-    obj_id [B, R] int32 or int64 (FREE, EGO, or the object that the row carries), iou [B, R] of the frame before, row_valid
-    [B, R] bool (False for an empty slot).
+    obj_id [B, R] int32 or int64 (FREE_ID, EGO_ID, or the object that the row carries), iou [B, R] of the frame before,
+    row_valid [B, R] bool (False for an empty slot).
     """
     num_layers, num_samples, num_rows = det.cls.shape[:3]
     num_gt = gt.ids.shape[1]
@@ -83,22 +81,23 @@ def match_frame(
     carries = row_valid & (obj_id >= 0)
     same_BRG = carries[..., None] & gt.valid[:, None] & (obj_id[..., None] == gt.ids[:, None])
     index_G = torch.arange(num_gt, device=obj_id.device)
-    carried_gt_BR = torch.where(same_BRG, index_G, FREE).amax(-1) if num_gt else torch.full_like(obj_id, FREE, dtype=torch.int64)
+    nobody = torch.full_like(obj_id, FREE_ID, dtype=torch.int64)
+    carried_gt_BR = torch.where(same_BRG, index_G, FREE_ID).amax(-1) if num_gt else nobody
     index_R = torch.arange(num_rows, device=obj_id.device)
-    carrier_BG = torch.where(same_BRG, index_R[:, None], FREE).amax(1)
+    carrier_BG = torch.where(same_BRG, index_R[:, None], FREE_ID).amax(1)
 
     # Objects that nobody carries go to free rows, layer by layer.
     untracked_BG = gt.valid & (carrier_BG < 0)
-    free_BR = row_valid & (obj_id == FREE)
+    free_BR = row_valid & (obj_id == FREE_ID)
     cost_LBGR = pair_cost(det, gt, spec).masked_fill(~free_BR[:, None], FORBIDDEN)
     new_row = linear_assignment(
         cost_LBGR.flatten(0, 1), untracked_BG.expand(num_layers, -1, -1).flatten(0, 1)
     ).unflatten(0, (num_layers, num_samples))
     # With fewer free rows than objects some object is left over; it must not take a row that is closed.
     open_row = free_BR.expand(num_layers, -1, -1).gather(2, new_row.clamp(min=0))
-    new_row = torch.where(open_row, new_row, FREE)
+    new_row = torch.where(open_row, new_row, FREE_ID)
     nowhere = num_rows  # one column more than there are rows, dropped again
-    new_gt = torch.full((num_layers, num_samples, num_rows + 1), FREE, dtype=torch.int64, device=obj_id.device)
+    new_gt = torch.full((num_layers, num_samples, num_rows + 1), FREE_ID, dtype=torch.int64, device=obj_id.device)
     new_gt.scatter_(2, torch.where(new_row < 0, nowhere, new_row), index_G.expand_as(new_row))
 
     gt_of_row = torch.where(carries, carried_gt_BR, new_gt[..., :num_rows])

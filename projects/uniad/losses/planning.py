@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH
 from uniad.interface.types import PlanOutput, Targets
 from uniad.losses.common import masked_sum
-
-EGO_WIDTH, EGO_LENGTH = 1.85, 4.084  # metres, of the recording car
 
 
 def plan_losses(

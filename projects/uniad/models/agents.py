@@ -8,8 +8,8 @@ from torch.nn.functional import pad
 
 from uniad.config.spec import TrackSpec
 from uniad.geometry.boxes import decode_boxes
-from uniad.interface.types import EGO_ID, Agents, DetOutput, TrackOutput
-from uniad.models.track import FREE_ID, take_rows
+from uniad.interface.types import EGO_ID, FREE_ID, Agents, DetOutput, TrackOutput
+from uniad.models.track import take_rows
 
 NO_MATCH = -1
 

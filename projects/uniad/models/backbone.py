@@ -74,7 +74,6 @@ class ResNet(nn.Module):
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.freeze_norm = False  # set by apply_freeze
         block = BasicBlock if spec.depth == 18 else Bottleneck
         channels = spec.base_channels
         self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
@@ -112,7 +111,7 @@ class ResNet(nn.Module):
         if mode:
             for part in self._frozen_parts():
                 part.eval()
-            if self.spec.norm_eval or self.freeze_norm:
+            if self.spec.norm_eval:
                 for module in self.modules():
                     if isinstance(module, nn.BatchNorm2d):
                         module.eval()
@@ -132,12 +131,3 @@ class ResNet(nn.Module):
                     module.requires_grad_(False)
         for part in self._frozen_parts():
             part.requires_grad_(False)
-
-
-def apply_freeze(backbone: ResNet, frozen: bool, norm: bool) -> None:
-    """What ``FreezeSpec`` asks of the backbone: ``frozen`` takes every parameter out of training (batch statistics still
-    follow the spec's norm_eval), ``norm`` also keeps the running statistics of all norms."""
-    if frozen:
-        backbone.requires_grad_(False)
-    backbone.freeze_norm = norm
-    backbone.train(backbone.training)

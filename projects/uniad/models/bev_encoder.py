@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from uniad.config.spec import BevSpec
 from uniad.interface.pillars import MIN_DEPTH, camera_slots
@@ -124,7 +123,6 @@ class BevEncoder(nn.Module):
     def __init__(self, spec: BevSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.checkpoint_layers = False  # recompute each layer in the backward pass: trades a third of the time for memory
         self.layers = nn.ModuleList(BevEncoderLayer(spec) for _ in range(spec.num_layers))
         pillars, cells = pillar_points(spec)
         self.register_buffer("pillars_SZ3", pillars, persistent=False)
@@ -159,10 +157,7 @@ class BevEncoder(nn.Module):
             now = torch.where(has_prev, first, query)
             temporal = (before, now, bev_pos, ref)
             spatial = (feats_BNVD, spatial_shapes, ref_cam, hit)
-            if self.checkpoint_layers and self.training and torch.is_grad_enabled():
-                query = checkpoint(layer, query, temporal, spatial, grid_hw, use_reentrant=False)
-            else:
-                query = layer(query, temporal, spatial, grid_hw)
+            query = layer(query, temporal, spatial, grid_hw)
         return query
 
 

@@ -7,22 +7,19 @@ Parameter names are those of the documented checkpoints: ``DetectionDecoder`` li
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from uniad.config.spec import DecoderSpec, Range6
 from uniad.interface.types import DetOutput
 from uniad.models.attention import PADDED_LOGIT
-from uniad.models.layers import FFN, DeformableAttention, ResidualAttention, inverse_sigmoid
+from uniad.models.layers import BIAS_OF_PRIOR, FFN, DeformableAttention, ResidualAttention, inverse_sigmoid
 from uniad.models.precision import full_precision
 from uniad.models.track import to_metres
 
 # Where x, y, z of the centre stand among the ten regressed numbers (box10).
 CENTRE = (0, 1, 4)
 CROSS_DROPOUT = 0.1  # the documented configs leave the attention's default
-PRIOR = 0.01  # class probability that an untrained model gives (Lin et al. 2017)
 
 
 class DecoderLayer(nn.Module):
@@ -133,5 +130,5 @@ def _class_branch(dim: int, classes: int) -> nn.Sequential:
         nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True),
         nn.Linear(dim, classes),
     )  # fmt: skip
-    nn.init.constant_(branch[-1].bias, -math.log((1.0 - PRIOR) / PRIOR))
+    nn.init.constant_(branch[-1].bias, BIAS_OF_PRIOR)
     return branch

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from uniad.models.attention import MultiheadAttention
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, first_level_of_many, level_sizes
 
-__all__ = ["FFN", "DeformableAttention", "LearnedPositionalEncoding", "MultiheadAttention", "ResidualAttention",
+__all__ = ["BIAS_OF_PRIOR", "FFN", "DeformableAttention", "LearnedPositionalEncoding", "MultiheadAttention", "ResidualAttention",
            "init_linear", "inverse_sigmoid", "ring_bias", "sine_position"]
 
+BIAS_OF_PRIOR = -math.log((1.0 - 0.01) / 0.01)  # of class logits: an untrained model gives 1 % (Lin et al. 2017)
 EPS = 1e-5  # of inverse_sigmoid: outside pc_range references saturate at +-11.5, which the next frame relies on
 
 

@@ -9,7 +9,6 @@ Boxes live on the canvas: x is the BEV column and y the BEV row, both as fractio
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,13 +16,19 @@ from torch import Tensor, nn
 
 from uniad.config.spec import MapSpec
 from uniad.interface.types import MapOutput
-from uniad.models.layers import FFN, DeformableAttention, ResidualAttention, init_linear, inverse_sigmoid, sine_position
+from uniad.models.layers import (
+    BIAS_OF_PRIOR,
+    FFN,
+    DeformableAttention,
+    ResidualAttention,
+    init_linear,
+    inverse_sigmoid,
+    sine_position,
+)
 from uniad.models.map_masks import MaskHead, Masks, cell_masks_to_canvas
 from uniad.models.map_select import best_pairs, mask_quality, merge_lanes
 from uniad.models.precision import full_precision
 from uniad.models.track import take_rows
-
-PRIOR = 0.01  # class probability that an untrained model gives (Lin et al. 2017)
 
 
 class MapQueries(NamedTuple):
@@ -123,7 +128,7 @@ class MapHead(nn.Module):
         init_linear(self.transformer.reference_points)
         nn.init.normal_(self.transformer.level_embeds)
         for branch in (*self.cls_branches, *self.cls_thing_branches, *self.cls_stuff_branches):
-            nn.init.constant_(branch.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(branch.bias, BIAS_OF_PRIOR)
         for branch in (*self.reg_branches, *self.reg_branches2):
             nn.init.zeros_(branch[-1].weight)
             nn.init.zeros_(branch[-1].bias)

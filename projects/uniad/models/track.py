@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from uniad.config.spec import Range6, TrackSpec
-from uniad.interface.types import Tracks
+from uniad.interface.types import FREE_ID, Tracks
 from uniad.models.layers import inverse_sigmoid
 from uniad.models.precision import full_precision
 
-FREE_ID = -1  # an empty slot, or a row that is not a track
 TRAINING_IOU = 0.5  # a track must overlap its object this much to be carried on in training
 
 

@@ -15,6 +15,7 @@ from uniad.config.spec import ModelSpec
 from uniad.geometry.boxes import decode_boxes
 from uniad.interface.types import (
     EGO_ID,
+    FREE_ID,
     Agents,
     DetOutput,
     Frame,
@@ -38,7 +39,6 @@ from uniad.models.neck import FPN
 from uniad.models.occ import OccHead
 from uniad.models.planning import PlanHead
 from uniad.models.track import (
-    FREE_ID,
     Carry,
     Rows,
     compact,
@@ -286,11 +286,6 @@ class UniAD(nn.Module):
             head.transformer.decoder, head, bev, (spec.bev.height, spec.bev.width), rows.tracks.query, rows.tracks.ref_pts,
             rows.valid, spec.decoder.pc_range, all_layers,
         )  # fmt: skip
-
-    def update_tracks(self, rows: Rows, det: DetOutput, next_id: Tensor) -> tuple[TrackOutput, Tracks, Tensor]:
-        """Ids, report and carried slots after a frame at test. Returns the report, the next tracks and the next free id."""
-        report, after, carry, next_id = self.report_tracks(rows, det, next_id)
-        return report, self.carry_tracks(after, carry, report), next_id
 
     def report_tracks(
         self, rows: Rows, det: DetOutput, next_id: Tensor

@@ -5,8 +5,6 @@ Axis letters besides those of types.py: P sampling point, V value row (all level
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
 from types import ModuleType
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from uniad.ops import lowering
 from uniad.ops.bilinear import corners, pad_rows
+from uniad.ops.kernels import deformable_kernels
 from uniad.ops.lowering import get_sampling, sampling_lowering, set_sampling
 
 __all__ = ["SpatialShapes", "deformable_attention", "first_level_of_many", "get_sampling", "sampling_lowering",
@@ -59,18 +58,8 @@ def gpu_kernels(value: Tensor, levels: int) -> ModuleType | None:
     """The Triton kernels where they can run: on a GPU, no lowering asked for, nothing being exported."""
     if value.device.type != "cuda" or get_sampling() is not None or lowering.exporting():
         return None
-    kernels = _load_kernels()
+    kernels, _ = deformable_kernels()
     return kernels if kernels is not None and kernels.supports(levels, value.shape[-1]) else None
-
-
-@cache
-def _load_kernels() -> ModuleType | None:
-    try:
-        from uniad.ops import triton_deformable_attention
-    except ImportError:
-        warnings.warn("triton is not installed: deformable attention runs by grid_sample, several times slower", stacklevel=4)
-        return None
-    return triton_deformable_attention
 
 
 def first_level_of_many(loc_BQHLP2: Tensor, weight_BQHLP: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ Sampling is plain operators, but for a kernel where a GPU infers (``triton_defor
 
 from __future__ import annotations
 
-from functools import cache
 from types import ModuleType
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniad.ops.bilinear import corners, pad_rows
+from uniad.ops.kernels import deformable_kernels
 from uniad.ops.lowering import exporting, get_sampling
 
 # Sampled columns kept at a time, in values: 2**27 float32 are 512 MB. A larger batch is cut into groups of images.
@@ -114,14 +114,5 @@ class DeformConv2d(nn.Module):
         groups, channels = field.shape[1] // (3 * self.weight.shape[2] * self.weight.shape[3]), x.shape[1]
         if x.device.type != "cuda" or learns or groups > 1 or get_sampling() is not None or exporting():
             return None
-        kernels = _load_kernels()
+        _, kernels = deformable_kernels()
         return kernels if kernels is not None and kernels.supports(channels) else None
-
-
-@cache
-def _load_kernels() -> ModuleType | None:
-    try:
-        from uniad.ops import triton_deformable_conv
-    except ImportError:  # deformable attention, which every model has, warns of it
-        return None
-    return triton_deformable_conv

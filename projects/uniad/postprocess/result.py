@@ -18,7 +18,6 @@ from uniad.interface.types import EGO_ID
 from uniad.postprocess.tracks import decode
 
 Array = NDArray[np.float32]
-LANE_NAMES = ("divider", "crossing", "contour")
 NOBODY = -1
 
 
@@ -53,11 +52,6 @@ class Plan:
     path: Array  # [P, 2] after the collision optimiser, where the config has one
     raw: Array  # [P, 2] as the network gave it
     command: int
-
-    @property
-    def moved_m(self) -> float:
-        """Mean distance by which the optimiser moved the plan."""
-        return float(np.linalg.norm(self.path - self.raw, axis=-1).mean())
 
 
 @dataclass(frozen=True)

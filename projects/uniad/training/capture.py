@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.ops.recording import record
 from uniad.training.loader import map_tensors
-
-WARM_UP = 3  # kernels are compiled, chosen and given their workspace before a recording
 
 
 class CapturedStep:
@@ -48,23 +47,15 @@ class CapturedStep:
     def _record(self, clip: Any) -> None:
         self.clip = map_tensors(Tensor.clone, clip)
         statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._forward_backward()
-                self._drop_gradients()
-        torch.cuda.current_stream().wait_stream(side)
-        # training must not have seen the same clip four times: norms forget the warm-up
-        for buffer, kept in zip(self.clip_loss.buffers(), statistics):
-            buffer.copy_(kept)
 
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        # other threads (the loader's, which pins memory) may call the driver meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._forward_backward()
-        self.graph = graph
+        def forget() -> None:
+            """Training must not have seen the same clip four times: norms forget the warm-up."""
+            for buffer, kept in zip(self.clip_loss.buffers(), statistics):
+                buffer.copy_(kept)
+
+        self.graph = record(
+            self._forward_backward, after_each=self._drop_gradients, before=forget, generator=self.generator
+        )
 
     def _forward_backward(self) -> None:
         total, terms = self.clip_loss(self.clip, self.generator)

@@ -109,7 +109,7 @@ def forward_clip(
     """Losses of a batch of clips, under their documented names and weighted, and what the clip leaves behind.
 
     rng: source of grid masks, dropped tracks and false positives (dropout uses the global one); None for the global one.
-    The total to minimise is the sum of the losses, see ``total_loss``.
+    The total to minimise is the sum of the losses, see ``criterion.total_loss``.
     """
     targets = clip.targets
     terms, maps, out = forward_stage1(model, clip, criterion, rng, options)
@@ -174,11 +174,6 @@ def look_ahead(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
     occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0), bev_pos)
     plan = model.planning_head(bev, bev_pos, motion, command, can_bus)
     return Ahead(agents, matched, motion, occ, plan)
-
-
-def total_loss(losses: dict[str, Tensor]) -> Tensor:
-    """Sum of the entries with "loss" in their name; others are for the log only."""
-    return torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
 
 
 @torch.compiler.disable  # a compiled graph cannot hold a generator; one call leaves it a single break

@@ -8,7 +8,6 @@ its box. The head learns along with the model and serves nothing else: evaluatio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -18,7 +17,7 @@ from uniad.config.spec import ModelSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import Targets
 from uniad.losses.common import masked_sum
-from uniad.models.decoder import PRIOR
+from uniad.models.layers import BIAS_OF_PRIOR
 from uniad.models.precision import full_precision
 from uniad.models.track import to_unit
 from uniad.training.checkpoint import DENSE_BEV
@@ -39,7 +38,7 @@ class DenseBev(nn.Module):
         self.trunk = nn.Conv2d(dim, dim, 3, padding=1)
         self.heat = nn.Conv2d(dim, self.classes, 1)
         self.box = nn.Conv2d(dim, 10, 1)
-        nn.init.constant_(self.heat.bias, -math.log((1 - PRIOR) / PRIOR))
+        nn.init.constant_(self.heat.bias, BIAS_OF_PRIOR)
         self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights), persistent=False)
 
     def forward(self, bev: Tensor, targets: Targets, reduce_mean: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

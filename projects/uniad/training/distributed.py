@@ -212,15 +212,6 @@ def gather_objects(world: World, value: Any) -> list[Any]:
     return values
 
 
-def broadcast_object(world: World, value: Any) -> Any:
-    """Rank 0's value, on every process."""
-    if world.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def sum_over_ranks(world: World, values: Tensor) -> Tensor:
     """Adds a small tensor over all processes, in place. On a GPU it is queued, the host does not wait."""
     if world.size > 1:

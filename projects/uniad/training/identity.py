@@ -32,32 +32,67 @@ _READ = ("model", "optimizer", "optimizer_config", "lr_config", "momentum_config
 # Options of the command line that change a training; --samples-per-gpu is a value of the config
 _OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history",
             "packs")  # fmt: skip
-# Where things lie and how they are read: the same name means that wherever it stands
-_PLACES = {"data_root", "info_root", "anchor_root", "ann_file", "img_root", "anchor_info_path", "file_client_args", "pretrained",
-           "image_cache_dir", "decode_threads"}  # fmt: skip
-# Read by a model that has learnt, never by one that learns
-_INFERENCE = {"score_thresh", "filter_score_thresh", "miss_tolerance", "test_cfg", "test_seg_thresh",
-              "test_with_track_score", "pan_eval", "planning_eval", "use_col_optim", "video_test_mode",
-              "quality_threshold_things", "quality_threshold_stuff", "overlap_threshold_things", "overlap_threshold_stuff",
-              "collision_pixels", "planning_metric", "motion_metric", "merge_rounds"}  # fmt: skip
-# The same two kinds as a spec spells them: a checkpoint that differs in these alone goes on without a difference
+# What changes no number, by its name in a config, wherever it stands -> as a spec spells it. A checkpoint that differs in these
+# alone goes on without a difference.
+_HARMLESS: dict[str, tuple[str, ...]] = {
+    # Where things lie and how they are read
+    "data_root": ("data.data_root",),
+    "info_root": (),
+    "anchor_root": (),
+    "ann_file": ("data.ann_file_train", "data.ann_file_val"),
+    "img_root": (),
+    "anchor_info_path": ("model.motion.anchor_path",),
+    "file_client_args": (),
+    "pretrained": (),
+    "image_cache_dir": ("data.image_cache_dir",),
+    "decode_threads": ("data.decode_threads",),
+    # Read by a model that has learnt, never by one that learns
+    "score_thresh": ("model.track.score_thresh",),
+    "filter_score_thresh": ("model.track.filter_score_thresh",),
+    "miss_tolerance": ("model.track.miss_tolerance",),
+    "test_cfg": ("model.map.top_k",),
+    "test_seg_thresh": ("model.occ.test_seg_thresh",),
+    "test_with_track_score": ("model.occ.test_with_track_score",),
+    "pan_eval": (),
+    "planning_eval": (),
+    "use_col_optim": ("model.plan.use_col_optim",),
+    "video_test_mode": (),
+    "quality_threshold_things": ("model.map.quality_threshold_things",),
+    "quality_threshold_stuff": (),
+    "overlap_threshold_things": ("model.map.overlap_threshold_things",),
+    "overlap_threshold_stuff": (),
+    "merge_rounds": ("model.map.merge_rounds",),
+    "collision_pixels": ("model.compat.collision_pixels", "data.compat.collision_pixels"),
+    "planning_metric": ("model.compat.planning_metric", "data.compat.planning_metric"),
+    "motion_metric": ("model.compat.motion_metric", "data.compat.motion_metric"),
+}
+# Those, and what stands in parts of a config that are not ``_READ``
 HARMLESS_SPEC_KEYS = frozenset({
     "path", "train.load_from", "train.log_interval", "train.checkpoint_interval", "train.find_unused_parameters",
-    "data.workers_per_gpu", "data.data_root", "data.ann_file_train", "data.ann_file_val",
-    "data.image_cache_dir", "data.decode_threads", "data.eval_mod", "model.motion.anchor_path",
-    "model.track.score_thresh", "model.track.filter_score_thresh", "model.track.miss_tolerance",
-    "model.map.quality_threshold_things",
-    "model.map.quality_threshold_stuff", "model.map.overlap_threshold_things", "model.map.overlap_threshold_stuff",
-    "model.map.merge_rounds", "model.map.top_k", "model.occ.test_seg_thresh", "model.occ.test_with_track_score",
-    "model.plan.use_col_optim", "model.compat.collision_pixels", "model.compat.planning_metric", "model.compat.motion_metric",
-    "data.compat.collision_pixels", "data.compat.planning_metric", "data.compat.motion_metric",
+    "data.workers_per_gpu", "data.eval_mod",
+    *(key for keys in _HARMLESS.values() for key in keys),
 })  # fmt: skip
+# Checkpoints of earlier versions hold them; nothing read them
+_GONE = frozenset({"model.map.quality_threshold_stuff", "model.map.overlap_threshold_stuff", "data.occ_filter_invalid_sample"})
+
+
+def without_harmless(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a flat spec (``state.flatten``) what numbers depend on."""
+    kept = {key: value for key, value in spec.items() if key not in HARMLESS_SPEC_KEYS and key not in _GONE}
+    return _kept_pixels(kept, "data.image_cache")
+
+
+def _kept_pixels(found: dict[str, Any], key: str) -> dict[str, Any]:
+    """Without a cache that keeps pixels exactly: they are those of the files."""
+    if found.get(key) in ("off", "exact"):
+        del found[key]
+    return found
 
 
 def _kept(value: Any) -> Any:
     """The value without what is a place or for inference, at any depth."""
     if isinstance(value, Mapping):
-        return {str(k): _kept(v) for k, v in value.items() if k not in _PLACES and k not in _INFERENCE}
+        return {str(k): _kept(v) for k, v in value.items() if k not in _HARMLESS}
     if isinstance(value, (list, tuple)):
         return [_kept(v) for v in value]
     return value
@@ -87,9 +122,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             found.update(_flat(_kept(value), f"{name}."))
-    # pixels that were kept exactly are those of the files
-    if found.get("native.image_cache") in ("off", "exact"):
-        del found["native.image_cache"]
+    found = _kept_pixels(found, "native.image_cache")
     if args.samples_per_gpu:
         found["data.samples_per_gpu"] = args.samples_per_gpu
     found.update(_said(args))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from uniad.config.spec import Spec
-from uniad.training.identity import HARMLESS_SPEC_KEYS
+from uniad.training.identity import without_harmless
 
 FORMAT = 1
 
@@ -34,15 +34,13 @@ def flatten(spec: Spec) -> dict[str, Any]:
 
 def digest(spec: Spec) -> str:
     """Short digest of everything in the spec that shapes the numbers of a run."""
-    kept = {k: v for k, v in flatten(spec).items() if k not in HARMLESS_SPEC_KEYS}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(without_harmless(flatten(spec)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(spec: Spec, saved_json: str) -> list[str]:
     """What differs between ``spec`` and the one in a checkpoint, as ``key: saved -> now``."""
-    saved, now = json.loads(saved_json), flatten(spec)
-    keys = [k for k in sorted({*saved, *now}) if k not in HARMLESS_SPEC_KEYS]
-    return [f"{k}: {saved.get(k)} -> {now.get(k)}" for k in keys if saved.get(k) != now.get(k)]
+    saved, now = without_harmless(json.loads(saved_json)), without_harmless(flatten(spec))
+    return [f"{k}: {saved.get(k)} -> {now.get(k)}" for k in sorted({*saved, *now}) if saved.get(k) != now.get(k)]
 
 
 def meta_of(spec: Spec, *, epoch: int, iteration: int, run: Mapping[str, Any]) -> dict[str, Any]:

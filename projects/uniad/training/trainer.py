@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from uniad.config.spec import Spec
 from uniad.errors import UserError, out_of_memory
 from uniad.interrupt import Interrupt
+from uniad.losses.criterion import total_loss
 from uniad.training import distributed, optim
 from uniad.training.capture import CapturedStep
 from uniad.training.carried import carried, check_anchors
@@ -59,17 +60,13 @@ class ClipLoss(nn.Module):
         """The loss to differentiate, and all terms as one vector [K] in the order of ``names``."""
         losses = self.losses(clip, generator)
         self.names = list(losses)
-        total = self.total(losses)
+        total = total_loss(losses)
         return total, torch.stack([v.detach().float().reshape(()) for v in losses.values()])
 
     def losses(self, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
             return self.loss_function(self.model, clip, generator)
-
-    @staticmethod
-    def total(losses: dict[str, Tensor]) -> Tensor:
-        return torch.stack([v.float().reshape(()) for name, v in losses.items() if "loss" in name]).sum()
 
 
 class Trainer:
@@ -419,7 +416,7 @@ class Trainer:
             seed_iteration(self.options.seed, iteration, self.world.rank, self.generator)
             self.optimizer.zero_grad(set_to_none=True)
             losses = self.clip_loss.losses(clip, self.generator)
-            return ClipLoss.total(losses), losses
+            return total_loss(losses), losses
 
         everyone = distributed.gather_objects(self.world, bad_from_the_start(self.model, clip))
         if not any(everyone):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from uniad.geometry.nuscenes import EGO_SIZE
 from uniad.viz.camera import box_corners
 from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
 from uniad.viz.text import Labels, extent
 
-EGO_LENGTH_M, EGO_WIDTH_M = 4.08, 1.73
 SUB = 4  # fractional bits of the coordinates that lines are drawn with
 TITLE_SIZE, ID_SIZE = 0.75, 0.5
 # Arrow of each driving command, x to the right and y up: 0 right, 1 left, 2 straight
@@ -117,7 +117,7 @@ class BirdsEye:
         self.words.put(words, [(left, 24)], TITLE_SIZE, TEXT, 2)
 
     def draw_ego(self) -> None:
-        half = np.array([EGO_WIDTH_M, EGO_LENGTH_M]) / 2
+        half = np.array(EGO_SIZE[:2]) / 2
         corners = np.array([[-1, -1], [-1, 1], [0, 1.5], [1, 1], [1, -1]]) * half
         cv2.fillPoly(self.image, [self.pixels(corners)], EGO, cv2.LINE_AA)
         cv2.polylines(self.image, [self.pixels(corners)], True, GROUND, 1, cv2.LINE_AA)

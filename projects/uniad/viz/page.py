@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from uniad.geometry.nuscenes import EGO_SIZE
 from uniad.interface.command import COMMANDS
-from uniad.viz.birdseye import EGO_WIDTH_M, BirdsEye, Range
+from uniad.viz.birdseye import BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
 from uniad.viz.legend import GAP, Entry, caption, legend
 from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
@@ -134,7 +135,7 @@ def _camera(content: Content, name: str, class_names: tuple[str, ...]) -> np.nda
     words.put(title_of(name), [(12, 12)], 0.75, TEXT, 2)
     future = content.future
     if future:
-        draw_ribbon(tile, _on_ground(future.plan, future.ground_z), EGO_WIDTH_M / 2, projection, PLAN)
+        draw_ribbon(tile, _on_ground(future.plan, future.ground_z), EGO_SIZE[0] / 2, projection, PLAN)
         for start, path, opacity, label in _modes(future, 1):
             line = np.concatenate([start[None, :2], path])
             line = np.concatenate([line, np.full((len(line), 1), start[2])], 1)

@@ -95,7 +95,7 @@ class Replay:
     @cached_property
     def _annotated(self) -> tuple[SceneStream, dict[str, int]]:
         try:
-            stream = SceneStream(self.spec, self.summary["split"], stage=self.spec.stage, workers=0)
+            stream = SceneStream(self.spec.data, self.summary["split"], stage=self.spec.stage, workers=0)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: no such file; the dataset of {self.folder} is gone") from None
         return stream, {str(stream.table.token[frame]): position for position, frame in enumerate(stream.frames)}

@@ -220,7 +220,7 @@ def test_a_cache_that_does_not_fit_the_disk_is_refused(data_spec, tmp_path, monk
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_scene_stream_gives_whole_scenes_in_order(data_spec, workers):
-    stream = SceneStream(data_spec, "val", workers=workers)
+    stream = SceneStream(data_spec, "val", stage=1, workers=workers)
     samples = list(stream)
     assert len(samples) == len(stream) == 6 and stream.version == "v1.0-trainval"
     assert [bool(s.frame.scene_start) for s in samples] == [True] + [False] * 5
@@ -236,7 +236,7 @@ def test_processes_share_out_scenes(data_spec, infos_dir, tmp_path):
     path = tmp_path / "both.pkl"
     path.write_bytes(pickle.dumps({"infos": both[1] + both[0], "metadata": {"version": "v1.0-trainval"}}))
     spec = specs.edit(data_spec, ann_file_val=str(path))
-    streams = [SceneStream(spec, "val", rank, 2) for rank in range(2)]
+    streams = [SceneStream(spec, "val", stage=1, rank=rank, world_size=2) for rank in range(2)]
     assert [len(s) for s in streams] == [6, 6] and not set(streams[0].frames) & set(streams[1].frames)
 
 
@@ -248,7 +248,7 @@ def test_a_truncated_image_ends_the_stream_with_one_line_that_names_it(data_spec
     victim.write_bytes(victim.read_bytes()[:5000])
     for workers in (0, 1):
         with pytest.raises(UserError, match=f"{victim.name} is cut short") as error:
-            list(SceneStream(spec, "val", workers=workers))
+            list(SceneStream(spec, "val", stage=1, workers=workers))
         assert "\n" not in str(error.value)
 
 

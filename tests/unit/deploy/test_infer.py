@@ -104,7 +104,7 @@ def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime
     from uniad.evaluation.run import collect
 
     config_factory("tracking_nips_2019")  # what the devkit's tracking classes take their names from
-    stream = SceneStream(runtime.spec, "val", stage=2, workers=0)
+    stream = SceneStream(runtime.spec.data, "val", stage=2, workers=0)
     found = collect(runtime._runner.model, runtime.spec, stream, torch.device("cpu"))
     for name, kind, expected in (("detection", DetectionBox, found.detections), ("tracking", TrackingBox, found.tracks)):
         written = json.loads((results / f"{name}.json").read_text())["results"]

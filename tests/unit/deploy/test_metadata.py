@@ -91,7 +91,7 @@ def test_the_export_finds_its_files(written: Path) -> None:
 
 
 def test_values_are_the_datasets(written: Path, spec: Spec) -> None:
-    samples = list(SceneStream(spec, "val", stage=2, workers=0))
+    samples = list(SceneStream(spec.data, "val", stage=2, workers=0))
 
     def read(name: str, frame: int) -> np.ndarray:
         return np.fromfile(written / "uniad_trt_input" / name / f"{frame}.bin", np.float32)

@@ -53,7 +53,7 @@ def fine(spec: Spec) -> Spec:
 
 @pytest.fixture(scope="module")
 def samples(fine: Spec) -> list[SceneSample]:
-    return list(SceneStream(fine, "val", stage=2))
+    return list(SceneStream(fine.data, "val", stage=2))
 
 
 def perfect(sample: SceneSample, spec: Spec) -> StepOutputs:
@@ -207,7 +207,7 @@ def odd(spec: Spec, infos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sp
 
 
 def test_scenes_without_objects_or_lanes_or_of_one_frame_are_scored(model: UniAD, odd: Spec, tmp_path: Path) -> None:
-    stream = SceneStream(odd, "val", stage=2)
+    stream = SceneStream(odd.data, "val", stage=2)
     kinds = [(int(s.targets.valid.sum()), int(s.targets.lane_valid.sum())) for s in stream]
     assert [n for n, _ in kinds[:2]] == [0, 0] and kinds[2][0] > 0 and kinds[2][1] == 0
     found = collect(model, odd, stream, torch.device("cpu"))
@@ -223,7 +223,7 @@ def test_a_scene_without_any_track_is_scored(model: UniAD, odd: Spec) -> None:
     strict = edit(model.spec, track__score_thresh=1.1, track__filter_score_thresh=1.1)
     before, model.spec = model.spec, strict
     try:
-        found = collect(model, edit(odd, model__track=strict.track), SceneStream(odd, "val", stage=2), torch.device("cpu"))
+        found = collect(model, edit(odd, model__track=strict.track), SceneStream(odd.data, "val", stage=2), torch.device("cpu"))
     finally:
         model.spec = before
     scores = found.all_futures().compute()
@@ -234,7 +234,7 @@ def test_a_scene_without_any_track_is_scored(model: UniAD, odd: Spec) -> None:
 def test_a_command_that_is_none_stops_where_data_is_read(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Labeller, "command", lambda self, frame: 3)
     with pytest.raises(UserError, match="command is 3, .* use 0 right, 1 left, 2 straight"):
-        next(iter(SceneStream(spec, "val", stage=2)))
+        next(iter(SceneStream(spec.data, "val", stage=2)))
 
 
 def test_the_table_shows_both_definitions_and_every_baseline(truth: dict) -> None:

@@ -37,7 +37,7 @@ def test_the_evaluation_collects_the_same_from_a_runner_as_from_the_model(spec: 
     torch.manual_seed(0)
     anchors = torch.randn(4, 6, 12, 2).cumsum(2) if spec.stage == 2 else None
     model = UniAD(spec.model, anchors).eval() if spec.stage == 2 else UniAD(spec.model).eval()
-    stream = SceneStream(spec, "val", stage=spec.stage, workers=0)
+    stream = SceneStream(spec.data, "val", stage=spec.stage, workers=0)
     cpu = torch.device("cpu")
     want = collect(model, spec, stream, cpu)
     with TorchRunner(contract_for(spec), model) as runner:

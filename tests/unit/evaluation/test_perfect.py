@@ -41,7 +41,7 @@ def truth(spec: Spec) -> Collected:
     from uniad.data.dataset import SceneStream
 
     found, names, ranges = Collected(), spec.data.class_names, class_ranges()
-    for sample in SceneStream(spec, "val"):
+    for sample in SceneStream(spec.data, "val", stage=1):
         gt, token = sample.targets, sample.info["token"]
         seen = gt.valid[0, 0]
         boxes, labels, ids = (v[0, 0][seen].numpy() for v in (gt.boxes, gt.labels, gt.ids))

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from uniad.config.spec import MotionSpec
 from uniad.interface.types import Agents, MotionOutput, Targets
+from uniad.losses.criterion import total_loss
 from uniad.losses.motion import matched_futures, motion_losses, negative_log_likelihood, trajectory_terms
-from uniad.training.clip import total_loss
 
 SPEC: MotionSpec = motion_data.SPECS["tiny"]
 # Trajectories that our own model made of the recorded images: their noise is 1e-5 (see tests/golden/make_motion.py)

@@ -7,9 +7,9 @@ import torch
 import train_clip
 from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import encode_boxes
-from uniad.interface.types import DetOutput
+from uniad.interface.types import EGO_ID, FREE_ID, DetOutput
 from uniad.losses.common import dice_loss, focal_cost, giou_loss, masked_sum, sigmoid_focal_loss
-from uniad.losses.matcher import EGO, FREE, FrameTargets, match_frame
+from uniad.losses.matcher import FrameTargets, match_frame
 from uniad.losses.track import frame_terms, track_losses
 
 CODE_WEIGHTS = torch.tensor([1.0] * 8 + [0.2] * 2)
@@ -35,8 +35,8 @@ def scene(seed, num_objects, carried):
         ref_pts=torch.zeros(1, ROWS, 3),
         query_feat=torch.zeros(LAYERS, 1, ROWS, 4),
     )
-    obj_id = torch.full((1, ROWS), FREE)
-    obj_id[0, EGO_ROW] = EGO
+    obj_id = torch.full((1, ROWS), FREE_ID)
+    obj_id[0, EGO_ROW] = EGO_ID
     row_valid = torch.ones(1, ROWS, dtype=torch.bool)
     for slot in range(SLOTS):
         if slot < len(carried):
@@ -49,7 +49,7 @@ def scene(seed, num_objects, carried):
     gt = FrameTargets(
         boxes=boxes,
         labels=torch.randint(0, 10, (1, OBJECTS), generator=g),
-        ids=torch.where(valid, torch.arange(1, OBJECTS + 1), FREE),
+        ids=torch.where(valid, torch.arange(1, OBJECTS + 1), FREE_ID),
         valid=valid,
         past_traj=torch.randn(1, OBJECTS, 8, 2, generator=g),
         past_traj_mask=(torch.rand(1, OBJECTS, 8, 2, generator=g) > 0.4).float(),
@@ -61,11 +61,11 @@ def scene(seed, num_objects, carried):
 
 SCENES = {
     "nothing carried": (1, 4, []),
-    "one carried, one of them gone, a false positive that is free": (2, 4, [3, 77, FREE]),
+    "one carried, one of them gone, a false positive that is free": (2, 4, [3, 77, FREE_ID]),
     "all carried, so overlaps stay as they were": (3, 3, [2, 1, 3]),
     "no object, one that is gone": (4, 0, [5]),
     "no object at all": (5, 0, []),
-    "the ego query carried by chance": (6, 6, [EGO, 4]),
+    "the ego query carried by chance": (6, 6, [EGO_ID, 4]),
 }
 
 
@@ -210,7 +210,7 @@ def recorded_frame(record, t):
     )  # fmt: skip
     after = {
         name: torch.full((1, num_rows), fill).index_copy(1, rows, torch.from_numpy(record[f"f{t}/{name}"])[None])
-        for name, fill in (("ids", FREE), ("iou", 0.0), ("matched_gt", -1))
+        for name, fill in (("ids", FREE_ID), ("iou", 0.0), ("matched_gt", -1))
     }
     return det, gt, pairs, after
 
@@ -218,10 +218,10 @@ def recorded_frame(record, t):
 def test_ids_and_overlaps_along_the_recorded_clip():
     """Born, gone and back again: what each frame hands on is what was recorded, and so is what the next one makes of it."""
     record = train_clip.record()
-    obj_id, iou = torch.full((1, 901), FREE), torch.zeros(1, 901)
+    obj_id, iou = torch.full((1, 901), FREE_ID), torch.zeros(1, 901)
     for t in range(5):
         det, gt, pairs, after = recorded_frame(record, t)
-        obj_id[:, 900] = EGO
+        obj_id[:, 900] = EGO_ID
         match = match_frame(det, obj_id, iou, torch.ones_like(obj_id, dtype=torch.bool), gt, SPEC)
         for layer in range(6):
             expected = torch.full((obj_id.shape[1],), -1)
@@ -231,7 +231,7 @@ def test_ids_and_overlaps_along_the_recorded_clip():
         assert torch.equal(match.gt_of_row[-1], after["matched_gt"])
         torch.testing.assert_close(match.iou, after["iou"], rtol=0, atol=1e-5)
         kept = (match.obj_id >= 0) & (match.iou > 0.5)
-        obj_id = torch.cat([torch.full((1, 901), FREE), match.obj_id[kept][None]], 1)
+        obj_id = torch.cat([torch.full((1, 901), FREE_ID), match.obj_id[kept][None]], 1)
         iou = torch.cat([torch.zeros(1, 901), match.iou[kept][None]], 1)
 
 

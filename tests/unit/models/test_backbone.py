@@ -11,7 +11,7 @@ from test_bev_parity import ImagesToBev
 from torch import nn
 from uniad.config.file import ConfigError
 from uniad.config.spec import BackboneSpec, NeckSpec
-from uniad.models.backbone import ResNet, apply_freeze
+from uniad.models.backbone import ResNet
 from uniad.models.neck import FPN
 
 
@@ -57,14 +57,6 @@ def test_norm_eval_keeps_running_statistics_but_not_the_convolutions() -> None:
     assert model.conv1.weight.requires_grad
 
 
-def test_apply_freeze_takes_parameters_out_and_survives_train() -> None:
-    model = backbone()
-    apply_freeze(model, frozen=True, norm=True)
-    model.train()
-    assert not any(p.requires_grad for p in model.parameters())
-    assert not any(m.training for m in norms(model))
-
-
 def test_feature_maps_have_the_strides_of_their_stages() -> None:
     model = backbone(out_indices=(1, 2, 3)).eval()
     outs = model(torch.zeros(2, 3, 64, 96))
@@ -92,7 +84,6 @@ def test_pyramid_adds_coarser_levels_also_where_sizes_are_odd(extra) -> None:
 def test_gradients_reach_every_parameter_of_the_image_to_bev_part() -> None:
     spec = nano_spec().model
     model = ImagesToBev(spec).train()
-    model.pts_bbox_head.transformer.encoder.checkpoint_layers = True
     for m in model.modules():  # attention weights start at zero, which would leave their inputs without gradient
         if hasattr(m, "attention_weights"):
             nn.init.normal_(m.attention_weights.weight, std=0.02)

@@ -17,8 +17,8 @@ from tolerances import close
 from torch import Tensor
 from uniad.config.spec import Spec
 from uniad.evaluation.occupancy import consecutive
-from uniad.evaluation.results import decode_detections, decode_ego, decode_tracks
-from uniad.interface.types import DetOutput, Frame, State, StepOutputs
+from uniad.evaluation.results import decode_detections, decode_tracks
+from uniad.interface.types import EGO_ID, DetOutput, Frame, State, StepOutputs
 from uniad.models.track import Rows
 from uniad.models.uniad import UniAD
 from weights import fill
@@ -131,7 +131,7 @@ def test_track_ids_and_reported_tracks(run: Run) -> None:
         _close(source, at + "trk/result_bboxes", result["boxes_3d"])
         _close(source, at + "trk/result_scores", result["scores"])
         _close(source, at + "trk/track_query_embeddings", track.embedding[0][result["rows"]])
-        _close(source, at + "trk/sdc_bbox", decode_ego(track, 0)["boxes_3d"])
+        _close(source, at + "trk/sdc_bbox", track.boxes[0, track.obj_id[0] == EGO_ID])
         assert track.dropped.tolist() == [0]
 
 

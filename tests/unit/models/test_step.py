@@ -7,7 +7,7 @@ import torch
 from specs import edit, nano_spec, tiny_spec
 from torch import Tensor
 from uniad.config.spec import Spec
-from uniad.evaluation.results import decode_detections, decode_ego, decode_tracks
+from uniad.evaluation.results import decode_detections, decode_tracks
 from uniad.export.wrapper import ExportStep
 from uniad.interface.contract import contract_for, pack_frame, pack_state
 from uniad.interface.types import EGO_ID, Frame, State, StepOutputs, TrackOutput
@@ -180,7 +180,8 @@ def test_gradients_reach_every_learned_part_of_tracking_over_two_frames(spec: Sp
         bev = model.encode_bev(feats, frame, model.pose_delta(frame, state), state.prev_bev, state.has_prev_bev)
         rows = model.rows(model.propagate(frame, state))
         det = model.detect(bev, rows)
-        _, tracks, next_id = model.update_tracks(rows, det, state.next_id)
+        report, after, carry, next_id = model.report_tracks(rows, det, state.next_id)
+        tracks = model.carry_tracks(after, carry, report)
         state = model.next_state(frame, bev, tracks, next_id)
     carried = det.boxes[:, :, spec.model.track.num_query + 1 :][:, rows.valid[:, spec.model.track.num_query + 1 :]]
     fresh = det.cls[:, :, : spec.model.track.num_query].square().sum() + det.past_traj.square().sum()
@@ -212,8 +213,8 @@ def test_results_are_sorted_by_score_limited_and_inside_the_range() -> None:
     assert tracks["bbox_index"].tolist() == [1, 2, 0] and tracks["mask"].tolist() == [True, False, True]
     assert decode_detections(track, 0, spec)["labels"].tolist() == [1, 3, 0, 4]
     assert decode_detections(track, 0, edit(spec, max_num=2))["labels"].tolist() == [1, 3]
-    ego = decode_ego(track, 0)
-    assert ego["boxes_3d"][:, 0].tolist() == [5.0] and ego["scores"].tolist() == pytest.approx([0.2])
+    ego = track.obj_id[0] == EGO_ID
+    assert track.boxes[0, ego, 0].tolist() == [5.0] and track.score[0, ego].tolist() == pytest.approx([0.2])
 
 
 def test_half_precision_keeps_the_state_s_types(model: UniAD) -> None:

@@ -8,9 +8,8 @@ import torch
 from recorded import Recorded
 from specs import tiny_spec
 from tolerances import close
-from uniad.interface.types import EGO_ID
+from uniad.interface.types import EGO_ID, FREE_ID
 from uniad.models.track import (
-    FREE_ID,
     compact,
     count_before,
     empty_tracks,

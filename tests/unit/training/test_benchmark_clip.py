@@ -11,9 +11,9 @@ import torch
 from clips import small_spec, small_stage2_spec
 from specs import edit, nano_spec
 from uniad.interface.types import Targets
-from uniad.losses.criterion import Criterion
+from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
-from uniad.training.clip import forward_clip, total_loss
+from uniad.training.clip import forward_clip
 
 bench = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "train_step.py")))
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import torch
 import train_clip
 from clips import small_clip, small_model, small_spec
 from torch.utils._python_dispatch import TorchDispatchMode
-from uniad.losses.criterion import Criterion
-from uniad.training.clip import ClipOptions, forward_clip, pose_deltas, total_loss
+from uniad.losses.criterion import Criterion, total_loss
+from uniad.training.clip import ClipOptions, forward_clip, pose_deltas
 
 
 def run(spec, clip, seed=0, options=None):

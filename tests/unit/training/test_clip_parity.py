@@ -9,9 +9,9 @@ import train_clip
 import weights
 from specs import tiny_spec
 from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM
-from uniad.losses.criterion import Criterion
+from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
-from uniad.training.clip import forward_clip, total_loss
+from uniad.training.clip import forward_clip
 from uniad.training.regularisation import without_dropout
 
 pytestmark = pytest.mark.slow

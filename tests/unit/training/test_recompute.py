@@ -6,6 +6,7 @@ import pytest
 import torch
 from fake_clips import fake_loader
 from specs import nano_spec
+from uniad.losses.criterion import total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions
 from uniad.training.distributed import World
@@ -13,7 +14,6 @@ from uniad.training.loader import to_device
 from uniad.training.recompute import recompute_layers
 from uniad.training.run import clip_loss
 from uniad.training.seeding import seed_iteration
-from uniad.training.trainer import ClipLoss
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
 
@@ -30,7 +30,7 @@ def losses_and_gradients(recompute: bool):
     generator = torch.Generator()
     seed_iteration(0, 0, 0, generator)
     losses = clip_loss(spec, WORLD, ClipOptions())(model, clip, generator)
-    ClipLoss.total(losses).backward()
+    total_loss(losses).backward()
     return losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from clips import small_clip, small_spec
 from specs import tiny_spec
-from uniad.losses.criterion import Criterion
+from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
-from uniad.training.clip import forward_clip, total_loss
+from uniad.training.clip import forward_clip
 from uniad.training.regularisation import plain_images, without_dropout
 
 

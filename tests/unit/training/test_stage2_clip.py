@@ -9,8 +9,8 @@ from test_clip import NoHost
 from uniad.config.spec import FreezeSpec, ModelSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import Clip
-from uniad.losses.criterion import Criterion
-from uniad.training.clip import ClipOutput, forward_clip, total_loss
+from uniad.losses.criterion import Criterion, total_loss
+from uniad.training.clip import ClipOutput, forward_clip
 
 HEADS = ("motion_head", "occ_head", "planning_head")
 # Weights that published checkpoints hold and the documented model does not use either.

@@ -14,9 +14,9 @@ import weights
 from recorded import EXTRACTS, Recorded
 from specs import tiny_spec
 from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_TOTAL_GRAD_NORM, close
-from uniad.losses.criterion import Criterion
+from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
-from uniad.training.clip import forward_clip, total_loss
+from uniad.training.clip import forward_clip
 
 pytestmark = pytest.mark.slow
 

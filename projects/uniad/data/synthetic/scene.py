@@ -71,10 +71,6 @@ class Scene:
     def _rng(self, *words: object) -> np.random.Generator:
         return rng_for(self.params.seed, self.spec.name, *words)
 
-    def pose_of(self, k: int, t_s: float) -> tuple[float, float, float, float]:
-        """x, y of the middle, yaw and speed of actor k at a time."""
-        return self.actors[k].at(t_s)
-
     def ego_pose(self, t_s: float) -> tuple[np.ndarray, float]:
         """Position of the rear axle on the ground [2] and heading."""
         xy, yaw, _, _ = self.ego.track.at(t_s)

@@ -12,8 +12,9 @@ import numpy as np
 from pyquaternion import Quaternion
 
 from uniad.data.synthetic.params import rng_for
+from uniad.geometry.nuscenes import IMAGE_HW
 
-WIDTH, HEIGHT = 1600, 900
+HEIGHT, WIDTH = IMAGE_HW
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 LIDAR = "LIDAR_TOP"
 

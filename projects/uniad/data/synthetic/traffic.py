@@ -9,8 +9,8 @@ from uniad.data.synthetic.dynamics import Actor, vehicle_track
 from uniad.data.synthetic.params import Manoeuvre
 from uniad.data.synthetic.roads import Lane, Town
 from uniad.data.synthetic.shapes import draw_size
+from uniad.geometry.nuscenes import EGO_SIZE
 
-EGO_SIZE = (1.73, 4.08, 1.56)  # width, length, height: the genuine car's
 CATEGORY = {
     "car": "vehicle.car", "truck": "vehicle.truck", "bus": "vehicle.bus.rigid", "trailer": "vehicle.trailer",
     "construction_vehicle": "vehicle.construction", "motorcycle": "vehicle.motorcycle", "bicycle": "vehicle.bicycle",

@@ -39,7 +39,7 @@ class Drive:
     def open(self) -> tuple[SceneStream, list[int]]:
         """The stream and the numbers of the scenes. Raises UserError where there is none."""
         try:
-            stream = SceneStream(self.spec, self.split, workers=0)
+            stream = SceneStream(self.spec.data, self.split, stage=1, workers=0)  # frames alone
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: no such file; `make data` prepares the data that int8 is calibrated on") from None
         there = len(stream.scenes)
