@@ -46,6 +46,9 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/data/test_unpickle.py::test_(what_is_saved|a_file_cut)",
         r"unit/data/test_dataset.py::test_a_damaged_entry",
     ),
+    "results of others: damaged frames and masks, paths that leave their folder": (
+        r"unit/deploy/test_results_of_others.py::test_(a_|masks)",
+    ),
     "damage: graphs, and threads that nobody has": (r"unit/export/test_graph_files.py::",),
     "damage: recorded sequences": (r"unit/deploy/test_recorded_sequence.py::",),
     "damage: checkpoints, weights that are not finite, resume state": (

@@ -51,7 +51,7 @@ def main() -> int:
     if args.every > 1 and not args.folder:
         raise UserError("--every thins a folder's frames; a dataset is thinned by tools/create_data.py --every")
     from tqdm import tqdm
-    from uniad.deploy.infer import latency_table, run
+    from uniad.deploy.infer import folder_name, latency_table, run
     from uniad.deploy.plausible import Limits
     from uniad.deploy.records import SUMMARY
     from uniad.deploy.runtime import Runtime
@@ -72,7 +72,7 @@ def main() -> int:
         else:
             dataset = DatasetFrames(spec.data, args.split)
             scenes = [dataset.scene(scene, args.frames) for scene in args.scene or ["0"]]
-            twice = duplicates([scene.token for scene in scenes])
+            twice = duplicates([folder_name(scene.name) for scene in scenes])
             if twice:
                 raise UserError(f"--scene {args.scene[twice[1]]}: scene {scenes[twice[0]].name} is asked for twice")
         for scene in scenes:

@@ -45,14 +45,15 @@ def main() -> None:
 
     def pictures(scene: str) -> Iterator[np.ndarray]:
         shown = replays[0].pictures_beside(replays[1], scene) if len(replays) == 2 else replays[0].pictures(scene)
+        name = replays[0].folder_of(scene)
         count = min(len(replay.frames(scene)) for replay in replays)
         for number, picture in enumerate(tqdm(shown, total=count, unit="frame", desc=scene, disable=None)):
             if not args.no_png:
-                write_picture(args.out / scene / f"{number:04d}.png", picture)
+                write_picture(args.out / name / f"{number:04d}.png", picture)
             yield picture
 
     for scene in scenes:
-        video = args.out / f"{scene}.mp4"
+        video = args.out / f"{replays[0].folder_of(scene)}.mp4"
         try:
             count = write_video(video, pictures(scene), args.fps)
         except OSError as error:

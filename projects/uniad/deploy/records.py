@@ -20,6 +20,7 @@ import numpy as np
 
 from uniad.errors import UserError
 from uniad.files import atomic_path, read_json
+from uniad.formats import results as schema
 from uniad.interface.command import COMMANDS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
 
@@ -52,9 +53,10 @@ def claim(out: Path) -> None:
 
 def _is_ours(summary: Path) -> bool:
     try:
-        return "finished" in json.loads(summary.read_text())
-    except (OSError, ValueError, TypeError, RecursionError):
+        found = read_json(summary)
+    except (OSError, ValueError, RecursionError, UserError):
         return False
+    return isinstance(found, dict) and "finished" in found
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,22 +101,21 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a folder of results."""
     try:
         summary = read_json(folder / SUMMARY)
-        summary["scenes"]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{folder / SUMMARY} is not complete; run `make infer` again") from None
-    return summary
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{folder / SUMMARY} is not complete; {schema.AGAIN}") from None
+    return schema.checked_summary(summary, folder / SUMMARY)
 
 
 def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str, Any]]:
     """Result and info of a frame's JSON; detections are those that it keeps."""
     try:
         frame = read_json(path)
-        with np.load(path.parent / frame["masks"], allow_pickle=False) as file:
-            masks = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `make infer` again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {schema.AGAIN}") from None
+    frame = schema.checked_frame(frame, path, class_names)
+    masks = schema.read_masks(path.parent / frame["masks"], str(path), "plan" in frame)
     number = {name: index for index, name in enumerate(class_names)}
     forecasts = plan = None
     if "plan" in frame:
@@ -123,11 +124,10 @@ def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str
             ids=np.array([f["id"] for f in said], np.int64),
             starts=np.array([f["start"] for f in said], np.float32).reshape(-1, 3),
             labels=np.array([number[f["class"]] for f in said], np.int64),
-            traj=np.array([[m["path"] for m in f["modes"]] for f in said], np.float32).reshape(len(said), -1, *_steps(said), 2),
-            prob=np.array([[m["prob"] for m in f["modes"]] for f in said], np.float32).reshape(len(said), -1),
+            traj=np.array([[m["path"] for m in f["modes"]] for f in said], np.float32),
+            prob=np.array([[m["prob"] for m in f["modes"]] for f in said], np.float32),
         ) if said else _no_forecasts()  # fmt: skip
-        paths = (np.array(frame["plan"][key], np.float32) for key in ("path", "raw"))
-        plan = Plan(*paths, COMMANDS.index(frame["plan"]["command"]))
+        plan = Plan(frame["plan"]["path"], frame["plan"]["raw"], COMMANDS.index(frame["plan"]["command"]))
     result = Result(
         tracks=_arrays(frame["tracks"], number),
         detections=_arrays(frame["detections"], number),
@@ -178,10 +178,6 @@ def _arrays(said: list[dict[str, Any]], number: Mapping[str, int]) -> Objects:
         scores=np.array([o["score"] for o in said], np.float32),
         ids=np.array([o["id"] for o in said], np.int64),
     )
-
-
-def _steps(said: list[dict[str, Any]]) -> tuple[int]:
-    return (len(said[0]["modes"][0]["path"]),)
 
 
 def _no_forecasts() -> Forecasts:

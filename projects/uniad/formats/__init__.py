@@ -11,5 +11,6 @@ is needed. Code behind the door checks nothing again.
     infos         nuscenes_infos_temporal_*.pkl
     layout        names of versions, tables, sensors and folders
     nuscenes      the tables of a nuScenes version
+    results       a folder that inference wrote
     times         units of time and the rate of keyframes
 """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
-from uniad.errors import UserError
+from uniad.data.transforms import decode
 from uniad.evaluation.results import decode_detections, decode_tracks
 from uniad.interface.types import EGO_ID, StepOutputs
 from uniad.models.map_select import image_lanes
@@ -124,7 +123,4 @@ def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
 
 def read_image(path: str) -> np.ndarray:
     """A camera's file as RGB."""
-    image = cv2.imread(path)
-    if image is None:
-        raise UserError(f"{path}: cannot be read as an image; run `make data` or restore the file")
-    return image[..., ::-1]
+    return decode(path)[..., ::-1]

@@ -44,12 +44,16 @@ class Replay:
 
     def frames(self, scene: str) -> list[Path]:
         """JSON files of a scene by name, in time order."""
+        # What an interrupted run had begun beyond its account does not exist: a JSON is a finished frame.
+        return sorted((self.folder / self.folder_of(scene)).glob("[0-9]*.json"))
+
+    def folder_of(self, scene: str) -> str:
+        """The folder of a scene's frames, whose name is one of a folder whatever the scene's is."""
         found = [s for s in self.summary["scenes"] if s["name"] == scene]
         if not found:
             names = ", ".join(s["name"] for s in self.summary["scenes"])
             raise UserError(f"{self.folder} holds no scene {scene!r}; it has {names}")
-        # What an interrupted run had begun beyond its account does not exist: a JSON is a finished frame.
-        return sorted((self.folder / found[0]["folder"]).glob("[0-9]*.json"))
+        return found[0]["folder"]
 
     @property
     def scenes(self) -> list[str]:
