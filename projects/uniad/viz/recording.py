@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.files import atomic_path
+from uniad.geometry.nuscenes import EGO_SIZE
 from uniad.postprocess.result import Objects, Result
-from uniad.viz.birdseye import EGO_LENGTH_M, EGO_WIDTH_M
 from uniad.viz.page import STEP_S, Content, command_words, occupancy_range, title_of
 from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, class_colour, occupied
 from uniad.viz.replay import Replay
 
 APPLICATION = "uniad"
-EGO_HEIGHT_M = 1.6
 LIFT_M = 0.03  # between what lies on the ground, so that the upper one is seen
 ROOT = "car"
 
@@ -104,7 +103,7 @@ def _log_frame(log: _Log, content: Content, result: Result, info: dict, first: d
     log("tracks", *_boxes(rr, _drawn(content, result.tracks), names))
     if content.annotated:
         log("annotated", _outlines(rr, content.gt_boxes, content.gt_labels, names))
-    half = [EGO_WIDTH_M / 2, EGO_LENGTH_M / 2, EGO_HEIGHT_M / 2]
+    half = [side / 2 for side in EGO_SIZE]
     log("ego", rr.Boxes3D(centers=[[0, 0, ground + half[2]]], half_sizes=[half], colors=[EGO], fill_mode="solid"))
     if content.future:
         _log_future(log, content, result, ground, names)
