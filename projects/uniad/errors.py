@@ -27,10 +27,18 @@ T = TypeVar("T")
 class UserError(Exception):
     """Bad input. The message says, in one line, what is wrong, where it was found and what to do about it."""
 
+    def __str__(self) -> str:
+        return _printable(super().__str__())
+
+
+def _printable(text: str) -> str:
+    """One line that a terminal only prints: what a message quotes may hold line breaks and escape sequences."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 def one_line(error: BaseException) -> str:
-    """The message as one line that a terminal only prints: quoted input may hold line breaks, escape sequences, or a novel."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
+    """The message as one line, and no novel."""
+    text = _printable(str(error))
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 

@@ -17,6 +17,8 @@ def test_a_quoted_text_stays_one_printable_line(quoted: str, capsys: pytest.Capt
     def main() -> None:
         raise UserError(f"a.json: key {quoted} is unknown")
 
+    assert str(UserError(f"key {quoted}")).isprintable(), "also for who shows it by other means"
+
     with pytest.raises(SystemExit) as ended:
         run_cli(main)
     said = capsys.readouterr().err

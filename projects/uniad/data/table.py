@@ -19,6 +19,7 @@ from uniad.data import unpickle
 from uniad.errors import UserError
 from uniad.files import read_outside
 from uniad.formats import infos as schema
+from uniad.formats.fields import Text
 from uniad.geometry import transforms as tf
 
 F64 = NDArray[np.float64]
@@ -130,12 +131,13 @@ def relative_path(path: str) -> str:
 def _locations(firsts: list[dict[str, Any]], root: Path, version: str, path: str) -> NDArray[np.str_]:
     """The map of every scene: from the file, or for a file of the documented converter from two small tables."""
     if all("map_location" in info for info in firsts):
-        return np.array([info["map_location"] for info in firsts])
+        name = Text("the name of a map", empty=False)
+        return np.array([name.check(info["map_location"], f"{path}: {info['token']}: map_location") for info in firsts])
     try:
         scenes = {record["token"]: record["log_token"] for record in json.loads(read_outside(root / version / "scene.json"))}
         logs = {record["token"]: record["location"] for record in json.loads(read_outside(root / version / "log.json"))}
-        return np.array([logs[scenes[info["scene_token"]]] for info in firsts])
-    except (OSError, ValueError) as error:
+        return np.array([str(logs[scenes[info["scene_token"]]]) for info in firsts])
+    except (OSError, ValueError, TypeError) as error:
         tables = root / version
         raise UserError(f"{path} does not name its maps, so {tables} must hold scene.json and log.json: {error}") from error
     except KeyError as error:

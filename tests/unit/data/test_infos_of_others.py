@@ -116,6 +116,10 @@ CASES = {
     "same time": (same_time, "frame 3 .*is the same as that of the frame before it"),
     "one token for two": (one_token_for_two, "frame 4 .* has the token of frame 3"),
     "a frame twice": (twice, "frame 6 .* has the token of frame 3"),
+    "no name of a map": (every("map_location", lambda i: [None, []]), "map_location is .*needed is the name of a map"),
+    "frames recorded twice": (
+        third("timestamp", lambda i: i["timestamp"] + 490_000), r"frame 4 .*timestamp is 0\.0\d+ s after the frame before it"
+    ),
     "raw categories": (every("gt_names", lambda i: np.array(["vehicle.car"] * len(i["gt_names"]))), "gt_names are vehicle.car"),
 }
 
