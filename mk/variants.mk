@@ -29,9 +29,12 @@ SHIPPED.nano := weights/nano/nano_e2e.pth
 STACKS.nano := native
 
 # Iterations of the demo's training, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
-DEMO_ITERS.nano := 65 30
+DEMO_ITERS.nano := 65 60
 DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
+
+# Clips of the validation split on which the demo tells what training gave
+DEMO_CLIPS.nano := 20
 
 # Seconds of an iteration of one clip, of stage 1 and stage 2, in fp32: from which preflight tells how long a training takes.
 # native: one H200, `benchmarks/train_step.py --samples 1 --frames 5 --frozen` (stage 2: --frames 3; docs/results.md). torch1.12:
@@ -51,6 +54,7 @@ DEFAULT.SHIPPED :=
 DEFAULT.PACE :=
 DEFAULT.STACKS := native torch1.12
 DEFAULT.DEMO_ITERS := 4 2
+DEFAULT.DEMO_CLIPS := 3
 # Frames in the recorded sequence that verify replays. Empty: by stage and size of the BEV
 DEFAULT.EXPORT_FRAMES :=
 

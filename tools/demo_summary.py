@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+TASKS = {"track": "tracks", "motion": "forecasts", "occ": "occupancy", "planning": "plan"}
+
 
 def size(path: Path) -> str:
     if not path.exists():
@@ -53,21 +55,23 @@ def three_figures(results: dict[str, Any]) -> list[str]:
     return [row for row in rows if row]
 
 
-def losses(log: Path) -> str:
-    """First and last mean loss that the training logged."""
+def learnt(held: Any) -> str:
+    """What training changed on clips that it did not see: the loss of the tasks that it trains, before and after."""
     try:
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        found = [line["loss"] for line in lines if line.get("mode") == "train"]
-    except (OSError, ValueError, KeyError, AttributeError):
-        found = []
-    return f"loss {found[0]:.2f} -> {found[-1]:.2f}" if len(found) > 1 else ""
+        before, after = held["checkpoints"][0], held["checkpoints"][-1]
+        first, last = (sum(row[task] for task in held["learnt"]) for row in (before, after))
+        tasks = ", ".join(TASKS.get(task, task) for task in held["learnt"])
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return f"loss on {held['clips']} held clips {first:.2f} -> {last:.2f} ({tasks})"
 
 
 def checks(report: Any) -> str:
     rows = report if isinstance(report, list) else report.get("reports", [])
     return "; ".join(
         f"{row['backend']} {'agrees' if row['ok'] else 'DIFFERS'} over {row['frames']} frames, "
-        f"boxes within {row['worst']['boxes_m']:.0e} m"
+        + (f"{row['tracks']} tracks, " if "tracks" in row else "")
+        + f"boxes within {row['worst']['boxes_m']:.0e} m"
         + (f", plan {row['worst']['plan_m']:.0e} m" if "plan_m" in row["worst"] else "")
         for row in rows
     )
@@ -77,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", required=True)
     parser.add_argument("--other", help="the variant to go on with, if it is another one")
-    parser.add_argument("--log", type=Path, help="train.jsonl of the training", default=Path("absent"))
+    parser.add_argument("--held", type=Path, help="losses on held clips, of tools/held_loss.py", default=Path("absent"))
     parser.add_argument("--continued", help="the repository's own weights that the training went on from")
     for name in ("data", "infos", "checkpoint", "results", "onnx", "report", "engine", "picture", "video"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -86,8 +90,7 @@ def main() -> None:
     rows = [
         ("synthetic nuScenes", args.data, ""),
         ("sample infos", args.infos, ""),
-        # single clips differ too much for a few iterations of a trained model to show in the loss
-        ("checkpoint", args.checkpoint, "" if args.continued else losses(args.log)),
+        ("checkpoint", args.checkpoint, learnt(read(args.held))),
         ("evaluation", args.results, scores(results)),
         ("ONNX", args.onnx, "with its card and a recorded sequence"),
         ("verification", args.report, checks(read(args.report))),
@@ -110,6 +113,7 @@ def main() -> None:
     print(
         f"{said}"
         f"  look at {args.picture}\n"
+        f"  make view DATASET=demo VARIANT={args.variant}   the same drive in three dimensions, as a Rerun recording\n"
         f"  make train VARIANT={args.variant}            a whole schedule on a larger synthetic world\n"
         f"  make eval VARIANT={args.variant}             and its scores\n"
         f"{other}"

@@ -70,8 +70,10 @@ def main() -> None:
         shares = ", ".join(f"{task} {rows[-1][task]:.2f}" for task in tasks)
         print(f"{path}: loss {rows[-1]['loss']:.3f} on {len(clips)} held clips ({shares})", flush=True)
     about = {"config": spec.path, "split": args.split, "clips": len(clips), "seed": args.seed}
+    # from random weights both stages were trained, whatever the second one freezes
+    learnt = tasks if args.start == NOTHING else learnt_tasks(spec, tasks)
     with atomic_path(args.out) as temporary:
-        temporary.write_text(json.dumps({**about, "learnt": learnt_tasks(spec, tasks), "checkpoints": rows}, indent=1) + "\n")
+        temporary.write_text(json.dumps({**about, "learnt": learnt, "checkpoints": rows}, indent=1) + "\n")
     print(args.out)
 
 

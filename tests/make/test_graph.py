@@ -14,7 +14,7 @@ DATA = ["make_synthetic_nuscenes", "create_data"]
 STAGE1 = ["train"]
 STAGE2 = ["train"]
 TRAIN = [*DATA, *STAGE1, "make_motion_anchors", *STAGE2]
-DEMO = [*TRAIN, "test", "export_onnx", "verify", "build_engine", "visualize", "infer", "make_video", "demo_summary"]
+DEMO = [*TRAIN, "held_loss", "test", "export_onnx", "verify", "build_engine", "visualize", "infer", "make_video", "demo_summary"]
 PUBLIC = [
     "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "train-stage2",
     "promote", "eval", "eval-stage1", "eval-stage2",

@@ -54,7 +54,7 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("continued, said", [
-    ([], ["loss 9.50 -> 7.25", "This training was a glimpse"]),
+    ([], ["loss on 20 held clips 12.50 -> 9.25 (forecasts, plan)", "This training was a glimpse"]),
     (["--continued", "weights/x.pth"], ["The model is weights/x.pth", "FROM_SCRATCH=1 starts from nothing"]),
 ])  # fmt: skip
 def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path, continued, said):
@@ -67,20 +67,21 @@ def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, cap
         "planning": {"model": {"L2_3s": 2.25}, "constant_velocity": {"L2_3s": 4.5}},
     }
     results.write_text(json.dumps(content))
-    log = tmp_path / "train.jsonl"
-    log.write_text("".join(json.dumps({"mode": "train", "loss": loss}) + "\n" for loss in (9.5, 8.0, 7.25)))
+    held = tmp_path / "held.json"
+    rows = [{"track": 5.0, "motion": motion, "planning": 2.0} for motion in (10.5, 7.25)]
+    held.write_text(json.dumps({"clips": 20, "learnt": ["motion", "planning"], "checkpoints": rows}))
     report = tmp_path / "verify.json"
-    row = {"backend": "onnxruntime", "ok": True, "frames": 10, "worst": {"boxes_m": 2e-5, "plan_m": 3e-6}}
+    row = {"backend": "onnxruntime", "ok": True, "frames": 10, "tracks": 473, "worst": {"boxes_m": 2e-5, "plan_m": 3e-6}}
     report.write_text(json.dumps([row]))
     paths = {name: str(tmp_path / name) for name in ("data", "infos", "checkpoint", "onnx", "engine", "picture", "video")}
-    paths |= {"results": str(results), "report": str(report), "log": str(log)}
+    paths |= {"results": str(results), "report": str(report), "held": str(held)}
     flags = [f"--{k}={v}" for k, v in paths.items()]
     monkeypatch.setattr(sys, "argv", ["demo_summary", "--variant", "nano", *flags, *continued])
     demo_summary.main()
     text = capsys.readouterr().out
     for words in (
-        "cars found within 2 m (AP)            0.20", "onnxruntime agrees over 10 frames", "minADE 1.500", "plan 3e-06 m",
-        "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", *said,
+        "cars found within 2 m (AP)            0.20", "onnxruntime agrees over 10 frames, 473 tracks", "minADE 1.500",
+        "plan 3e-06 m", "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", *said,
         "make train", "make help", paths["picture"], paths["video"],
     ):  # fmt: skip
         assert words in text

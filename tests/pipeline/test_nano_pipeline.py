@@ -222,3 +222,21 @@ def test_a_rig_that_sees_more_than_the_graph_has_room_for_is_refused(work: Path,
     assert not (tmp_path / "out").exists()
     result = draw(**{"native.sca_capacity": advice[1]})
     assert result.returncode == 0, result.stderr
+
+
+def test_held_clips_give_the_same_losses_for_the_same_weights_and_others_for_others(work: Path) -> None:
+    """Without that two numbers of it would not say whether a training learnt."""
+    out, config = work / "held.json", config_path("nano").relative_to(REPO)
+    words = [config, work / "nano.pth", work / "nano.pth", "--start", "none", "--clips", 2, "--out", out, "--device", "cpu"]
+    result = run("held_loss.py", *words, *options(work))
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    content = json.loads(out.read_text())
+    random, first, second = content["checkpoints"]
+    assert first["losses"] == second["losses"] != random["losses"] and first["loss"] > 0
+    assert (random["checkpoint"], random["step"], content["clips"], content["learnt"]) == ("none", 0, 2, ["track", "map"])
+    assert first["loss"] == pytest.approx(first["track"] + first["map"]) and "track.frame_0_loss_cls_0" in first["losses"]
+    before = out.read_bytes()
+    gone = ["--start", work / "gone.pth"]
+    for more, said in ((["--clips", 99], "fewer than the 99 clips"), (gone, "gone.pth: no such checkpoint")):
+        assert said in one_line_error(run("held_loss.py", *words, *more, *options(work)))
+    assert out.read_bytes() == before
