@@ -2,13 +2,17 @@
 """Makes a checkpoint small enough to ship: weights in fp16 with what they cannot be used without, no optimizer.
 
     tools/release_weights.py projects/configs/stage2_e2e/nano_e2e.py ckpts/nano_e2e.pth --out weights/nano/nano_e2e.pth
+    tools/test.py projects/configs/stage2_e2e/nano_e2e.py weights/nano/nano_e2e.pth --out results.json ...
+    tools/release_weights.py --card weights/nano/nano_e2e.pth --results results.json --training "16 towns, 7,673 steps"
 
-Prints size and digest. Every tool that reads a checkpoint reads it; training continues it with load_from.
+Prints size and digest. The last form writes the card beside it, weights/nano/nano_e2e.json, from which pictures take the training
+and scores of the model. Every tool that reads a checkpoint reads it; training continues it with load_from.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -19,15 +23,24 @@ LIMIT_MB = 16
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("config", help="config file that the checkpoint was trained with")
-    p.add_argument("checkpoint", help="file to make smaller")
-    p.add_argument("--out", type=Path, required=True, help="file to write")
+    p.add_argument("config", nargs="?", help="config file that the checkpoint was trained with")
+    p.add_argument("checkpoint", nargs="?", help="file to make smaller")
+    p.add_argument("--out", type=Path, help="file to write")
+    p.add_argument("--card", type=Path, metavar="FILE", help="write the card of this released file instead")
+    p.add_argument("--results", type=Path, help="card: results.json of an evaluation of that file")
+    p.add_argument("--training", help="card: how it was trained, in a line")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
     return p.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    if args.card:
+        if args.config or args.out:
+            raise UserError("--card describes a file that is there: give no config, checkpoint or --out with it")
+        return write_card(args)
+    if not (args.config and args.checkpoint and args.out):
+        raise UserError("give a config, a checkpoint and --out FILE, or --card FILE")
     from uniad.config.read import load_spec
     from uniad.files import sha256
     from uniad.training.carried import carried, load_trained
@@ -44,6 +57,30 @@ def main() -> None:
     save_checkpoint(args.out, {"meta": meta, "state_dict": state, "native": native})
     size = args.out.stat().st_size / 1e6
     print(f"{args.out}: {size:.1f} MB, sha256 {sha256(args.out)}" + (f" (over {LIMIT_MB} MB)" if size > LIMIT_MB else ""))
+
+
+def write_card(args: argparse.Namespace) -> None:
+    """Only what an evaluation of this very file said becomes part of its card."""
+    from uniad.files import atomic_path, sha256
+    from uniad.viz.about import figures_of, results_of
+
+    if not args.training:
+        raise UserError("a card says how its model was trained: --training TEXT")
+    if not args.card.is_file():
+        raise UserError(f"{args.card}: no such file")
+    digest = sha256(args.card)
+    card = {"file": args.card.name, "sha256": digest, "bytes": args.card.stat().st_size, "training": args.training}
+    if args.results:
+        if not args.results.is_file():
+            raise UserError(f"{args.results}: no such file; `tools/test.py ... --out` writes it")
+        results = results_of(args.results, digest)
+        if results is None:
+            raise UserError(f"{args.results} is of another checkpoint than {args.card}: evaluate this file")
+        card["results"] = results
+    path = args.card.with_suffix(".json")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n")
+    print(f"{path}: {figures_of(card.get('results') or {}) or 'no scores'}")
 
 
 if __name__ == "__main__":

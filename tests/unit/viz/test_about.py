@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import finish, refused, start
 from uniad.errors import UserError
 from uniad.files import sha256
 from uniad.training.checkpoint import save_checkpoint
@@ -70,3 +71,14 @@ def test_an_exported_model_is_described_by_the_checkpoint_that_its_card_names(ch
 def test_a_file_that_is_no_evaluation_gets_one_line(checkpoint: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no results of an evaluation"):
         about_checkpoint(checkpoint, write(tmp_path / "x.json", {"samples": 1}))
+
+
+def test_the_card_that_a_release_writes_is_what_pictures_read(checkpoint: Path, tmp_path: Path):
+    scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
+    words = ("tools/release_weights.py", "--card", checkpoint, "--training", "16 towns")
+    code, said, err = finish(start(*words, "--results", scores))
+    assert code == 0 and "3.64 m off" in said, err
+    assert about_checkpoint(checkpoint) == [f"{checkpoint}: 16 towns", figures_of(RESULTS)]
+    other = write(tmp_path / "other.json", {**RESULTS, "checkpoint_sha256": "0" * 64})
+    assert "is of another checkpoint" in refused(*words, "--results", other)
+    assert "--training TEXT" in refused(*words[:3]) and "--card FILE" in refused("tools/release_weights.py")
