@@ -33,7 +33,7 @@ DEMO_ITERS.nano := 65 60
 DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
 
-# Clips of the validation split on which the demo tells what training gave
+# Clips on which the demo tells what its training gave
 DEMO_CLIPS.nano := 20
 
 # Seconds of an iteration of one clip, of stage 1 and stage 2, in fp32: from which preflight tells how long a training takes.

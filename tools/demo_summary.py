@@ -56,14 +56,15 @@ def three_figures(results: dict[str, Any]) -> list[str]:
 
 
 def learnt(held: Any) -> str:
-    """What training changed on clips that it did not see: the loss of the tasks that it trains, before and after."""
+    """What training changed on clips of its scenes: the loss of the tasks that it trains, the same clips before and after."""
     try:
-        before, after = held["checkpoints"][0], held["checkpoints"][-1]
-        first, last = (sum(row[task] for task in held["learnt"]) for row in (before, after))
+        before, after = held["checkpoints"][0]["each"], held["checkpoints"][-1]["each"]
+        lower = sum(late < early for early, late in zip(before, after))
         tasks = ", ".join(TASKS.get(task, task) for task in held["learnt"])
-    except (KeyError, IndexError, TypeError):
+        first, last = sum(before) / len(before), sum(after) / len(after)
+    except (KeyError, IndexError, TypeError, ZeroDivisionError):
         return ""
-    return f"loss on {held['clips']} held clips {first:.2f} -> {last:.2f} ({tasks})"
+    return f"loss {first:.2f} -> {last:.2f} on the same {len(before)} clips, lower on {lower} of them ({tasks})"
 
 
 def checks(report: Any) -> str:

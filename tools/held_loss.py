@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Losses of one or more checkpoints on the same held clips, with the same random draws: whether a training learnt.
+"""Losses of one or more checkpoints on the same clips, with the same random draws: whether a training learnt.
 
     tools/held_loss.py projects/configs/stage2_e2e/nano_e2e.py ckpts/nano_e2e.pth --start weights/nano/nano_e2e.pth \\
       --out held.json
 
-tools/plot_training.py draws them as validation where held.json lies in the work directory.
+tools/plot_training.py draws them as dots where held.json lies in the work directory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     from uniad.training.carried import load_trained
     from uniad.training.checkpoint import read_checkpoint
     from uniad.training.distributed import pick_device
-    from uniad.training.held import held_clips, held_losses, learnt_tasks, totals
+    from uniad.training.held import held_clips, held_losses, learnt_tasks, mean, of_each, totals
     from uniad.training.regularisation import plain_images
 
     try_place(args.out)
@@ -64,16 +64,18 @@ def main() -> None:
             model, _ = load_trained(spec, path, None)
             digest = sha256(path)
             step = 0 if at_start else int((read_checkpoint(path).get("meta") or {}).get("iter") or 0)
-        losses = held_losses(model, spec, clips, args.seed, device)
-        rows.append({"checkpoint": path, "sha256": digest, "step": step, **totals(losses), "losses": losses})
+        every = held_losses(model, spec, clips, args.seed, device)
+        losses = {name: mean(values) for name, values in every.items()}
         tasks = [name for name in totals(losses) if name != "loss"]
-        shares = ", ".join(f"{task} {rows[-1][task]:.2f}" for task in tasks)
-        print(f"{path}: loss {rows[-1]['loss']:.3f} on {len(clips)} held clips ({shares})", flush=True)
-    about = {"config": spec.path, "split": args.split, "clips": len(clips), "seed": args.seed}
-    # from random weights both stages were trained, whatever the second one freezes
-    learnt = tasks if args.start == NOTHING else learnt_tasks(spec, tasks)
+        # from random weights both stages were trained, whatever the second one freezes
+        learnt = tasks if args.start == NOTHING else learnt_tasks(spec, tasks)
+        row = {"checkpoint": path, "sha256": digest, "step": step, **totals(losses), "losses": losses}
+        rows.append({**row, "each": of_each(every, learnt)})
+        shares = ", ".join(f"{task} {row[task]:.2f}" for task in tasks)
+        print(f"{path}: loss {row['loss']:.3f} on {len(clips)} clips ({shares})", flush=True)
+    about = {"config": spec.path, "split": args.split, "clips": len(clips), "seed": args.seed, "learnt": learnt}
     with atomic_path(args.out) as temporary:
-        temporary.write_text(json.dumps({**about, "learnt": learnt, "checkpoints": rows}, indent=1) + "\n")
+        temporary.write_text(json.dumps({**about, "checkpoints": rows}, indent=1) + "\n")
     print(args.out)
 
 

@@ -4,7 +4,7 @@
     tools/plot_training.py WORK_DIR [WORK_DIR ...] --out curve.png
 
 Total, learning rate, gradient norm, then a panel for each part of the loss of both stages, with a line for each decoder layer.
-Several runs stand one after the other, like phases; --overlay compares them. Dots are held clips (tools/held_loss.py).
+Several runs stand one after the other, like phases; --overlay compares them. Dots are fixed clips (tools/held_loss.py).
 """
 
 from __future__ import annotations

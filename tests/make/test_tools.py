@@ -54,7 +54,7 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("continued, said", [
-    ([], ["loss on 20 held clips 12.50 -> 9.25 (forecasts, plan)", "This training was a glimpse"]),
+    ([], ["loss 12.50 -> 9.25 on the same 2 clips, lower on 1 of them (forecasts, plan)", "This training was a glimpse"]),
     (["--continued", "weights/x.pth"], ["The model is weights/x.pth", "FROM_SCRATCH=1 starts from nothing"]),
 ])  # fmt: skip
 def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path, continued, said):
@@ -68,8 +68,8 @@ def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, cap
     }
     results.write_text(json.dumps(content))
     held = tmp_path / "held.json"
-    rows = [{"track": 5.0, "motion": motion, "planning": 2.0} for motion in (10.5, 7.25)]
-    held.write_text(json.dumps({"clips": 20, "learnt": ["motion", "planning"], "checkpoints": rows}))
+    rows = [{"each": each} for each in ([20.0, 5.0], [12.5, 6.0])]
+    held.write_text(json.dumps({"clips": 2, "learnt": ["motion", "planning"], "checkpoints": rows}))
     report = tmp_path / "verify.json"
     row = {"backend": "onnxruntime", "ok": True, "frames": 10, "tracks": 473, "worst": {"boxes_m": 2e-5, "plan_m": 3e-6}}
     report.write_text(json.dumps([row]))

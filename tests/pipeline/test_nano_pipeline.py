@@ -224,7 +224,7 @@ def test_a_rig_that_sees_more_than_the_graph_has_room_for_is_refused(work: Path,
     assert result.returncode == 0, result.stderr
 
 
-def test_held_clips_give_the_same_losses_for_the_same_weights_and_others_for_others(work: Path) -> None:
+def test_fixed_clips_give_the_same_losses_for_the_same_weights_and_others_for_others(work: Path) -> None:
     """Without that two numbers of it would not say whether a training learnt."""
     out, config = work / "held.json", config_path("nano").relative_to(REPO)
     words = [config, work / "nano.pth", work / "nano.pth", "--start", "none", "--clips", 2, "--out", out, "--device", "cpu"]
@@ -235,6 +235,7 @@ def test_held_clips_give_the_same_losses_for_the_same_weights_and_others_for_oth
     assert first["losses"] == second["losses"] != random["losses"] and first["loss"] > 0
     assert (random["checkpoint"], random["step"], content["clips"], content["learnt"]) == ("none", 0, 2, ["track", "map"])
     assert first["loss"] == pytest.approx(first["track"] + first["map"]) and "track.frame_0_loss_cls_0" in first["losses"]
+    assert np.mean(first["each"]) == pytest.approx(first["loss"]) and len(first["each"]) == 2
     before = out.read_bytes()
     gone = ["--start", work / "gone.pth"]
     for more, said in ((["--clips", 99], "fewer than the 99 clips"), (gone, "gone.pth: no such checkpoint")):

@@ -1,4 +1,4 @@
-"""Losses on held clips: the same clips, the same random draws, one checkpoint after the other.
+"""Losses on fixed clips: the same clips, the same random draws, one checkpoint after the other.
 
 The losses of two log lines of a training differ by their clips more than by what was learnt between them. These do not.
 """
@@ -31,8 +31,8 @@ def held_clips(spec: Spec, split: str, count: int) -> list[Clip]:
     return [collate([dataset[0, int((number + 0.5) * len(dataset) / count)]]) for number in range(count)]
 
 
-def held_losses(model: nn.Module, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, float]:
-    """Mean of every loss over the clips, weighted as in training. The model is left in evaluation mode: no dropout, no masks."""
+def held_losses(model: nn.Module, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, list[float]]:
+    """Every loss of each clip, weighted as in training. The model is left in evaluation mode: no dropout, no masks."""
     criterion = Criterion(spec.model).to(device)
     model.to(device).eval()
     found: dict[str, list[float]] = {}
@@ -43,7 +43,11 @@ def held_losses(model: nn.Module, spec: Spec, clips: Sequence[Clip], seed: int, 
             terms, _ = forward_clip(model, here, criterion, draws, ClipOptions(history_features="shared"))
             for name, value in terms.items():
                 found.setdefault(name, []).append(float(value))
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def totals(losses: dict[str, float]) -> dict[str, float]:
@@ -52,6 +56,12 @@ def totals(losses: dict[str, float]) -> dict[str, float]:
     tasks = dict.fromkeys(name.partition(".")[0] for name in counted)
     shares = {task: sum(v for name, v in counted.items() if name.startswith(f"{task}.")) for task in tasks}
     return {"loss": sum(counted.values()), **shares}
+
+
+def of_each(losses: dict[str, list[float]], tasks: Sequence[str]) -> list[float]:
+    """What training minimises of these tasks, clip by clip: one in which all goes wrong may outweigh the mean of the others."""
+    counted = [values for name, values in losses.items() if "loss" in name and name.partition(".")[0] in tasks]
+    return [sum(column) for column in zip(*counted)]
 
 
 def learnt_tasks(spec: Spec, tasks: Sequence[str]) -> list[str]:

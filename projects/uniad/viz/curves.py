@@ -25,7 +25,7 @@ SMOOTHED = 80  # points above which a line is drawn as its running median, the p
 
 @dataclass
 class Run:
-    """One training: its log lines in order, and what is known of held clips."""
+    """One training: its log lines in order, and what is known of fixed clips."""
 
     name: str
     log: Path
@@ -99,7 +99,7 @@ def _read(log: Path) -> Run:
 
 
 def _held(path: Path) -> list[dict[str, Any]]:
-    """Losses on held clips, as tools/held_loss.py writes them; none where it was not run."""
+    """Losses on fixed clips, as tools/held_loss.py writes them; none where it was not run."""
     if not path.is_file():
         return []
     try:
@@ -138,7 +138,7 @@ def series(run: Run, panel: str) -> dict[int, tuple[np.ndarray, np.ndarray, np.n
 
 
 def held_series(run: Run, panel: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and the mean over layers and frames of what held clips give; empty where nobody asked."""
+    """Steps and the mean over layers and frames of what fixed clips give; empty where nobody asked."""
     points = {}
     for entry in run.validation:
         values = [float(v) for k, v in entry.items() if k not in _ELSEWHERE and _number(v) and part_of(k).panel == panel]
@@ -198,7 +198,7 @@ def draw(runs: Sequence[Run], overlay: bool = False):
                 shown.append(mean)
             steps, values = held_series(run, name)
             if len(steps):
-                label = "held clips" if number == 0 and name == names[0] else None
+                label = "fixed clips" if number == 0 and name == names[0] else None
                 axis.plot(start + steps, values, "o--", color="crimson", markersize=5, linewidth=1, label=label)
                 shown.append(values)
             if not overlay and number:

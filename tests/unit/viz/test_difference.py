@@ -66,3 +66,10 @@ def test_the_picture_has_six_cameras_once_and_each_run_in_a_view_of_its_own():
     assert not len(painted(seen["CAM_FRONT"], SECOND)), "what both have is neither's"
     apart = views[60:, 2 * VIEW :]
     assert painted(apart, FIRST)[:, 1].mean() < VIEW / 2 < painted(apart, SECOND)[:, 1].max()
+
+
+def test_runs_of_stage_1_have_no_plan_to_compare():
+    one = content(BOTH, [1], future=None)
+    said = difference(one, one)
+    assert said.plan_m is None and said.occupied_cells is None and "plans" not in said.lines()[0]
+    assert render_pair(one, one, NAMES, RANGE).shape[1] == WIDTH
