@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from uniad.config.node import Node
 
 # The orders of a transformer layer that native has
@@ -10,31 +12,46 @@ SELF_ORDER = ("self_attn", "norm", "ffn", "norm")
 CROSS_ORDER = ("cross_attn", "norm", "ffn", "norm")
 
 
-def plain_attention(n: Node, dims: int) -> tuple[int, float]:
-    """Plain attention: (heads, dropout)."""
+class Attention(NamedTuple):
+    heads: int
+    dropout: float
+
+
+class DeformableAttention(NamedTuple):
+    heads: int
+    points: int  # a head and level
+    levels: int
+    dropout: float
+
+
+class FocalLoss(NamedTuple):
+    gamma: float
+    alpha: float
+    weight: float
+
+
+def plain_attention(n: Node, dims: int) -> Attention:
     with n:
         n.type("MultiheadAttention")
         n.same("embed_dims", dims, "model.embed_dims")
-        return n.whole("num_heads", 8), n.number("dropout", 0.1)
+        return Attention(n.whole("num_heads", 8), n.number("dropout", 0.1))
 
 
-def deformable_attention(n: Node, name: str, dims: int, levels: int | None) -> tuple[int, int, int, float]:
-    """Deformable attention: (heads, points, levels, dropout)."""
+def deformable_attention(n: Node, name: str, dims: int, levels: int | None) -> DeformableAttention:
     with n:
         n.type(name)
         n.same("embed_dims", dims, "model.embed_dims")
         if levels is not None:
             n.same("num_levels", levels, "the number of levels that it is fed")
         points = n.whole("num_points", 8 if name == "MSDeformableAttention3D" else 4)
-        return n.whole("num_heads", 8), points, n.whole("num_levels", levels or 4), n.number("dropout", 0.1)
+        return DeformableAttention(n.whole("num_heads", 8), points, n.whole("num_levels", levels or 4), n.number("dropout", 0.1))
 
 
-def focal_loss(n: Node) -> tuple[float, float, float]:
-    """(gamma, alpha, weight)"""
+def focal_loss(n: Node) -> FocalLoss:
     with n:
         n.type("FocalLoss")
         n.fixed(use_sigmoid=True)
-        return n.number("gamma", 2.0), n.number("alpha", 0.25), n.number("loss_weight", 1.0)
+        return FocalLoss(n.number("gamma", 2.0), n.number("alpha", 0.25), n.number("loss_weight", 1.0))
 
 
 def weight(n: Node, *types: str, key: str = "loss_weight") -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from uniad.config import spec as S
 from uniad.config.file import ConfigError
 from uniad.config.layers import (
@@ -18,13 +20,24 @@ from uniad.config.node import Node
 from uniad.geometry.grid import BevGrid
 
 
-def _costs(n: Node, mask: bool) -> tuple[float, float, float, float]:
+class _Costs(NamedTuple):
+    """Of matching map queries to elements."""
+
+    cls: float
+    box: float
+    iou: float
+    mask: float
+
+
+def _costs(n: Node, mask: bool) -> _Costs:
     with n:
         n.type("HungarianAssigner_multi_info" if mask else "HungarianAssigner")
-        cls = weight(n.sub("cls_cost"), "FocalLossCost", key="weight")
-        box = weight(n.sub("reg_cost"), "BBoxL1Cost", key="weight")
-        iou = weight(n.sub("iou_cost"), "IoUCost", key="weight")
-        return cls, box, iou, weight(n.sub("mask_cost"), "DiceCost", key="weight") if mask else 0.0
+        return _Costs(
+            cls=weight(n.sub("cls_cost"), "FocalLossCost", key="weight"),
+            box=weight(n.sub("reg_cost"), "BBoxL1Cost", key="weight"),
+            iou=weight(n.sub("iou_cost"), "IoUCost", key="weight"),
+            mask=weight(n.sub("mask_cost"), "DiceCost", key="weight") if mask else 0.0,
+        )
 
 
 def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tuple[S.MapSpec, S.MapLossSpec]:
@@ -53,26 +66,23 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
                     layer.type("BaseTransformerLayer")
                     layer.fixed(operation_order=SELF_ORDER)
                     ffn, ffn_dropout = layer.whole("feedforward_channels"), layer.number("ffn_dropout", 0.1)
-                    heads, points, levels, dropout = deformable_attention(
-                        layer.sub("attn_cfgs"), "MultiScaleDeformableAttention", dims, None
-                    )
+                    attn = deformable_attention(layer.sub("attn_cfgs"), "MultiScaleDeformableAttention", dims, None)
                 with decoder.sub("transformerlayers") as layer:
                     layer.type("DetrTransformerDecoderLayer")
                     layer.fixed(operation_order=BEV_ORDER)
                     layer.same("feedforward_channels", ffn, "the encoder's")
                     layer.same("ffn_dropout", ffn_dropout, "the encoder's")
                     attention, deformable = layer.subs("attn_cfgs", 2)
-                    got = deformable_attention(deformable, "MultiScaleDeformableAttention", dims, None)
-                    if got != (heads, points, levels, dropout):
+                    if deformable_attention(deformable, "MultiScaleDeformableAttention", dims, None) != attn:
                         raise deformable.fail("num_levels", "heads, points, levels and dropout must equal the encoder's")
-                    if plain_attention(attention, dims) != (heads, dropout):
+                    if plain_attention(attention, dims) != (attn.heads, attn.dropout):
                         raise attention.fail("num_heads", "heads and dropout must equal the encoder's")
         masks = {}
         for key in ("thing_transformer_head", "stuff_transformer_head"):
             with n.sub(key) as h:
                 h.type("SegMaskHead")
                 h.same("d_model", dims, "model.embed_dims")
-                h.fixed(nhead=heads)
+                h.fixed(nhead=attn.heads)
                 if h.flag("self_attn", False) != (key == "stuff_transformer_head"):
                     raise h.fail("self_attn", "native supports True for the stuff head and False for the thing head")
                 masks[key] = h.whole("num_decoder_layers")
@@ -91,37 +101,36 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
             ffn_dims=ffn,
-            attn_levels=levels,
+            attn_levels=attn.levels,
             things_mask_layers=masks["thing_transformer_head"],
             stuff_mask_layers=masks["stuff_transformer_head"],
-            num_heads=heads,
-            num_points=points,
-            dropout=dropout,
+            num_heads=attn.heads,
+            num_points=attn.points,
+            dropout=attn.dropout,
             ffn_dropout=ffn_dropout,
             top_k=top_k,
             overlap_threshold_things=n.number("overlap_threshold_things", 0.4),
         )
         if top_k > spec.num_query * things:
             raise n.fail("test_cfg", f"it selects more than num_query x num_things_classes = {spec.num_query * things}")
-        gamma, alpha, weight_cls = focal_loss(n.sub("loss_cls"))
+        focal = focal_loss(n.sub("loss_cls"))
         with n.sub("train_cfg") as train:
             with train.sub("sampler") as s, train.sub("sampler_with_mask") as m:
                 s.type("PseudoSampler")
                 m.type("PseudoSampler_segformer")
-            plain = _costs(train.sub("assigner"), mask=False)
-            cls, box, iou, mask = _costs(train.sub("assigner_with_mask"), mask=True)
-            if plain[:3] != (cls, box, iou):
+            costs = _costs(train.sub("assigner_with_mask"), mask=True)
+            if _costs(train.sub("assigner"), mask=False) != costs._replace(mask=0.0):
                 raise train.fail("assigner", "its costs must equal those of assigner_with_mask")
         loss = S.MapLossSpec(
             num_things=things,
             num_stuff=stuff,
-            cost_cls=cls,
-            cost_box=box,
-            cost_iou=iou,
-            cost_mask=mask,
-            focal_gamma=gamma,
-            focal_alpha=alpha,
-            weight_cls=weight_cls,
+            cost_cls=costs.cls,
+            cost_box=costs.box,
+            cost_iou=costs.iou,
+            cost_mask=costs.mask,
+            focal_gamma=focal.gamma,
+            focal_alpha=focal.alpha,
+            weight_cls=focal.weight,
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
             weight_iou=weight(n.sub("loss_iou"), "GIoULoss"),
             weight_mask=weight(n.sub("loss_mask"), "DiceLoss"),
@@ -164,7 +173,7 @@ def read_motion(
             (attention,) = layer.subs("attn_cfgs", 1)
             attention.same("num_steps", n.get("predict_steps"), "model.motion_head.predict_steps")
             attention.fixed(sample_index=-1)
-            heads, points, _, _ = deformable_attention(attention, "MotionDeformableAttention", bev.embed_dims, 1)
+            attn = deformable_attention(attention, "MotionDeformableAttention", bev.embed_dims, 1)
             return S.MotionSpec(
                 embed_dims=bev.embed_dims,
                 bev_hw=(bev.height, bev.width),
@@ -181,8 +190,8 @@ def read_motion(
                 det_layers=det_layers,
                 num_cls_fcs=n.whole("num_cls_fcs", 2),
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
-                num_heads=heads,
-                num_points=points,
+                num_heads=attn.heads,
+                num_points=attn.points,
                 use_variance=variance,
                 weight_cls=weights[0],
                 weight_nll=weights[1],

@@ -94,17 +94,17 @@ def read_bev(
                 layer.type("BEVFormerLayer")
                 layer.fixed(operation_order=BEV_ORDER)
                 temporal, spatial = layer.subs("attn_cfgs", 2)
-                heads, tsa_points, _, dropout = deformable_attention(temporal, "TemporalSelfAttention", dims, 1)
+                tsa = deformable_attention(temporal, "TemporalSelfAttention", dims, 1)
                 with spatial:
                     spatial.type("SpatialCrossAttention")
                     spatial.same("pc_range", list(pc_range), "model.pc_range")
                     spatial.same("embed_dims", dims, "model.embed_dims")
                     spatial.same("num_cams", t.whole("num_cams", 6), "model.pts_bbox_head.transformer.num_cams")
-                    spatial.same("dropout", dropout, "the temporal attention's dropout")
+                    spatial.same("dropout", tsa.dropout, "the temporal attention's dropout")
                     inner = spatial.sub("deformable_attention")
-                    inner_heads, sca_points, _, _ = deformable_attention(inner, "MSDeformableAttention3D", dims, levels)
-                if inner_heads != heads:
-                    raise inner.fail("num_heads", f"it must equal the temporal attention's, which is {heads}")
+                    sca = deformable_attention(inner, "MSDeformableAttention3D", dims, levels)
+                if sca.heads != tsa.heads:
+                    raise inner.fail("num_heads", f"it must equal the temporal attention's, which is {tsa.heads}")
                 return S.BevSpec(
                     height=height,
                     width=width,
@@ -113,12 +113,12 @@ def read_bev(
                     num_layers=n.whole("num_layers"),
                     num_levels=levels,
                     ffn_dims=layer.whole("feedforward_channels"),
-                    num_heads=heads,
+                    num_heads=tsa.heads,
                     num_cams=t.whole("num_cams", 6),
                     points_in_pillar=n.whole("num_points_in_pillar", 4),
-                    sca_points=sca_points,
-                    tsa_points=tsa_points,
-                    dropout=dropout,
+                    sca_points=sca.points,
+                    tsa_points=tsa.points,
+                    dropout=tsa.dropout,
                     ffn_dropout=layer.number("ffn_dropout", 0.1),
                     rotate_prev_bev=t.flag("rotate_prev_bev", True),
                     use_shift=t.flag("use_shift", True),
@@ -137,9 +137,9 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int) -> S.D
             layer.type("DetrTransformerDecoderLayer")
             layer.fixed(operation_order=BEV_ORDER)
             attention, deformable = layer.subs("attn_cfgs", 2)
-            heads, dropout = plain_attention(attention, dims)
-            other_heads, points, _, other_dropout = deformable_attention(deformable, "CustomMSDeformableAttention", dims, 1)
-            if (other_heads, other_dropout) != (heads, dropout):
+            plain = plain_attention(attention, dims)
+            attn = deformable_attention(deformable, "CustomMSDeformableAttention", dims, 1)
+            if (attn.heads, attn.dropout) != plain:
                 raise deformable.fail("num_heads", "heads and dropout must equal those of the attention before it")
             return S.DecoderSpec(
                 num_layers=n.whole("num_layers"),
@@ -147,9 +147,9 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int) -> S.D
                 num_classes=classes,
                 ffn_dims=layer.whole("feedforward_channels"),
                 pc_range=pc_range,
-                num_heads=heads,
-                num_points=points,
-                dropout=dropout,
+                num_heads=attn.heads,
+                num_points=attn.points,
+                dropout=attn.dropout,
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
                 past_steps=head.whole("past_steps", 4),
                 fut_steps=head.whole("fut_steps", 4),
@@ -196,7 +196,7 @@ def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int,
         n.type("ClipMatcher")
         n.same("num_classes", classes, "model.num_classes")
         n.fixed(weight_dict=None)
-        gamma, alpha, weight_cls = focal_loss(n.sub("loss_cls"))
+        focal = focal_loss(n.sub("loss_cls"))
         with n.sub("assigner") as a:
             a.type("HungarianAssigner3DTrack")
             a.same("pc_range", list(pc_range), "model.pc_range")
@@ -208,9 +208,9 @@ def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int,
             pc_range=pc_range,
             cost_cls=cost_cls,
             cost_box=cost_box,
-            focal_gamma=gamma,
-            focal_alpha=alpha,
-            weight_cls=weight_cls,
+            focal_gamma=focal.gamma,
+            focal_alpha=focal.alpha,
+            weight_cls=focal.weight,
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
             # Stage 2 says nothing and means 1: that is the documented default.
             weight_past_traj=n.number("loss_past_traj_weight", 1.0),

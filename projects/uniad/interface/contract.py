@@ -7,13 +7,14 @@ because not every runtime takes boolean bindings. The batch is 1: a car has one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from uniad.config.spec import ModelSpec, Spec
+from uniad.config.spec import Spec
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Frame, State, StepOutputs, Tracks
@@ -133,151 +134,127 @@ def _check(feeds: Mapping[str, np.ndarray], ports: Mapping[str, Port]) -> None:
         raise ValueError("; ".join(sorted(faults)))
 
 
+class _Row(NamedTuple):
+    """A port of any model; ``dims`` are numbers and names of ``_dims``."""
+
+    name: str
+    path: str
+    dims: str
+    dtype: str
+    meaning: str
+    is_mask: bool = False
+    initial: float = 0.0
+
+    def port(self, sizes: Mapping[str, int]) -> Port:
+        shape = tuple(math.prod(int(sizes.get(f, f)) for f in dim.split("*")) for dim in self.dims.split())
+        return Port(self.name, self.path, shape, self.dtype, self.meaning, self.is_mask, self.initial)
+
+
+_FRAME = (
+    _Row("img", "img", "1 cameras 3 img_h img_w", "float32",
+         "camera images in the documented order, normalised by the config's mean and std, padded on the right and below"),
+    _Row("lidar2img", "lidar2img", "1 cameras 4 4", "float32", "lidar frame (m) to pixels of img"),
+    _Row("can_bus", "can_bus", "1 18", "float32",
+         "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, 16 heading "
+         "(rad), 17 heading (degrees); absolute pose"),
+    _Row("l2g_r", "l2g_r", "1 3 3", "float32", "rotation lidar to global, transposed: p_global = p_lidar @ l2g_r + l2g_t"),
+    _Row("l2g_t", "l2g_t", "1 3", "float32", "translation lidar to global, m"),
+    _Row("time_s", "time_s", "1", "float32", "seconds since the scene began"),
+    _Row("scene_start", "scene_start", "1", "int32",
+         "1 on the first frame of a scene: tracks and previous BEV are dropped", is_mask=True),
+)  # fmt: skip
+_COMMAND = _Row("command", "command", "1", "int32", "where the navigation wants to go: 0 right, 1 left, 2 straight")
+_STATE = (
+    _Row("bev", "prev_bev", "1 cells dims", "float32", "BEV features of the frame before, row-major from behind left"),
+    _Row("has_bev", "has_prev_bev", "1", "int32", "1 once a BEV has been stored", is_mask=True),
+    _Row("track_query", "tracks.query", "1 slots 2*dims", "float32", "track queries: position half, feature half"),
+    _Row("track_ref_pts", "tracks.ref_pts", "1 slots 3", "float32", "reference points, inverse sigmoid of the range"),
+    _Row("track_boxes", "tracks.boxes", "1 slots 10", "float32",
+         "cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy of the frame before"),
+    _Row("track_id", "tracks.obj_id", "1 slots", "int32", "track id, -1 for an empty slot", initial=-1),
+    _Row("track_disappear_time", "tracks.disappear_time", "1 slots", "int32", "frames below the filter threshold"),
+    _Row("track_mem_bank", "tracks.mem_bank", "1 slots memory dims", "float32", "past embeddings, oldest first"),
+    _Row("track_mem_padding", "tracks.mem_padding", "1 slots memory", "int32",
+         "1 where the memory is empty", is_mask=True, initial=1),
+    _Row("track_save_period", "tracks.save_period", "1 slots", "float32", "frames until the next memory is saved"),
+    _Row("pos", "prev_pos", "1 3", "float32", "can_bus[0:3] of the frame before"),
+    _Row("angle", "prev_angle", "1", "float32", "can_bus[17] of the frame before"),
+    _Row("l2g_r", "prev_l2g_r", "1 3 3", "float32", "l2g_r of the frame before"),
+    _Row("l2g_t", "prev_l2g_t", "1 3", "float32", "l2g_t of the frame before"),
+    _Row("time_s", "prev_time_s", "1", "float32", "time_s of the frame before"),
+    _Row("track_next_id", "next_id", "1", "int32", "the next unused track id"),
+)  # fmt: skip
+_OUTPUTS = (
+    _Row("boxes", "track.boxes", "1 rows 9", "float32",
+         "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)"),
+    _Row("cls_logits", "track.cls_logits", "1 rows classes", "float32", "class logits"),
+    _Row("score", "track.score", "1 rows", "float32", "largest class probability"),
+    _Row("label", "track.label", "1 rows", "int32", "class index"),
+    _Row("obj_id", "track.obj_id", "1 rows", "int32", "track id; -1 none, -2 the ego query"),
+    _Row("valid", "track.valid", "1 rows", "int32", "0 for an empty carried slot", is_mask=True),
+    _Row("active", "track.active", "1 rows", "int32", "1 for a track to report", is_mask=True),
+    _Row("dropped", "track.dropped", "1", "int32", "tracks lost this frame because all slots were taken"),
+    _Row("map_score", "map.score", "1 elements", "float32", "score of a map element"),
+    _Row("map_label", "map.label", "1 elements", "int32", "0 divider, 1 crossing, 2 contour"),
+    _Row("map_box", "map.box", "1 elements 4", "float32", "x0, y0, x1, y1 on the canvas, 0..1"),
+    _Row("map_mask", "map.mask", "1 elements map_h map_w", "float32", "mask value of a map element"),
+    _Row("map_kept", "map.kept", "1 elements", "int32", "1 where the element passes the quality thresholds", is_mask=True),
+    _Row("map_lanes", "map.lanes", "1 3 map_h map_w", "float32", "merged masks: divider, crossing, contour"),
+    _Row("map_settled", "map.settled", "1", "int32",
+         "1: map_lanes is exactly what painting the elements one after the other gives; 0: they overlap in chains longer "
+         "than the graph follows, and the host paints map_mask anew by map_merge", is_mask=True),
+    _Row("map_drivable", "map.drivable", "1 map_h map_w", "float32", "drivable area"),
+)  # fmt: skip
+# What stage 2 adds. Agents carry no boxes of their own: ``agent_row`` says which row of ``boxes`` is theirs.
+_FUTURE = (
+    _Row("agent_row", "agents.row", "1 agents", "int32",
+         "row of boxes, score and label that an agent slot holds: reported tracks, best score first; the ego car is the "
+         "last"),
+    _Row("agent_id", "agents.obj_id", "1 agents", "int32", "track id; -1 an empty slot, -2 the ego car"),
+    _Row("agent_valid", "agents.valid", "1 agents", "int32", "0 for an empty slot", is_mask=True),
+    _Row("agents_dropped", "agents.dropped", "1", "int32", "reported tracks in range that found no slot, so have no future"),
+    _Row("motion_traj", "motion.traj.-1", "1 agents modes steps 5", "float32",
+         "futures, 0.5 s steps: x, y as offsets from the agent's centre in lidar axes (m), inverse deviations along x and "
+         "y, correlation"),
+    _Row("motion_score", "motion.score.-1", "1 agents modes", "float32", "log probability of each future"),
+    _Row("occ_seg", "occ.seg", "1 occ_frames occ_h occ_w", "int32",
+         "1 where a vehicle is, now and in 0.5 s steps; row 0 behind, column 0 left"),
+    _Row("occ_ids", "occ.ids", "1 occ_frames occ_h occ_w", "int32", "0 free, else 1 + the agent slot that claims the cell"),
+    _Row("plan_traj", "plan.traj", "1 plan_steps 2", "float32",
+         "planned path, 0.5 s steps: x, y in the lidar frame of now (m), before any collision optimisation"),
+)  # fmt: skip
+
+
+def _dims(spec: Spec) -> dict[str, int]:
+    """Every size that a shape is made of."""
+    m, image = spec.model, spec.data.image
+    sizes = {
+        "cameras": m.bev.num_cams, "img_h": image.height, "img_w": image.width,
+        "cells": m.bev.height * m.bev.width, "dims": m.bev.embed_dims,
+        "slots": m.track.capacity, "memory": m.track.mem_len, "rows": m.track.num_query + 1 + m.track.capacity,
+        "classes": m.track.num_classes, "elements": m.map.top_k, "map_h": m.map.canvas_hw[0], "map_w": m.map.canvas_hw[1],
+    }  # fmt: skip
+    if m.has_stage2:
+        occ_h, occ_w = BevGrid.from_bounds(m.occ.xbound, m.occ.ybound).shape
+        sizes |= {
+            "agents": m.agent_capacity + 1, "modes": m.motion.predict_modes, "steps": m.motion.predict_steps,
+            "occ_frames": m.occ.n_future + 1, "occ_h": occ_h, "occ_w": occ_w, "plan_steps": m.plan.steps,
+        }  # fmt: skip
+    return sizes
+
+
 def contract_for(spec: Spec) -> Contract:
     """The contract of a config: every size follows from the spec, so none is typed twice."""
-    m, img = spec.model, spec.data.image
-    cells, d, cams = m.bev.height * m.bev.width, m.bev.embed_dims, m.bev.num_cams
-    slots, mem, classes = m.track.capacity, m.track.mem_len, m.track.num_classes
-    rows = m.track.num_query + 1 + slots
-    h, w = m.map.canvas_hw
-    top = m.map.top_k
-    frame = (
-        Port(
-            "img",
-            "img",
-            (1, cams, 3, img.height, img.width),
-            "float32",
-            "camera images in the documented order, normalised by the config's mean and std, padded on the right and below",
-        ),
-        Port("lidar2img", "lidar2img", (1, cams, 4, 4), "float32", "lidar frame (m) to pixels of img"),
-        Port(
-            "can_bus",
-            "can_bus",
-            (1, 18),
-            "float32",
-            "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, "
-            "16 heading (rad), 17 heading (degrees); absolute pose",
-        ),
-        Port("l2g_r", "l2g_r", (1, 3, 3), "float32", "rotation lidar to global, transposed: p_global = p_lidar @ l2g_r + l2g_t"),
-        Port("l2g_t", "l2g_t", (1, 3), "float32", "translation lidar to global, m"),
-        Port("time_s", "time_s", (1,), "float32", "seconds since the scene began"),
-        Port(
-            "scene_start",
-            "scene_start",
-            (1,),
-            "int32",
-            "1 on the first frame of a scene: tracks and previous BEV are dropped",
-            is_mask=True,
-        ),
-    )
-    state = (
-        Port("bev", "prev_bev", (1, cells, d), "float32", "BEV features of the frame before, row-major from behind left"),
-        Port("has_bev", "has_prev_bev", (1,), "int32", "1 once a BEV has been stored", is_mask=True),
-        Port("track_query", "tracks.query", (1, slots, 2 * d), "float32", "track queries: position half, feature half"),
-        Port("track_ref_pts", "tracks.ref_pts", (1, slots, 3), "float32", "reference points, inverse sigmoid of the range"),
-        Port(
-            "track_boxes",
-            "tracks.boxes",
-            (1, slots, 10),
-            "float32",
-            "cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy of the frame before",
-        ),
-        Port("track_id", "tracks.obj_id", (1, slots), "int32", "track id, -1 for an empty slot", initial=-1),
-        Port("track_disappear_time", "tracks.disappear_time", (1, slots), "int32", "frames below the filter threshold"),
-        Port("track_mem_bank", "tracks.mem_bank", (1, slots, mem, d), "float32", "past embeddings, oldest first"),
-        Port(
-            "track_mem_padding",
-            "tracks.mem_padding",
-            (1, slots, mem),
-            "int32",
-            "1 where the memory is empty",
-            is_mask=True,
-            initial=1,
-        ),
-        Port("track_save_period", "tracks.save_period", (1, slots), "float32", "frames until the next memory is saved"),
-        Port("pos", "prev_pos", (1, 3), "float32", "can_bus[0:3] of the frame before"),
-        Port("angle", "prev_angle", (1,), "float32", "can_bus[17] of the frame before"),
-        Port("l2g_r", "prev_l2g_r", (1, 3, 3), "float32", "l2g_r of the frame before"),
-        Port("l2g_t", "prev_l2g_t", (1, 3), "float32", "l2g_t of the frame before"),
-        Port("time_s", "prev_time_s", (1,), "float32", "time_s of the frame before"),
-        Port("track_next_id", "next_id", (1,), "int32", "the next unused track id"),
-    )
-    outputs = (
-        Port(
-            "boxes",
-            "track.boxes",
-            (1, rows, 9),
-            "float32",
-            "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)",
-        ),
-        Port("cls_logits", "track.cls_logits", (1, rows, classes), "float32", "class logits"),
-        Port("score", "track.score", (1, rows), "float32", "largest class probability"),
-        Port("label", "track.label", (1, rows), "int32", "class index"),
-        Port("obj_id", "track.obj_id", (1, rows), "int32", "track id; -1 none, -2 the ego query"),
-        Port("valid", "track.valid", (1, rows), "int32", "0 for an empty carried slot", is_mask=True),
-        Port("active", "track.active", (1, rows), "int32", "1 for a track to report", is_mask=True),
-        Port("dropped", "track.dropped", (1,), "int32", "tracks lost this frame because all slots were taken"),
-        Port("map_score", "map.score", (1, top), "float32", "score of a map element"),
-        Port("map_label", "map.label", (1, top), "int32", "0 divider, 1 crossing, 2 contour"),
-        Port("map_box", "map.box", (1, top, 4), "float32", "x0, y0, x1, y1 on the canvas, 0..1"),
-        Port("map_mask", "map.mask", (1, top, h, w), "float32", "mask value of a map element"),
-        Port("map_kept", "map.kept", (1, top), "int32", "1 where the element passes the quality thresholds", is_mask=True),
-        Port("map_lanes", "map.lanes", (1, 3, h, w), "float32", "merged masks: divider, crossing, contour"),
-        Port(
-            "map_settled",
-            "map.settled",
-            (1,),
-            "int32",
-            "1: map_lanes is exactly what painting the elements one after the other gives; 0: they overlap in chains longer than "
-            "the graph follows, and the host paints map_mask anew by map_merge",
-            is_mask=True,
-        ),
-        Port("map_drivable", "map.drivable", (1, h, w), "float32", "drivable area"),
-    )
+    m, sizes = spec.model, _dims(spec)
+
+    def ports(*rows: _Row) -> tuple[Port, ...]:
+        return tuple(row.port(sizes) for row in rows)
+
     merge = MapMerge(m.map.num_things, m.map.quality_threshold_things, m.map.overlap_threshold_things)
     if not m.has_stage2:
-        return Contract(frame, state, outputs, merge)
+        return Contract(ports(*_FRAME), ports(*_STATE), ports(*_OUTPUTS), merge)
     grid = OccGrid(tuple(m.occ.xbound), tuple(m.occ.ybound))
-    return Contract((*frame, COMMAND), state, (*outputs, *_future_ports(m)), merge, grid)
-
-
-COMMAND = Port("command", "command", (1,), "int32", "where the navigation wants to go: 0 right, 1 left, 2 straight")
-
-
-def _future_ports(m: ModelSpec) -> tuple[Port, ...]:
-    """What stage 2 adds. Agents carry no boxes of their own: ``agent_row`` says which row of ``boxes`` is theirs."""
-    agents, modes, steps = m.agent_capacity + 1, m.motion.predict_modes, m.motion.predict_steps
-    occ = (1, m.occ.n_future + 1, *BevGrid.from_bounds(m.occ.xbound, m.occ.ybound).shape)
-    return (
-        Port(
-            "agent_row",
-            "agents.row",
-            (1, agents),
-            "int32",
-            "row of boxes, score and label that an agent slot holds: reported tracks, best score first; the ego car is the last",
-        ),
-        Port("agent_id", "agents.obj_id", (1, agents), "int32", "track id; -1 an empty slot, -2 the ego car"),
-        Port("agent_valid", "agents.valid", (1, agents), "int32", "0 for an empty slot", is_mask=True),
-        Port("agents_dropped", "agents.dropped", (1,), "int32", "reported tracks in range that found no slot, so have no future"),
-        Port(
-            "motion_traj",
-            "motion.traj.-1",
-            (1, agents, modes, steps, 5),
-            "float32",
-            "futures, 0.5 s steps: x, y as offsets from the agent's centre in lidar axes (m), inverse deviations along x and y, "
-            "correlation",
-        ),
-        Port("motion_score", "motion.score.-1", (1, agents, modes), "float32", "log probability of each future"),
-        Port("occ_seg", "occ.seg", occ, "int32", "1 where a vehicle is, now and in 0.5 s steps; row 0 behind, column 0 left"),
-        Port("occ_ids", "occ.ids", occ, "int32", "0 free, else 1 + the agent slot that claims the cell"),
-        Port(
-            "plan_traj",
-            "plan.traj",
-            (1, m.plan.steps, 2),
-            "float32",
-            "planned path, 0.5 s steps: x, y in the lidar frame of now (m), before any collision optimisation",
-        ),
-    )
+    return Contract(ports(*_FRAME, _COMMAND), ports(*_STATE), ports(*_OUTPUTS, *_FUTURE), merge, grid)
 
 
 def _lookup(owner: object, path: str) -> Tensor:
