@@ -15,7 +15,7 @@ from typing import Any
 
 import _tools  # noqa: F401
 import torch
-from gpu_step import captured, milliseconds
+from gpu_step import milliseconds
 from torch import Tensor
 from train_step import VARIANTS, random_clip, with_frames
 from uniad.config.read import load_spec
@@ -25,6 +25,7 @@ from uniad.interface.types import Frame
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import frame_targets
 from uniad.models.uniad import UniAD
+from uniad.ops.recording import record
 from uniad.training.clip import no_tracks, pose_deltas
 from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
@@ -52,7 +53,7 @@ def timed(name: str, part: Callable[[], Any], repeats: int, note: str = "") -> N
         summed(out).backward()
 
     started = time.perf_counter()
-    graph = captured(both)
+    graph = record(both)
     torch.cuda.synchronize()
     ready = time.perf_counter() - started
     each = milliseconds(graph.replay, repeats, warm_up=1)

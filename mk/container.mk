@@ -7,8 +7,8 @@ $(if $(filter host,$(RUNTIME)),,$(call path,CURDIR)$(call check-word,CURDIR,$(CU
 TTY := $(shell [ -t 0 ] && [ -t 2 ] && echo -it)
 UID := $(shell id -u)
 GID := $(shell id -g)
-# What it is, in words (tools/engine_facts.sh): asked once, when a container is to run.
-ENGINE_FACTS = $(eval ENGINE_FACTS := $(shell tools/engine_facts.sh $(ENGINE_CLI)))$(ENGINE_FACTS)
+# What it is, in words (mk/lib/engine_facts.sh): asked once, when a container is to run.
+ENGINE_FACTS = $(eval ENGINE_FACTS := $(shell mk/lib/engine_facts.sh $(ENGINE_CLI)))$(ENGINE_FACTS)
 ENGINE_KIND = $(firstword $(ENGINE_FACTS))
 GPU_FLAGS.docker := --gpus all
 GPU_FLAGS.podman := --device nvidia.com/gpu=all
@@ -33,7 +33,7 @@ place = $(subst $(space),$(BLANK),$(call no-colon,$(or $(realpath $1),$(abspath 
 no-colon = $(if $(findstring :,$1),$(error $1 cannot be mounted: a container engine takes no colon in a path: rename it, or mount it elsewhere (mount --bind)),$1)
 
 # $(call in-container,image,needs of /dev/shm,mounts,folder inside,more): the start of a command line
-in-container = $(can-reach)tools/in_container.sh $(IMAGE_TAG.$1) $(ENGINE_CLI) run --rm --init$(if $(TTY), $(TTY))$(if $(GPU_FLAGS), $(GPU_FLAGS)) --shm-size=$(SHM_SIZE)$(if $2, --env NEED_SHM_GIB=$2) \
+in-container = $(can-reach)mk/lib/in_container.sh $(IMAGE_TAG.$1) $(ENGINE_CLI) run --rm --init$(if $(TTY), $(TTY))$(if $(GPU_FLAGS), $(GPU_FLAGS)) --shm-size=$(SHM_SIZE)$(if $2, --env NEED_SHM_GIB=$2) \
   --env TINI_KILL_PROCESS_GROUP=1 $(USER_FLAGS)$(LABEL_FLAGS)$(if $(NET_FLAGS), $(NET_FLAGS))$(foreach m,$3, --volume $(call q,$(subst $(BLANK),$(space),$m))) --workdir $4$(if $5, $5)$(if $(DOCKER_FLAGS), $(DOCKER_FLAGS)) $(IMAGE_TAG.$1)
 
 # --- images -------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ image: .make/image/$(IMAGE) ## Build the container image of this STACK (IMAGE=to
 
 define image-rules
 .make/image/$1: .make/var/IMAGE_INPUTS.$1 $$$$(if $$$$(filter $$$$(IMAGE_INPUTS.$1),$$$$(call IMAGE_THERE,$1)),,FORCE)
-	tools/stage_context.sh$$(if $$(filter cache-mounts,$$(ENGINE_FACTS)),, --no-cache-mounts) docker/$1 .make/context/$1 $$(call q,$$(CA_CERTS)) $$(call qs,$$(WHEELS))
+	mk/lib/stage_context.sh$$(if $$(filter cache-mounts,$$(ENGINE_FACTS)),, --no-cache-mounts) docker/$1 .make/context/$1 $$(call q,$$(CA_CERTS)) $$(call qs,$$(WHEELS))
 	$$(BUILDER) --tag $(IMAGE_TAG.$1) --label uniad.inputs=$$(IMAGE_INPUTS.$1) $$(REVISION:%=--label org.opencontainers.image.revision=%) $$(FLAGS.$1) $$(call arg,BASE_IMAGE,$$(BASE.$1)) $$(call arg,BASE_DIGEST,$$(DIGEST.$1)) $$(call index-arg,$$(TORCH_INDEX.$1)) \
 	  $$(call arg,PIP_INDEX_URL,$$(PIP_INDEX_URL)) $$(call arg,PIP_TRUSTED_HOST,$$(PIP_TRUSTED_HOST)) $$(call arg,APT_MIRROR,$$(APT_MIRROR)) $$(PROXY_ARGS) $$(foreach a,$$(BUILD_ARGS),--build-arg $$(call q,$$a)) $$(BUILD_FLAGS) .make/context/$1
 	@mkdir -p $$(@D); touch $$@

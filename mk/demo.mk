@@ -24,5 +24,5 @@ demo: ## From nothing to a verified engine in minutes: data, training, scores, e
 DEMO_STEPS := env data train $(HELD) eval export verify engine visualize $(VIDEO_DIR)/.finished
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
-	@$(RUN) tools/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
+	@$(RUN) mk/lib/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \
 	  --results $(call q,$(RESULTS)) --onnx $(call q,$(ONNX)) --report $(call q,$(REPORT)) --engine $(call q,$(ENGINE)) --picture $(call q,$(PNG)) --video $(call q,$(VIDEO_DIR)) --held $(call q,$(HELD))$(if $(filter $(SHIPPED),$(START)), --continued $(call q,$(SHIPPED)))

@@ -115,7 +115,7 @@ train-stage$1: $(doc-trained)
 # Another run in the same place is set aside, never continued and never deleted; of several machines the first one looks.
 $(doc-trained): $(if $(filter $(call finished,$1),$(KEPT)),,$(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1))))
 	@$$(CAN_RUN)
-	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(TREE)/$(doc-work).lock,training in $(TREE)/$(doc-work)) && $$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)),true) $$(continued)$$(if $$(NET_FLAGS),$$(HOST_PYTHON) tools/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT),true) $$(continued)$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
+	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(TREE)/$(doc-work).lock,training in $(TREE)/$(doc-work)) && $$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)),true) $$(continued)$$(if $$(NET_FLAGS),$$(HOST_PYTHON) mk/lib/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT),true) $$(continued)$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
 	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
 	@touch $$@
 
@@ -127,7 +127,7 @@ $(if $(doc-as-is),,$(doc-ckpt): $(doc-from)
 	cp $$< $$(@D)/
 	$$(if $$(filter-out $$(<F),$$(@F)),mv $$(@D)/$$(<F) $$@)
   else
-	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
+	@mk/lib/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif
 )
 # The deployment tree's copy, under the name that export and evaluation read
@@ -135,7 +135,7 @@ $(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(doc-ckpt)
   ifeq (0,$(NODE_RANK))
 	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@)
   else
-	@tools/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
+	@mk/lib/wait_for_file.sh $$@ $$< $(NODE_TIMEOUT)
   endif
 )
 $(call results,$1): $(doc-reads) $(INFOS_VAL) $(STEPS)/compile .make/var/DOC_EVAL.$1

@@ -17,7 +17,7 @@ test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation,
 lint: $(ENV) ## Style, errors that need no run, and the order of packages (docs/architecture.md)
 	$(RUN) -m ruff check .
 	PYTHONPATH=projects $(RUN) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
-	@for script in tools/*.sh .ci/run; do bash -n "$$script"; done
+	@for script in tools/*.sh mk/lib/*.sh .ci/run; do bash -n "$$script"; done
 
 .PHONY: golden
 golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNIAD_GOLDEN
@@ -26,4 +26,4 @@ golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNI
 
 .PHONY: test-containers
 test-containers: $(VENV_READY) ## The documented stack's workflow through a real container engine, where one can be had
-	@status=0; tools/with_engine.sh $(VENV)/bin/python -m pytest tests/containers $(TEST_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]
+	@status=0; mk/lib/with_engine.sh $(VENV)/bin/python -m pytest tests/containers $(TEST_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
-import machine
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
+import machine  # noqa: E402
 
 STACKS = ("native", "torch1.12")
 RUNTIMES = ("host", "docker", "podman")

@@ -16,7 +16,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import machine
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
+import machine  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 OK, WARN, FAIL = "ok", "note", "FAIL"

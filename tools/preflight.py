@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import configure
+import configure  # it also finds mk/lib
 import machine
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import machine
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
+import machine  # noqa: E402
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 EXTRAS = "train,engine,dev"

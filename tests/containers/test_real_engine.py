@@ -181,7 +181,7 @@ def test_either_builder_makes_the_image(machine: Machine):
     if machine.engine != "docker":
         pytest.skip("two builders are docker's")
     def has_mounts(env: dict[str, str]) -> bool:
-        ask = [machine.root / "tools/engine_facts.sh", "docker"]
+        ask = [machine.root / "mk/lib/engine_facts.sh", "docker"]
         return "cache-mounts" in subprocess.run(ask, env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout
 
     dockers = [folder for folder in os.get_exec_path() if os.access(f"{folder}/docker", os.X_OK)]

@@ -43,7 +43,7 @@ def test_no_engine(documented: Documented):
     (clean / "make").symlink_to(make)
     line = refused(documented, "compile", *STACK, "GPUS=0", **path)
     assert "RUNTIME=docker cannot work here (neither docker nor podman is installed)" in line and "RUNTIME=host" in line
-    command = ["bash", REPO / "tools/in_container.sh", "x", "docker", "run", "x"]
+    command = ["bash", REPO / "mk/lib/in_container.sh", "x", "docker", "run", "x"]
     done = subprocess.run(command, env=path, capture_output=True, text=True)
     assert done.returncode == 2 and "no container engine: docker is not installed" in done.stderr
     assert "STACK=native" in done.stderr
@@ -78,7 +78,7 @@ def test_an_engine_without_an_init(documented: Documented):
 
 def test_an_image_that_is_missing(documented: Documented):
     done = subprocess.run(
-        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "uniad_torch1.12", "true"],
+        ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", "docker", "run", "uniad_torch1.12", "true"],
         env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr == "error: image uniad_torch1.12 is missing: make image\n"
@@ -113,7 +113,7 @@ def test_a_mount_that_is_not_there_is_not_made_by_the_daemon(documented: Documen
     documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
     run = ["docker", "run", "--volume", "/no/such:/data", "uniad_torch1.12"]
     done = subprocess.run(
-        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", *run],
+        ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", *run],
         env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr == "error: /no/such is not there, and a container was to see it as /data\n"
@@ -251,7 +251,7 @@ def test_the_overlay_follows_this_repository_and_spares_what_others_wrote(docume
 
 
 # --- several machines ---------------------------------------------------------------------------------------------------
-WAIT = [sys.executable, str(REPO / "tools/wait_for_nodes.py")]
+WAIT = [sys.executable, str(REPO / "mk/lib/wait_for_nodes.py")]
 
 
 def port() -> int:
@@ -312,7 +312,7 @@ def test_make_itself_stops_before_training_where_the_port_is_taken_or_a_machine_
 
 def test_storage_that_is_not_shared(tmp_path: Path):
     (tmp_path / "trained").touch()
-    command = ["bash", REPO / "tools/wait_for_file.sh", tmp_path / "promoted", tmp_path / "trained", "0"]
+    command = ["bash", REPO / "mk/lib/wait_for_file.sh", tmp_path / "promoted", tmp_path / "trained", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "NODE_RANK=0" in done.stderr and "all machines share" in done.stderr
     (tmp_path / "promoted").touch()
@@ -334,7 +334,7 @@ def test_an_interrupted_command_leaves_no_container(documented: Documented, numb
     documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
     documented.engine_log()
     process = subprocess.Popen(
-        ["bash", REPO / "tools/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
+        ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
         env={**os.environ, **dict(documented.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
         preexec_fn=default_signals,

@@ -19,7 +19,7 @@ def pins(text: str) -> dict[str, str]:
 
 
 def stage(image: str, out: Path, *more: str) -> None:
-    subprocess.run(["bash", REPO / "tools/stage_context.sh", REPO / "docker" / image, out, *more], check=True)
+    subprocess.run(["bash", REPO / "mk/lib/stage_context.sh", REPO / "docker" / image, out, *more], check=True)
 
 
 def test_the_deployment_image_has_the_pins_of_the_native_stack():
@@ -73,7 +73,7 @@ def test_wheels_at_hand_are_taken_only_where_their_version_is_pinned(tmp_path: P
 
 
 def test_absent_certificates_are_one_line(tmp_path: Path):
-    command = ["bash", REPO / "tools/stage_context.sh", REPO / "docker/deploy", tmp_path / "c", "/no/such.pem"]
+    command = ["bash", REPO / "mk/lib/stage_context.sh", REPO / "docker/deploy", tmp_path / "c", "/no/such.pem"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: CA_CERTS=/no/such.pem is not there: give a file of certificates in PEM form\n"
@@ -119,7 +119,7 @@ def test_downloads_are_cached_where_the_builder_can_and_the_build_is_the_same_el
         assert ("--mount=type=cache" in command) == ("packages.sh" in command or "system.sh" in command), command
     stage(image, tmp_path / "with")
     assert (tmp_path / "with/Dockerfile").read_text() == text
-    command = ["bash", REPO / "tools/stage_context.sh", "--no-cache-mounts", REPO / "docker" / image, tmp_path / "without"]
+    command = ["bash", REPO / "mk/lib/stage_context.sh", "--no-cache-mounts", REPO / "docker" / image, tmp_path / "without"]
     subprocess.run(command, check=True)
     plain = (tmp_path / "without/Dockerfile").read_text()
     assert "--mount" not in plain

@@ -91,7 +91,7 @@ def test_several_machines_leave_their_checkpoints_where_promotion_looks(document
         port = free.getsockname()[1]
     several = ("NNODES=2", "NODE_RANK=0", "MASTER_ADDR=127.0.0.1", f"MASTER_PORT={port}", "NODE_TIMEOUT=100")
     wait = ["--nodes", "2", "--rank", "1", "--address", "127.0.0.1", "--port", str(port), "--timeout", "100"]
-    with subprocess.Popen([sys.executable, REPO / "tools/wait_for_nodes.py", *wait]) as other:
+    with subprocess.Popen([sys.executable, REPO / "mk/lib/wait_for_nodes.py", *wait]) as other:
         text = documented.done("ckpts/tiny_imgx0.25_track_map.pth", *STACK, *several)
         assert other.wait(timeout=30) == 0
     assert "launch: 16 processes" in text and f"trains epoch 1 to 6 in {STAGE1}" in text

@@ -43,7 +43,7 @@ esac
 """
 
 # Tools that need nothing but Python: the real ones
-PLAIN = ("configure", "machine", "doctor", "uniad_tree", "fetch_weights", "wait_for_nodes", "preflight")
+PLAIN = ("configure", "doctor", "uniad_tree", "fetch_weights", "preflight")
 
 
 @dataclass

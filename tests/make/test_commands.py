@@ -18,10 +18,10 @@ from uniad import cli
 from make.conftest import REPO
 
 # Imported or sourced by the others
-PARTS = {"_environment.py", "machine.py", "usage.sh"}
+PARTS = {"tools/_environment.py", "mk/lib/machine.py", "tools/usage.sh"}
 # What make alone calls, so no verb of `uniad`
 BY_MAKE = {
-    "claim_work_dir.py", "configure.py", "demo_summary.py", "doctor.py", "setup_env.py", "uniad_tree.py", "wait_for_nodes.py",
+    "configure.py", "doctor.py", "setup_env.py", "uniad_tree.py",
 }  # fmt: skip
 PAGES = [REPO / "README.md", REPO / "benchmarks/README.md", *sorted((REPO / "docs").glob("*.md"))]
 SEPARATORS = {"&&", "||", ";", "|", "&"}
@@ -29,8 +29,9 @@ ENV = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
 
 def scripts() -> list[Path]:
-    found = [p for folder in ("tools", "benchmarks", "docker/setup") for p in (REPO / folder).glob("*.*")]
-    return [p for p in found if p.suffix in (".py", ".sh") and not p.name.startswith("_") and p.name not in PARTS]
+    found = [p for folder in ("tools", "mk/lib", "benchmarks", "docker/setup") for p in (REPO / folder).glob("*.*")]
+    ours = [p for p in found if p.suffix in (".py", ".sh") and not p.name.startswith("_")]
+    return [p for p in ours if str(p.relative_to(REPO)) not in PARTS]
 
 
 @cache
@@ -49,7 +50,7 @@ def test_every_script_can_be_started_and_every_part_cannot():
     for path in scripts():
         assert os.access(path, os.X_OK) and path.read_bytes().startswith(b"#!"), f"chmod +x {path}, or list it in PARTS"
     for name in PARTS:
-        assert not os.access(REPO / "tools" / name, os.X_OK) and (REPO / "tools" / name).is_file(), name
+        assert not os.access(REPO / name, os.X_OK) and (REPO / name).is_file(), name
     if (REPO / ".git").exists():
         listed = subprocess.run(["git", "ls-files", "-s"], cwd=REPO, capture_output=True, text=True, check=True).stdout
         modes = {line.split("\t")[1]: line[:6] for line in listed.splitlines()}
@@ -58,13 +59,13 @@ def test_every_script_can_be_started_and_every_part_cannot():
 
 
 def test_every_tool_answers_help_and_does_nothing():
-    asked = [p for p in scripts() if p.parent.name == "tools"]  # of benchmarks those that pages name, below
+    asked = [p for p in scripts() if p.parent.name in ("tools", "lib")]  # of benchmarks those that pages name, below
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(help_of, asked))
 
 
 def test_uniad_has_a_verb_for_every_tool_that_a_person_calls():
-    there = {p.name for p in (REPO / "tools").glob("*.py")} - PARTS
+    there = {p.name for p in (REPO / "tools").glob("*.py")} - {"_environment.py"}
     assert set(cli.VERBS.values()) <= there
     assert there - set(cli.VERBS.values()) <= BY_MAKE
     shown = cli.usage(REPO / "tools")

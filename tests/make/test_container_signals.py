@@ -1,4 +1,4 @@
-"""tools/in_container.sh ends its container: in good order at the first Ctrl-C, by force at a second."""
+"""mk/lib/in_container.sh ends its container: in good order at the first Ctrl-C, by force at a second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def begin(folder: Path, save_seconds: float) -> subprocess.Popen:
     engine.write_text(ENGINE)
     engine.chmod(0o755)
     (folder / "save_seconds").write_text(str(save_seconds))
-    words = [REPO / "tools/in_container.sh", "image", engine, "run", "image", "train"]
+    words = [REPO / "mk/lib/in_container.sh", "image", engine, "run", "image", "train"]
     process = subprocess.Popen(words, start_new_session=True, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while not (folder / "running").exists():

@@ -9,7 +9,7 @@ import pytest
 
 from make.conftest import REPO, Tree
 
-sys.path.insert(0, str(REPO / "tools"))
+sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]
 import configure  # noqa: E402
 import machine  # noqa: E402
 

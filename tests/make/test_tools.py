@@ -10,7 +10,7 @@ import pytest
 
 from make.conftest import REPO
 
-sys.path.insert(0, str(REPO / "tools"))
+sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]
 import demo_summary  # noqa: E402
 import setup_env  # noqa: E402
 

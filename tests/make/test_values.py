@@ -103,7 +103,7 @@ def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree
     (tree.root / "ckpts/nano_e2e_ep20.pth").write_text("weights")
     note = tree.root / ".venv/bin/python"
     (tree.root / "bin").mkdir()
-    for place in ("bin/docker", "tools/stage_context.sh"):
+    for place in ("bin/docker", "mk/lib/stage_context.sh"):
         (tree.root / place).write_text('#!/bin/sh\nexec "$NOTE" "$(basename $0)" "$@"\n')
         (tree.root / place).chmod(0o755)
     environment = {"NOTE": str(note), "PATH": f"{tree.root}/bin:{os.environ['PATH']}"}

@@ -5,7 +5,7 @@
 # An engine that answers is used. Else, as root, dockerd is started with a store of its own, which stays between runs. The
 # base image is TEST_BASE where given, else a Debian by debootstrap, so that no registry is needed.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 1 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../tools/usage.sh"; usage 1 "$@"
 cache=${UNIAD_ENGINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/uniad-engine}
 none() { echo "note: $*"; exit 77; }
 

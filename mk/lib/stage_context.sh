@@ -4,7 +4,7 @@
 # The requirements file is cut at its "# layer: NAME" lines, so that a changed pin rebuilds its own layer and those after it.
 # Wheels at hand are taken where their name and version are pinned there.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 2 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../tools/usage.sh"; usage 2 "$@"
 mounts=1
 if [[ ${1-} == --no-cache-mounts ]]; then mounts=; shift; fi
 source=$1 out=$2 ca=${3:-}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # wait_for_file.sh FILE OLDER SECONDS: until another machine has put FILE, newer than OLDER, on the storage that both share.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 3 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../tools/usage.sh"; usage 3 "$@"
 end=$((SECONDS + $3))
 until [[ -e $1 && ! $1 -ot $2 ]]; do
   if (( SECONDS >= end )); then

@@ -2,7 +2,7 @@
 # Runs one container and leaves none behind: in_container.sh IMAGE ENGINE run FLAG... IMAGE COMMAND...
 # Names what is missing (engine, image, GPU support) in one line; Ctrl-C, a closed terminal or a kill ends the container.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 3 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../tools/usage.sh"; usage 3 "$@"
 image=$1 engine=$2
 shift 3
 fail() { echo "error: $*" >&2; exit 2; }

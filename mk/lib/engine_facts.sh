@@ -2,7 +2,7 @@
 # engine_facts.sh ENGINE: what a container engine is, in words: docker or podman, and of rootless, selinux, cache-mounts what holds.
 # A docker that is podman under another name is podman. An engine that does not answer is what its name says.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"; usage 1 "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../tools/usage.sh"; usage 1 "$@"
 engine=$1
 info=$(timeout 20 "$engine" info --format '{{json .}}' 2> /dev/null) || info=
 info=${info//[[:space:]]/}
