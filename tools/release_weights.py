@@ -76,6 +76,8 @@ def write_card(args: argparse.Namespace) -> None:
         results = results_of(args.results, digest)
         if results is None:
             raise UserError(f"{args.results} is of another checkpoint than {args.card}: evaluate this file")
+        results["checkpoint"] = args.card.name  # where it was evaluated is nobody's concern
+        results.get("dataset", {}).pop("root", None)
         card["results"] = results
     path = args.card.with_suffix(".json")
     with atomic_path(path) as temporary:

@@ -9,7 +9,7 @@ configs = {
 worlds = dict(scenes=40, frames=20)
 clips = 16
 options = {
-    "native.max_objects": 64,
+    "native.max_objects": 96,
     "native.track_capacity": 96,
     "native.regularise": False,  # it underfits, and trains for minutes
     "native.shared_history": True,

@@ -167,7 +167,7 @@ load_from = None
 
 native = dict(
     track_capacity=96,
-    max_objects=64,
+    max_objects=96,
     compat="fixed",  # nothing was published for nano that learnt upstream's faults
     # By overlap almost no pedestrian would be carried on in training, and then several queries follow each at inference.
     track_overlap="distance",

@@ -79,7 +79,8 @@ class FutureScores:
                 warnings.simplefilter("ignore")  # a plan that stays as it was counts as it is
                 plans[OPTIMISED] = driven_plan(outputs, spec)
         steps = spec.model.plan.steps
-        truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1]
+        boxes = [_rows(gt.future_boxes[0, t])[_rows(gt.future_boxes_valid[0, t])] for t in range(1, steps + 1)]
+        truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1], boxes
         for name, plan in plans.items():
             self.planning[name].update(plan, *truth)
         self.agents_dropped += int(outputs.agents.dropped[0])

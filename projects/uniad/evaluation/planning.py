@@ -1,20 +1,27 @@
 """Planning metrics: distance to the driver's path (L2) and collision rates, in both published definitions.
 
 At step t the ego car *collides* where occupied cells of the ground truth meet the point of its planned centre (``obj_col``) or
-its footprint (``obj_box_col``), unless the driver's own path already does there. UniAD reports the value *at* 1, 2 and 3 s;
-ST-P3 and VAD report the mean over all steps *up to* that time, which is smaller. Only sums are kept, so processes may add theirs.
+its footprint (``obj_box_col``), unless the driver's own path already does there. Upstream looks up cells, half a cell off and
+with a footprint that never turns; on cells of 2 m that footprint covers none. ``fixed`` intersects the boxes themselves.
+UniAD reports the value *at* 1, 2 and 3 s; ST-P3 and VAD report the mean over all steps *up to* that time, which is smaller.
+Only sums are kept, so processes may add theirs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import shapely
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from uniad.geometry.boxes import corners
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH, STEP_S
 
 EGO_AHEAD = 0.5  # metres that the footprint's middle lies ahead of the lidar
+STANDING_M = 0.1  # a step shorter than this does not tell where the car looks
 HORIZONS_S = (1, 2, 3)
 METRICS = ("L2", "obj_col", "obj_box_col")
 
@@ -29,7 +36,8 @@ class PlanningMetric:
 
     grid: (xbound, ybound) of the segmentation as (from, to, step) in metres. compat: ``documented`` divides every step by the
     number of samples, so that a step without ground truth counts as no error, and leaves collisions out where the path given for
-    such a step, whatever it holds, collides; ``fixed`` scores and counts steps that have ground truth.
+    such a step, whatever it holds, collides; ``fixed`` scores and counts steps that have ground truth, and finds collisions with
+    the annotated boxes where it is given them.
     """
 
     def __init__(
@@ -43,12 +51,19 @@ class PlanningMetric:
         self.counts = np.zeros(steps)
         self.samples = 0
 
-    def update(self, traj: ArrayLike, gt_traj: ArrayLike, gt_mask: ArrayLike, segmentation: ArrayLike) -> None:
+    def update(
+        self,
+        traj: ArrayLike,
+        gt_traj: ArrayLike,
+        gt_mask: ArrayLike,
+        segmentation: ArrayLike,
+        boxes: Sequence[NDArray[np.float32]] | None = None,
+    ) -> None:
         """One sample.
 
         traj, gt_traj: [F, >=2] metres, lidar frame, steps of 0.5 s from 0.5 s on; gt_mask: [F] or [F, 2], non-zero where the
         driver's path is known; segmentation: [F, h, w] of the same steps (not of the present), non-zero where occupied or
-        unknown.
+        unknown; boxes: of each of these steps, [n, >=7] box9 in the lidar frame of now, which ``fixed`` takes instead.
         """
         traj, gt = (np.asarray(x, np.float32)[:, :2] for x in (traj, gt_traj))
         mask = np.asarray(gt_mask, np.float32)
@@ -64,10 +79,15 @@ class PlanningMetric:
         # where, because an unknown step may hold anything
         self.sums[0] += np.sqrt((np.where(mask != 0, traj - gt, 0) ** 2 * mask).sum(1))
         # Upstream looks where the ground truth stands at every step, known or not; no number ends in the first cell there.
-        clean = ~self.footprint_hits(np.nan_to_num(gt, nan=-1e6, posinf=-1e6, neginf=-1e6), occupied)
-        counted = clean & known if self.compat == "fixed" else clean
-        self.sums[1] += np.where(counted, self.point_value(traj, occupied), 0)
-        self.sums[2] += counted & self.footprint_hits(traj, occupied)
+        finite = np.nan_to_num(gt, nan=-1e6, posinf=-1e6, neginf=-1e6)
+        if self.compat == "fixed" and boxes is not None:
+            counted = ~box_hits(finite, boxes)[1] & known
+            self.sums[1:] += box_hits(traj, boxes) & counted
+        else:
+            clean = ~self.footprint_hits(finite, occupied)
+            counted = clean & known if self.compat == "fixed" else clean
+            self.sums[1] += np.where(counted, self.point_value(traj, occupied), 0)
+            self.sums[2] += counted & self.footprint_hits(traj, occupied)
         self.counts += known if self.compat == "fixed" else 1
         self.samples += 1
 
@@ -128,6 +148,30 @@ class PlanningMetric:
 def _covered(low: float, high: float, first_centre: float, size: float) -> NDArray[np.int64]:
     """Indices of the cells whose centre lies between low and high (metres)."""
     return np.arange(np.ceil((low - first_centre) / size), np.floor((high - first_centre) / size) + 1).astype(np.int64)
+
+
+def box_hits(traj: NDArray[np.float32], boxes: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_]:
+    """Whether the car's centre, and its footprint, meet a box at each step: [2, F] bool.
+
+    traj [F, 2] metres; boxes: of each step [n, >=7]. The car looks the way it has come; standing, the way it looked before.
+    """
+    heading, before, forward = [], np.zeros(2), np.array([0.0, 1.0])
+    for place in traj.astype(np.float64):
+        way = float(np.hypot(*(place - before)))
+        forward = (place - before) / way if way > STANDING_M else forward
+        heading.append(forward)
+        before = place
+    hits = np.zeros((2, len(traj)), bool)
+    for step, (place, forward, found) in enumerate(zip(traj, heading, boxes)):
+        if not len(found):
+            continue
+        others = shapely.polygons(corners(torch.from_numpy(np.ascontiguousarray(found)))[:, (0, 3, 7, 4), :2].numpy())
+        right, middle = np.array([forward[1], -forward[0]]), place + EGO_AHEAD * forward
+        ahead, aside = forward * EGO_LENGTH / 2, right * EGO_WIDTH / 2
+        car = shapely.polygons([middle + ahead + aside, middle + ahead - aside, middle - ahead - aside, middle - ahead + aside])
+        hits[0, step] = shapely.intersects(shapely.points(place), others).any()
+        hits[1, step] = shapely.intersects(car, others).any()
+    return hits
 
 
 # Constant velocity: what a plan must beat ----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_stage_1_reads_what_it_needs(spec, pack):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"data__max_objects": 8}, "max_objects: 64, wanted 8"),
+        ({"data__max_objects": 8}, "max_objects: 96, wanted 8"),
         ({"data__image__scale": 0.125}, "image"),
         ({"data__image__photometric": True}, "--no-regularisation"),
     ],

@@ -9,6 +9,7 @@ from uniad.evaluation.planning import (
     FULL_GRID,
     TINY_GRID,
     PlanningMetric,
+    box_hits,
     constant_velocity_plan,
     ego_velocity,
     ego_velocity_from_can_bus,
@@ -109,6 +110,49 @@ def test_a_step_without_ground_truth_is_left_out_where_upstream_leaves_it_out() 
         metric.update(plan, driver, mask, occupied)
         found[compat] = metric.sums[2].tolist()
     assert found == {"documented": [0, 0, 0, 0, 0, 1], "fixed": [0] * 6}
+
+
+def turned(x: float, y: float, width: float, length: float, yaw: float) -> np.ndarray:
+    return np.array([[x, y, 0, width, length, 1.5, yaw, 0, 0]], np.float32)
+
+
+STRAIGHT = np.arange(1, 7)[:, None] * np.array([[0.0, 4.0]], np.float32)  # 4 m a step, along y
+NONE = np.zeros((0, 9), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("box", "hit"),
+    [
+        (turned(0, 12, 2, 4, 0), (True, True)),  # on the third place
+        (turned(1.8, 12, 2, 4, 0), (False, True)),  # beside it by less than both half widths, 1.925 m
+        (turned(2.1, 12, 2, 4, 0), (False, False)),
+        (turned(2.1, 12, 2, 4, np.pi / 2), (False, True)),  # across: it is 4 m wide now
+        (turned(0, 15.4, 2, 2, 0), (False, True)),  # its rear at 14.4 m, the car's front at 12 + 0.5 + 2.042
+        (turned(0, 15.7, 2, 2, 0), (False, False)),
+        (turned(0, 9.7, 2, 2, 0), (False, True)),  # its front at 10.7 m, the car's rear at 10.458
+        (turned(0, 9.3, 2, 2, 0), (False, False)),
+    ],
+)
+def test_fixed_collisions_are_of_the_boxes_themselves(box: np.ndarray, hit: tuple[bool, bool]) -> None:
+    assert box_hits(STRAIGHT, [NONE, NONE, box, NONE, NONE, NONE]).tolist() == [[t == 2 and h for t in range(6)] for h in hit]
+
+
+def test_the_footprint_turns_with_the_path_and_stays_turned_where_it_stands() -> None:
+    right = np.array([[4, 0], [8, 0], [8, 0.05], [8, 0.05], [8, 0.05], [8, 0.05]], np.float32)
+    beside = turned(10.2, 0, 1, 1, 0)  # 2.2 m along x: under the front of a car that looks that way, 0.5 + 2.042 ahead
+    assert box_hits(right, [NONE, *[beside] * 5])[1].tolist() == [False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize("cell", [0.5, 2.0])
+def test_a_collision_counts_on_any_grid_unless_the_driver_collides_too(cell: float) -> None:
+    grid = ((-50.0, 50.0, cell), (-50.0, 50.0, cell))
+    rows = round(100 / cell)
+    boxes = [NONE, NONE, turned(0, 12, 2, 4, 0), NONE, turned(3, 20, 2, 4, 0), NONE]
+    metric = PlanningMetric(grid, compat="fixed")
+    driver = STRAIGHT + np.array([[3.0, 0.0]], np.float32)
+    metric.update(STRAIGHT, driver, np.ones((6, 2)), np.zeros((6, rows, rows)), boxes)
+    metric.update(driver, driver, np.ones((6, 2)), np.zeros((6, rows, rows)), boxes)  # on the fifth place, as the driver
+    assert metric.per_step()["obj_box_col"].tolist() == metric.per_step()["obj_col"].tolist() == [0, 0, 0.5, 0, 0, 0]
 
 
 def test_two_processes_add_up_to_one(recorded: Recorded) -> None:

@@ -153,12 +153,12 @@ def test_no_value_visits_the_host_forward_or_back() -> None:
     motion = MotionOutput(None, None, torch.randn(1, 2, 3, 6, dim, requires_grad=True), query, query)
     vehicle = torch.tensor([[True, True, False], [False, False, False]])
     agents = Agents(query, None, None, torch.rand(2, 3), None, vehicle, None, None)
-    bev, case = torch.randn(2, 64, spec.bev_dims), Case([[0, 3], []], slots=3)
+    bev, places, case = torch.randn(2, 64, spec.bev_dims), torch.randn(1, 64, spec.bev_dims), Case([[0, 3], []], slots=3)
     targets = case.targets._replace(instance=case.targets.instance.new_ones(2, 7, 8, 8))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        sum(occ_losses(head.predict(bev, motion, agents, vehicle), case.matched, targets, spec).values()).backward()
+        sum(occ_losses(head.predict(bev, motion, agents, vehicle, places), case.matched, targets, spec).values()).backward()
         with torch.no_grad():
-            head(bev, motion, agents, vehicle)
+            head(bev, motion, agents, vehicle, places)
     seen = {event.name for event in profile.events()}
     assert "aten::topk" in seen, "the profiler listened"
     assert not seen & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}

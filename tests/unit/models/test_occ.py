@@ -44,6 +44,7 @@ SMALL = replace(
     proj_dims=16, query_dims=16, embed_dims=16, ffn_dims=24, proj_layers=2, num_heads=4,
 )  # fmt: skip
 AGENTS, MODES = 5, 3
+PLACES = torch.randn(1, SMALL.bev_hw[0] * SMALL.bev_hw[1], SMALL.bev_dims, generator=torch.Generator().manual_seed(9))
 
 
 @lru_cache
@@ -171,7 +172,7 @@ class Case:
         self.agents = Agents(query, None, None, score, None, valid, None, None)
 
     def run(self, head: OccHead) -> OccOutput:
-        return head(self.bev, self.motion, self.agents, self.vehicle)
+        return head(self.bev, self.motion, self.agents, self.vehicle, PLACES)
 
     def sample(self, b: int) -> Case:
         one = object.__new__(Case)
@@ -233,9 +234,26 @@ def test_ids_follow_the_agent_and_occupied_cells(head: OccHead) -> None:
 
 
 @torch.no_grad()
+def test_cell_features_tell_cells_of_the_same_state_apart(head: OccHead) -> None:
+    """Logits move where a cell's own feature or place changes, by the head's query, and nowhere else."""
+    case, plain = Case([3]), lively(OccHead(replace(SMALL, cell_features=False)))
+
+    def logits(head: OccHead, places: Tensor) -> Tensor:
+        return head.predict(case.bev, case.motion, case.agents, case.vehicle, places).logits
+
+    elsewhere = PLACES.clone()
+    elsewhere[:, 40] += 1.0
+    row, column = divmod(40, SMALL.bev_hw[1])
+    moved = (logits(head, PLACES) != logits(head, elsewhere)).any(2)[0, :3]
+    assert moved[:, row, column].all() and moved.sum() == 3
+    assert torch.equal(logits(plain, PLACES), logits(plain, elsewhere))
+    assert {name.split(".")[0] for name in head.state_dict().keys() - plain.state_dict().keys()} == {"cell_proj"}
+
+
+@torch.no_grad()
 def test_the_score_of_the_track_counts_only_where_asked(head: OccHead) -> None:
     case = Case([3])
-    raw = head.predict(case.bev, case.motion, case.agents, case.vehicle)
+    raw = head.predict(case.bev, case.motion, case.agents, case.vehicle, PLACES)
     plain = OccHead(replace(SMALL, test_with_track_score=False)).read(raw, case.agents.score)
     weighted = head.read(raw, case.agents.score)
     score = case.agents.score[:, :3, None, None, None]
@@ -255,7 +273,7 @@ def test_gradients_are_finite_with_and_without_vehicles() -> None:
         inputs = [case.bev, *case.motion[2:]]
         for x in inputs:
             x.requires_grad_()
-        raw = head.predict(case.bev, case.motion, case.agents, case.vehicle)
+        raw = head.predict(case.bev, case.motion, case.agents, case.vehicle, PLACES)
         (raw.logits.square().mean() + raw.mask_logits.square().mean()).backward()
         for name, p in head.named_parameters():
             if "post_norm" in name:
@@ -341,7 +359,8 @@ def test_the_aligned_head_needs_no_new_parameter_and_keeps_the_labels_grid() -> 
     assert shapes[0] == shapes[1]
     head = fill(OccHead(fixed), "occ_head.", "tiny")
     with torch.no_grad():
-        raw = head.roll_out(torch.randn(1, 2500, 256), torch.randn(1, 2, 256), torch.ones(1, 2, dtype=torch.bool), False)
+        both = torch.ones(1, 2, dtype=torch.bool)
+        raw = head.roll_out(torch.randn(1, 2500, 256), torch.randn(1, 2, 256), both, with_masks=False)
     assert raw.logits.shape == (1, 2, 5, 50, 50)
 
 
@@ -362,7 +381,7 @@ class Flat(nn.Module):
 
     def forward(self, bev: Tensor, traj: Tensor, query: Tensor, pos: Tensor, score: Tensor, vehicle: Tensor):
         agents = Agents(query, None, None, score, None, vehicle > 0, None, None)
-        out = self.head(bev, MotionOutput(None, None, traj, query, pos), agents, vehicle > 0)
+        out = self.head(bev, MotionOutput(None, None, traj, query, pos), agents, vehicle > 0, PLACES)
         return out.logits, out.prob, out.seg, out.ids
 
 
