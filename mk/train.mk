@@ -145,7 +145,7 @@ work-dir-record = $(CONFIGURED_PYTHON) mk/lib/claim_work_dir.py $1 $(call q,$2) 
 # $(call other-run,the same): FORCE where the folder holds another run
 other-run = $(if $(wildcard $2/run.json),$(if $(filter same,$(shell $(call work-dir-record,state,$2,$3,$4))),,FORCE))
 
-# native.cpu=1.2,1.0 of the variant's row, as two words
+# native.cpu=1.0,0.5 of the variant's row, as two words
 RECIPE_PACE := $(if $(filter native.cpu=%,$(PACE.$(VARIANT))),--pace $(subst $(comma), ,$(patsubst native.cpu=%,%,$(filter native.cpu=%,$(PACE.$(VARIANT))))))
 # Rules of a stage: its training, its name in ckpts, its scores
 define stage-rules
