@@ -119,6 +119,8 @@ def main() -> None:
         raise Refused(f"{args.input} not found: download {INPUT.name} from the BEVFormer model zoo to {INPUT.parent}/")
     if args.output.resolve() == args.input.resolve():
         raise Refused(f"{args.output} would overwrite its own input: give another output name")
+    if args.output.exists() and not args.output.is_file():
+        raise Refused(f"{args.output} is no file, and would be replaced: give another output name")
     content = read(args.input)
     state = content.get("state_dict", content)
     if not isinstance(state, dict) or not all(hasattr(value, "shape") for value in state.values()):

@@ -19,6 +19,7 @@ from uniad.errors import UserError, of_system
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed to ``path``, on failure removed."""
     path = Path(path)
+    check_no_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
@@ -44,6 +45,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_no_device(path: Path) -> None:
+    """UserError for a device or a pipe, and for any place in /dev but its shared memory.
+
+    What is written takes the place of what stood there: root's ``--out /dev/null`` would leave the machine without one.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        mode = stat.S_IFREG  # nothing is there, or the attempt to write will say more
+    folder = os.path.realpath(path.parent)
+    in_dev = folder == "/dev" or (folder.startswith("/dev/") and not folder.startswith("/dev/shm"))
+    if in_dev or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path} is a device or a pipe, which a result would replace: name a file")
+
+
 def _about(path: Path, error: OSError) -> OSError:
     return type(error)(error.errno, error.strerror, str(path))
 
@@ -57,6 +73,7 @@ def try_place(path: str | Path, room: int = SMALLEST_ROOM) -> None:
     For the start of long work: a folder that belongs to somebody else, or a full disk, should not be found out at its end.
     """
     path = Path(path)
+    check_no_device(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; a file is to be written there")
     folder = path.parent

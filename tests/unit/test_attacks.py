@@ -18,10 +18,12 @@ def test_every_row_names_tests_that_there_are(area: str) -> None:
         assert any(re.match(pattern, name) for name in names), pattern
 
 
-def test_the_page_shows_a_table_without_a_traceback_or_anything_silent() -> None:
+def test_the_page_shows_every_row_without_a_traceback_or_anything_silent() -> None:
     shown = attacks.PAGE.read_text().partition(attacks.BEGIN)[2].partition(attacks.END)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.strip().splitlines()[2:]]
-    assert len(rows) > 5 and all(row[-2:] == ["0", "0"] and row[1] == row[2] for row in rows)
+    assert [row[0] for row in rows] == [*attacks.AREAS, "**all**"], "python tests/attacks.py --write"
+    assert all(row[-2:] == ["0", "0"] and row[1] == row[2] != "0" for row in rows)
+    assert all(int(rows[-1][n]) == sum(int(row[n]) for row in rows[:-1]) for n in (1, 2))
 
 
 def test_how_a_test_ended_decides_its_column() -> None:

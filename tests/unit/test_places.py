@@ -34,6 +34,18 @@ def test_a_place_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert left(tmp_path) == ["file", "folder"]
 
 
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    """Root's ``--out /dev/null`` must not leave the machine without one. The pipe stands for it: this test may be root's, too."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dev").symlink_to("/dev")
+    for place in (tmp_path / "pipe", tmp_path / "dev/null", *map(Path, ("/dev/null", "/dev/stdout", "/dev/new/results.json"))):
+        with pytest.raises(UserError, match="is a device or a pipe, which a result would replace: name a file"):
+            try_place(place)
+    with pytest.raises(UserError, match="is a device or a pipe"), atomic_path(tmp_path / "pipe"):
+        raise AssertionError("nothing is written")
+    assert left(tmp_path) == ["dev", "pipe"]
+
+
 def as_nobody(code: str, *arguments: object) -> subprocess.CompletedProcess:
     """Python code as a user who owns nothing here; needs root."""
     if os.getuid() != 0:
