@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from make.conftest import Tree
@@ -21,6 +24,21 @@ def test_a_scene_runs_once_through_the_exported_model_unless_said_otherwise(tree
     assert tree.tools() == []
     tree.done("infer", "VARIANT=nano", "FRAMES=3")
     assert "[--frames] [3]" in inferred(tree), "another length is another run"
+
+
+@pytest.mark.parametrize("backend, package, again", [
+    ("torch", "models", True), ("onnxruntime", "losses", False), ("torch", "postprocess", True), ("onnxruntime", "viz", False),
+])  # fmt: skip
+def test_a_run_is_made_again_when_the_packages_that_it_goes_through_change(tree: Tree, backend: str, package: str, again: bool):
+    words = ("infer", "VARIANT=nano", f"BACKEND={backend}")
+    tree.done(*words)
+    tree.calls()
+    changed = tree.root / "projects/uniad" / package / "changed.py"
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text("")
+    os.utime(changed, (time.time() + 5,) * 2)
+    shown = tree.done("-n", *words)
+    assert ("tools/infer.py" in shown) == again, shown
 
 
 def test_other_backends_and_scenes_lie_beside_it(tree: Tree):

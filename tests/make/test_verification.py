@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from make.conftest import Tree
@@ -19,6 +22,16 @@ def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compar
     assert tree.tools() == [], "nothing is done twice"
     tree.done("compare-sampling", "VARIANT=nano", "EXPORT_FRAMES=3")
     assert tree.tools() == ["export_onnx", "export_onnx", "compare_exports"]
+
+
+@pytest.mark.parametrize("package, again", [("verify", True), ("backends", True), ("viz", False)])
+def test_verification_is_done_again_after_a_change_of_what_verifies(tree: Tree, package: str, again: bool):
+    tree.done("verify", "VARIANT=nano")
+    changed = tree.root / "projects/uniad" / package / "changed.py"
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text("")
+    os.utime(changed, (time.time() + 5,) * 2)
+    assert ("tools/verify.py" in tree.done("-n", "verify", "VARIANT=nano")) == again
 
 
 @pytest.mark.parametrize("value, words", [("", None), ("1", "[--locate] [always]"), ("0", "[--locate] [never]")])

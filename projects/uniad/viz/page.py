@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from uniad.geometry.nuscenes import EGO_SIZE
+from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
 from uniad.interface.command import COMMANDS
 from uniad.viz.birdseye import BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
@@ -23,7 +23,6 @@ CAMERA_W, CAMERA_H = 720, 405
 VIEW = 720
 HALF = VIEW // 2
 COMMAND_WORDS = {"right": "turn right", "left": "turn left", "straight": "straight"}
-STEP_S = 0.5
 MAP_WORDS = {"divider": "lane divider", "crossing": "crossing", "contour": "road edge"}
 MODES = 3  # drawn from above for each agent, the likeliest; in cameras, where lines cross everything, the first alone
 LEAST_M = 1.0  # a forecast that goes less far is a parked car's: a dot under its box

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.geometry.nuscenes import EGO_SIZE
+from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
 from uniad.postprocess.result import Objects, Result
-from uniad.viz.page import STEP_S, Content, command_words, occupancy_range, title_of
+from uniad.viz.page import Content, command_words, occupancy_range, title_of
 from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, class_colour, occupied
 from uniad.viz.replay import Replay
 
