@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"unknown --version {args.version!r}: choose from {', '.join(ACCEPTED)}")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
+    if args.max_sweeps < 0:
+        raise UserError(f"--max-sweeps {args.max_sweeps}: give 0 (none) or more")
+    if not re.fullmatch(r"\w[\w.-]*", args.extra_tag):
+        raise UserError(f"--extra-tag {args.extra_tag!r}: the first part of a file's name needs letters, and no slashes")
     try_place(Path(args.out_dir) / f"{args.extra_tag}_infos_temporal_train.pkl")
     if args.every < 1:
         raise UserError(f"--every {args.every}: give 1 (all keyframes) or more")

@@ -85,6 +85,9 @@ def test_the_documented_command_line_works(synthetic_root, tmp_path):
         (("kitti",), "unknown dataset 'kitti'"),
         (("nuscenes", "--version", "v9"), "unknown --version 'v9': choose from v1.0, v1.0-trainval"),
         (("nuscenes", "--workers", "0"), "--workers 0"),
+        (("nuscenes", "--max-sweeps", "-1"), "--max-sweeps -1"),
+        (("nuscenes", "--extra-tag", "../../theirs"), "--extra-tag '../../theirs'"),
+        (("nuscenes", "--extra-tag", ""), "--extra-tag ''"),
         (("nuscenes", "--root-path", "/nowhere"), "folder /nowhere does not exist"),
     ],
 )
