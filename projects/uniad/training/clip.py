@@ -112,7 +112,9 @@ def forward_clip(
     The total to minimise is the sum of the losses, see ``criterion.total_loss``.
     """
     targets = clip.targets
-    terms, maps, out = forward_stage1(model, clip, criterion, rng, options)
+    # Drawn here, not below: a compiler leaves its graph once for it, and once more for every function in between.
+    draws = draw(model.spec, *clip.frames.img.shape[:2], rng, clip.frames.img.device)
+    terms, maps, out = forward_stage1(model, clip, criterion, draws, options)
     losses = criterion.tracking(terms)
     losses |= criterion.mapping(model.seg_head, maps, targets)
     if model.spec.has_stage2:
@@ -126,14 +128,13 @@ def forward_stage1(
     model: UniAD,
     clip: Clip,
     criterion: Criterion,
-    rng: torch.Generator | None = None,
+    draws: Draws,
     options: ClipOptions | None = None,
 ) -> tuple[list[FrameTerms], MapQueries, ClipOutput]:
-    """Tracking along the clip and the map queries of its last frame; arguments as for ``forward_clip``. Sums for the losses of
-    each frame, queries, and what is left behind."""
+    """Tracking along the clip and the map queries of its last frame. Sums for the losses of each frame, queries, and what is left
+    behind."""
     frames, targets = clip.frames, clip.targets
     num_samples, num_frames = frames.img.shape[:2]
-    draws = draw(model.spec, num_samples, num_frames, rng, frames.img.device)
     bev, history = clip_bevs(model, frames, draws.masks, options or ClipOptions())
     carried = no_tracks(model, num_samples)
     out = ClipOutput(bev, history, [], [], [], torch.zeros(num_samples, dtype=torch.int32, device=bev.device))

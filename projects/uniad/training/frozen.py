@@ -19,7 +19,7 @@ from uniad.data.packs import PER_FRAME, Record, take_clips
 from uniad.interface.types import Clip, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
-from uniad.training.clip import ClipOptions, Stage1Result, forward_stage1, look_ahead, stage1_result
+from uniad.training.clip import ClipOptions, Stage1Result, draw, forward_stage1, look_ahead, stage1_result
 from uniad.training.loader import map_tensors
 from uniad.training.packed import PackedLoader
 from uniad.training.seeding import mix
@@ -105,7 +105,8 @@ def compute_results(
         frames, targets = take_clips(packed.record, chosen.to(packed.record.img.device), packed.length, packed.image)
         clip = map_tensors(lambda x: x.to(device), Clip(frames, targets, []))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            _, maps, out = forward_stage1(model, clip, criterion, generator, options)
+            draws = draw(model.spec, *clip.frames.img.shape[:2], generator, clip.frames.img.device)
+            _, maps, out = forward_stage1(model, clip, criterion, draws, options)
             part = stage1_result(model, out, maps, clip)
         part = part._replace(bev=part.bev.to(dtype or part.bev.dtype))
         if whole is None:
