@@ -317,6 +317,11 @@ def test_storage_that_is_not_shared(tmp_path: Path):
     assert done.returncode == 2 and "NODE_RANK=0" in done.stderr and "all machines share" in done.stderr
     (tmp_path / "promoted").touch()
     assert subprocess.run(command).returncode == 0
+    trained = (tmp_path / "trained").stat().st_mtime_ns
+    os.utime(tmp_path / "promoted", ns=(trained, trained))
+    assert subprocess.run(command).returncode == 0, "a copy may keep the time of its source"
+    os.utime(tmp_path / "promoted", ns=(trained, trained - 10**9))
+    assert subprocess.run(command, capture_output=True).returncode == 2, "that of an earlier run"
 
 
 def test_a_rank_that_cannot_be():

@@ -46,6 +46,26 @@ def test_a_copy_goes_on_where_it_stopped_and_a_damaged_one_is_removed(tmp_path, 
         remote.fetch(str(there / "absent"), tmp_path / "absent")
 
 
+@pytest.mark.skipif("not __import__('shutil').which('sh')", reason="needs sh")
+@pytest.mark.parametrize("more, sent", [(-1000, 1000), (0, 0), (5, 10240), (99999, 10240)])
+def test_a_part_is_continued_unless_it_is_longer_than_its_source(tmp_path, monkeypatch, more, sent):
+    """Then it is none of it, and the copy starts again."""
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", script])
+    from uniad.files import sha256
+
+    source, there = tmp_path / "model", tmp_path / "there"
+    content = bytes(range(256)) * 40
+    source.write_bytes(content)
+    there.mkdir()
+    part = there / f"model.{sha256(source)[:16]}.part"
+    part.write_bytes((content + b"x" * 99999)[: len(content) + more])
+    assert Remote("device").send(source, str(there / "model")) == sent
+    assert (there / "model").read_bytes() == content and not part.exists()
+    (there / "model").write_bytes(content[::-1])
+    assert Remote("device").send(source, str(there / "model")) == len(content), "a target that differs is replaced"
+    assert (there / "model").read_bytes() == content
+
+
 @pytest.mark.parametrize(
     "said, why",
     [

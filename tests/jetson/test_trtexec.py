@@ -235,6 +235,23 @@ def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(lower
     assert card["typing"] == "strong" and not any("fp16" in word for word in stand_in.builds()[-1][2:])
 
 
+def test_an_engine_is_verified_against_the_onnx_that_it_was_built_from_and_no_other(toy, stand_in, tmp_path):
+    """Before it is loaded: what it would say is beside the point, though it were right."""
+    from uniad.engines.build import BuildOptions, build_engine
+    from uniad.verify.run import verify_engine
+
+    engine = tmp_path / "toy.engine"
+    build_engine(toy, engine, BuildOptions("trtexec"))
+    other = write_toy(tmp_path / "other.onnx", opset=15)
+    stand_in.calls()
+    with pytest.raises(UserError, match=r"toy\.engine: was built from another ONNX than .*other\.onnx; run `make engine` again"):
+        verify_engine(other, engine, "trtexec")
+    assert not stand_in.calls()
+    assert verify_engine(toy, engine, "trtexec").ok
+    with pytest.raises(UserError, match="needs --engine FILE"):
+        verify_engine(toy, None, "trtexec")
+
+
 def test_fp32_is_fp32_and_types_come_from_the_graph(toy, tmp_path):
     """TF32 is a default of every TensorRT, and is not fp32."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")

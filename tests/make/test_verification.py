@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from make.conftest import Tree
+from make.conftest import REPO, Tree
 
 
 def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compared_once(tree: Tree):
@@ -44,3 +44,42 @@ def test_whether_a_fault_is_located_can_be_said(tree: Tree, value: str, words: s
 def test_a_wrong_choice_is_one_line(tree: Tree):
     result = tree.make("verify", "LOCATE=maybe")
     assert result.returncode != 0 and "LOCATE=maybe is unknown: choose 0, 1" in result.stderr
+
+
+# The packages whose change makes a product out of date, at least; none of these hangs on how a picture is drawn
+MADE_BY = {
+    "onnx/uniad_nano_cp.onnx": {"models", "ops", "export", "interface", "config"},
+    "onnx/uniad_nano_cp.gather.onnx": {"models", "ops", "export", "interface", "config"},
+    "onnx/uniad_nano_cp.onnx.verify.json": {"verify", "backends", "artifacts", "postprocess", "interface"},
+    "onnx/uniad_nano_cp.sampling.json": {"verify", "backends", "artifacts", "postprocess", "interface"},
+    "onnx/uniad_nano_cp_fp16.onnx": {"precision", "verify"},
+    "onnx/uniad_nano_cp_int8.onnx": {"precision", "precision/int8", "verify"},
+    "onnx/uniad_nano_cp_int8.onnx.metrics.json": {"evaluation", "backends", "postprocess"},
+    "engines/uniad_nano_cp.fp32.tensorrt_rtx.engine": {"engines"},
+}
+FOLLOWS = {
+    "onnx/uniad_nano_cp.onnx.verify.json": ["onnx/uniad_nano_cp.onnx"],
+    "onnx/uniad_nano_cp.sampling.json": ["onnx/uniad_nano_cp.gridsample.onnx", "onnx/uniad_nano_cp.gather.onnx"],
+    "onnx/uniad_nano_cp_fp16.onnx": ["onnx/uniad_nano_cp.onnx"],
+    "onnx/uniad_nano_cp_int8.onnx": ["onnx/uniad_nano_cp.onnx"],
+    "engines/uniad_nano_cp.fp32.tensorrt_rtx.engine": ["onnx/uniad_nano_cp.onnx"],
+}
+
+
+def test_what_a_change_of_code_concerns_is_done_again(tree: Tree):
+    """As make itself understands its rules."""
+    source = REPO / "projects/uniad"
+    packages = {str(path.parent.relative_to(source)) for path in source.rglob("*.py")} - {"."}
+    for package in packages:
+        (tree.root / "projects/uniad" / package).mkdir(parents=True, exist_ok=True)
+        (tree.root / "projects/uniad" / package / "some.py").touch()
+    rules: dict[str, list[str]] = {}
+    for line in tree.make("-pnq", "verify", "VARIANT=nano").stdout.splitlines():
+        product, colon, needs = line.partition(": ")
+        if colon and product in MADE_BY:
+            rules[product] = needs.partition(" | ")[0].split()
+    assert set(rules) == set(MADE_BY)
+    for product, needs in rules.items():
+        concerned = {package for package in packages if f"projects/uniad/{package}/some.py" in needs}
+        assert concerned >= MADE_BY[product] and "viz" not in concerned, product
+        assert set(needs) >= set(FOLLOWS.get(product, ())), product

@@ -18,7 +18,7 @@ from pyquaternion import Quaternion
 from uniad.data.dataset import open_table
 from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
-from uniad.data.maps import CONTOUR, CROSSING, DIVIDER, vector_map
+from uniad.data.maps import CONTOUR, CROSSING, DIVIDER, rasterise, vector_map
 from uniad.data.targets import TargetMaker
 from uniad.data.unpickle import load
 from uniad.geometry import transforms as tf
@@ -236,6 +236,23 @@ def test_map_labels_lie_on_the_bev_grid_of_the_lidar(maps, labeller):
     for label, box, mask in zip(*(t[targets.lane_valid] for t in (targets.lane_labels, targets.lane_boxes, targets.lane_masks))):
         rows, columns = mask.nonzero(as_tuple=True)
         assert [columns.min(), rows.min(), columns.max(), rows.max()] == box.tolist() and 0 <= label < 3
+
+
+def test_lines_are_drawn_about_the_ego_pose_and_the_drivable_area_about_the_lidar(maps, data_spec):
+    """A metre apart: cells of half a metre tell them from each other."""
+    fine = Labeller(open_table(data_spec, "train"), specs.edit(data_spec, canvas_hw=(200, 200)))
+    table = fine.table
+    ego, lidar = table.global_from_ego[0], table.global_from_lidar[0]
+    found = TargetMaker(fine, need_stage2=False).map_labels(0)
+    turned = math.degrees(math.atan2(-lidar[0, 1], lidar[0, 0]))
+    devkit = [maps[1].get_map_mask((*xy, *SIZE), turned, ["drivable_area"], (200, 200))[0] for xy in (lidar[:2, 3], ego[:2, 3])]
+    assert np.array_equal(found.drivable, devkit[0]) and not np.array_equal(devkit[0], devkit[1])
+    drawn = []
+    for pose in (ego, lidar):
+        lines = maps[0].vectors((pose[0, 3], pose[1, 3]), math.degrees(tf.heading(ego)), SIZE)
+        drawn.append(rasterise(lines, SIZE, (200, 200), data_spec.lane_thickness) > 0)
+    got = np.stack([found.masks[found.labels == kind].any(0) for kind in range(3)])
+    assert np.array_equal(got, drawn[0]) and not np.array_equal(drawn[0], drawn[1])
 
 
 def test_map_yaw_is_the_devkits(labeller):

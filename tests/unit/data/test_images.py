@@ -194,3 +194,54 @@ def test_the_cache_refuses_what_it_has_no_room_for_with_one_line(image):
     scaler = Resampler((928, 1600), 0.25)  # of the network's size after padding, yet another number of rows
     with pytest.raises(UserError, match="cache holds images of 1600x900, one has 1600x928; set native.image_cache=off"):
         cache.pack(image, scaler)
+
+
+class OneImage(list):
+    """An info table of one frame from one camera."""
+
+    img_path = np.array([["a.jpg"]])
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Makes the cache of one image anew, as a new process does."""
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    os.utime(tmp_path / "a.jpg", ns=(10**18, 10**18))
+
+    def make(**changes) -> ImageCache:
+        places = {"data_root": str(tmp_path), "image_cache_dir": str(tmp_path / "cache"), "image_cache": "scaled"}
+        return ImageCache(OneImage([0]), specs.edit(specs.tiny_spec().data, **{**places, **changes}))
+
+    return make
+
+
+def test_images_that_changed_get_a_cache_of_their_own(cache, tmp_path):
+    names = [cache().pixels_path]
+    assert cache().pixels_path == names[0]
+    os.utime(tmp_path / "a.jpg", ns=(10**18, 10**18 + 1))
+    names.append(cache().pixels_path)
+    (tmp_path / "a.jpg").write_bytes(b"three")
+    os.utime(tmp_path / "a.jpg", ns=(10**18, 10**18))
+    names += [cache().pixels_path, cache(image__scale=0.3).pixels_path, cache(image_cache="exact").pixels_path]
+    assert len(set(names)) == len(names) == 5, "time, size, scale and kind"
+
+
+def test_an_entry_counts_from_when_all_its_pixels_are_there(cache):
+    """Whoever stops while it is written, the first time or again, leaves none."""
+    one = cache()
+    stored = np.arange(np.prod(one.shape[1:]), dtype=np.uint8).reshape(one.shape[1:])
+    assert one.read(0) is None
+    one.write(0, stored)
+    assert np.array_equal(one.read(0), stored) and np.array_equal(cache().read(0), stored)
+
+    class Stopped(np.ndarray):
+        def __setitem__(self, frame, values):
+            np.ndarray.__setitem__(self, (frame, 0), values[0])
+            raise KeyboardInterrupt
+
+    pixels, sums = one._open()
+    one._maps = pixels.view(Stopped), sums
+    with pytest.raises(KeyboardInterrupt):
+        one.write(0, 255 - stored)
+    one._maps = pixels, sums
+    assert one.read(0) is None and cache().read(0) is None

@@ -221,6 +221,33 @@ def test_lower_precision_has_wider_limits(contract, sequence):
     assert judge(contract, sequence, change, "fp16")[0].ok
 
 
+@pytest.mark.parametrize("precision, bearable", [("fp16", 1), ("int8", 2)])
+@pytest.mark.parametrize("value", [0, 1], ids=["gone", "come"])
+def test_lower_precision_may_lose_or_gain_a_few_objects_over_all_frames_and_no_more(
+    contract, sequence, precision, bearable, value
+):
+    """Of four reported in each of three frames: one is 1/23 of both replays' objects, two are 2/22, three 3/21."""
+    for frame in sequence.expected:
+        frame["obj_id"][:, :20] = np.arange(20)
+
+    def come_or_go(count):
+        def change(i, out):
+            if i == 1:
+                out["active"][0, np.arange(count) + (0 if not value else 8)] = value
+                out["boxes"][0, 8:, :2] += 50.0
+            return out
+
+        return judge(contract, sequence, change, precision)[0]
+
+    for count in range(4):
+        report = come_or_go(count)
+        share = count / (24 + (count if value else -count))
+        assert report.worst["objects"] == pytest.approx(share) and report.tracks == 12
+        judged = [fault for fault in report.faults if "(objects)" in fault]
+        assert bool(judged) == (count > bearable) == (share > TOLERANCES[precision].objects), count
+        assert not report.ok or not judged
+
+
 def test_missing_frames_fail(contract, sequence):
     report = compare([], sequence, contract, "none")
     assert not report.ok and report.faults == [f"0 frames came back, {len(sequence)} were recorded"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 from uniad.backends.rounding import has_halves, rounded, tensor_types
 from uniad.precision.half import convert, fold_batch_norms, lift_constants
@@ -160,9 +161,99 @@ def test_a_norm_whose_convolution_others_read_stays() -> None:
     assert len(fold_batch_norms(model).graph.node) == 3
 
 
+def shared(first: str, *norms: str, **constants: np.ndarray) -> onnx.ModelProto:
+    """Two convolutions, ``first`` and its neighbour, each with the norm that is named."""
+    nodes = []
+    for i, (kernel, norm) in enumerate(zip((first, "w"), norms)):
+        inputs = ["x", kernel, "b"] if "b" in constants else ["x", kernel]
+        nodes.append(node("Conv", inputs, f"c{i}", f"l{i}"))
+        nodes.append(node("BatchNormalization", [f"c{i}", norm, "shift", "mean", "var"], f"n{i}", f"l{i}"))
+    nodes.append(node("Add", ["n0", "n1"], "y", "l"))
+    return graph(nodes, {"x": (FLOAT, [1, 2, 4, 4])}, {"y": (FLOAT, [1, 3, 4, 4])}, **constants)
+
+
+def norm_constants(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {name: rng.uniform(0.5, 2, 3).astype(np.float32) for name in ("scale", "other", "shift", "mean", "var")}
+
+
+def test_a_kernel_that_two_convolutions_share_takes_in_the_norm_of_neither() -> None:
+    """Folded twice it would be right for none."""
+    rng = np.random.default_rng(0)
+    model = shared("w", "scale", "other", w=rng.normal(size=(3, 2, 1, 1)).astype(np.float32), **norm_constants(rng))
+    x = rng.normal(size=(1, 2, 4, 4)).astype(np.float32)
+    want = run(model, x=x)[0]
+    folded = fold_batch_norms(model)
+    assert [n.op_type for n in folded.graph.node].count("BatchNormalization") == 2
+    np.testing.assert_array_equal(run(folded, x=x)[0], want)
+
+
+def test_a_bias_or_a_norm_that_two_convolutions_share_is_no_hindrance() -> None:
+    rng = np.random.default_rng(0)
+    kernels = {name: rng.normal(size=(3, 2, 1, 1)).astype(np.float32) for name in ("v", "w")}
+    model = shared("v", "scale", "scale", b=np.float32([1, -2, 3]), **kernels, **norm_constants(rng))
+    x = rng.normal(size=(1, 2, 4, 4)).astype(np.float32)
+    want = run(model, x=x)[0]
+    folded = fold_batch_norms(model)
+    assert [n.op_type for n in folded.graph.node] == ["Conv", "Conv", "Add"]
+    np.testing.assert_allclose(run(folded, x=x)[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_stays_whose_numbers_are_computed_or_whose_convolution_is_shown() -> None:
+    rng = np.random.default_rng(0)
+    draw = norm_constants(rng) | {"w": np.ones((3, 2, 1, 1), np.float32)}
+    computed = [
+        node("Conv", ["x", "w"], "c", "a"),
+        node("Mul", ["other", "var"], "made", "a"),
+        node("BatchNormalization", ["c", "scale", "shift", "mean", "made"], "y", "a"),
+    ]
+    x, y = {"x": (FLOAT, [1, 2, 4, 4])}, {"y": (FLOAT, [1, 3, 4, 4])}
+    assert len(fold_batch_norms(graph(computed, x, y, **draw)).graph.node) == 3
+    plain = [computed[0], node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], "y", "a")]
+    assert len(fold_batch_norms(graph(plain, x, y | {"c": y["y"]}, **draw)).graph.node) == 2
+    assert len(fold_batch_norms(graph(plain, x, y, **draw)).graph.node) == 1, "else it is folded"
+
+
 def test_float_constants_become_initializers() -> None:
     value = numpy_helper.from_array(np.float32(2), "v")
     nodes = [node("Constant", [], "two", "a", value=value), node("Mul", ["x", "two"], "y", "a")]
     model = graph(nodes, X4, {"y": (FLOAT, [2, 4])})
     lifted = lift_constants(model)
     assert [n.op_type for n in lifted.graph.node] == ["Mul"] and [i.name for i in lifted.graph.initializer] == ["two"]
+
+
+TRUTH = TensorProto.BOOL
+
+
+@pytest.mark.parametrize("op, fine", [("Greater", True), ("GreaterOrEqual", True), ("Less", False), ("LessOrEqual", False),
+                                      ("Equal", False)])  # fmt: skip
+@pytest.mark.parametrize("kept_first", [True, False])
+def test_a_comparison_is_taken_on_floats_if_any_of_its_inputs_is_one(op: str, fine: bool, kept_first: bool) -> None:
+    """2049 is 2048 in half, so ties would appear where there is none."""
+    names = ["kept", "low"] if kept_first else ["low", "kept"]
+    model = graph(
+        [node("Add", ["x", "zero"], "kept", "high"), node("Mul", ["x2", "one"], "low", "low"), node(op, names, "y", "low")],
+        {"x": (FLOAT, [1]), "x2": (FLOAT, [1])}, {"y": (TRUTH, [1])}, zero=np.float32(0), one=np.float32(1),
+    )  # fmt: skip
+    lowered = convert(model, {"high/Add_kept"})
+    (compares,) = (n for n in lowered.graph.node if n.op_type == op)
+    types = tensor_types(lowered)
+    assert [types[name] for name in compares.input] == [FLOAT, FLOAT]
+    feed = {"x": np.float32([2049]), "x2": np.float32([2048])}
+    want = run(model, **feed)[0]
+    assert run(rounded(lowered), **feed)[0] == want == (fine if kept_first or op == "Equal" else not fine)
+    types = tensor_types(everything := convert(model, set()))
+    assert {types[name] for n in everything.graph.node if n.op_type == op for name in n.input} == {HALF}, "of halves on halves"
+
+
+def test_a_float_becomes_a_whole_number_by_its_own_value_and_moves_as_what_it_is() -> None:
+    model = graph(
+        [
+            node("Add", ["x", "zero"], "kept", "high"),
+            node("Cast", ["kept"], "i", "low", to=INT64),
+            node("Reshape", ["kept", "shape"], "moved", "low"),
+        ],
+        {"x": (FLOAT, [1])}, {"i": (INT64, [1]), "moved": (FLOAT, [1, 1])}, zero=np.float32(0), shape=np.array([1, 1]),
+    )  # fmt: skip
+    lowered = convert(model, {"high/Add_kept"})
+    assert not has_halves(lowered), "nothing computes here but what is kept"
+    assert run(rounded(lowered), x=np.float32([2049]))[0] == 2049

@@ -183,6 +183,23 @@ def test_the_ego_car_alone_is_enough_and_gradients_are_finite() -> None:
     assert (agents.query.grad[:, :-1] == 0).all()
 
 
+def test_a_layers_loss_teaches_no_trajectory_of_a_layer_before_it() -> None:
+    """Upstream hands goals and boxes on without their gradients: where a layer ends is taught by its own loss alone."""
+    head, (bev, agents, lane, pos) = small_head(), scene()
+    agents = agents._replace(boxes=agents.boxes.requires_grad_())
+    goals, ends, embed = [], [], head.goal_embeddings
+    head.goal_embeddings = lambda *given: goals.append([x.requires_grad for x in given]) or embed(*given)
+    for layer in head.motionformer.bev_interaction_layers:
+        layer.register_forward_pre_hook(lambda _, given: ends.append(given[3]))
+    out = head(bev, agents, lane, pos)
+    out.traj[-1].square().sum().backward()
+    learns = [any(p.grad.any() for p in branch.parameters()) for branch in head.traj_reg_branches]
+    assert learns == [False, True]
+    assert len(goals) == SMALL.num_layers and goals[0][-1] and not any(goals[1]), "boxes teach by way of the first goals alone"
+    assert [end.requires_grad for end in ends] == [False, False]
+    assert torch.equal(ends[1], out.traj[0, ..., -1, :2].detach()), "and it looks where the layer before ended"
+
+
 def test_mode_probabilities_sum_to_one_and_deviations_are_positive() -> None:
     bev, agents, lane, pos = scene()
     out = small_head()(bev, agents, lane, pos)

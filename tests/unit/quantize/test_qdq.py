@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from uniad.backends.onnxruntime import OrtRunner
 from uniad.errors import UserError
 from uniad.export.groups import layer_groups
 from uniad.precision.int8 import candidates
@@ -147,6 +150,29 @@ def test_a_tensor_or_channel_of_zeros_gets_a_scale_that_is_none(graph: onnx.Mode
     assert channel_scales(np.array([[0, 0], [254, 1]], np.float32), 0).tolist() == [1.0, 2.0]
     made = insert_qdq(graph, find_layers(graph), {**LIMITS, "x": 0.0})
     assert all(np.isfinite(value).all() for value in run(made, np.zeros((2, 4, 3, 3), np.float32)))
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-45, 1e-40])
+def test_a_scale_is_never_zero_nor_too_small_to_divide_by(graph: onnx.ModelProto, limit: float) -> None:
+    """Of a tensor that was zero in all frames, or next to it; a device flushes smaller numbers to zero."""
+    made = insert_qdq(graph, find_layers(graph), {**LIMITS, "x": limit})
+    tiny = np.finfo(np.float32).tiny
+    assert constant(made, "x/scale") >= tiny and constant(made, "r/scale") == np.float32(LIMITS["r"] / LEVELS)
+    assert channel_scales(np.float32([[limit, -limit], [0, 127]]), 0).tolist() == [1, 1]
+    x = RNG.normal(size=(2, 4, 3, 3)).astype(np.float32)
+    assert np.isfinite(run(made, x)[0]).all(), "where something comes that calibration never saw"
+
+
+def test_the_runner_computes_pairs_in_floats_as_a_device_rounds_them(graph: onnx.ModelProto) -> None:
+    """onnxruntime's own integer kernels saturate on some processors."""
+    made = insert_qdq(graph, find_layers(graph), LIMITS)
+    contract = SimpleNamespace(input_names=["x"], output_names=["y", "same"], initial_state=dict)
+    with OrtRunner(contract, made, threads=1) as runner:
+        options = runner.session.get_session_options()
+        assert options.get_session_config_entry("session.disable_quant_qdq") == "1" and options.intra_op_num_threads == 1
+        x = RNG.normal(size=(2, 4, 3, 3)).astype(np.float32)
+        for name, want in zip(contract.output_names, run(made, x)):
+            np.testing.assert_array_equal(runner._infer({"x": x})[name], want)
 
 
 def test_convolutions_can_be_given_back_what_they_read_and_matrix_products_stay(graph: onnx.ModelProto) -> None:

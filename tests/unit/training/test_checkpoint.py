@@ -172,6 +172,17 @@ def test_latest_points_at_the_newest_and_a_damaged_one_is_skipped(tmp_path):
         CheckpointStore(tmp_path).resume_from("auto", said.append)
 
 
+def test_the_newest_is_the_one_that_was_saved_last_whatever_times_a_copy_left(tmp_path):
+    store = CheckpointStore(tmp_path)
+    older, newest = (store.save(name, {"state_dict": {}}) for name in ("epoch_1.pth", "iter_latest.pth"))
+    for name in ("best.pth", "epoch_x.pth", "old_epoch_9.pth", ".epoch_2.pth.a.partial.pth"):
+        (tmp_path / name).write_bytes(b"none of the run")
+    os.utime(older, (2e9, 2e9))
+    assert store.candidates() == [newest, older]
+    (tmp_path / "latest.pth").unlink()
+    assert store.candidates() == [older, newest], "without the link, times decide"
+
+
 def test_a_fresh_directory_has_nothing_to_resume_and_leftovers_are_swept(tmp_path):
     leftover = tmp_path / ".epoch_1.pth.abc.partial.pth"
     leftover.write_bytes(b"half")

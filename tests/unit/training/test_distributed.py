@@ -45,3 +45,14 @@ def test_a_world_of_one_needs_no_process_group():
     assert distributed.mean_over_ranks(world, torch.ones(2)).tolist() == [1, 1]
     distributed.barrier(world)
     distributed.stop(world)
+
+
+def test_a_mean_over_processes_is_no_sum_and_leaves_what_it_was_given(monkeypatch):
+    """Of two processes that hold the same, as far as one of them sees it."""
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda values: values.mul_(2))
+    world = distributed.World(0, 2, 0, torch.device("cpu"))
+    given = torch.tensor([3.0, 5.0], requires_grad=True)
+    found = distributed.mean_over_ranks(world, given)
+    assert found.tolist() == given.tolist() == [3, 5] and not found.requires_grad
+    values = torch.tensor([3.0, 5.0])
+    assert distributed.sum_over_ranks(world, values) is values and values.tolist() == [6, 10]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy import SAMPLES, ToyData, ToyModel, run, toy_loss, toy_spec, toy_trainer
 from uniad.errors import UserError
-from uniad.training import store
+from uniad.training import optim, store
 from uniad.training.options import check_precision, run_length
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
@@ -345,3 +345,61 @@ def test_running_out_of_gpu_memory_says_what_to_lower(tmp_path):
 
     with pytest.raises(UserError, match="out of memory at step 1: 2 clip.*Lower --samples-per-gpu, add --recompute"):
         run(toy_trainer(tmp_path, loss=greedy))
+
+
+def scaled(trainer):
+    """As fp16 trains, which the CPU cannot: losses times a scale before their gradients."""
+    trainer.loss_scale = optim.LossScale(True, trainer.world.device)
+    return trainer
+
+
+def test_a_scale_of_the_loss_changes_neither_norm_nor_update(tmp_path):
+    """It is a power of two: all but the smallest numbers are the same to the digit, clipped or not."""
+    for clip_norm in (1000.0, 0.5):
+        plain, fp16 = tmp_path / f"plain-{clip_norm}", tmp_path / f"scaled-{clip_norm}"
+        run(toy_trainer(plain, max_iters=3, train__clip_norm=clip_norm))
+        run(scaled(toy_trainer(fp16, max_iters=3, train__clip_norm=clip_norm)))
+        norms = [line["grad_norm"] for line in log_of(plain)]
+        assert norms == [line["grad_norm"] for line in log_of(fp16)] and all(0.5 < norm < 1000 for norm in norms)
+        same_checkpoint(plain / "iter_3.pth", fp16 / "iter_3.pth")
+
+
+def overflowing(at: int, always: bool = False):
+    """The toy's loss with a gradient that is not finite, though the loss is, in the call ``at`` (and after it)."""
+
+    def loss(model, clip, generator):
+        loss.calls += 1
+        found = toy_loss(model, clip, generator)
+        if loss.calls == at or always and loss.calls > at:
+            found["loss_square"] = found["loss_square"] + (model.head.weight * 0).sum().sqrt()
+        return found
+
+    loss.calls = 0
+    return loss
+
+
+def test_a_gradient_that_overflows_skips_its_update_and_halves_the_scale_where_there_is_one(tmp_path):
+    trainer = scaled(toy_trainer(tmp_path / "scaled", max_iters=4, loss=overflowing(2)))
+    outcome, _ = run(trainer)
+    assert outcome.finished and trainer.loss_scale.scale == 32768 and trainer.loss_scale.clean == 2
+    assert iterations_of(outcome.checkpoint) == (4, {3})
+    with pytest.raises(UserError):
+        run(toy_trainer(tmp_path / "plain", max_iters=4, loss=overflowing(2)))
+
+
+def test_a_scale_that_has_come_to_nothing_stops_the_run(tmp_path):
+    trainer = scaled(toy_trainer(tmp_path, max_iters=60, loss=overflowing(2, always=True)))
+    with pytest.raises(UserError):
+        run(trainer)
+    assert trainer.iteration < 60 and trainer.loss_scale.scale < 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_whatever_the_scale(tmp_path):
+    def broken(model, clip, generator):
+        return toy_loss(model, clip, generator) | {"loss_broken": model.head.weight.sum() * float("inf")}
+
+    trainer = scaled(toy_trainer(tmp_path, max_iters=4, loss=broken))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items() if "running" not in name}
+    with pytest.raises(UserError):
+        run(trainer)
+    assert all(torch.equal(trainer.model.state_dict()[name], v) for name, v in before.items() if "num_batches" not in name)
