@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uniad
+from uniad.artifacts.card import read_card, sequence_path, write_card
 from uniad.errors import UserError
+from uniad.files import sha256
 from uniad.jetson import bundle as bundles
 from uniad.jetson.build import make_bundle
+from uniad.jetson.bundle import write_bundle
 
 from tests.jetson.toy import contract
 
@@ -128,9 +131,29 @@ def test_an_engine_of_another_release_device_or_graph_is_refused(bare, unpacked,
     sheet.write_text(text.replace(card["onnx_sha256"], "0" * 64))
     with pytest.raises(UserError, match="another ONNX"):
         ondevice._verify_card(engine, plan)
+    sheet.write_text(text)
+    ondevice._verify_card(engine, plan)
+    content = engine.read_bytes()
+    engine.write_bytes(content + b"\0")
+    with pytest.raises(UserError, match="changed after its card was written"):
+        ondevice._verify_card(engine, plan)
+    engine.write_bytes(content)
     sheet.unlink()
     with pytest.raises(UserError, match="the card of .* is missing"):
         ondevice._verify_card(engine, plan)
+
+
+def test_a_sequence_that_changed_after_its_card_is_in_no_bundle(own_toy, tmp_path):
+    recorded = sequence_path(own_toy)
+    write_card(own_toy, read_card(own_toy) | {"sequence_sha256": sha256(recorded)})
+    write_bundle(own_toy, tmp_path / "whole")
+    recorded.write_bytes(recorded.read_bytes() + b"\0")
+    with pytest.raises(UserError, match=r"sequence\.npz: changed after its card was written"):
+        write_bundle(own_toy, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+    recorded.unlink()
+    with pytest.raises(UserError, match="no recorded sequence"):
+        write_bundle(own_toy, tmp_path / "bundle")
 
 
 def test_what_travels_needs_only_python_3_8_and_numpy():

@@ -208,6 +208,19 @@ def test_every_check_has_a_limit_in_every_precision():
     assert {p: set(vars(t)) for p, t in TOLERANCES.items()} == dict.fromkeys(TOLERANCES, set(vars(TOLERANCES["fp32"])))
 
 
+def test_limits_are_what_the_product_promises_and_a_lower_precision_has_never_less_room():
+    fp32, fp16, int8 = (vars(TOLERANCES[precision]) for precision in ("fp32", "fp16", "int8"))
+    assert (fp32["ids"], fp32["objects"]) == (0, 0), "in fp32 a row is an object"
+    assert {fp32[row] for row in ("boxes_m", "plan_m", "plan_mean_m", "traj_m", "occ_cells", "map_cells")} == {1e-3}
+    assert fp16["plan_mean_m"] == int8["plan_mean_m"] == 0.02
+    assert (fp16["boxes_m"], int8["boxes_m"]) == (0.1, 0.5), "of the finest threshold that nuScenes matches by, 0.5 m"
+    assert (fp16["objects"], int8["objects"]) == (0.05, 0.1)
+    for row in fp32:
+        assert fp32[row] <= fp16[row] <= int8[row], row
+    free = [{row for row, limit in table.items() if not np.isfinite(limit)} for table in (fp32, fp16, int8)]
+    assert free == [set(), {"ids", "state_rel"}, {"ids", "state_rel"}]
+
+
 def test_a_box_that_nobody_reports_may_differ(contract, sequence):
     report, _ = judge(contract, sequence, _set("boxes", (0, 30, 0), 99.0))
     assert report.ok

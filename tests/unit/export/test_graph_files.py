@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from specs import nano_spec
+from uniad.artifacts.card import card_path, sequence_path
+from uniad.artifacts.derived import write_derived
 from uniad.artifacts.graph import is_quantised, load_graph
 from uniad.backends.onnxruntime import OrtRunner
 from uniad.errors import UserError
@@ -46,3 +48,24 @@ def test_weights_beside_a_graph_stay_beside_it(tmp_path: Path) -> None:
 def test_a_number_of_threads_that_no_machine_has_is_refused(threads: int) -> None:
     with pytest.raises(UserError, match=rf"{threads} threads of onnxruntime: give 0 \(its own choice\) to \d+"):
         OrtRunner(contract_for(nano_spec(1)), "a.onnx", threads)
+
+
+def test_a_graph_made_of_another_has_no_card_until_all_of_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the card of an earlier one would stand beside the new sequence."""
+    source, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    sequence_path(source).write_bytes(b"recorded")
+    for path in (out, card_path(out)):
+        path.write_bytes(b"earlier")
+    model = onnx.ModelProto.FromString(HALF)
+
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx, "save", full)
+        with pytest.raises(OSError, match="no room"):
+            write_derived(model, source, out)
+    assert not card_path(out).exists() and out.read_bytes() == b"earlier"
+    write_derived(model, source, out)
+    assert not card_path(out).exists() and sequence_path(out).read_bytes() == b"recorded"
+    assert load_graph(out) == model and sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []

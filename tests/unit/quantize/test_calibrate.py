@@ -96,3 +96,26 @@ def test_what_fits_into_memory_decides_how_often_it_drives_and_nothing_else(driv
 def test_scenes_without_a_frame_are_no_calibration(drive) -> None:
     with pytest.raises(UserError, match="hold no frame"):
         drive(0, frames=0)
+
+
+@pytest.mark.parametrize("asked, chosen", [(1, [0]), (2, [0, 8]), (3, [0, 4, 8]), (9, list(range(9)))])
+def test_scenes_are_spread_over_the_whole_of_the_split_that_was_asked_for(monkeypatch, asked, chosen) -> None:
+    opened = []
+    monkeypatch.setattr(
+        calibrate, "SceneStream", lambda data, split, **_: opened.append(split) or SimpleNamespace(scenes=list(range(9)))
+    )
+    spec = SimpleNamespace(data=None)
+    assert calibrate.Drive(spec, scenes=asked).open()[1] == chosen and opened == ["train"], "never what is evaluated on"
+    assert calibrate.Drive(spec, "val", scenes=asked).open()[1] == chosen and opened[1:] == ["val"]
+    for scenes, frames, why in ((0, 1, "is empty"), (1, 0, "is empty"), (10, 1, "CALIB_SCENES 10: the train split has 9 scenes")):
+        with pytest.raises(UserError, match=why):
+            calibrate.Drive(spec, scenes=scenes, frames=frames).open()
+
+
+def test_what_is_watched_at_once_fits_into_memory_and_all_of_it_is_watched(model) -> None:
+    size = {name: 4 * int(np.prod(shape)) for name, shape in calibrate.tensor_shapes(model).items()}
+    for mib in (0, 1, 2, 5, 1024):
+        parts = calibrate._portions(list(TENSORS), model, mib)
+        assert [name for part in parts for name in part] == list(TENSORS)
+        assert all(len(part) == 1 or sum(size[name] for name in part) <= mib * 2**20 for part in parts), mib
+    assert [len(calibrate._portions(list(TENSORS), model, mib)) for mib in (0, 1024)] == [3, 1]
