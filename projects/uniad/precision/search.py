@@ -79,7 +79,7 @@ def measure(
 ) -> Effect:
     """Replay ``span`` of the sequence through onnxruntime on CPU and judge it by the tolerances of ``precision``.
 
-    first: how many frames the first ones are. Halves are rounded as a device rounds them, see ``half.rounded``.
+    first: how many frames the first ones are. Halves are rounded as a device rounds them, see ``backends.rounding``.
     """
     part = shortened(sequence, first) if span is Span.FIRST else sequence
     runner = OrtRunner(contract, rounded(model) if has_halves(model) else model, threads=threads, device="cpu")

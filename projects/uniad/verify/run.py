@@ -48,7 +48,7 @@ def _open(
 
 
 def _as_computed(card: Card, onnx_path: str | Path) -> Any:
-    """What onnxruntime on CPU must run so that halves are rounded as a device rounds them: see ``half.rounded``."""
+    """What onnxruntime on CPU must run so that halves are rounded as a device rounds them: see ``backends.rounding``."""
     import onnxruntime
 
     if card.get("precision", "fp32") == "fp32" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
