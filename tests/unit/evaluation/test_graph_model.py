@@ -84,3 +84,15 @@ def test_the_table_marks_what_became_worse_and_nothing_else() -> None:
     marked = [line.split()[0] for line in lines if line.endswith("worse")]
     assert marked == ["vehicles", *["L2"] * 4] and "fp32" in lines[1] and "int8" in lines[1]
     assert "plans apart: 0.0030 m" in lines[-1]
+
+
+def test_whether_more_is_better_follows_what_a_number_measures() -> None:
+    """Shares of what was found and done right grow; distances, switches, misses and collisions shrink."""
+    grows = {"NDS", "mAP", "AMOTA", "recall", "IoU", "VPQ", "EPA"}
+    for task, title, path, better in ROWS:
+        assert better == ("+" if grows & set(title.split()) else "-"), title
+        assert path.split("/")[0] == task
+        assert ("(m)" in title) == (title.startswith("L2") or any(word in title for word in ("minADE", "minFDE", "AMOTP"))), title
+    for name, place in (("vehicles", "/car/"), ("pedestrians", "/pedestrian/"), ("near", "{near}"), ("far", "{far}")):
+        assert all((place in path) == (name in title.split()) for _, title, path, _ in ROWS), name
+    assert len({path for _, _, path, _ in ROWS}) == len({title for _, title, _, _ in ROWS}) == len(ROWS)

@@ -183,6 +183,21 @@ def test_the_newest_is_the_one_that_was_saved_last_whatever_times_a_copy_left(tm
     assert store.candidates() == [older, newest], "without the link, times decide"
 
 
+def test_the_link_moves_once_the_checkpoint_is_there(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    good = store.save("epoch_1.pth", {"state_dict": {}})
+    seen = []
+
+    def stopped(path, payload):
+        seen.append((tmp_path / "latest.pth").resolve())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uniad.training.store.save_checkpoint", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        store.save("epoch_2.pth", {"state_dict": {}})
+    assert seen == [good.resolve()] and (tmp_path / "latest.pth").resolve() == good.resolve() and store.last_good == good
+
+
 def test_a_fresh_directory_has_nothing_to_resume_and_leftovers_are_swept(tmp_path):
     leftover = tmp_path / ".epoch_1.pth.abc.partial.pth"
     leftover.write_bytes(b"half")
