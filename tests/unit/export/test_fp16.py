@@ -72,3 +72,17 @@ def test_what_becomes_a_row_number_is_a_position_with_what_is_made_of_it(roundin
     )  # fmt: skip
     found = position_nodes(model, tensor_types(model))
     assert found == {"cells", "corner", "weight"}, "not the product that it comes from, nor the values that were gathered"
+
+
+@pytest.mark.parametrize("rounding", ["Floor", "Ceil", "Round", "Mod"])
+def test_what_is_rounded_in_the_graph_is_a_position_though_it_stays_a_float(rounding):
+    given = ["cells", "size"] if rounding == "Mod" else ["cells"]
+    more = {"fmod": 1} if rounding == "Mod" else {}
+    model = graph(
+        [
+            ("MatMul", ["x", "w"], "place"), ("Mul", ["place", "size"], "cells"), (rounding, given, "corner", more),
+            ("Sub", ["cells", "corner"], "weight"), ("Softmax", ["weight"], "y"),
+        ],
+        {"x": (FLOAT, [3])}, {"y": (FLOAT, [2])}, w=np.ones((3, 2), np.float32), size=np.float32(8),
+    )  # fmt: skip
+    assert position_nodes(model, tensor_types(model)) == {"cells", "corner", "weight"}
