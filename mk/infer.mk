@@ -54,7 +54,7 @@ $(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$
 VIEW_DIR := outputs/$(SUB)view/$(RUN_NAME)
 VIEW_FLAGS.$(VIEW_DIR) = $(call q,$(INFERRED)) $(VIEW_ARGS)
 .PHONY: view
-view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/view/...rrd: images, boxes, map, forecasts, plan, occupancy
+view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/view/...rrd: images, boxes, map, forecasts, plan, cells
 	@echo 'open it: $(if $(filter host,$(TOOLS_RUNTIME)),$(VENV)/bin/)rerun $(VIEW_DIR)/*.rrd      (--web-viewer: in a browser)'
 $(VIEW_DIR)/.finished: $(INFERRED)/.finished $(call code,viz) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
 	$(RUN) tools/make_recording.py $(call q,$(INFERRED)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)

@@ -225,6 +225,6 @@ $(if $(call holds,$(RUNS),: % =),$(error RUNS=$(RUNS) cannot be used: a path may
 LOGGED = $(or $(RUNS),$(strip $(foreach s,$(STAGES),$(if $(wildcard $(call work,$s)/train.jsonl $(call work,$s)/*/train.jsonl),$(call work,$s)))))
 CURVES := outputs/$(SUB)$(if $(RUNS),curves,$(STEM.$(VARIANT)).curves).png
 .PHONY: plot
-plot: | $(ENV) ## Draw the losses of the trainings here, part by part, as outputs/NAME.curves.png; RUNS='DIR DIR' of others
+plot: | $(ENV) ## Draw the losses of the trainings here, part by part: outputs/NAME.curves.png; RUNS='DIR DIR' of others
 	$(if $(LOGGED),,$(error plot: VARIANT=$(VARIANT) was not trained here yet ($(call work,1)); `make train` writes what it draws, RUNS=DIR names another))
 	$(RUN) tools/plot_training.py $(call qs,$(LOGGED)) --out $(call q,$(CURVES)) $(PLOT_ARGS)

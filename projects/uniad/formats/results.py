@@ -49,14 +49,18 @@ class PathField:
 
 SUMMARY = Record(
     {
-        "config": Text(empty=False),
-        "config_options": Each(Text()),
         "backend": Text(),
         "scenes": Each(
             Record({"name": Text(empty=False), "folder": Component(), "frames": Whole(low=0), "token": Text()}, wanted="a scene")
         ),
     },
-    {"model": Text(), "model_sha256": Text(), "split": Maybe(Choice(("train", "val")))},
+    {
+        "config": Text(empty=False),  # a program that drives a runtime need not name one
+        "config_options": Each(Text()),
+        "model": Text(),
+        "model_sha256": Text(),
+        "split": Maybe(Choice(("train", "val"))),
+    },
     wanted="the summary of a run",
     others=True,
 )

@@ -35,6 +35,9 @@ class Replay:
         """Read its summary and the config that it names. scores: results of an evaluation, for the caption."""
         folder = Path(folder)
         summary = read_summary(folder)
+        missing = [name for name in ("config", "config_options") if name not in summary]
+        if missing:
+            raise UserError(f"{folder} does not say with which config it was made (it lacks {missing[0]}): use `make infer`")
         spec = load_spec(summary["config"], summary["config_options"])
         return cls(folder, summary, spec, tuple(about_run(summary, scores)))
 

@@ -20,6 +20,7 @@ from uniad.deploy.records import claim, percentiles, read_frame, read_summary
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import INDEX, DatasetFrames, FolderFrames
 from uniad.errors import UserError
+from uniad.viz.replay import Replay
 
 FRAMES = 6
 
@@ -92,6 +93,12 @@ def test_latencies_are_given_by_stage_without_the_warmup(results: Path) -> None:
     worked = percentiles({"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0, 4.0]})
     assert worked["a"]["mean"] == worked["a"]["p50"] == 2.0 and worked["total"]["max"] == 7.0
     assert percentiles({}) == {}
+
+
+def test_a_run_that_names_no_config_cannot_be_drawn(results: Path) -> None:
+    assert "config" not in read_summary(results), "a program that drives the runtime need not name one"
+    with pytest.raises(UserError, match=r"does not say with which config it was made \(it lacks config\)"):
+        Replay.open(results)
 
 
 def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime) -> None:

@@ -58,7 +58,7 @@ def test_the_command_infers_through_the_graph(onnx: Path, tmp_path: Path) -> Non
 
 def test_ctrl_c_keeps_what_was_done_and_ends_as_a_shell_expects(onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start("tools/infer.py", onnx, "--out", out, *["--scene", "0"] * 40, "--threads", 1)
+    process = start("tools/infer.py", onnx, "--out", out, "--scene", "0", "--threads", 1)
     deadline = time.monotonic() + 120
     while not list(out.glob("*/0001.json")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
