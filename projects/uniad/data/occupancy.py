@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uniad.geometry.boxes import corners
+from uniad.geometry.boxes import footprints
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import ID_OF_255, IGNORE
 
-_FOOTPRINT = (0, 3, 7, 4)  # corners on the ground, in drawing order
 VEHICLES = ("car", "bus", "construction_vehicle", "bicycle", "motorcycle", "truck", "trailer")
 
 
@@ -33,7 +32,7 @@ def draw_instances(
     instance = np.zeros(grid.shape, dtype=np.int32)
     if len(boxes):
         # Copied: numpy calls one row of a reversed array contiguous although its stride is negative, torch refuses it
-        footprint = corners(torch.from_numpy(boxes.copy()))[:, _FOOTPRINT, :2].numpy()
+        footprint = footprints(torch.from_numpy(boxes.copy())).numpy()
         for polygon, number in zip(grid.cell_of(footprint), ids):
             cv2.fillPoly(segmentation, [polygon], 1)
             cv2.fillPoly(instance, [polygon], ID_OF_255 if number == IGNORE else int(number))

@@ -153,16 +153,28 @@ def clip_ends(record: Record, length: int) -> NDArray[np.bool_]:
 
 def take_clips(record: Record, last: Tensor, length: int, image: ImageSpec) -> tuple[Frame, Targets]:
     """The clips that end at the frames ``last`` [B] (on the record's device), as ``collate`` makes them."""
-    index = last[:, None] + torch.arange(1 - length, 1, device=last.device)
-
-    def take(values: Tensor, rows: Tensor) -> Tensor:
-        return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-
+    index = _frames_of(last, length)
     start = (torch.arange(length, device=last.device) == 0).expand(len(last), -1)
-    fields = {name: take(values, index) for name, values in record.frame.items()}
-    frames = Frame(img=network_input(take(record.img, index), image), scene_start=start, **fields)
-    targets = {name: take(values, index if name in PER_FRAME else last) for name, values in record.targets.items()}
-    return frames, Targets(**targets)
+    fields = {name: _take(values, index) for name, values in record.frame.items()}
+    frames = Frame(img=network_input(_take(record.img, index), image), scene_start=start, **fields)
+    return frames, take_targets(record, last, length)
+
+
+def take_targets(record: Record, last: Tensor, length: int) -> Targets:
+    """Those of ``take_clips`` alone."""
+    index = _frames_of(last, length)
+    return Targets(**{
+        name: _take(values, index if name in PER_FRAME else last) for name, values in record.targets.items()
+    })  # fmt: skip
+
+
+def _frames_of(last: Tensor, length: int) -> Tensor:
+    """Frames [B, length] of the clips that end at ``last`` [B]."""
+    return last[:, None] + torch.arange(1 - length, 1, device=last.device)
+
+
+def _take(values: Tensor, rows: Tensor) -> Tensor:
+    return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def network_input(img: Tensor, image: ImageSpec) -> Tensor:
@@ -171,19 +183,6 @@ def network_input(img: Tensor, image: ImageSpec) -> Tensor:
     mean, std = (torch.tensor(v, dtype=torch.float32, device=img.device) for v in (image.mean, image.std))
     x = ((img.flip(-1) if image.to_rgb else img).float() - mean) / std
     return torch.nn.functional.pad(x, (0, 0, 0, image.width - width, 0, image.height - height)).movedim(-1, -3)
-
-
-def size_of(record: Record) -> int:
-    """Bytes."""
-    total = 0
-
-    def count(x: Sequence[Tensor]) -> Tensor:
-        nonlocal total
-        total += x[0].numel() * x[0].element_size()
-        return x[0]
-
-    _map([record], count)
-    return total
 
 
 def _map(records: Sequence[Record], change: Callable[[Sequence[Tensor]], Tensor]) -> Record:

@@ -17,7 +17,7 @@ import shapely
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.geometry.boxes import corners
+from uniad.geometry.boxes import footprints
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH, STEP_S
 
 EGO_AHEAD = 0.5  # metres that the footprint's middle lies ahead of the lidar
@@ -165,7 +165,7 @@ def box_hits(traj: NDArray[np.float32], boxes: Sequence[NDArray[np.float32]]) ->
     for step, (place, forward, found) in enumerate(zip(traj, heading, boxes)):
         if not len(found):
             continue
-        others = shapely.polygons(corners(torch.from_numpy(np.ascontiguousarray(found)))[:, (0, 3, 7, 4), :2].numpy())
+        others = shapely.polygons(footprints(torch.from_numpy(np.ascontiguousarray(found))).numpy())
         right, middle = np.array([forward[1], -forward[0]]), place + EGO_AHEAD * forward
         ahead, aside = forward * EGO_LENGTH / 2, right * EGO_WIDTH / 2
         car = shapely.polygons([middle + ahead + aside, middle + ahead - aside, middle - ahead - aside, middle - ahead + aside])

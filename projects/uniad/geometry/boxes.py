@@ -55,6 +55,11 @@ def corners(boxes: Tensor) -> Tensor:
     return torch.stack((x, y, offset[..., 2]), dim=-1) + boxes[..., None, :3]
 
 
+def footprints(boxes: Tensor) -> Tensor:
+    """Corners on the ground [..., 4, 2] in metres of boxes [..., >=7], in drawing order."""
+    return corners(boxes)[..., (0, 3, 7, 4), :2]
+
+
 def nearest_bev(boxes: Tensor) -> Tensor:
     """Axis-aligned box (x0, y0, x1, y1) [..., 4] after turning each of [..., >=7] to its nearest right angle."""
     turned = limit_period(boxes[..., 6:7], 0.5, math.pi).abs() > math.pi / 4

@@ -8,24 +8,23 @@ precision of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from uniad.config.spec import Spec
-from uniad.data.packs import PER_FRAME, Record, take_clips
+from uniad.data.packs import take_clips, take_targets
 from uniad.interface.types import Clip, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, Stage1Result, draw, forward_stage1, look_ahead, stage1_result
-from uniad.training.loader import map_tensors
+from uniad.training.loader import home, map_tensors, size_of
 from uniad.training.packed import PackedLoader
 from uniad.training.seeding import mix
 
 CLIPS_AT_ONCE = 256  # on a GPU; without gradients they are small, and many kernels are smaller
-SHARE_OF_GPU = 0.5  # of the free memory that the results may take
 
 
 class FrozenClip(NamedTuple):
@@ -64,21 +63,10 @@ class FrozenLoader:
         packed.batches.start = start
         for positions in packed.batches:
             last = torch.tensor([packed.last_frame(p) for p in positions])
-            rows = self.row_of_frame[last]
-            yield FrozenClip(take_rows(self.results, rows), last_targets(self.record, last))
-
-
-def take_rows(values: Stage1Result, rows: Tensor) -> Stage1Result:
-    """Some clips of all. rows [B] on the host."""
-    return map_tensors(lambda x: x.index_select(0, rows.to(x.device, non_blocking=True)), values)
-
-
-def last_targets(record: Record, last: Tensor) -> Targets:
-    """Targets of the frames ``last`` [B], T = 1."""
-    where = record.first.device
-    index = last.to(where, non_blocking=True)
-    taken = {name: value.index_select(0, index) for name, value in record.targets.items()}
-    return Targets(**{name: value[:, None] if name in PER_FRAME else value for name, value in taken.items()})
+            rows = self.row_of_frame[last].to(self.results.bev.device, non_blocking=True)
+            stage1 = map_tensors(lambda x, rows=rows: x.index_select(0, rows), self.results)
+            last = last.to(self.record.first.device, non_blocking=True)
+            yield FrozenClip(stage1, take_targets(self.record, last, 1))
 
 
 @torch.no_grad()
@@ -88,7 +76,6 @@ def compute_results(
     criterion: Criterion,
     options: ClipOptions,
     dtype: torch.dtype | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Stage1Result:
     """What stage 1 says of every clip of ``packed``, one row each: on the GPU if it fits there, else on the host.
 
@@ -110,27 +97,11 @@ def compute_results(
             part = stage1_result(model, out, maps, clip)
         part = part._replace(bev=part.bev.to(dtype or part.bev.dtype))
         if whole is None:
-            place = home(part, len(ends), device)
+            place = home(size_of(part) // len(chosen) * len(ends), device)
             whole = map_tensors(lambda x, place=place: torch.empty(len(ends), *x.shape[1:], dtype=x.dtype, device=place), part)
         fill(whole, part, first)
-        progress(first + len(chosen), len(ends))
     assert whole is not None, "a loader without clips is refused before"
     return whole
-
-
-def home(part: Stage1Result, count: int, device: torch.device) -> torch.device:
-    """Where ``count`` results like those of ``part`` are kept."""
-    if device.type != "cuda":
-        return device
-    total = 0
-
-    def add(x: Tensor) -> Tensor:
-        nonlocal total
-        total += x[0].numel() * x.element_size() * count
-        return x
-
-    map_tensors(add, part)
-    return device if total < SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
 
 
 def fill(whole: object, part: object, first: int) -> None:

@@ -18,6 +18,8 @@ from uniad.data.workers import TIMEOUT_S, Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.training.seeding import sample_seed, seed_all
 
+SHARE_OF_GPU = 0.5  # of its free memory that data may take; a training iteration needs the rest
+
 
 class EpochSampler(Protocol):
     """Indices of this process's samples, in the order of the epoch set last."""
@@ -114,6 +116,25 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, dict):
         return {k: map_tensors(change, v) for k, v in value.items()}
     return value
+
+
+def size_of(value: Any) -> int:
+    """Bytes of all tensors in nested tuples, lists and dictionaries."""
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    map_tensors(count, value)
+    return total
+
+
+def home(size: int, device: torch.device) -> torch.device:
+    """Where ``size`` bytes that every iteration reads are kept: on a GPU that has twice as much free, else on the host."""
+    roomy = device.type == "cuda" and size < SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
+    return device if roomy else torch.device("cpu")
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -10,14 +10,12 @@ import torch
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import draw_last
-from uniad.data.packs import Record, clip_ends, join, read_packs, size_of, take_clips
+from uniad.data.packs import Record, clip_ends, join, read_packs, take_clips
 from uniad.data.sampler import TrainSampler
 from uniad.errors import UserError
 from uniad.interface.types import Clip
 from uniad.training.distributed import World
-from uniad.training.loader import Batches, Position
-
-SHARE_OF_GPU = 0.5  # of the free memory that a pack may take; a training iteration needs the rest
+from uniad.training.loader import Batches, Position, home, size_of
 
 
 class PackedLoader:
@@ -29,9 +27,7 @@ class PackedLoader:
         data = spec.data
         self.length, self.image, self.seed, self.source = data.queue_length, data.image, seed, source
         self.device, self.batch_size = world.device, data.samples_per_gpu
-        on_gpu = world.device.type == "cuda"
-        fits = on_gpu and sum(map(size_of, parts)) < SHARE_OF_GPU * torch.cuda.mem_get_info(world.device)[0]
-        self.record = join(parts, world.device if fits else "cpu")
+        self.record = join(parts, home(size_of(parts), world.device))
         self.fits = clip_ends(self.record, self.length)
         sampler = TrainSampler(len(self.fits), self.batch_size, world.rank, world.size, seed)
         self.epoch_len = -(-len(sampler) // self.batch_size)

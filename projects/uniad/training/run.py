@@ -164,7 +164,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         trainer.resume(*found, announce)
     else:
         load_initial(model, spec, announce)
-    if can_freeze(spec, loader, regularise):
+    if trainer.iteration < trainer.max_iters and can_freeze(spec, loader, regularise):
         trainer.loader = freeze_stage1(trainer, spec, clip, announce)
     log = RunLog(
         options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
@@ -180,10 +180,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
 def freeze_stage1(trainer: Trainer, spec: Spec, clip: ClipOptions, announce: Callable[[str], None]) -> FrozenLoader:
     """Runs the frozen stage 1 over every clip once; the loader that trains the heads on its results."""
     begun, packed = time.monotonic(), trainer.loader
-    trainer.model.train()
-    results = compute_results(
-        trainer.model, packed, Criterion(spec.model).to(packed.device), clip, trainer.clip_loss.dtype
-    )
+    results = compute_results(trainer.model, packed, Criterion(spec.model).to(packed.device), clip, trainer.clip_loss.dtype)
     count = len(results.bev)
     announce(f"stage 1 is frozen: its results for {count} clips are computed once ({time.monotonic() - begun:.0f} s)")
     return FrozenLoader(packed, results)

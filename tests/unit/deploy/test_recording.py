@@ -112,8 +112,7 @@ def test_filled_cells_are_those_of_the_masks(recording) -> None:
 
 def test_forecasts_and_plan_are_the_results(recording) -> None:
     read, _, frames = recording
-    if not frames[0][0].future:
-        pytest.skip("the model of these results is one of stage 1")
+    assert frames[0][0].future, "the shipped model has stage 2"
     columns = (read.of("/car/plan", "LineStrip3D"), read.of("/car/plan", "Text"), read.of("/car/forecasts", "LineStrip3D"),
                read.of("/car/forecasts", "track_id"))  # fmt: skip
     for (content, result, _), plans, words, lines, ids in zip(frames, *columns):
