@@ -22,7 +22,7 @@ include mk/weights.mk
 include mk/data.mk
 include mk/container.mk
 include mk/train.mk
-include mk/documented.mk
+include mk/upstream.mk
 include mk/preflight.mk
 include mk/export.mk
 include mk/engine.mk

@@ -14,6 +14,7 @@ import _tools  # noqa: F401
 import numpy as np
 import torch
 from uniad.config.read import load_spec
+from uniad.config.spec import UPSTREAM
 from uniad.data.dataset import open_table
 from uniad.data.labels import Labeller
 from uniad.errors import UserError, run_cli
@@ -44,10 +45,10 @@ def main() -> None:
     if not end.shape[1]:
         raise UserError(f"{table.path}: no object moves {MOVES_M:g} m")
     print(f"{end.shape[1]} objects of {len(table)} frames that move more than {MOVES_M:g} m")
-    for rotation in ("documented", "fixed"):
+    for word, rotation in (("upstream", UPSTREAM), ("fixed", "fixed")):
         x, y = agent_from_scene(end, box, rotation)[0].unbind(-1)
         angle = torch.rad2deg(torch.atan2(x, y)).abs()
-        print(f"{rotation:10}  forwards within 30 degrees {100 * (angle < 30).float().mean():.0f} %, "
+        print(f"{word:10}  forwards within 30 degrees {100 * (angle < 30).float().mean():.0f} %, "
               f"backwards (over 90 degrees) {100 * (angle > 90).float().mean():.0f} %")  # fmt: skip
 
 

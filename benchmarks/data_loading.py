@@ -3,7 +3,7 @@
 
     benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
 
-``--documented`` also times the documented order of image work (whole images distorted and normalised, then scaled), which the
+``--upstream`` also times upstream's order of image work (whole images distorted and normalised, then scaled), which the
 native loader's result equals.
 """
 
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--cache", default="off", choices=("off", "exact", "scaled"), help="image cache; filled before timing")
     p.add_argument("--cache-dir", default="data/cache")
     p.add_argument("--split", default="train", choices=("train", "val"))
-    p.add_argument("--documented", action="store_true", help="also time the documented order of image work")
+    p.add_argument("--upstream", action="store_true", help="also time upstream's order of image work")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
 
@@ -53,8 +53,8 @@ def main() -> None:
     if args.cache != "off":
         print(f"cache filled in {timed(lambda: fill_cache(dataset)):.1f} s")
     parts(dataset, data)
-    if args.documented:
-        print(f"  documented order of image work: {1e3 * timed(lambda: documented_images(dataset, data, 1)):.0f} ms a frame")
+    if args.upstream:
+        print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
     for workers in args.workers:
         seconds = timed(lambda count=workers: consume(loader(dataset, count), args.clips))
         print(f"{workers} workers: {args.clips / seconds:.2f} clips/s ({args.clips * data.queue_length / seconds:.1f} frames/s)")
@@ -110,7 +110,7 @@ def parts(dataset: ClipDataset, data: DataSpec, frames: int = 8) -> None:
           f"objects {1e3 * objects:.1f}, map {1e3 * maps:.1f}; all targets of a clip {1e3 * targets:.1f}")  # fmt: skip
 
 
-def documented_images(dataset: ClipDataset, data: DataSpec, frames: int) -> None:
+def upstream_images(dataset: ClipDataset, data: DataSpec, frames: int) -> None:
     rng = np.random.default_rng(0)
     for frame in range(frames):
         for path in dataset.images.paths(frame):

@@ -1,6 +1,6 @@
 ##@ Data
 
-# nuScenes lies at the documented paths; each other world has a folder of its own with the same layout.
+# nuScenes lies at upstream's paths; each other world has a folder of its own with the same layout.
 $(call path,DATA_DIR)
 DATA_ROOT.nuscenes := $(DATA_DIR)/nuscenes
 INFO_ROOT.nuscenes := $(DATA_DIR)/infos
@@ -25,7 +25,7 @@ VERSION := v1.0-trainval
 endif
 $(call one-of,NUSC_VERSION,v1.0-trainval v1.0-mini)
 
-# What a config needs to hear: nothing, where the data lies at the documented paths.
+# What a config needs to hear: nothing, where the data lies at upstream's paths.
 DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/ anchor_root=$(ANCHOR_ROOT)/)
 # Both stages of the demo read the same few images again and again: they are decoded once. A frame of it has up to 65 objects.
 DATA_OPTIONS += $(if $(filter demo,$(DATASET)),native.image_cache=exact native.image_cache_dir=$(DATA_DIR)/demo/cache native.max_objects=96)

@@ -6,13 +6,13 @@ $(call flag,LOCATE)
 $(if $(TRT),$(call one-of,TRT,8.5 8.6 10.3 10.13 10.16 11 rtx))
 $(call some-of,VERIFY_BACKENDS,torch compiled onnxruntime)
 
-# The documented names are those of the end-to-end model; stage 1 has names of its own.
+# Upstream's names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map
 ONNX_NAME.2 := uniad_$(STEM.$(VARIANT))_cp
 ONNX_NAME := $(if $(FOREIGN),$(NAME),$(ONNX_NAME.$(STAGE)))
 ONNX := onnx/$(SUB)$(ONNX_NAME).onnx
 REPORT := $(ONNX).verify.json
-# The end-to-end step leaves by the documented export config, from the checkpoint under its name in deployment.
+# The end-to-end step leaves by upstream's export config, from the checkpoint under its name in deployment.
 EXPORT_CONFIG := $(or $(wildcard $(READ_CONFIG:.py=_trt_p.py)),$(READ_CONFIG))
 EXPORT_CKPT := $(if $(CKPT)$(RANDOM_CKPT),$(READ),$(if $(filter 2,$(STAGE)),$(or $(if $(DEPLOY_FROM),$(DEPLOYED)),$(READ)),$(READ)))
 EXPORT_OF.$(ONNX) = $(EXPORT_CONFIG) $(EXPORT_CKPT)

@@ -64,6 +64,6 @@ METADATA := nuscenes_np/$(SUB)
 METADATA_FLAGS = $(strip --config $(call config,2) --dump_folder $(call q,$(METADATA:%/=%)) $(if $(NUM_FRAME),--num_frame $(NUM_FRAME)) $(call cfg-options,$(OPTIONS)))
 
 .PHONY: metadata
-metadata: $(METADATA)uniad_trt_input/info.txt ## Write nuscenes_np/uniad_{onnx,trt}_input, which the documented deployment reads; NUM_FRAME=69
+metadata: $(METADATA)uniad_trt_input/info.txt ## Write nuscenes_np/uniad_{onnx,trt}_input, which upstream's deployment reads; NUM_FRAME=69
 $(METADATA)uniad_trt_input/info.txt: $(INFOS_VAL) $(if $(wildcard $(METADATA)uniad_onnx_input),,FORCE) .make/var/METADATA_FLAGS | $(ENV)
 	$(RUN) tools/process_metadata.py $(METADATA_FLAGS)

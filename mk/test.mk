@@ -1,7 +1,7 @@
 ##@ Tests
 
 $(call positive,TEST_JOBS)
-# Numbers recorded from the documented implementation; tests skip what needs them where they are absent.
+# Numbers recorded from upstream; tests skip what needs them where they are absent.
 UNIAD_GOLDEN ?= ../shared/golden
 export UNIAD_GOLDEN
 
@@ -25,5 +25,5 @@ golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNI
 	@for script in tests/golden/make_*.py; do echo "$$script"; $(RUN) "$$script" "$$UNIAD_GOLDEN"; done
 
 .PHONY: test-containers
-test-containers: $(VENV_READY) ## The documented stack's workflow through a real container engine, where one can be had
+test-containers: $(VENV_READY) ## The upstream stack's workflow through a real container engine, where one can be had
 	@status=0; mk/lib/with_engine.sh $(VENV)/bin/python -m pytest tests/containers $(TEST_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]

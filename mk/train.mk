@@ -18,7 +18,7 @@ SCRATCH := $(or $(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$
 # $(call config,stage), $(call work,stage): the config file, and the folder that training it writes to
 config = projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
 work = $(WORK_DIR)$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1)
-# What training leaves behind, under its documented name, and the name that everything later uses
+# What training leaves behind, under upstream's name, and the name that everything later uses
 trained = $(call work,$1)/$(if $(RECIPE_USED),recipe,$(if $(MAX_ITERS.$1),iter_$(MAX_ITERS.$1),epoch_$(or $(EPOCHS.$1),$(SCHEDULE.$1)))).pth
 # The recipe by which a model learns the synthetic world from nothing. Whoever says how long to train wants the plain schedule; one that
 # continues this repository's own model has learnt most of it.
@@ -130,7 +130,7 @@ $(if $(call below,$(GPUS_HERE),$(GPUS)),$(error GPUS=$(GPUS) but this machine sh
 endif
 endif
 
-# The documented configs start from published weights.
+# Upstream's configs start from published weights.
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
 
 # Code is no prerequisite of a checkpoint, or days of training would be stale with every edit; it is one of what is made from
@@ -213,7 +213,7 @@ $(if $(filter promote,$(MAKECMDGOALS)),$(if $(strip $(PROMOTES)),,$(error promot
 train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes on where it was interrupted
 train-stage1: ## Train stage 1 (tracking and map)
 train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 learnt
-promote: $(PROMOTES) ## Copy what was trained to ckpts/ under its documented names; trains nothing
+promote: $(PROMOTES) ## Copy what was trained to ckpts/ under upstream's names; trains nothing
 eval: $(RESULTS) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2
 	@echo $(call q,$(RESULTS))
 eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1

@@ -67,7 +67,7 @@ $(foreach c,$(COLUMNS),$(foreach v,$(filter-out $(VARIANTS),$(patsubst $c.%,%,$(
 $(foreach v,$(VARIANTS),$(foreach c,$(COLUMNS),$(if $(filter undefined,$(origin $c.$v)),$(eval $c.$v := $(DEFAULT.$c)))))
 $(if $(filter-out 1,$(words $(VARIANT)))$(filter-out $(VARIANTS),$(VARIANT)),$(error VARIANT=$(VARIANT) is unknown: choose $(subst $(space),$(comma) ,$(VARIANTS)), or give it a row in variants.local.mk (docs/configs.md)))
 
-# Stages, and epochs of the documented schedule
+# Stages, and epochs of upstream's schedule
 STAGES := 1 2
 SCHEDULE.1 := 6
 SCHEDULE.2 := 20

@@ -54,7 +54,7 @@ FROM_SCRATCH ?=
 # A variant learns the synthetic world from nothing by its recipe (projects/configs/recipes), which makes worlds of its own: 0 trains
 # the config's schedule on data/synthetic instead, as do EPOCHS, MAX_ITERS and QUEUE_LENGTH
 RECIPE ?=
-# Config values, as the documented --cfg-options: CFG_OPTIONS='optimizer.lr=1e-4 data.samples_per_gpu=2'
+# Config values, as upstream's --cfg-options: CFG_OPTIONS='optimizer.lr=1e-4 data.samples_per_gpu=2'
 CFG_OPTIONS ?=
 # More options for tools/train.py
 TRAIN_ARGS ?=
@@ -109,14 +109,16 @@ no_proxy ?=
 BUILD_ARGS ?=
 BUILD_FLAGS ?=
 
-# --- The documented stack (STACK=torch1.12) -----------------------------------------------------------------------------
+# --- The upstream stack (STACK=torch1.12) -------------------------------------------------------------------------------
 UNIAD_GIT_URL ?= https://github.com/OpenDriveLab/UniAD.git
 # Holds the checkout (UniAD_train/UniAD), the home of its containers and the stamps of its steps
 UNIAD_TRAIN ?= UniAD_train
 # Loader processes without a GPU
 CPU_WORKERS ?= 1
-# For compare-stacks: the interpreter of an environment with docker/torch1.12/requirements.txt, and more options of its script
+# For compare-stacks: the interpreter of an environment with docker/torch1.12/requirements.txt, and more options of its script.
+# DOCUMENTED_PYTHON is its earlier name.
 DOCUMENTED_PYTHON ?=
+UPSTREAM_PYTHON ?= $(DOCUMENTED_PYTHON)
 COMPARE_ARGS ?=
 
 # --- Evaluation, export, engine -----------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ ENDURANCE_FRAMES ?= 7200
 INFER_ARGS ?=
 VIDEO_ARGS ?=
 VIEW_ARGS ?=
-# Frames of `make metadata`. Empty: 69, as documented, or all where there are fewer
+# Frames of `make metadata`. Empty: 69, as in upstream, or all where there are fewer
 NUM_FRAME ?=
 
 # --- Jetson ---------------------------------------------------------------------------------------------------------------
@@ -209,5 +211,5 @@ DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
 # Iterations of the demo's training, of stage 1 and stage 2 (one number: of each). Unless said: the variant's row
 DEMO_ITERS ?= $(DEMO_ITERS.$(DEMO_VARIANT))
-# Half the cost of the backbone, for numbers that are not quite the documented ones
+# Half the cost of the backbone, for numbers that are not quite upstream's
 DEMO_TRAIN_ARGS ?= --shared-history

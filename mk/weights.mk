@@ -28,7 +28,7 @@ init-weights: $$(INIT_WEIGHTS) ## Make BEVFormer weights ready for stage 1 (tiny
 # Files of variants share a name where they start from the same.
 $(sort $(foreach v,$(VARIANTS),$(RAW.$v))):
 	@$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
-# STACK=torch1.12 makes it where the workflow does, in its container (mk/documented.mk).
+# STACK=torch1.12 makes it where the workflow does, in its container (mk/upstream.mk).
 INIT_WEIGHTS = $(if $(INIT.$(VARIANT)),$(if $(filter torch1.12,$(STACK)),$(TREE)/)$(INIT.$(VARIANT)))
 define init-rule
 $(word 1,$1): $(word 2,$1) | $(ENV)

@@ -42,7 +42,7 @@ CONFIGURED_NUSC_VERSION ?= v1.0-trainval
 CONFIGURED_GPUS ?= 0
 CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
-# The documented stack asked for on a machine that was configured for the host: the engine that is there
+# The upstream stack asked for on a machine that was configured for the host: the engine that is there
 RUNTIME ?= $(if $(filter torch1.12host,$(STACK)$(CONFIGURED_RUNTIME)),$(or $(firstword $(foreach e,docker podman,$(if $(shell command -v $e),$e))),docker),$(CONFIGURED_RUNTIME))
 DATASET ?= $(CONFIGURED_DATASET)
 GPUS ?= $(CONFIGURED_GPUS)

@@ -16,7 +16,7 @@ BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
 
 def golden_dir() -> Path | None:
-    """Folder with numbers recorded from the documented implementation, or None where this machine has none."""
+    """Folder with numbers recorded from upstream, or None where this machine has none."""
     path = Path(os.environ.get("UNIAD_GOLDEN", BESIDE_THE_CHECKOUT))
     return path if (path / "weight_rule.py").is_file() else None
 

@@ -34,7 +34,7 @@ def edit(spec: Any, **changes: Any) -> Any:
 
 
 def tiny_spec(stage: int = 1, **changes: Any) -> Spec:
-    """UniAD-tiny as documented."""
+    """UniAD-tiny as in upstream."""
     return edit(_load("tiny", stage), **changes)
 
 

@@ -20,7 +20,7 @@ TOLERANCES: dict[str, float] = {
     "module": 2e-5,
     # the six-layer detection decoder from a recorded BEV: its own noise, see above
     "decoder": 1e-4,
-    # the documented code adds kilometres to metres in fp32 (1e-4 m), which a logit near the range's border magnifies
+    # upstream's code adds kilometres to metres in fp32 (1e-4 m), which a logit near the range's border magnifies
     "moved_reference": 2e-5,
     # the map head from a recorded BEV: twelve transformer layers and up to seven mask layers; measured 3e-6
     "map": 2e-5,

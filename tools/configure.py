@@ -27,16 +27,16 @@ class Refused(Exception):
     """What was asked for cannot work here; the message names what would."""
 
 
-def documented_problem(gpus: list[machine.Gpu]) -> str:
-    """Why the documented stack's torch cannot use this machine's GPUs; empty where it can."""
-    newer = [g for g in gpus if g.capability > machine.NEWEST_DOCUMENTED_GPU]
+def upstream_problem(gpus: list[machine.Gpu]) -> str:
+    """Why the upstream stack's torch cannot use this machine's GPUs; empty where it can."""
+    newer = [g for g in gpus if g.capability > machine.NEWEST_UPSTREAM_GPU]
     if newer:
         return f"{newer[0]} is newer than torch 1.12 knows (up to sm_86)"
     return ""
 
 
 def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> tuple[str, str, str]:
-    """(STACK, RUNTIME, why). The documented stack where it can work, else native.
+    """(STACK, RUNTIME, why). The upstream stack where it can work, else native.
 
     Native runs in a container where an engine answers and has GPUs, or where the host has no fitting Python. On a CPU an image
     of many GB would bring nothing that a virtual environment has not.
@@ -44,8 +44,8 @@ def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> t
     stack, runtime = asked.get("STACK"), asked.get("RUNTIME")
     if stack == "torch1.12" and runtime == "host":
         raise Refused("STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here")
-    if stack == "torch1.12" and documented_problem(gpus):
-        raise Refused(f"STACK=torch1.12 cannot use this GPU: {documented_problem(gpus)}; STACK=native can, with the same files")
+    if stack == "torch1.12" and upstream_problem(gpus):
+        raise Refused(f"STACK=torch1.12 cannot use this GPU: {upstream_problem(gpus)}; STACK=native can, with the same files")
     if runtime == "host":
         return stack or "native", "host", ""
     engines = machine.engines()
@@ -59,7 +59,7 @@ def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> t
         return "native", "host", ""
     engine = runtime or working[0]
     with_gpus = bool(gpus) and machine.engine_has_gpus(engine)
-    if not stack and with_gpus and not documented_problem(gpus):
+    if not stack and with_gpus and not upstream_problem(gpus):
         return "torch1.12", engine, f"{engine} answers and has GPUs"
     if stack == "torch1.12" or runtime or with_gpus or not has_python:
         return stack or "native", engine, f"{engine} answers{' and has GPUs' * with_gpus}"

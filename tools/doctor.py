@@ -128,12 +128,12 @@ def gpu(gpus: list[machine.Gpu], needs: dict[str, Needs]) -> Finding:
         return Finding(WARN, "GPU", shown, f"{old[0].name} is older than sm_70, which torch needs: it is left out")
     least = min((g.memory_gib for g in gpus if g.memory_gib), default=0.0)
     large = [f"{variant} needs about {need.gpu_gib:g} GiB a GPU" for variant, need in needs.items() if 0 < least < need.gpu_gib]
-    newer = [g for g in gpus if g.capability > machine.NEWEST_DOCUMENTED_GPU]
+    newer = [g for g in gpus if g.capability > machine.NEWEST_UPSTREAM_GPU]
     notes = []
     if large:
         notes.append(f"upstream's {', '.join(large)}")
     if newer:
-        notes.append("too new for the documented torch 1.12 stack (up to sm_86); native runs")
+        notes.append("too new for upstream's torch 1.12 stack (up to sm_86); native runs")
     return Finding(OK, "GPU", shown, "; ".join(notes))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the inputs of the documented deployment: nuscenes_np/uniad_onnx_input and nuscenes_np/uniad_trt_input."""
+"""Write the inputs of upstream's deployment: nuscenes_np/uniad_onnx_input and nuscenes_np/uniad_trt_input."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as documented; of stage 2
-also motion, occupancy and planning, each beside constant velocity."""
+"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as in upstream.
+
+Of stage 2 also motion, occupancy and planning, each beside constant velocity.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--launcher", default="none", choices=("none", "pytorch"))
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
-    # Options of the documented script that have one meaning only here.
+    # Options of upstream's script that have one meaning only here.
     p.add_argument("--eval", nargs="*", help=argparse.SUPPRESS)
     p.add_argument("--show-dir", help=argparse.SUPPRESS)
     return p.parse_args()

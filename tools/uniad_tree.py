@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes and keeps the documented stack's training tree: UniAD at its pinned commit, our patches, our overlay.
+"""Makes and keeps the upstream stack's training tree: UniAD at its pinned commit, our patches, our overlay.
 
     uniad_tree.py clone   --tree T --url URL --commit C     a checkout of exactly that commit, complete or not there
     uniad_tree.py patch   --tree T --commit C PATCH...      applied once; says so when they already are
@@ -139,7 +139,7 @@ def patch(tree: Path, commit: str, patches: list[Path]) -> None:
         git("apply", *BACKWARDS, str(path), tree=tree)
         path.unlink()
     if not before and all(not applies(tree, p, backwards=True) for p in patches):
-        print(f"already applied: {', '.join(p.name for p in patches)}")  # by hand, as documented
+        print(f"already applied: {', '.join(p.name for p in patches)}")  # by hand, as in upstream
     else:
         changed = changed_files(tree)
         if changed:

@@ -15,7 +15,7 @@ from pathlib import Path
 # The nuScenes devkit needs numpy < 2, which has wheels for these only.
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 OLDEST_GPU = (7, 0)  # of the torch that pyproject.toml pins
-NEWEST_DOCUMENTED_GPU = (8, 6)  # of the documented stack's CUDA 11.6
+NEWEST_UPSTREAM_GPU = (8, 6)  # of the upstream stack's CUDA 11.6
 
 
 @dataclass(frozen=True)

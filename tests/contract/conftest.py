@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from make.conftest import REPO, Tree, lay_tree
 
-__all__ = ["REPO", "Documented", "git"]
+__all__ = ["REPO", "Upstream", "git"]
 
 # Notes what it was asked, and runs what is to run in a container on the mounted folders (container.py).
 ENGINE = r"""#!/usr/bin/env bash
@@ -52,7 +52,7 @@ def git(where: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def uniad_repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(folder, commit) of a repository that is cut like UniAD, with one later commit."""
     root = tmp_path_factory.mktemp("upstream")
     git(root, "init", "-q")
@@ -88,7 +88,7 @@ Path("ckpts/bevformer_tiny_epoch_24_updated2.pth").write_text("901 queries of " 
 
 
 @dataclass
-class Documented(Tree):
+class Upstream(Tree):
     """A tree on a machine with the stand-in engine, nuScenes and published files at hand."""
 
     settings: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Documented(Tree):
 
 
 @pytest.fixture
-def documented(tmp_path: Path, upstream: tuple[Path, str]) -> Documented:
+def upstream(tmp_path: Path, uniad_repository: tuple[Path, str]) -> Upstream:
     root = tmp_path / "repo"
     root.mkdir()
     lay_tree(root)
@@ -133,8 +133,8 @@ def documented(tmp_path: Path, upstream: tuple[Path, str]) -> Documented:
     (root / "have").mkdir()
     for name in ("bevformer_tiny_epoch_24.pth", "bevformer_r101_dcn_24ep.pth"):
         (root / "have" / name).write_bytes(b"PK\x03\x04" + name.encode())
-    url, commit = upstream
-    return Documented(
+    url, commit = uniad_repository
+    return Upstream(
         root,
         settings=(f"UNIAD_GIT_URL={url}", f"UNIAD_COMMIT={commit}", "WEIGHTS_DIR=have"),
         environment=(

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from contract.conftest import PATCH, REPO, Documented, git
+from contract.conftest import PATCH, REPO, Upstream, git
 
 STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host")
 
 
-def refused(tree: Documented, *arguments: str, **environment: str) -> str:
+def refused(tree: Upstream, *arguments: str, **environment: str) -> str:
     """The one line of a make that fails, make's own aside."""
     own = ("make: ***", "mk/workspace.mk:")
     result = tree.make(*arguments, **environment)
@@ -28,11 +28,11 @@ def refused(tree: Documented, *arguments: str, **environment: str) -> str:
     return lines[0]
 
 
-def test_no_engine(documented: Documented):
+def test_no_engine(upstream: Upstream):
     for engine in ("docker", "podman"):
-        (documented.root / "bin" / engine).unlink()
+        (upstream.root / "bin" / engine).unlink()
     # Only what the workflow itself needs is on PATH, whatever this machine has.
-    clean = documented.root / "clean"
+    clean = upstream.root / "clean"
     clean.mkdir()
     for name in "bash env git python3 awk sed dirname cat mkdir touch find id nproc sh rm".split():
         found = subprocess.run(["bash", "-c", f"command -v {name}"], capture_output=True, text=True).stdout.strip()
@@ -41,7 +41,7 @@ def test_no_engine(documented: Documented):
     path = {"PATH": str(clean)}
     make = subprocess.run(["bash", "-c", "command -v make"], capture_output=True, text=True).stdout.strip()
     (clean / "make").symlink_to(make)
-    line = refused(documented, "compile", *STACK, "GPUS=0", **path)
+    line = refused(upstream, "compile", *STACK, "GPUS=0", **path)
     assert "RUNTIME=docker cannot work here (neither docker nor podman is installed)" in line and "RUNTIME=host" in line
     command = ["bash", REPO / "mk/lib/in_container.sh", "x", "docker", "run", "x"]
     done = subprocess.run(command, env=path, capture_output=True, text=True)
@@ -49,49 +49,49 @@ def test_no_engine(documented: Documented):
     assert "STACK=native" in done.stderr
 
 
-def test_a_variant_that_uniad_s_code_cannot_hold(documented: Documented):
-    done = documented.make("-n", "train", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=nano")
+def test_a_variant_that_uniad_s_code_cannot_hold(upstream: Upstream):
+    done = upstream.make("-n", "train", "STACK=torch1.12", "RUNTIME=docker", "VARIANT=nano")
     assert done.returncode != 0 and not done.stdout
     assert "STACK=torch1.12 has no VARIANT=nano" in done.stderr and "STACK=native" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_engine_that_does_not_answer(documented: Documented):
-    line = refused(documented, "shell", *STACK, "GPUS=0", ENGINE_DOWN="1")
+def test_an_engine_that_does_not_answer(upstream: Upstream):
+    line = refused(upstream, "shell", *STACK, "GPUS=0", ENGINE_DOWN="1")
     assert "docker" in line and "Cannot connect to the Docker daemon" in line and "start it or join its group" in line
 
 
-def test_an_engine_without_gpus(documented: Documented):
-    (documented.root / "config.mk").write_text("CONFIGURED_GPUS := 2\n")
-    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
-    line = refused(documented, "shell", *STACK, "GPUS=1", ENGINE_NO_GPUS="1")
+def test_an_engine_without_gpus(upstream: Upstream):
+    (upstream.root / "config.mk").write_text("CONFIGURED_GPUS := 2\n")
+    upstream.done("image", "STACK=torch1.12", "RUNTIME=docker")
+    line = refused(upstream, "shell", *STACK, "GPUS=1", ENGINE_NO_GPUS="1")
     assert "docker cannot give GPUs to containers" in line and "NVIDIA Container Toolkit" in line and "GPUS=0" in line
 
 
-def test_an_engine_without_an_init(documented: Documented):
+def test_an_engine_without_an_init(upstream: Upstream):
     podman = ("STACK=torch1.12", "RUNTIME=podman", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host", "GPUS=0")
-    documented.done("image", *podman)
-    assert refused(documented, "shell", *podman, ENGINE_NO_INIT="1") == (
+    upstream.done("image", *podman)
+    assert refused(upstream, "shell", *podman, ENGINE_NO_INIT="1") == (
         "error: podman lacks an init for containers: install catatonit"
     )
 
 
-def test_an_image_that_is_missing(documented: Documented):
+def test_an_image_that_is_missing(upstream: Upstream):
     done = subprocess.run(
         ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", "docker", "run", "uniad_torch1.12", "true"],
-        env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
+        env={**os.environ, **dict(upstream.environment)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr == "error: image uniad_torch1.12 is missing: make image\n"
 
 
-def test_a_gpu_that_is_too_new(documented: Documented):
-    smi = documented.root / "bin/nvidia-smi"
+def test_a_gpu_that_is_too_new(upstream: Upstream):
+    smi = upstream.root / "bin/nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA L40S, 8.9, 46068'\n")
     smi.chmod(0o755)
-    line = refused(documented, "train", *STACK)
+    line = refused(upstream, "train", *STACK)
     assert "L40S" in line and "sm_89" in line and "STACK=native" in line
-    (documented.root / "config.mk").write_text("CONFIGURED_GPUS := 1\nCONFIGURED_RUNTIME := docker\n")
-    assert "STACK=native" in refused(documented, "compile", *STACK), "also where the machine was configured before"
+    (upstream.root / "config.mk").write_text("CONFIGURED_GPUS := 1\nCONFIGURED_RUNTIME := docker\n")
+    assert "STACK=native" in refused(upstream, "compile", *STACK), "also where the machine was configured before"
 
 
 def test_shared_memory_that_is_too_small():
@@ -103,41 +103,41 @@ def test_shared_memory_that_is_too_small():
     assert fits.stdout == "a b\n"
 
 
-def test_training_asks_for_the_shared_memory_of_its_variant(documented: Documented):
+def test_training_asks_for_the_shared_memory_of_its_variant(upstream: Upstream):
     for variant, gib in (("tiny", 8), ("full", 32)):
-        text = documented.done("-n", "train-stage1", *STACK, f"VARIANT={variant}", "FROM_SCRATCH=1", "GPUS=1")
+        text = upstream.done("-n", "train-stage1", *STACK, f"VARIANT={variant}", "FROM_SCRATCH=1", "GPUS=1")
         assert f"NEED_SHM_GIB={gib} " in text
 
 
-def test_a_mount_that_is_not_there_is_not_made_by_the_daemon(documented: Documented):
-    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
+def test_a_mount_that_is_not_there_is_not_made_by_the_daemon(upstream: Upstream):
+    upstream.done("image", "STACK=torch1.12", "RUNTIME=docker")
     run = ["docker", "run", "--volume", "/no/such:/data", "uniad_torch1.12"]
     done = subprocess.run(
         ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", *run],
-        env={**os.environ, **dict(documented.environment)}, capture_output=True, text=True,
+        env={**os.environ, **dict(upstream.environment)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr == "error: /no/such is not there, and a container was to see it as /data\n"
 
 
-def test_the_dataset_is_missing(documented: Documented):
-    (documented.root / "data/nuscenes/v1.0-trainval/sample.json").unlink()
-    line = refused(documented, "train", *STACK, "GPUS=0", "FROM_SCRATCH=1")
+def test_the_dataset_is_missing(upstream: Upstream):
+    (upstream.root / "data/nuscenes/v1.0-trainval/sample.json").unlink()
+    line = refused(upstream, "train", *STACK, "GPUS=0", "FROM_SCRATCH=1")
     assert "data/nuscenes" in line and "DATASET=synthetic" in line
 
 
-def test_the_host_cannot_run_the_documented_stack(documented: Documented):
-    result = documented.make("train", "STACK=torch1.12", "RUNTIME=host")
+def test_the_host_cannot_run_the_upstream_stack(upstream: Upstream):
+    result = upstream.make("train", "STACK=torch1.12", "RUNTIME=host")
     assert result.returncode != 0 and "RUNTIME=docker or podman" in result.stderr
 
 
 # --- the clone ----------------------------------------------------------------------------------------------------------
-def test_an_interrupted_clone_is_done_again(documented: Documented):
-    partial = documented.root / "UniAD_train/.UniAD.partial/.git"
+def test_an_interrupted_clone_is_done_again(upstream: Upstream):
+    partial = upstream.root / "UniAD_train/.UniAD.partial/.git"
     partial.mkdir(parents=True)
     (partial / "half").write_text("")
-    documented.uniad.mkdir()
-    documented.done("clone", *STACK)
-    assert (documented.uniad / "projects/lines.py").is_file() and not partial.exists()
+    upstream.uniad.mkdir()
+    upstream.done("clone", *STACK)
+    assert (upstream.uniad / "projects/lines.py").is_file() and not partial.exists()
 
 
 def default_signals() -> None:
@@ -146,8 +146,8 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def test_ctrl_c_in_a_clone_is_one_line_and_the_next_one_is_whole(documented: Documented):
-    slow = documented.root / "bin/git"
+def test_ctrl_c_in_a_clone_is_one_line_and_the_next_one_is_whole(upstream: Upstream):
+    slow = upstream.root / "bin/git"
     slow.write_text(f"""#!/bin/sh
 case $1 in clone) ;; *) exec {shutil.which("git")} "$@" ;; esac
 for word; do where=$word; done
@@ -156,11 +156,11 @@ exec sleep 60
 """)
     slow.chmod(0o755)
     process = subprocess.Popen(
-        ["make", *documented.settings, "clone", *STACK], cwd=documented.root, env={**os.environ, **dict(documented.environment)},
+        ["make", *upstream.settings, "clone", *STACK], cwd=upstream.root, env={**os.environ, **dict(upstream.environment)},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=default_signals,
     )  # fmt: skip
-    half = documented.root / "UniAD_train/.UniAD.partial/.git/HEAD"
+    half = upstream.root / "UniAD_train/.UniAD.partial/.git/HEAD"
     end = time.monotonic() + 30
     while not half.exists() and time.monotonic() < end:
         time.sleep(0.05)
@@ -168,85 +168,85 @@ exec sleep 60
     error = process.communicate(timeout=30)[1]
     lines = [line for line in error.splitlines() if line.strip() and not line.startswith("make")]
     assert process.returncode != 0 and lines == ["error: clone was interrupted: the same line again does it anew"], error
-    assert half.exists() and not documented.uniad.exists()
+    assert half.exists() and not upstream.uniad.exists()
     slow.unlink()
-    documented.done("clone", *STACK)
-    assert (documented.uniad / "projects/lines.py").is_file() and not half.exists()
+    upstream.done("clone", *STACK)
+    assert (upstream.uniad / "projects/lines.py").is_file() and not half.exists()
 
 
-def test_a_clone_that_cannot_be_had(documented: Documented, tmp_path: Path):
-    line = refused(documented, "clone", *STACK, "UNIAD_GIT_URL=/no/such/repository")
+def test_a_clone_that_cannot_be_had(upstream: Upstream, tmp_path: Path):
+    line = refused(upstream, "clone", *STACK, "UNIAD_GIT_URL=/no/such/repository")
     assert "UNIAD_GIT_URL=/no/such/repository" in line
     other = tmp_path / "other"
     other.mkdir()
     git(other, "init", "-q")
     git(other, "commit", "-q", "--allow-empty", "-m", "x")
-    assert "has no commit" in refused(documented, "clone", *STACK, f"UNIAD_GIT_URL={other}")
-    assert not documented.uniad.exists()
+    assert "has no commit" in refused(upstream, "clone", *STACK, f"UNIAD_GIT_URL={other}")
+    assert not upstream.uniad.exists()
 
 
-def test_a_clone_at_another_commit_is_refused(documented: Documented):
-    documented.done("clone", *STACK)
-    git(documented.uniad, "fetch", "-q", "origin")
-    git(documented.uniad, "checkout", "-q", "--detach", "origin/HEAD")
-    line = refused(documented, "patch", *STACK)
+def test_a_clone_at_another_commit_is_refused(upstream: Upstream):
+    upstream.done("clone", *STACK)
+    git(upstream.uniad, "fetch", "-q", "origin")
+    git(upstream.uniad, "checkout", "-q", "--detach", "origin/HEAD")
+    line = refused(upstream, "patch", *STACK)
     assert "not at the pinned" in line and "checkout" in line
 
 
-def test_local_changes_are_refused_and_kept(documented: Documented):
-    documented.done("clone", *STACK)
-    mine = documented.uniad / "README.md"
+def test_local_changes_are_refused_and_kept(upstream: Upstream):
+    upstream.done("clone", *STACK)
+    mine = upstream.uniad / "README.md"
     mine.write_text("mine")
-    line = refused(documented, "patch", *STACK)
+    line = refused(upstream, "patch", *STACK)
     assert "local changes in README.md" in line
-    assert mine.read_text() == "mine" and "two" in (documented.uniad / "projects/lines.py").read_text()
+    assert mine.read_text() == "mine" and "two" in (upstream.uniad / "projects/lines.py").read_text()
 
 
-def test_a_patch_that_does_not_apply_leaves_nothing(documented: Documented):
-    (documented.root / "patch/uniad-zz.patch").write_text(PATCH.replace("-two", "-four"))
-    line = refused(documented, "patch", *STACK)
+def test_a_patch_that_does_not_apply_leaves_nothing(upstream: Upstream):
+    (upstream.root / "patch/uniad-zz.patch").write_text(PATCH.replace("-two", "-four"))
+    line = refused(upstream, "patch", *STACK)
     assert "uniad-zz.patch does not apply" in line
-    assert (documented.uniad / "projects/lines.py").read_text() == "one\ntwo\nthree\n", "the first patch was taken back"
+    assert (upstream.uniad / "projects/lines.py").read_text() == "one\ntwo\nthree\n", "the first patch was taken back"
 
 
-def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(documented: Documented):
-    assert "git -C UniAD_train/UniAD apply" in documented.done("patch", *STACK)
-    assert "already applied: uniad-tiny-training-support.patch" in documented.done("patch", *STACK)
-    (documented.root / "patch/uniad-tiny-training-support.patch").write_text(PATCH.replace("ours", "newer"))
-    documented.done("patch", *STACK)
-    assert (documented.uniad / "projects/lines.py").read_text() == "one\nnewer\nthree\n"
+def test_a_patch_says_when_it_is_applied_and_a_newer_one_replaces_it(upstream: Upstream):
+    assert "git -C UniAD_train/UniAD apply" in upstream.done("patch", *STACK)
+    assert "already applied: uniad-tiny-training-support.patch" in upstream.done("patch", *STACK)
+    (upstream.root / "patch/uniad-tiny-training-support.patch").write_text(PATCH.replace("ours", "newer"))
+    upstream.done("patch", *STACK)
+    assert (upstream.uniad / "projects/lines.py").read_text() == "one\nnewer\nthree\n"
 
 
-def test_a_patch_that_was_applied_by_hand_counts(documented: Documented):
-    documented.done("clone", *STACK)
-    git(documented.uniad, "apply", str(documented.root / "patch/uniad-tiny-training-support.patch"))
-    assert "already applied" in documented.done("patch", *STACK)
+def test_a_patch_that_was_applied_by_hand_counts(upstream: Upstream):
+    upstream.done("clone", *STACK)
+    git(upstream.uniad, "apply", str(upstream.root / "patch/uniad-tiny-training-support.patch"))
+    assert "already applied" in upstream.done("patch", *STACK)
 
 
-def test_a_tree_with_our_earlier_patch_gets_the_new_one(documented: Documented):
+def test_a_tree_with_our_earlier_patch_gets_the_new_one(upstream: Upstream):
     """It had another name and no lines of context."""
-    documented.done("clone", *STACK)
-    kept = documented.uniad / ".git/uniad-make/patches/00-uniad-torch1.12.patch"
+    upstream.done("clone", *STACK)
+    kept = upstream.uniad / ".git/uniad-make/patches/00-uniad-torch1.12.patch"
     kept.parent.mkdir(parents=True)
     kept.write_text("--- a/projects/lines.py\n+++ b/projects/lines.py\n@@ -2 +2 @@\n-two\n+earlier\n")
-    git(documented.uniad, "apply", "--unidiff-zero", str(kept))
-    documented.done("patch", *STACK)
-    assert (documented.uniad / "projects/lines.py").read_text() == "one\nours\nthree\n"
+    git(upstream.uniad, "apply", "--unidiff-zero", str(kept))
+    upstream.done("patch", *STACK)
+    assert (upstream.uniad / "projects/lines.py").read_text() == "one\nours\nthree\n"
     assert [p.name for p in kept.parent.iterdir()] == ["00-uniad-tiny-training-support.patch"]
 
 
-def test_the_overlay_follows_this_repository_and_spares_what_others_wrote(documented: Documented):
-    documented.done("overlay", *STACK)
-    runtime = documented.uniad / "projects/configs/_base_/default_runtime.py"
-    ours = documented.root / "projects/configs/_base_/default_runtime.py"
+def test_the_overlay_follows_this_repository_and_spares_what_others_wrote(upstream: Upstream):
+    upstream.done("overlay", *STACK)
+    runtime = upstream.uniad / "projects/configs/_base_/default_runtime.py"
+    ours = upstream.root / "projects/configs/_base_/default_runtime.py"
     assert runtime.read_text() == ours.read_text()
-    assert "already applied" in documented.done("patch", *STACK), "our own files are no local changes"
+    assert "already applied" in upstream.done("patch", *STACK), "our own files are no local changes"
     ours.write_text(ours.read_text() + "x = 1\n")
-    documented.done("overlay", *STACK)
+    upstream.done("overlay", *STACK)
     assert runtime.read_text() == ours.read_text()
     runtime.write_text("theirs")
     ours.write_text(ours.read_text() + "y = 1\n")
-    line = refused(documented, "overlay", *STACK)
+    line = refused(upstream, "overlay", *STACK)
     assert "was changed by hand" in line and runtime.read_text() == "theirs"
 
 
@@ -296,18 +296,18 @@ def test_a_machine_that_does_not_answer():
     assert len(error.splitlines()) == 1
 
 
-def test_make_itself_stops_before_training_where_the_port_is_taken_or_a_machine_is_silent(documented: Documented):
+def test_make_itself_stops_before_training_where_the_port_is_taken_or_a_machine_is_silent(upstream: Upstream):
     several = (*STACK, "GPUS=8", "NNODES=2", "MASTER_ADDR=127.0.0.1", "NODE_TIMEOUT=1")
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        line = refused(documented, "train", *several, f"MASTER_PORT={number}")
+        line = refused(upstream, "train", *several, f"MASTER_PORT={number}")
         assert f"port {number} cannot be used here" in line
-    assert "NODE_RANK 1 did not call within" in refused(documented, "train", *several, f"MASTER_PORT={port()}")
-    line = refused(documented, "train", *several, f"MASTER_PORT={port()}", "NODE_RANK=1")
+    assert "NODE_RANK 1 did not call within" in refused(upstream, "train", *several, f"MASTER_PORT={port()}")
+    line = refused(upstream, "train", *several, f"MASTER_PORT={port()}", "NODE_RANK=1")
     assert "MASTER_ADDR=127.0.0.1" in line and "does not answer" in line
-    assert not any("train.py" in word for run in documented.engine_log() for word in run)
+    assert not any("train.py" in word for run in upstream.engine_log() for word in run)
 
 
 def test_storage_that_is_not_shared(tmp_path: Path):
@@ -329,28 +329,28 @@ def test_a_rank_that_cannot_be():
     assert "ranks run from 0 to 1" in process.communicate(timeout=30)[1] and process.returncode == 2
 
 
-def test_slurm_without_sbatch(documented: Documented):
-    assert "sbatch is not on PATH" in refused(documented, "slurm", *STACK, "GPUS=8", PATH=f"{documented.root}/bin:/usr/bin:/bin")
+def test_slurm_without_sbatch(upstream: Upstream):
+    assert "sbatch is not on PATH" in refused(upstream, "slurm", *STACK, "GPUS=8", PATH=f"{upstream.root}/bin:/usr/bin:/bin")
 
 
 # --- an end in the middle -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_command_leaves_no_container(documented: Documented, number: int):
-    documented.done("image", "STACK=torch1.12", "RUNTIME=docker")
-    documented.engine_log()
+def test_an_interrupted_command_leaves_no_container(upstream: Upstream, number: int):
+    upstream.done("image", "STACK=torch1.12", "RUNTIME=docker")
+    upstream.engine_log()
     process = subprocess.Popen(
         ["bash", REPO / "mk/lib/in_container.sh", "uniad_torch1.12", "docker", "run", "--rm", "uniad_torch1.12", "SLEEP"],
-        env={**os.environ, **dict(documented.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env={**os.environ, **dict(upstream.environment)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
         preexec_fn=default_signals,
     )  # fmt: skip
-    log = documented.root / "engine/log"
+    log = upstream.root / "engine/log"
     end = time.monotonic() + 20
     while not log.exists() and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     os.killpg(process.pid, signal.SIGKILL)  # the stand-in's sleep
-    (run, stop, remove) = documented.engine_log()
+    (run, stop, remove) = upstream.engine_log()
     name = run[run.index("--name") + 1]
     assert stop[0] == "stop" and stop[-1] == name and remove == ["rm", "--force", name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.conftest import REPO, Documented
+from contract.conftest import REPO, Upstream
 
 IMAGES = ("torch1.12", "deploy", "jetson")
 
@@ -80,25 +80,25 @@ def test_absent_certificates_are_one_line(tmp_path: Path):
     assert not (tmp_path / "c").exists()
 
 
-def test_an_image_is_built_again_only_when_its_inputs_changed_or_it_is_gone(documented: Documented):
+def test_an_image_is_built_again_only_when_its_inputs_changed_or_it_is_gone(upstream: Upstream):
     def builds(*more: str) -> int:
-        documented.done("image", "STACK=torch1.12", "RUNTIME=docker", *more)
-        return sum(line[0] == "build" for line in documented.engine_log())
+        upstream.done("image", "STACK=torch1.12", "RUNTIME=docker", *more)
+        return sum(line[0] == "build" for line in upstream.engine_log())
 
     assert builds() == 1
     assert builds() == 0
-    requirements = documented.root / "docker/torch1.12/requirements.txt"
+    requirements = upstream.root / "docker/torch1.12/requirements.txt"
     requirements.touch()
     assert builds() == 0, "a fresh checkout touches files without changing them"
     requirements.write_text(requirements.read_text().replace("tqdm==4.64.0", "tqdm==4.65.0"))
     assert builds() == 1
     assert builds("TORCH112_BASE=debian:bullseye") == 1
-    (documented.root / "engine/images").unlink()  # `docker system prune`
+    (upstream.root / "engine/images").unlink()  # `docker system prune`
     assert builds("TORCH112_BASE=debian:bullseye") == 1
 
 
-def test_build_arguments_reach_the_engine(documented: Documented):
-    text = documented.done(
+def test_build_arguments_reach_the_engine(upstream: Upstream):
+    text = upstream.done(
         "-n", "image", "STACK=torch1.12", "RUNTIME=docker", "TORCH112_BASE=debian:bullseye", "TORCH112_INDEX_URL=none",
         "PIP_INDEX_URL=https://index.example/simple", "PIP_TRUSTED_HOST=index.example", "APT_MIRROR=http://apt.example/debian",
         "https_proxy=http://proxy.example:3128", "BUILD_ARGS=MAX_JOBS=2", "BUILD_FLAGS=--network host", PIP_CERT="",
@@ -108,7 +108,7 @@ def test_build_arguments_reach_the_engine(documented: Documented):
         assert f"--build-arg {part}" in text
     assert "--network host .make/context/torch1.12" in text
     assert "proxy.example" not in text, "a proxy's address (and password) stays in the environment"
-    plain = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", PIP_INDEX_URL="", PIP_CERT="", https_proxy="")
+    plain = upstream.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", PIP_INDEX_URL="", PIP_CERT="", https_proxy="")
     assert "--build-arg" not in plain, "the Dockerfile's own defaults are public ones"
 
 
@@ -126,28 +126,28 @@ def test_downloads_are_cached_where_the_builder_can_and_the_build_is_the_same_el
     assert plain == re.sub(r"--mount=\S+ ", "", text)
 
 
-def test_the_builder_is_the_one_that_the_engine_has(documented: Documented):
+def test_the_builder_is_the_one_that_the_engine_has(upstream: Upstream):
     def line(**environment: str) -> str:
-        text = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", **environment)
+        text = upstream.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", **environment)
         return next(line for line in text.splitlines() if " build --tag " in line)
 
-    (documented.root / "engine/info.json").write_text('{"ServerVersion":"20.10.24","SecurityOptions":["name=seccomp"]}')
+    (upstream.root / "engine/info.json").write_text('{"ServerVersion":"20.10.24","SecurityOptions":["name=seccomp"]}')
     assert line(ENGINE_VERSION="20.10.24+dfsg1").startswith("DOCKER_BUILDKIT=1 docker build ")
     assert line(ENGINE_VERSION="28.2.2").startswith("DOCKER_BUILDKIT=0 docker build "), "BuildKit without its plugin"
     assert line(ENGINE_VERSION="20.10.24", DOCKER_BUILDKIT="0").startswith("DOCKER_BUILDKIT=0 docker build ")
-    (documented.root / "engine/info.json").write_text('{"host":{"buildahVersion":"1.28.2"}}')
+    (upstream.root / "engine/info.json").write_text('{"host":{"buildahVersion":"1.28.2"}}')
     assert line().startswith("docker build "), "docker is podman's other name here"
 
 
-def test_a_base_image_can_be_held_to_a_digest(documented: Documented):
+def test_a_base_image_can_be_held_to_a_digest(upstream: Upstream):
     digest = f"sha256:{'0123456789abcdef' * 4}"
-    text = documented.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={digest}").replace("'", "")
+    text = upstream.done("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={digest}").replace("'", "")
     assert f"--build-arg BASE_DIGEST={digest} " in text
     for wrong in ("sha256:12", digest.upper(), digest[7:], f"{digest}0"):
-        done = documented.make("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={wrong}")
+        done = upstream.make("-n", "image", "STACK=torch1.12", "RUNTIME=docker", f"TORCH112_DIGEST={wrong}")
         assert done.returncode != 0 and f"TORCH112_DIGEST={wrong} is no digest: " in done.stderr, done.stderr
 
 
-def test_the_jetson_image_is_built_for_arm(documented: Documented):
-    text = documented.done("-n", "image", "IMAGE=jetson", "RUNTIME=docker", "STACK=native")
+def test_the_jetson_image_is_built_for_arm(upstream: Upstream):
+    text = upstream.done("-n", "image", "IMAGE=jetson", "RUNTIME=docker", "STACK=native")
     assert "--tag uniad_jetson" in text and "--platform linux/arm64" in text

@@ -1,4 +1,4 @@
-"""The table of the workflow in docs/documented-stack.md is what make runs, row by row."""
+"""The table of the workflow in docs/upstream-stack.md is what make runs, row by row."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from contract.conftest import REPO, Documented
-from contract.test_documented_commands import SHM, STEMS, shown
+from contract.conftest import REPO, Upstream
+from contract.test_upstream_commands import SHM, STEMS, shown
 
 RAW = {"tiny": "bevformer_tiny_epoch_24.pth", "full": "bevformer_r101_dcn_24ep.pth"}
 MACHINES = {"1 machine": ("GPUS=8",), "4 machines": ("GPUS=8", "NNODES=4", "NODE_RANK=0", "MASTER_ADDR=first")}
@@ -23,12 +23,12 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    section = (REPO / "docs/documented-stack.md").read_text().split("## The workflow, command by command")[1].split("\n## ")[0]
+    section = (REPO / "docs/upstream-stack.md").read_text().split("## The workflow, command by command")[1].split("\n## ")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
     return [Row(workflow, goal.strip("`"), runs.strip("`"), of) for _, workflow, goal, runs, of in cells[2:]]
 
 
-def missing(row: Row, text: str, variant: str, tree: Documented) -> str | None:
+def missing(row: Row, text: str, variant: str, tree: Upstream) -> str | None:
     """What of a row's command no line has."""
     url, commit = (setting.split("=", 1)[1] for setting in tree.settings[:2])
     words = {
@@ -42,9 +42,9 @@ def missing(row: Row, text: str, variant: str, tree: Documented) -> str | None:
 
 @pytest.mark.parametrize("machines", MACHINES)
 @pytest.mark.parametrize("variant", ["tiny", "full"])
-def test_every_command_of_the_workflow_is_run_as_the_table_says(documented: Documented, variant: str, machines: str):
-    text = shown(documented, *GOALS, f"VARIANT={variant}", *MACHINES[machines])
-    random = shown(documented, "export", "RANDOM_WEIGHTS=1", f"VARIANT={variant}", "GPUS=8") if machines == "1 machine" else ""
+def test_every_command_of_the_workflow_is_run_as_the_table_says(upstream: Upstream, variant: str, machines: str):
+    text = shown(upstream, *GOALS, f"VARIANT={variant}", *MACHINES[machines])
+    random = shown(upstream, "export", "RANDOM_WEIGHTS=1", f"VARIANT={variant}", "GPUS=8") if machines == "1 machine" else ""
     checked = 0
     for row in rows():
         if row.of and row.of not in (variant, machines):
@@ -52,17 +52,17 @@ def test_every_command_of_the_workflow_is_run_as_the_table_says(documented: Docu
         if "RANDOM_WEIGHTS=1" in row.goal and not random:
             continue
         lines = random if "RANDOM_WEIGHTS=1" in row.goal else text
-        assert (absent := missing(row, lines, variant, documented)) is None, f"{row.workflow}: not run: {absent}"
+        assert (absent := missing(row, lines, variant, upstream)) is None, f"{row.workflow}: not run: {absent}"
         checked += 1
     assert checked >= 17
 
 
 @pytest.mark.parametrize("goal", sorted({row.goal for row in rows()}))
-def test_each_goal_alone_runs_its_commands(documented: Documented, goal: str):
-    text = shown(documented, *goal.split(), "VARIANT=tiny", "GPUS=8")
+def test_each_goal_alone_runs_its_commands(upstream: Upstream, goal: str):
+    text = shown(upstream, *goal.split(), "VARIANT=tiny", "GPUS=8")
     for row in rows():
         if row.goal == goal and row.of != "4 machines":
-            assert missing(row, text, "tiny", documented) is None, row
+            assert missing(row, text, "tiny", upstream) is None, row
 
 
 def test_the_table_leaves_nothing_of_the_workflow_out():
@@ -77,8 +77,8 @@ def test_the_table_leaves_nothing_of_the_workflow_out():
         assert part in table, part
 
 
-def test_a_drift_is_found(documented: Documented):
+def test_a_drift_is_found(upstream: Upstream):
     row = Row("x", "train", "uniad_torch1.12 ./tools/uniad_dist_train.sh ... STEM_track_map.py 8", "")
     line = "docker run uniad_torch1.12 ./tools/uniad_dist_train.sh ./c/tiny_imgx0.25_track_map.py 8"
-    assert missing(row, line, "tiny", documented) is None
-    assert missing(row, line.replace(" 8", " 4"), "tiny", documented) and missing(row, line, "full", documented)
+    assert missing(row, line, "tiny", upstream) is None
+    assert missing(row, line.replace(" 8", " 4"), "tiny", upstream) and missing(row, line, "full", upstream)

@@ -27,7 +27,7 @@ THINNED = {"dec/last_ref_points": 7, "dec/all_cls_scores": 61, "dec/all_bbox_pre
 
 
 def digest(golden: Path, name: str) -> dict[str, str | int]:
-    """How many entries a documented checkpoint has, and a digest of their names, shapes, dtypes and requires_grad."""
+    """How many entries an upstream checkpoint has, and a digest of their names, shapes, dtypes and requires_grad."""
     entries = sorted(json.loads((golden / f"state_dict_{name}.json").read_text()))
     return {"entries": len(entries), "sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest()}
 

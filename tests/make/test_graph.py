@@ -80,7 +80,7 @@ def test_demo_takes_another_variant(tree: Tree):
     assert (tree.root / "ckpts/demo/tiny_imgx0.25_track_map.pth").is_file()
 
 
-def test_train_leaves_documented_names_and_does_nothing_twice(tree: Tree):
+def test_train_leaves_upstream_names_and_does_nothing_twice(tree: Tree):
     tree.done("train")
     assert tree.tools() == TRAIN
     work = tree.root / "projects/work_dirs"
@@ -95,7 +95,7 @@ def test_train_leaves_documented_names_and_does_nothing_twice(tree: Tree):
 
 
 @pytest.mark.parametrize("stem, variant", [("full", "full"), ("nano", "nano")])
-def test_other_variants_have_their_documented_names(tree: Tree, stem: str, variant: str):
+def test_other_variants_have_their_upstream_names(tree: Tree, stem: str, variant: str):
     tree.done("train", f"VARIANT={variant}")
     for name in ("track_map", "e2e", "e2e_ep20"):
         assert (tree.root / f"ckpts/{stem}_{name}.pth").is_file()

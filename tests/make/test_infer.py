@@ -88,7 +88,7 @@ def test_two_runs_are_filmed_side_by_side(tree: Tree):
     assert tree.tools() == []
 
 
-def test_metadata_lies_at_its_documented_place_with_the_number_that_was_asked_for(tree: Tree):
+def test_metadata_lies_at_its_upstream_place_with_the_number_that_was_asked_for(tree: Tree):
     tree.done("data")
     tree.calls()
     tree.done("metadata", "NUM_FRAME=12")

@@ -70,7 +70,7 @@ A40, H200 = machine.Gpu("A40", (8, 6), 48), machine.Gpu("H200", (9, 0), 140)
     ([H200], "answers", True, {"STACK": "torch1.12", "GPUS": "0"}, ("torch1.12", "docker")),
     ([A40], "answers", True, {"STACK": "native", "RUNTIME": "host"}, ("native", "host")),
 ])  # fmt: skip
-def test_the_documented_stack_is_chosen_where_it_can_work(gpus, engine, engine_gpus, asked, expected, tmp_path, monkeypatch):
+def test_the_upstream_stack_is_chosen_where_it_can_work(gpus, engine, engine_gpus, asked, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
     monkeypatch.setattr(machine, "engines", lambda: {"docker": engine})
@@ -79,7 +79,7 @@ def test_the_documented_stack_is_chosen_where_it_can_work(gpus, engine, engine_g
     assert (settings["STACK"], settings["RUNTIME"]) == expected
 
 
-def test_a_gpu_newer_than_the_documented_stack_names_the_native_one(tmp_path, monkeypatch):
+def test_a_gpu_newer_than_the_upstream_stack_names_the_native_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "gpus", lambda: [H200])
     monkeypatch.setattr(machine, "engines", lambda: {"docker": "answers"})

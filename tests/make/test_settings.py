@@ -55,7 +55,7 @@ def test_all_misspelt_names_are_said_at_once(tree: Tree):
     assert "VARIENT (did you mean VARIANT?)" in line and "GPU (did you mean GPUS?)" in line and "VARIANT," not in line
 
 
-def test_every_documented_setting_is_one():
+def test_every_described_setting_is_one():
     assert len(SETTINGS) > 90
     assert unread(*SETTINGS) == []
     columns = "STEM.my INIT.my RAW.my SHM.my GPU_GIB.my STACKS.my DEMO_ITERS.my EXPORT_FRAMES.my"

@@ -176,8 +176,8 @@ def test_missing_anchors_are_refused_with_the_target_that_makes_them(work: Work,
     assert os.listdir(tmp_path) == []
 
 
-def test_the_documented_script_takes_the_export_config(work: Work, tmp_path: Path) -> None:
-    """CFG CKPT GPUS, as documented; the graph has its documented name unless told otherwise."""
+def test_the_upstream_script_takes_the_export_config(work: Work, tmp_path: Path) -> None:
+    """CFG CKPT GPUS, as in upstream; the graph has upstream's name unless told otherwise."""
     out = tmp_path / "a.onnx"
     command = ["tools/uniad_export_onnx.sh", EXPORT_CONFIG.relative_to(REPO), work.folder / "absent.pth", 1, "--out", out]
     assert "absent.pth" in refused(*command, *work.options)

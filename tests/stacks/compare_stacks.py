@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Hold the documented stack and the native one against each other: samples, evaluation and losses on one synthetic world.
+"""Hold the upstream stack and the native one against each other: samples, evaluation and losses on one synthetic world.
 
-The documented half runs by --python, the interpreter of an environment with docker/torch1.12/requirements.txt and our
+Upstream's half runs by --python, the interpreter of an environment with docker/torch1.12/requirements.txt and our
 uniad_mmdet3d, on --tree, a clone of UniAD with our patch and overlay. Both halves read the same files and the same weights
-(tests/weights.py). Ends with 0 where they agree, 1 where not, 77 where the documented environment is absent.
+(tests/weights.py). Ends with 0 where they agree, 1 where not, 77 where upstream's environment is absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTS = ("samples", "evaluate", "losses")
 QUEUE_LENGTH, CLIP = 3, 9
 WORLD = ["--train-scenes", "1", "--val-scenes", "1", "--frames", "14", "--seed", "3"]
 
-# Keys of a documented sample that no native one has, and why. Patterns of whole names, list positions as #.
+# Keys of an upstream sample that no native one has, and why. Patterns of whole names, list positions as #.
 NOT_NATIVE = {
     "gt_(centerness|offset|flow|backward_flow)(/#)?": "made by the labels, read by no head and no loss",
     "gt_future_labels/#": "the collision loss reads boxes of all classes alike",
@@ -84,12 +84,12 @@ class Line(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="", help="interpreter of the documented environment")
+    parser.add_argument("--python", default="", help="interpreter of upstream's environment")
     parser.add_argument("--tree", type=Path, default=Path("UniAD_train/UniAD"), help="UniAD, patched, with our overlay")
     parser.add_argument("--out", type=Path, default=Path(".make/stacks"), help="where both halves write")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--weights", type=Path, help="a checkpoint (default: made from the parameters' names)")
-    parser.add_argument("--keep", action="store_true", help="use the world and what the documented half wrote before")
+    parser.add_argument("--keep", action="store_true", help="use the world and what upstream's half wrote before")
     args = parser.parse_args()
     missing = why_not(args.python, args.tree)
     if missing:
@@ -101,7 +101,7 @@ def main() -> int:
     given = args.weights and args.weights.resolve()
     if not args.keep:
         # What other code made before is not what is to be compared
-        for name in ("data", "documented", "native"):
+        for name in ("data", "upstream", "native"):
             shutil.rmtree(out / name, ignore_errors=True)
     prepare(out)
     config = tree / CONFIG
@@ -112,8 +112,8 @@ def main() -> int:
         weights = given or out / f"{part}.pth"
         if part != "samples" and not given and not (args.keep and weights.exists()):
             write_weights(weights, config, "tiny" if part == "evaluate" else "train")
-        if not (args.keep and (out / "documented" / part).is_dir()):
-            documented(python, tree, part, config, weights, options)
+        if not (args.keep and (out / "upstream" / part).is_dir()):
+            upstream(python, tree, part, config, weights, options)
         compare = {"samples": compare_samples, "evaluate": compare_evaluation, "losses": compare_losses}[part]
         lines += compare(config, weights, options)
         report(lines, part, out)
@@ -121,9 +121,9 @@ def main() -> int:
 
 
 def why_not(python: str, tree: Path) -> str:
-    """What is missing for the documented half; empty where it can run."""
+    """What is missing for upstream's half; empty where it can run."""
     if not python:
-        return "no documented environment: name its interpreter, DOCUMENTED_PYTHON=/path/to/python3"
+        return "no upstream environment: name its interpreter, UPSTREAM_PYTHON=/path/to/python3"
     if not (tree / "projects/mmdet3d_plugin/uniad_compat").is_dir():
         return f"{tree} is no UniAD with our patch: make overlay STACK=torch1.12"
     try:
@@ -132,7 +132,7 @@ def why_not(python: str, tree: Path) -> str:
         )
     except OSError as error:
         return f"{python}: {error.strerror}"
-    return "" if done.returncode == 0 else f"{python} lacks the documented stack: {done.stderr.strip().splitlines()[-1]}"
+    return "" if done.returncode == 0 else f"{python} lacks the upstream stack: {done.stderr.strip().splitlines()[-1]}"
 
 
 def environment(tree: Path) -> dict[str, str]:
@@ -168,16 +168,16 @@ def write_weights(path: Path, config: Path, kind: str) -> None:
     torch.save({"state_dict": model.state_dict(), "meta": {}}, path)
 
 
-def documented(python: str, tree: Path, part: str, config: Path, weights: Path, options: list[str]) -> None:
-    words = [python, HERE / "documented_half.py", part, config, Path("documented") / part]
+def upstream(python: str, tree: Path, part: str, config: Path, weights: Path, options: list[str]) -> None:
+    words = [python, HERE / "upstream_half.py", part, config, Path("upstream") / part]
     words += ["--weights", weights, "--clip", CLIP, "--queue-length", QUEUE_LENGTH]
     if part == "evaluate" and options:
         words += ["--cfg-options", *options]
-    log = Path(f"documented_{part}.log")
+    log = Path(f"upstream_{part}.log")
     with log.open("w") as handle:
         done = subprocess.run([str(w) for w in words], stdout=handle, stderr=subprocess.STDOUT, env=environment(tree))
     if done.returncode:
-        raise SystemExit(f"error: the documented half failed at {part}: {log.resolve()} ends in\n" + log.read_text()[-2000:])
+        raise SystemExit(f"error: upstream's half failed at {part}: {log.resolve()} ends in\n" + log.read_text()[-2000:])
 
 
 def native_spec(config: Path, options: Iterable[str] = ()):
@@ -216,7 +216,7 @@ def compare_samples(config: Path, *_: object) -> list[Line]:
 
     spec, lines = native_spec(config), []
     for split, samples in (("train", native_half.train_samples(spec)), ("val", native_half.val_samples(spec))):
-        files = {int(path.stem.split("_")[1]): path for path in Path("documented/samples").glob(f"{split}_*.npz")}
+        files = {int(path.stem.split("_")[1]): path for path in Path("upstream/samples").glob(f"{split}_*.npz")}
         worst: dict[str, list[float]] = {}
         extra: set[str] = set()
         seen = []
@@ -264,7 +264,7 @@ def compare_evaluation(config: Path, weights: Path, options: list[str]) -> list[
 
     for index, native in enumerate(frames):
         later = "" if index < STEADY else ", later"
-        with np.load(f"documented/evaluate/frame_{index:03d}.npz") as wanted:
+        with np.load(f"upstream/evaluate/frame_{index:03d}.npz") as wanted:
             ids = np.argsort(native["track_ids"]), np.argsort(wanted["track_ids"])
             note("track ids", native["track_ids"][ids[0]], wanted["track_ids"][ids[1]])
             for name in ("boxes_3d", "scores_3d", "labels_3d", "traj", "traj_scores"):
@@ -286,12 +286,12 @@ def compare_evaluation(config: Path, weights: Path, options: list[str]) -> list[
     for name, found in worst.items():
         limit = allowed.get(name, kinds.get(name.split(": ")[-1])) * (LATER if ", later" in name else 1)
         lines.append(Line(f"evaluate: {name}", len(found), max(found), limit, "share of cells" if "cells" in name else ""))
-    return lines + compare_metrics(metrics, json.loads(Path("documented/evaluate/metrics.json").read_text()))
+    return lines + compare_metrics(metrics, json.loads(Path("upstream/evaluate/metrics.json").read_text()))
 
 
-def compare_metrics(native: dict, documented: dict) -> list[Line]:
+def compare_metrics(native: dict, upstream: dict) -> list[Line]:
     """The evaluation numbers that both stacks report."""
-    theirs, pairs = documented["metrics"], {}
+    theirs, pairs = upstream["metrics"], {}
     prefix = "pts_bbox_NuScenes/"
     for ours, name in (("NDS", "NDS"), ("mAP", "mAP")):
         pairs[f"detection: {name}"] = native["detection"][ours], theirs[prefix + name]
@@ -305,20 +305,20 @@ def compare_metrics(native: dict, documented: dict) -> list[Line]:
             pairs[f"tracking: {key}"] = native["tracking"][key], theirs[prefix + key]
     for name, value in native["map"].items():
         pairs[f"map: {name}"] = value, theirs[name]
-    if "occ_results_computed" in documented:
-        occ, wanted = native["occupancy"]["model"], documented["occ_results_computed"]
+    if "occ_results_computed" in upstream:
+        occ, wanted = native["occupancy"]["model"], upstream["occ_results_computed"]
         for i, area in enumerate(native["occupancy"]["areas"]):
             for name in ("iou", "pq", "sq", "rq"):
                 pairs[f"occupancy: {name} {area}"] = occ[f"occ_{name}_{area}"], wanted[name][i] / 100
         pairs["occupancy: samples"] = occ["occ_samples"], wanted["num_occ"]
-    if "planning_results_computed" in documented:
+    if "planning_results_computed" in upstream:
         plan = native["planning_per_step"].get("model_with_collision_optimiser", native["planning_per_step"]["model"])
-        for name, values in documented["planning_results_computed"].items():
+        for name, values in upstream["planning_results_computed"].items():
             ours = plan[name]
             for step, value in enumerate(values):
                 pairs[f"planning: {name} {(step + 1) / 2} s"] = ours[step], value
-    if documented["motion"]:
-        modes = {run["mode"]: run for run in reversed(documented["motion"])}  # the first three merge the classes
+    if upstream["motion"]:
+        modes = {run["mode"]: run for run in reversed(upstream["motion"])}  # the first three merge the classes
         for name in ("car", "pedestrian"):
             ours = native["motion"]["model"]
             for error in ("min_ade_err", "min_fde_err", "miss_rate_err"):
@@ -328,10 +328,10 @@ def compare_metrics(native: dict, documented: dict) -> list[Line]:
     for name, (mine, wanted) in pairs.items():
         if mine is None or wanted is None or np.isnan(mine) or np.isnan(wanted):
             absent = [x is None or bool(np.isnan(x)) for x in (mine, wanted)]
-            lines.append(Line(name, 1, 0.0 if all(absent) else np.inf, 0.0, f"native {mine}, documented {wanted}"))
+            lines.append(Line(name, 1, 0.0 if all(absent) else np.inf, 0.0, f"native {mine}, upstream {wanted}"))
             continue
         gap = abs(mine - wanted) / max(1.0, abs(wanted))
-        lines.append(Line(name, 1, gap, METRIC, f"native {mine:.6g}, documented {wanted:.6g}"))
+        lines.append(Line(name, 1, gap, METRIC, f"native {mine:.6g}, upstream {wanted:.6g}"))
     return lines
 
 
@@ -344,20 +344,20 @@ def compare_losses(config: Path, weights: Path, _: list[str]) -> list[Line]:
     native = native_half.losses(native_spec(config, native_half.NOTHING_RANDOM), weights, CLIP)
     Path("native").mkdir(exist_ok=True)
     Path("native/losses.json").write_text(json.dumps(native, indent=1) + "\n")
-    wanted = json.loads(Path("documented/losses/losses.json").read_text())
+    wanted = json.loads(Path("upstream/losses/losses.json").read_text())
     one_only = sorted(set(native) ^ set(wanted))
     lines = [Line("losses: names of one stack only", len(wanted), len(one_only), 0, ", ".join(one_only))]
     idle = [name for name in native if name.startswith("occ.") and native[name] == 0]
     if idle:
-        # The documented code then takes an empty query in its place and holds it against the clip's last object.
+        # Upstream's code then takes an empty query in its place and holds it against the clip's last object.
         lines.append(Line("losses: occupancy left out", len(idle), 0, 0, "no vehicle was matched in this clip"))
         native, wanted = ({k: v for k, v in x.items() if k not in idle} for x in (native, wanted))
     for name in sorted(set(native) & set(wanted)):
         gap = abs(native[name] - wanted[name]) / max(abs(wanted[name]), 1e-3)
-        lines.append(Line(name, 1, gap, LOSS, f"native {native[name]:.6g}, documented {wanted[name]:.6g}"))
+        lines.append(Line(name, 1, gap, LOSS, f"native {native[name]:.6g}, upstream {wanted[name]:.6g}"))
     total = [sum(v for k, v in x.items() if "loss" in k) for x in (native, wanted)]
     gap = abs(total[0] - total[1]) / abs(total[1])
-    return [*lines, Line("losses: total", len(wanted), gap, LOSS, f"native {total[0]:.6g}, documented {total[1]:.6g}")]
+    return [*lines, Line("losses: total", len(wanted), gap, LOSS, f"native {total[0]:.6g}, upstream {total[1]:.6g}")]
 
 
 def report(lines: list[Line], part: str, out: Path) -> None:

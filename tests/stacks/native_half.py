@@ -1,4 +1,4 @@
-"""The native stack's half of compare_stacks.py: the same scenes, clips and weights, under the documented stack's names."""
+"""The native stack's half of compare_stacks.py: the same scenes, clips and weights, under the upstream stack's names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from uniad.training.regularisation import without_dropout
 
 Arrays = dict[str, NDArray]
 
-# The documented code has no fixed number of slots, and untrained weights track far more than trained ones
+# Upstream's code has no fixed number of slots, and untrained weights track far more than trained ones
 ALL_TRACKS = ["native.track_capacity=512", "native.agent_capacity=300"]
 NOTHING_RANDOM = ["model.use_grid_mask=False", "model.qim_args.random_drop=0.0", "model.qim_args.fp_ratio=0.0"]
 
@@ -42,7 +42,7 @@ def spec_of(config: Path, queue_length: int, options: list[str]) -> Spec:
 
 
 def train_samples(spec: Spec) -> Iterator[tuple[int, Arrays]]:
-    """Every clip by its last frame, flattened to the documented keys; nothing distorted."""
+    """Every clip by its last frame, flattened to upstream's keys; nothing distorted."""
     dataset = ClipDataset(spec.data, "train", spec.stage, training=False)
     for last in range(len(dataset)):
         frames = dataset.clip_frames(last)
@@ -116,7 +116,7 @@ def _pose(frames: Any, i: int, at: str) -> Arrays:
 
 
 def _labels(t: Targets, command: Tensor, at: str, judged: int) -> Arrays:
-    """What belongs to one instant. The documented code puts the drivable area last among the map elements, as label 3."""
+    """What belongs to one instant. Upstream's code puts the drivable area last among the map elements, as label 3."""
     lanes = t.lane_valid
     road = t.drivable.numpy()
     occ_valid = t.occ_img_is_valid.numpy()
@@ -171,7 +171,7 @@ class Recorder:
 
 
 def evaluate(spec: Spec, weights: Path, out: Path) -> tuple[list[Arrays], dict]:
-    """Each frame's results under the documented names, and the metrics."""
+    """Each frame's results under upstream's names, and the metrics."""
     model = build_model(spec)
     load_checkpoint(model, weights, name=spec.name, say=None)
     recorder = Recorder(model, spec)
@@ -195,13 +195,13 @@ def losses(spec: Spec, weights: Path, last: int) -> dict[str, float]:
     without_dropout(model)
     dataset = ClipDataset(spec.data, "train", spec.stage, training=False)
     clip = dataset.clip(last, np.random.default_rng(0))
-    clip = clip._replace(frames=clip.frames._replace(time_s=_documented_times(clip)))
+    clip = clip._replace(frames=clip.frames._replace(time_s=_upstream_times(clip)))
     with torch.no_grad():
         found, _ = forward_clip(model, collate([clip]), Criterion(spec.model))
     return {name: float(value) for name, value in found.items()}
 
 
-def _documented_times(clip: Any) -> Tensor:
-    """Seconds as documented training sees them: stored as float32 since 1970, so steps of 0.5 s read as 0."""
+def _upstream_times(clip: Any) -> Tensor:
+    """Seconds as upstream's training sees them: stored as float32 since 1970, so steps of 0.5 s read as 0."""
     seconds = np.asarray([np.float32(meta["timestamp"] / 1e6) for meta in clip.meta])
     return torch.from_numpy(seconds - seconds[0])

@@ -11,8 +11,9 @@ import pytest
 import specs
 from uniad.config.file import ConfigError, load_config, parse_override
 from uniad.config.read import from_config, load_spec
-from uniad.config.spec import from_scratch
+from uniad.config.spec import UPSTREAM, from_scratch
 from uniad.interface.pillars import camera_slots
+from uniad.training import identity
 
 ALL = sorted(specs.CONFIGS.glob("stage*/*.py"))
 
@@ -39,18 +40,18 @@ def test_every_shipped_config_gives_a_spec(path: Path):
     assert (spec.model.motion is None) == (spec.stage == 1)
 
 
-# Facts from the documented configs: (BEV cells, image, layers, levels, backbone, out_indices, frozen stages, load_from)
-DOCUMENTED = {
+# Facts from upstream's configs: (BEV cells, image, layers, levels, backbone, out_indices, frozen stages, load_from)
+FACTS = {
     "tiny": ((50, 50), (256, 416), 3, 1, (50, "pytorch"), (3,), 1, "ckpts/bevformer_tiny_epoch_24_updated2.pth"),
     "full": ((200, 200), (928, 1600), 6, 4, (101, "caffe"), (1, 2, 3), 4, "ckpts/bevformer_r101_dcn_24ep.pth"),
 }
 
 
-@pytest.mark.parametrize("variant", DOCUMENTED)
-def test_stage_1_has_the_documented_values(variant: str):
+@pytest.mark.parametrize("variant", FACTS)
+def test_stage_1_has_the_upstream_values(variant: str):
     spec = load_spec(specs.config_path(variant))
     m, d, t = spec.model, spec.data, spec.train
-    bev, image, layers, levels, backbone, out, frozen, load_from = DOCUMENTED[variant]
+    bev, image, layers, levels, backbone, out, frozen, load_from = FACTS[variant]
     assert (m.bev.height, m.bev.width) == d.bev_hw == d.canvas_hw == m.map.bev_hw == bev
     assert (d.image.height, d.image.width) == image
     assert (m.bev.num_layers, m.bev.num_levels, m.neck.num_outs, m.map.attn_levels) == (layers, levels, levels, levels)
@@ -69,8 +70,8 @@ def test_stage_1_has_the_documented_values(variant: str):
     assert (d.image.mean, d.image.std, d.image.to_rgb) == (caffe if variant == "full" else torchvision)
 
 
-@pytest.mark.parametrize("variant", DOCUMENTED)
-def test_stage_2_has_the_documented_values(variant: str):
+@pytest.mark.parametrize("variant", FACTS)
+def test_stage_2_has_the_upstream_values(variant: str):
     spec = load_spec(specs.config_path(variant, 2))
     m = spec.model
     assert (m.queue_length, spec.train.total_epochs, m.track_loss.weight_past_traj) == (3, 20, 1.0)
@@ -213,6 +214,19 @@ def test_compat_is_chosen_as_a_whole_or_one_by_one():
     assert set(vars(load_spec(path, ["native.compat=fixed"]).data.compat).values()) == {"fixed"}
     one = load_spec(path, ["native.compat=dict(rotate_center='fixed')"]).model.compat
     assert (one.rotate_center, one.timestamps) == ("fixed", "documented")
+
+
+@pytest.mark.parametrize("word", ["upstream", "documented"])
+def test_upstream_has_two_words_and_both_mean_the_same(word: str):
+    """Configs, checkpoints and cards of earlier versions say "documented"."""
+    path = specs.config_path("nano", 2)
+    assert set(vars(load_spec(path, [f"native.compat={word}"]).model.compat).values()) == {UPSTREAM}
+    one = load_spec(path, [f"native.compat=dict(rotate_center='{word}',timestamps='fixed')"]).model.compat
+    assert (one.rotate_center, one.timestamps) == (UPSTREAM, "fixed")
+    whole, part = ([[f"native.compat={w}"], [f"native.compat=dict(occ_grid='{w}')"]] for w in (word, "upstream"))
+    for mine, other in zip(whole, part):
+        found, wanted = (identity.settings(identity.parser().parse_args([str(path), "--cfg-options", *o])) for o in (mine, other))
+        assert found == wanted, "one run under either word"
 
 
 def test_export_module_names_are_read_as_the_modules_they_export():

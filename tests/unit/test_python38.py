@@ -118,14 +118,15 @@ def test_the_post_processing_script_stands_alone():
 
 
 def python38(*packages: str) -> str:
-    """An interpreter like the container's: DOCUMENTED_PYTHON, or a Python 3.8 of this machine, that has these packages."""
+    """An interpreter like the container's: UPSTREAM_PYTHON, or a Python 3.8 of this machine, that has these packages."""
     home = Path.home() / ".pyenv/versions"
-    places = [os.environ.get("DOCUMENTED_PYTHON"), *map(str, sorted(home.glob("3.8*/bin/python"))), shutil.which("python3.8")]
+    named = os.environ.get("UPSTREAM_PYTHON") or os.environ.get("DOCUMENTED_PYTHON")
+    places = [named, *map(str, sorted(home.glob("3.8*/bin/python"))), shutil.which("python3.8")]
     code = f"import sys; assert sys.version_info[:2] in ((3, 8), (3, 9)); import {', '.join(packages or ('sys',))}"
     for python in filter(None, places):
         if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0:
             return python
-    pytest.skip(f"no Python 3.8 with {', '.join(packages) or 'anything'} here: DOCUMENTED_PYTHON names one")
+    pytest.skip(f"no Python 3.8 with {', '.join(packages) or 'anything'} here: UPSTREAM_PYTHON names one")
 
 
 def run(python: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -21,9 +21,9 @@ def run(*words):
     return done.returncode, done.stdout.strip()
 
 
-def test_without_the_documented_environment_it_is_skipped_with_the_reason():
+def test_without_the_upstream_environment_it_is_skipped_with_the_reason():
     code, said = run()
-    assert code == 77 and said.startswith("skipped: ") and "DOCUMENTED_PYTHON=" in said
+    assert code == 77 and said.startswith("skipped: ") and "UPSTREAM_PYTHON=" in said
 
 
 def test_a_tree_without_our_patch_is_named(tmp_path):
@@ -32,27 +32,27 @@ def test_a_tree_without_our_patch_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python3", sys.executable])
-def test_an_interpreter_that_cannot_run_the_documented_half_is_named(tmp_path, python):
+def test_an_interpreter_that_cannot_run_the_upstream_half_is_named(tmp_path, python):
     (tmp_path / "projects/mmdet3d_plugin/uniad_compat").mkdir(parents=True)
     code, said = run("--python", python, "--tree", tmp_path)
     assert code == 77 and said.startswith(f"skipped: {python}") and len(said.splitlines()) == 1
 
 
 def test_both_halves_get_what_the_caller_named_although_they_run_elsewhere(tmp_path, monkeypatch):
-    (tmp_path / "out/documented").mkdir(parents=True)
-    (tmp_path / "out/documented/of_other_code").touch()
+    (tmp_path / "out/upstream").mkdir(parents=True)
+    (tmp_path / "out/upstream/of_other_code").touch()
     monkeypatch.chdir(tmp_path)
     words = ["--python", "bin/python", "--tree", "tree", "--out", "out", "--weights", "w.pth", "--parts", "evaluate"]
     monkeypatch.setattr(sys, "argv", ["compare_stacks.py", *words])
     seen = []
     monkeypatch.setattr(compare, "why_not", lambda python, tree: "")
     monkeypatch.setattr(compare, "prepare", lambda out: None)
-    monkeypatch.setattr(compare, "documented", lambda *words: seen.append(words))
+    monkeypatch.setattr(compare, "upstream", lambda *words: seen.append(words))
     monkeypatch.setattr(compare, "compare_evaluation", lambda *words: [])
     assert compare.main() == 0
     config = tmp_path / "tree" / compare.CONFIG
     assert seen == [(str(tmp_path / "bin/python"), tmp_path / "tree", "evaluate", config, tmp_path / "w.pth", [])]
-    assert not (tmp_path / "out/documented").exists()
+    assert not (tmp_path / "out/upstream").exists()
 
 
 def test_every_exception_has_a_reason():

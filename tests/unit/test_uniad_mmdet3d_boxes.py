@@ -1,4 +1,4 @@
-"""The boxes that the documented stack gets from third_party/uniad_mmdet3d are those of mmdet3d 0.17."""
+"""The boxes that the upstream stack gets from third_party/uniad_mmdet3d are those of mmdet3d 0.17."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documented `setup.py build develop` of third_party/uniad_mmdet3d under this setuptools: a real run over a small source."""
+"""Upstream's `setup.py build develop` of third_party/uniad_mmdet3d under this setuptools: a real run over a small source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(package: Path, *words: str, **environment: str) -> subprocess.CompletedP
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
-def test_the_documented_build_compiles_once_and_the_package_is_found_where_it_is(package: Path):
+def test_the_upstream_build_compiles_once_and_the_package_is_found_where_it_is(package: Path):
     done = run(package, "setup.py", "build", "develop", "--install-dir", str(package.parent / "site"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("one.cpp -o") == 1, done.stdout

@@ -8,6 +8,6 @@ load_from = None
 resume_from = None
 workflow = [("train", 1)]
 
-# The documented stack imports its model from here; native ignores both lines.
+# The upstream stack imports its model from here; native ignores both lines.
 plugin = True
 plugin_dir = "projects/mmdet3d_plugin/"

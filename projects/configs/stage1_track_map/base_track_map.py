@@ -18,7 +18,7 @@ queue_length = 5
 _bev_order_ = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 _self_order_ = ("self_attn", "norm", "ffn", "norm")
 
-# The same in the loss, in matching, and in the documented head's own (unused) settings
+# The same in the loss, in matching, and in the unused settings of upstream's head
 _focal_cost_ = dict(type="FocalLossCost", weight=2.0)
 _box3d_cost_ = dict(type="BBox3DL1Cost", weight=0.25)
 _focal_loss_ = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
@@ -167,7 +167,7 @@ model = dict(
             row_num_embed=bev_h_,
             col_num_embed=bev_w_,
         ),
-        # Built by the documented head, never used: tracking is trained by loss_cfg.
+        # Built by upstream's head, never used: tracking is trained by loss_cfg.
         loss_cls=_focal_loss_,
         loss_bbox=_box3d_loss_,
         loss_iou=dict(type="GIoULoss", loss_weight=0.0),
@@ -236,7 +236,7 @@ model = dict(
             sampler_with_mask=dict(type="PseudoSampler_segformer"),
         ),
     ),
-    # Read by the documented detector's constructor; native matches by loss_cfg.
+    # Read by the constructor of upstream's detector; native matches by loss_cfg.
     train_cfg=dict(
         pts=dict(
             grid_size=[512, 512, 1],
@@ -275,11 +275,11 @@ evaluation = dict(interval=total_epochs, pipeline={{_base_.test_pipeline}})
 load_from = "ckpts/bevformer_r101_dcn_24ep.pth"
 find_unused_parameters = True  # the map head has weights that no loss reaches
 
-# What the documented schema has no word for. The documented stack ignores this key.
+# What upstream's schema has no word for. The upstream stack ignores this key.
 native = dict(
-    track_capacity=256,  # carried track slots; the documented engine holds 249
-    # Cells that a map line covers in labels and map IoU. The documented stack draws 1 on every canvas. The published
+    track_capacity=256,  # carried track slots; upstream's engine holds 249
+    # Cells that a map line covers in labels and map IoU. The upstream stack draws 1 on every canvas. The published
     # UniAD-base weights were trained with lines of 2 on the canvas of 200: say 2 to evaluate or go on training those.
     lane_thickness=1,
-    compat="documented",  # known faults of the documented implementation: as published weights saw them
+    compat="upstream",  # known faults of upstream: as published weights saw them
 )

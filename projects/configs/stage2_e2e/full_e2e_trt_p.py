@@ -1,4 +1,4 @@
-# Export of full: the trained model as it is. The name is the documented one; nothing is left to change, because the
+# Export of full: the trained model as it is. The name is upstream's; nothing is left to change, because the
 # step that is exported is the step that was trained.
 _base_ = ["./full_e2e.py"]
 

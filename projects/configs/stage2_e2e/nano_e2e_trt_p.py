@@ -1,4 +1,4 @@
-# Export of nano: the trained model as it is. The name is the documented one; nothing is left to change, because the
+# Export of nano: the trained model as it is. The name is upstream's; nothing is left to change, because the
 # step that is exported is the step that was trained.
 _base_ = ["./nano_e2e.py"]
 

@@ -74,7 +74,7 @@ model = dict(
 )
 
 # Half a metre a cell, as the planner assumes. The 50 cells then span 25 m while the BEV, which is not cut, spans 102 m:
-# a known fault of the documented implementation (native.compat, occ_grid).
+# a known fault of upstream (native.compat, occ_grid).
 occflow_grid_conf = dict(xbound=[-12.5, 12.5, 0.5], ybound=[-12.5, 12.5, 0.5], zbound=[-10.0, 10.0, 20.0])
 occ_labels = dict(
     type="GenerateOccFlowLabels",

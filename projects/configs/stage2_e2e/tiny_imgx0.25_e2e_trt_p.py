@@ -1,4 +1,4 @@
-# Export of tiny: the trained model as it is. The name is the documented one; nothing is left to change, because the
+# Export of tiny: the trained model as it is. The name is upstream's; nothing is left to change, because the
 # step that is exported is the step that was trained.
 _base_ = ["./tiny_imgx0.25_e2e.py"]
 

@@ -1,6 +1,6 @@
-"""Reads config files of the documented schema without running them.
+"""Reads config files of upstream's schema without running them.
 
-A config is a Python file of assignments, inherited through ``_base_``. The documented stack imports it; here its syntax
+A config is a Python file of assignments, inherited through ``_base_``. The upstream stack imports it; here its syntax
 tree is evaluated instead, and only what configs use is understood: literals, arithmetic, names defined above,
 ``dict()``, ``max()`` and their like, unpacking, ``{{_base_.key}}`` for a value of the base. So a config that somebody
 sends is data, not code. Merging follows mmcv 1.5: dicts merge key by key, anything else is replaced, ``_delete_=True``
@@ -405,7 +405,7 @@ def _set(cfg: dict[str, Any], names: list[str], value: Any, text: str) -> None:
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Reads a config file with all that it inherits.
 
-    path: a file of the documented schema. overrides: ``key.sub=value`` texts, like the documented ``--cfg-options``.
+    path: a file of upstream's schema. overrides: ``key.sub=value`` texts, like upstream's ``--cfg-options``.
     An override of a plain variable (``queue_length=3``) also reaches every value that the files derive from it.
     Returns the merged dict; raises ConfigError naming file and line for what it cannot read.
     """

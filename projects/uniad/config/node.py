@@ -125,7 +125,7 @@ class Node:
             raise self.fail(key, f"it must equal {other}, which is {value!r}")
 
     def type(self, *names: str) -> str:
-        """The module's type. The documented export names its modules X + 'TRTP'; they hold the same weights."""
+        """The module's type. Upstream's export names its modules X + 'TRTP'; they hold the same weights."""
         value = self.text("type")
         for name in names:
             if re.fullmatch(f"{name}(UniAD)?(TRTP?)?", value):
@@ -133,7 +133,7 @@ class Node:
         raise self.fail("type", f"native supports {', '.join(names)}{nearest(value, names)}")
 
     def skip(self, *keys: str) -> None:
-        """Keys that only the documented stack reads."""
+        """Keys that only the upstream stack reads."""
         self.read.update(keys)
 
     def sub(self, key: str) -> Node:

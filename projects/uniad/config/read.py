@@ -1,6 +1,6 @@
-"""The documented config schema, key by key: the one adapter from config dicts to specs.
+"""Upstream's config schema, key by key: the one adapter from config dicts to specs.
 
-Every key is either read, or named here as one that only the documented stack reads, or an error. Values that must agree
+Every key is either read, or named here as one that only the upstream stack reads, or an error. Values that must agree
 in several places (BEV size, query counts, ranges) are compared, because each is restated in a config and a forgotten one
 would otherwise train a model nobody meant.
 """
@@ -20,15 +20,16 @@ from uniad.config.read_heads import read_map, read_motion, read_occ, read_plan
 from uniad.config.read_track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
 from uniad.config.variants import variant_of_name
 
+# A config's word -> the spec's. Earlier configs say "documented" for upstream.
+_COMPAT: dict[str, S.CompatChoice] = {"upstream": S.UPSTREAM, "fixed": "fixed", S.UPSTREAM: S.UPSTREAM}
+
 
 def _compat(native: Node) -> S.CompatSpec:
-    value = native.get("compat", "documented")
     names = [f.name for f in fields(S.CompatSpec)]
-    if isinstance(value, str):
-        native.choice("compat", ("documented", "fixed"), "documented")
-        return S.CompatSpec(**dict.fromkeys(names, value))  # type: ignore[arg-type]
+    if isinstance(native.get("compat", "upstream"), str):
+        return S.CompatSpec(**dict.fromkeys(names, _COMPAT[native.choice("compat", _COMPAT, "upstream")]))
     with native.sub("compat") as n:
-        return S.CompatSpec(**{name: n.choice(name, ("documented", "fixed"), "documented") for name in names})
+        return S.CompatSpec(**{name: _COMPAT[n.choice(name, _COMPAT, "upstream")] for name in names})
 
 
 def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
@@ -138,7 +139,7 @@ def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> S.Spec:
 
 
 def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
-    """Turns a config dict of the documented schema into specs. path: where it came from, for messages and the name.
+    """Turns a config dict of upstream's schema into specs. path: where it came from, for messages and the name.
 
     A key or value that native does not support is a ``ConfigError`` that names the file, the key and what is supported.
     """

@@ -80,12 +80,12 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
     with cfg.sub("data") as data:
         data.skip("shuffler_sampler", "nonshuffler_sampler")
         bev_hw = (model.bev.height, model.bev.width)
-        only_documented = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
+        only_upstream = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
         shared: dict[str, Any] = {}
         for key in ("train", "val", "test"):
             with data.sub(key) as n:
                 n.type("NuScenesE2EDataset")
-                n.skip(*only_documented)
+                n.skip(*only_upstream)
                 n.same("bev_size", bev_hw, "the BEV size of model.pts_bbox_head")
                 n.same("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
                 classes = tuple(n.get("classes"))

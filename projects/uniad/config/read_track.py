@@ -12,7 +12,7 @@ def read_backbone(model: Node) -> S.BackboneSpec:
         n.type("ResNet")
         depth = n.choice("depth", (18, 50, 101))
         stages_built = n.choice("num_stages", (3, 4), 4)
-        # The documented class wants these spelt out when a stage is left off.
+        # Upstream's class wants these spelt out when a stage is left off.
         n.fixed(strides=(1, 2, 2, 2)[:stages_built], dilations=(1, 1, 1, 1)[:stages_built])
         n.skip("init_cfg", "with_cp")
         with n.sub("norm_cfg") as norm:
@@ -124,7 +124,7 @@ def read_bev(
                     use_shift=t.flag("use_shift", True),
                     use_can_bus=t.flag("use_can_bus", True),
                     rotate_center=(width / 2, height / 2) if compat.rotate_center == "fixed" else rotate_center,
-                    shift_now=compat.shift_now == "documented",
+                    shift_now=compat.shift_now == S.UPSTREAM,
                     sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
                 )
 
@@ -212,7 +212,7 @@ def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int,
             focal_alpha=focal.alpha,
             weight_cls=focal.weight,
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
-            # Stage 2 says nothing and means 1: that is the documented default.
+            # Stage 2 says nothing and means 1: that is upstream's default.
             weight_past_traj=n.number("loss_past_traj_weight", 1.0),
             overlap=native.choice("track_overlap", ("iou", "distance"), "iou"),
             stale_overlap=compat.stale_overlap,

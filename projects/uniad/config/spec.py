@@ -10,27 +10,28 @@ from typing import Literal
 
 Range6 = "tuple[float, float, float, float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
 CompatChoice = Literal["documented", "fixed"]
+UPSTREAM: CompatChoice = "documented"  # as checkpoints and cards spell it; a config may say "upstream", too
 
 
 @dataclass(frozen=True)
 class CompatSpec:
-    """Known faults of the documented implementation, one by one: ``documented`` (what published weights saw), ``fixed``."""
+    """Known faults of upstream, one by one: ``UPSTREAM`` (what published weights saw) or ``fixed``."""
 
-    can_bus_quaternion: CompatChoice = "documented"  # first component written four times
-    timestamps: CompatChoice = "documented"  # float32 epoch seconds in training: 128 s apart
-    first_frame_pose: CompatChoice = "documented"  # scene start keeps the delta to the pose before
-    rotate_center: CompatChoice = "documented"  # (100, 100) for every BEV size
-    occ_grid: CompatChoice = "documented"  # tiny: +-12.5 m labels on a +-51.2 m BEV
-    planning_metric: CompatChoice = "documented"  # masked frames count as zero error
-    collision_loss: CompatChoice = "documented"  # teaches the trajectory nothing
-    collision_pixels: CompatChoice = "documented"  # truncated to whole metres, always 0.5 m a cell
-    motion_metric: CompatChoice = "documented"  # EPA 0 where nothing matched, see docs/configs.md
+    can_bus_quaternion: CompatChoice = UPSTREAM  # first component written four times
+    timestamps: CompatChoice = UPSTREAM  # float32 epoch seconds in training: 128 s apart
+    first_frame_pose: CompatChoice = UPSTREAM  # scene start keeps the delta to the pose before
+    rotate_center: CompatChoice = UPSTREAM  # (100, 100) for every BEV size
+    occ_grid: CompatChoice = UPSTREAM  # tiny: +-12.5 m labels on a +-51.2 m BEV
+    planning_metric: CompatChoice = UPSTREAM  # masked frames count as zero error
+    collision_loss: CompatChoice = UPSTREAM  # teaches the trajectory nothing
+    collision_pixels: CompatChoice = UPSTREAM  # truncated to whole metres, always 0.5 m a cell
+    motion_metric: CompatChoice = UPSTREAM  # EPA 0 where nothing matched, see docs/configs.md
     # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
-    past_traj_future: CompatChoice = "documented"
-    anchor_rotation: CompatChoice = "documented"  # motion anchors turn by pi/2 - heading, not heading - pi/2
-    shift_now: CompatChoice = "documented"  # temporal attention moves the current BEV along with the previous one
+    past_traj_future: CompatChoice = UPSTREAM
+    anchor_rotation: CompatChoice = UPSTREAM  # motion anchors turn by pi/2 - heading, not heading - pi/2
+    shift_now: CompatChoice = UPSTREAM  # temporal attention moves the current BEV along with the previous one
     # Only a frame with a new object measures how tracks overlap their objects; other frames keep older overlaps
-    stale_overlap: CompatChoice = "documented"
+    stale_overlap: CompatChoice = UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class BevSpec:
     rotate_prev_bev: bool = True
     use_shift: bool = True
     use_can_bus: bool = True
-    rotate_center: tuple[float, float] = (100, 100)  # x, y in BEV cells; documented for every size
+    rotate_center: tuple[float, float] = (100, 100)  # x, y in BEV cells; upstream's for every size
     shift_now: bool = True  # the current BEV, too, is read at the place where the previous one showed a cell
     sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (check_rig); native.sca_capacity
 
@@ -145,7 +146,7 @@ class MapSpec:
     dropout: float = 0.1
     ffn_dropout: float = 0.1
     top_k: int = 100
-    quality_threshold_things: float = 0.1  # the documented code ignores its argument
+    quality_threshold_things: float = 0.1  # upstream's code ignores its argument
     overlap_threshold_things: float = 0.4
     merge_rounds: int = 8  # of the lane merge; more rounds settle longer chains of overlapping elements
 
@@ -176,7 +177,7 @@ class MotionSpec:
     weight_nll: float = 0.5
     weight_minade: float = 0.0
     weight_minfde: float = 0.25
-    anchor_rotation: CompatChoice = "documented"
+    anchor_rotation: CompatChoice = UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class OccSpec:
     test_seg_thresh: float = 0.1
     test_with_track_score: bool = True
     cell_features: bool = False  # masks also read each cell's own BEV feature and position, not only the shrunken state
-    # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; documented for every BEV size
+    # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; upstream's for every BEV size
     bev_centres: tuple[float, float, float, float] = (-50.944, 50.944, -50.944, 50.944)
 
 
@@ -247,7 +248,7 @@ class TrackLossSpec:
     weight_past_traj: float = 0.0
     # How training measures whether a row holds its object: IoU from above, or 1 at its centre falling to 0 at 4 m
     overlap: Literal["iou", "distance"] = "iou"
-    stale_overlap: CompatChoice = "documented"
+    stale_overlap: CompatChoice = UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -362,7 +363,7 @@ class TrainSpec:
     checkpoint_interval: int
     load_from: str | None
     find_unused_parameters: bool
-    lr_by_epoch: bool = True  # cosine stepped by epoch (documented) or by iteration
+    lr_by_epoch: bool = True  # cosine stepped by epoch (upstream) or by iteration
     regularise: bool = True  # False: no dropout, grid mask or photometric distortion, see training/regularisation.py
     shared_history: bool = False  # history BEVs read the learning pass's image features, see training/clip.py
 

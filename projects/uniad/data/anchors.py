@@ -1,6 +1,6 @@
 """Motion anchors: for each group of classes, the few trajectories that stand best for all that its objects drove or walked.
 
-The file has the documented structure: a pickle of ``{"anchors_all": [one [K, F, 2] array a group], "grouped_classes": [names]}``.
+The file has upstream's structure: a pickle of ``{"anchors_all": [one [K, F, 2] array a group], "grouped_classes": [names]}``.
 An anchor is a path of offsets from the agent in metres, with the agent facing +y and +x to its right, one step each 0.5 s.
 """
 
@@ -64,7 +64,7 @@ def load_motion_anchors(path: str | Path, spec: MotionSpec) -> Tensor:
 
 
 def save_motion_anchors(path: str | Path, anchors: Sequence[F64], spec: MotionSpec, class_names: Sequence[str]) -> None:
-    """Write anchors, one [K, F, 2] array a group, in the documented structure."""
+    """Write anchors, one [K, F, 2] array a group, in upstream's structure."""
     content = {
         "anchors_all": [np.ascontiguousarray(group, dtype=np.float64) for group in anchors],
         "grouped_classes": [[class_names[number] for number in group] for group in spec.group_ids],

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.config.spec import DataSpec
+from uniad.config.spec import UPSTREAM, DataSpec
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
 from uniad.data.labels import Labeller
@@ -35,7 +35,7 @@ MAX_DRAWS = 1000
 class ClipDataset(Dataset):
     """Clips of ``queue_length`` consecutive keyframes of a scene, each named by its last keyframe.
 
-    Where the clip would begin before its scene, or a frame of it has no object, another is drawn at random, as documented.
+    Where the clip would begin before its scene, or a frame of it has no object, another is drawn at random, as in upstream.
     A sample follows from its key and ``seed`` alone: the key is ``(epoch, index)``, or an index; then numpy's global generator,
     which a loader seeds, is asked for a seed.
     """
@@ -82,7 +82,7 @@ class ClipDataset(Dataset):
         """The clip that ends at frame ``last``, without a batch axis."""
         frames = self.clip_frames(last)
         distort = rng if self.training else None
-        rounded = self.training and self.spec.compat.timestamps == "documented"
+        rounded = self.training and self.spec.compat.timestamps == UPSTREAM
         return Clip(
             frame_tensors(frames, self.labeller, self.images, distort, rounded),
             self.targets.clip(frames),
@@ -219,7 +219,7 @@ def pose_tensors(frames: range, labeller: Labeller, rounded_time: bool) -> dict[
 def scene_time(timestamp_us: NDArray[np.int64], start_us: int, rounded: bool) -> NDArray[np.float32]:
     """Seconds since the scene's first frame [T].
 
-    ``rounded``: as documented training sees it, where each time was stored as float32 seconds since 1970 first. Steps of
+    ``rounded``: as upstream's training sees it, where each time was stored as float32 seconds since 1970 first. Steps of
     0.5 s then read as 0, or 128 now and again.
     """
     if rounded:
@@ -234,7 +234,7 @@ def can_bus(frame: int, labeller: Labeller) -> NDArray[np.float32]:
     vector = table.can_bus[frame].copy()
     vector[:3] = table.global_from_ego[frame, :3, 3]
     # A quaternion assigned to four numbers of an array is read as one number, its first.
-    faulty = labeller.spec.compat.can_bus_quaternion == "documented"
+    faulty = labeller.spec.compat.can_bus_quaternion == UPSTREAM
     vector[3:7] = table.ego_quaternion[frame, 0] if faulty else table.ego_quaternion[frame]
     angle_deg = float(np.degrees(tf.heading(table.global_from_ego[frame]))) % 360.0
     vector[16], vector[17] = np.radians(angle_deg), angle_deg

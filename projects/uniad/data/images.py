@@ -42,7 +42,7 @@ class ImageSource:
         return [str(Path(self.spec.data_root) / path) for path in self.table.img_path[frame]]
 
     def load(self, frame: int, rng: np.random.Generator | None, out: NDArray[np.float32]) -> None:
-        """Write a frame's images to ``out`` [cameras, 3, H, W]; with ``rng`` each is distorted on its own, as documented."""
+        """Write a frame's images to ``out`` [cameras, 3, H, W]; with ``rng`` each is distorted on its own, as in upstream."""
         image = self.spec.image
         distortions = [Distortion.draw(rng) if rng is not None and image.photometric else None for _ in out]
         for camera, (pixels, scaler) in enumerate(self._pixels(frame)):

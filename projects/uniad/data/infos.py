@@ -1,8 +1,8 @@
 """Info files: what training and evaluation need to know of every keyframe, taken once from the nuScenes tables.
 
 ``nuscenes_infos_temporal_{train,val}.pkl`` hold ``{infos: [dict per keyframe], metadata: {version}}`` with the keys, frames
-and conventions of the documented converter, so that either stack reads the other's files. Boxes are in the lidar frame, z at
-the middle, yaw as in ``uniad.geometry.boxes``. Two additions, which documented readers ignore: ``map_location`` per frame, and
+and conventions of upstream's converter, so that either stack reads the other's files. Boxes are in the lidar frame, z at
+the middle, yaw as in ``uniad.geometry.boxes``. Two additions, which upstream readers ignore: ``map_location`` per frame, and
 ``metadata['made_by']``. Paths are relative to the dataset's root.
 """
 
@@ -279,7 +279,7 @@ class _Source:
         # The angle by which the y axis is turned; equals `heading` unless the ego car pitches or rolls.
         yaw = np.arctan2(-rotations[:, 0, 1], rotations[:, 0, 0])
         velocity = np.array([self.nusc.box_velocity(r["token"]) for r in records]).reshape(-1, 3)
-        # The vertical part is dropped before turning into lidar axes, as documented.
+        # The vertical part is dropped before turning into lidar axes, as in upstream.
         velocity = (velocity * (1.0, 1.0, 0.0)) @ lidar_from_global[:3, :3].T
         futures = [self._future(r) for r in records]
         names = [category_to_detection_name(r["category_name"]) or r["category_name"] for r in records]
@@ -326,7 +326,7 @@ def can_bus_vector(messages: list[dict[str, Any]], timestamp: int) -> NDArray[np
     """The 18 numbers of a frame: position, orientation, acceleration, angular rate, velocity, and two zeros for later.
 
     Position and orientation come from the last message not after the frame, the rest from the one that follows it: so the
-    documented converter does, and published weights were trained on it. A scene without messages has zeros.
+    upstream converter does, and published weights were trained on it. A scene without messages has zeros.
     """
     if not messages:
         return np.zeros(18)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uniad.config.spec import DataSpec
+from uniad.config.spec import UPSTREAM, DataSpec
 from uniad.data.table import InfoTable
 from uniad.geometry import transforms as tf
 from uniad.geometry.boxes import bottom_from_gravity, in_bev_range, limit_period, reframe_boxes
@@ -133,7 +133,7 @@ class Labeller:
         joined, joined_mask = _past_and_future(
             past * past_mask,
             past_mask,
-            future_target if spec.compat.past_traj_future == "documented" else future * future_mask,
+            future_target if spec.compat.past_traj_future == UPSTREAM else future * future_mask,
             future_mask,
             spec.fut_steps,
         )
@@ -254,7 +254,7 @@ def _steps(tracks: _SceneTracks, rows: I64, now: int, count: int, horizon_s: flo
 
 
 def _past_and_future(past: F64, past_mask: F64, future: F64, future_mask: F64, steps: int) -> tuple[F64, F64]:
-    """Past then the first ``steps`` futures [n, past + steps, 2]; no future for an object without a past, as documented."""
+    """Past then the first ``steps`` futures [n, past + steps, 2]; no future for an object without a past, as in upstream."""
     has_past = past_mask[:, :1, :1]
     joined = np.concatenate((past, future[:, :steps] * has_past), axis=1)
     return joined, np.concatenate((past_mask, future_mask[:, :steps] * has_past), axis=1)

@@ -3,7 +3,7 @@
 Geometry comes from the devkit's ``NuScenesMap`` once per map, then lives as shapely geometries with a spatial index: the
 devkit assembles every polygon of a map from its nodes again for each query, which costs seconds a frame.
 
-Canvas: as the documented labels, row 0 is behind the car, column 0 on its left (the BEV grid's own layout).
+Canvas: as upstream's labels, row 0 is behind the car, column 0 on its left (the BEV grid's own layout).
 """
 
 from __future__ import annotations
@@ -187,9 +187,9 @@ def map_labels(
     canvas_hw: tuple[int, int],
     thickness: int,
 ) -> MapLabels:
-    """Map ground truth about one pose. Lines are centred on the ego pose, the drivable area on the lidar, as documented."""
+    """Map ground truth about one pose. Lines are centred on the ego pose, the drivable area on the lidar, as in upstream."""
     instances = rasterise(vector_map.vectors(ego_xy, ego_yaw_deg, size), size, canvas_hw, thickness)
-    # The drivable patch is aligned with the lidar (x right), yet the documented code transposes, flips and turns it: net
+    # The drivable patch is aligned with the lidar (x right), yet upstream's code transposes, flips and turns it: net
     # effect none.
     drivable = vector_map.drivable(lidar_xy, lidar_yaw_deg, size, canvas_hw)
     labels, boxes, masks = [], [], []
@@ -262,7 +262,7 @@ def _polygons(geometry: BaseGeometry) -> list[Polygon]:
 
 
 def _sample(line: LineString) -> NDArray[np.float64]:
-    """A point every metre from the start; the end itself is left out, as documented. [k, 2]"""
+    """A point every metre from the start; the end itself is left out, as in upstream. [k, 2]"""
     distances = np.arange(0, line.length, SAMPLE_DIST_M)
     return shapely.get_coordinates(shapely.line_interpolate_point(line, distances))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from uniad.config.spec import DataSpec, ImageSpec, Spec
+from uniad.config.spec import UPSTREAM, DataSpec, ImageSpec, Spec
 from uniad.data.dataset import ClipDataset, pose_tensors
 from uniad.errors import UserError
 from uniad.files import atomic_path
@@ -65,7 +65,7 @@ class FrameRecords(Dataset):
     def make(self, number: int) -> Record:
         clips, span = self.clips, range(number, number + 1)
         labeller, table = clips.labeller, clips.table
-        poses = pose_tensors(span, labeller, clips.spec.compat.timestamps == "documented")
+        poses = pose_tensors(span, labeller, clips.spec.compat.timestamps == UPSTREAM)
         targets = clips.targets.clip(span)
         return Record(
             torch.from_numpy(clips.images.scaled_bytes(number)),

@@ -12,7 +12,7 @@ from uniad.data.table import InfoTable
 
 
 class TrainSampler:
-    """Shuffled indices of one process for one epoch: the documented ``DistributedGroupSampler``, index by index.
+    """Shuffled indices of one process for one epoch: upstream's ``DistributedGroupSampler``, index by index.
 
     The order follows from (seed, epoch); it is padded with its own beginning until every process gets the same number of full
     batches, and each process takes one contiguous part. ``start_at`` skips what a resumed epoch has already seen.
@@ -43,7 +43,7 @@ class TrainSampler:
         order = torch.randperm(self.length, generator=generator).numpy()
         total = self.num_samples * self.world_size
         order = np.resize(order, total).reshape(-1, self.samples_per_gpu)
-        # Batches are shuffled once more, as documented: without it the padding would always come last.
+        # Batches are shuffled once more, as in upstream: without it the padding would always come last.
         order = order[torch.randperm(len(order), generator=generator).numpy()].ravel()
         part = order[self.num_samples * self.rank : self.num_samples * (self.rank + 1)]
         return iter(part[self.start :].tolist())

@@ -129,7 +129,7 @@ def relative_path(path: str) -> str:
 
 
 def _locations(firsts: list[dict[str, Any]], root: Path, version: str, path: str) -> NDArray[np.str_]:
-    """The map of every scene: from the file, or for a file of the documented converter from two small tables."""
+    """The map of every scene: from the file, or for a file of upstream's converter from two small tables."""
     if all("map_location" in info for info in firsts):
         name = Text("the name of a map", empty=False)
         return np.array([name.check(info["map_location"], f"{path}: {info['token']}: map_location") for info in firsts])

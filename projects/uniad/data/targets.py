@@ -74,7 +74,7 @@ class TargetMaker:
             (float(ego[0, 3]), float(ego[1, 3])),
             float(np.degrees(tf.heading(ego))),
             (float(lidar[0, 3]), float(lidar[1, 3])),
-            # The angle by which the y axis is turned, as documented; on a slope it differs a little from x's.
+            # The angle by which the y axis is turned, as in upstream; on a slope it differs a little from x's.
             float(np.degrees(np.arctan2(-lidar[0, 1], lidar[0, 0]))),
             spec.patch_size,
             spec.canvas_hw,

@@ -2,7 +2,7 @@
 
 Scaling reads only four source pixels for each target pixel (bilinear, no smoothing), and every step before it works pixel by
 pixel. So the four needed pixels of each target are picked first, as four planes, and distorted and normalised alone: the
-documented order's result for a quarter of its work at scale 0.25. What is cached, where a cache is on, are these planes.
+upstream order's result for a quarter of its work at scale 0.25. What is cached, where a cache is on, are these planes.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Distortion:
         return cls(brightness, first, contrast, saturation, hue, channels)
 
     def apply(self, image: F32) -> F32:
-        """Distorted copy of a BGR image [h, w, 3] of grey levels 0..255; values may leave that range, as documented."""
+        """Distorted copy of a BGR image [h, w, 3] of grey levels 0..255; values may leave that range, as in upstream."""
         image = image.copy()
         if self.brightness is not None:
             image += np.float32(self.brightness)
@@ -258,7 +258,7 @@ def normalise(image: F32, spec: ImageSpec) -> F32:
     """(image - mean) / std over the last axis of a BGR image, turned to RGB first where the spec says so."""
     if spec.to_rgb:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    # cv2 works in place over the colours without spreading them; the scalars stay double, as documented.
+    # cv2 works in place over the colours without spreading them; the scalars stay double, as in upstream.
     return cv2.multiply(cv2.subtract(image, (*spec.mean, 0.0)), (*(1.0 / np.float64(spec.std)), 0.0))
 
 
@@ -267,7 +267,7 @@ def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Dist
     image = planes.astype(np.float32)
     if distortion is not None:
         image = distortion.apply(image)
-    # Documented: normalise, then scale. Both are linear and the weights add up to one, so the smaller image does as well.
+    # Upstream: normalise, then scale. Both are linear and the weights add up to one, so the smaller image does as well.
     scaled = normalise(scaler.weigh(image), spec)
     height, width = scaled.shape[:2]
     out[:, :height, :width] = scaled.transpose(2, 0, 1)

@@ -148,7 +148,7 @@ class Runtime:
 
     def reset(self, can_bus: np.ndarray | None = None) -> None:
         """Forget the scene. ``can_bus`` [18]: of the frame before, where the next scene follows another one in a recorded split;
-        the documented evaluation carries the pose over that border, and this repeats it to the digit.
+        upstream's evaluation carries the pose over that border, and this repeats it to the digit.
         """
         with self._lock:
             self._check_open()

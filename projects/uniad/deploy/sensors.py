@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.config.spec import DataSpec
+from uniad.config.spec import UPSTREAM, DataSpec
 from uniad.data.transforms import check_size, finish, resampler, scaled_projection
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
@@ -115,8 +115,8 @@ def _pixels(value: ArrayLike, camera: str) -> NDArray[np.uint8]:
 def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
     vector = np.zeros(18) if recorded is None else check_can_bus(recorded).copy()
     vector[:3] = ego.translation
-    # Documented: the quaternion's first component stands in all four places. See data.dataset.can_bus.
-    vector[3:7] = ego.rotation[0] if spec.compat.can_bus_quaternion == "documented" else ego.rotation
+    # Upstream: the quaternion's first component stands in all four places. See data.dataset.can_bus.
+    vector[3:7] = ego.rotation[0] if spec.compat.can_bus_quaternion == UPSTREAM else ego.rotation
     angle_deg = float(np.degrees(tf.heading(global_from_ego))) % 360.0
     vector[16], vector[17] = np.radians(angle_deg), angle_deg
     return vector.astype(np.float32)

@@ -11,12 +11,14 @@ Every frame is matched when it is added, so processes may each add some frames a
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from nuscenes.eval.common.utils import cummean
 from nuscenes.eval.detection.algo import calc_ap, calc_tp
+
+from uniad.config.spec import UPSTREAM, CompatChoice
 
 Array = NDArray[np.float64]
 
@@ -90,14 +92,14 @@ class _Matches(NamedTuple):
 class MotionMetric:
     """Adds up frames by token; ``merge`` joins processes. The result does not depend on who saw which frame.
 
-    compat: ``documented`` leaves a class without any match at EPA 0, forgiving its false positives; ``fixed`` counts them.
+    compat: ``UPSTREAM`` leaves a class without any match at EPA 0, forgiving its false positives; ``fixed`` counts them.
     """
 
     def __init__(
         self,
         class_names: tuple[str, ...] = ("car", "pedestrian"),
         dist_ths: tuple[float, ...] = DIST_THS,
-        compat: Literal["documented", "fixed"] = "documented",
+        compat: CompatChoice = UPSTREAM,
     ) -> None:
         self.class_names, self.dist_ths, self.compat = class_names, dist_ths, compat
         forecast_dists = {*dist_ths, FORECAST_DIST, TP_DIST}
@@ -113,7 +115,7 @@ class MotionMetric:
         for c, name in enumerate(self.class_names):
             pred = _chosen(predictions, np.asarray(predictions.label) == c)
             gt = _chosen(truth, np.asarray(truth.label) == c)
-            # Equal scores: the later one first, as documented
+            # Equal scores: the later one first, as in upstream
             pred = _chosen(pred, np.lexsort((np.arange(len(pred.score)), pred.score))[::-1])
             counts[c] = len(gt.label)
             pairs = _pair_errors(pred, gt, half_turns=name == "barrier")
@@ -131,7 +133,7 @@ class MotionMetric:
 
     def curve(self, name: str, kind: str, dist: float) -> tuple[SimpleNamespace, dict[str, int]]:
         """A class's curves over recall (101 points: ``precision``, ``confidence`` and ``ERRORS``), and the counts ``N_tp``,
-        ``N_fp``, ``N_gt``. All counts are 0 where nothing matched, as documented."""
+        ``N_fp``, ``N_gt``. All counts are 0 where nothing matched, as in upstream."""
         parts, num_gt = self._parts(name, kind, dist), self._objects(name)
         score, hit, errors = (
             np.concatenate([p[i] for p in parts]) if parts else empty

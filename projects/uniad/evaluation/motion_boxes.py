@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from uniad.config.spec import UPSTREAM, CompatChoice
 from uniad.evaluation.motion import Predictions, Truth
 from uniad.geometry.nuscenes import STEP_S
 from uniad.postprocess.submission import TRACKING_NAMES, class_ranges
@@ -26,25 +26,25 @@ def motion_labels(
     class_names: Sequence[str],
     motion_names: Sequence[str],
     predicted: bool,
-    compat: Literal["documented", "fixed"] = "documented",
+    compat: CompatChoice = UPSTREAM,
     distance: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Class labels [n] of the config as indices of ``motion_names``, -1 for what is not scored.
 
-    Documented: predictions go through a tracking submission first. Those of classes that it lacks never reach the metric, so
+    Upstream: predictions go through a tracking submission first. Those of classes that it lacks never reach the metric, so
     construction vehicles count as missed cars; nor do those farther from the ego car (``distance`` [n] in metres) than their own
     class's range, a motorcycle's say, though it is scored among the cars. ``fixed`` lets both in.
     """
     table = np.full(len(class_names) + 1, IGNORED, np.int64)  # the last for labels of padding
     for i, name in enumerate(class_names):
         group = GROUPS.get(name)
-        dropped = predicted and compat == "documented" and name not in TRACKING_NAMES
+        dropped = predicted and compat == UPSTREAM and name not in TRACKING_NAMES
         if group in motion_names and not dropped:
             table[i] = list(motion_names).index(group)
     labels = np.asarray(labels, np.int64)
     labels = np.where((labels >= 0) & (labels < len(class_names)), labels, len(class_names))
     found = table[labels]
-    if predicted and compat == "documented" and distance is not None:
+    if predicted and compat == UPSTREAM and distance is not None:
         limits = class_ranges()
         limit = np.array([*(limits.get(name, np.inf) for name in class_names), 0.0])
         found = np.where(np.asarray(distance) > limit[labels], IGNORED, found)

@@ -29,7 +29,7 @@ class Area:
 def areas(xbound: Bounds, ybound: Bounds) -> tuple[Area, Area]:
     """The near part and the whole of a grid given as (from, to, step) in metres.
 
-    Near is three tenths of the grid in whole metres, then in as many cells as leave equal margins: the documented 30x30 and
+    Near is three tenths of the grid in whole metres, then in as many cells as leave equal margins: upstream's 30x30 and
     100x100 for full, 8x8 and 25x25 for tiny.
     """
     grid = BevGrid.from_bounds(xbound, ybound)

@@ -10,13 +10,13 @@ Only sums are kept, so processes may add theirs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import shapely
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from uniad.config.spec import UPSTREAM, CompatChoice
 from uniad.geometry.boxes import footprints
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH, STEP_S
 
@@ -27,14 +27,14 @@ METRICS = ("L2", "obj_col", "obj_box_col")
 
 Bound = tuple[float, float, float]
 FULL_GRID: tuple[Bound, Bound] = ((-50.0, 50.0, 0.5), (-50.0, 50.0, 0.5))
-# What the documented evaluation of every config uses, full ones too; tiny's labels have this grid.
+# What upstream's evaluation of every config uses, full ones too; tiny's labels have this grid.
 TINY_GRID: tuple[Bound, Bound] = ((-12.5, 12.5, 0.5), (-12.5, 12.5, 0.5))
 
 
 class PlanningMetric:
     """Adds up samples; ``merge`` joins the sums of several processes, in any order.
 
-    grid: (xbound, ybound) of the segmentation as (from, to, step) in metres. compat: ``documented`` divides every step by the
+    grid: (xbound, ybound) of the segmentation as (from, to, step) in metres. compat: ``UPSTREAM`` divides every step by the
     number of samples, so that a step without ground truth counts as no error, and leaves collisions out where the path given for
     such a step, whatever it holds, collides; ``fixed`` scores and counts steps that have ground truth, and finds collisions with
     the annotated boxes where it is given them.
@@ -44,7 +44,7 @@ class PlanningMetric:
         self,
         grid: tuple[Bound, Bound] = FULL_GRID,
         steps: int = 6,
-        compat: Literal["documented", "fixed"] = "documented",
+        compat: CompatChoice = UPSTREAM,
     ) -> None:
         self.grid, self.compat = grid, compat
         self.sums = np.zeros((len(METRICS), steps))
@@ -122,7 +122,7 @@ class PlanningMetric:
 
     def point_value(self, traj: NDArray[np.float32], occupied: NDArray) -> NDArray[np.float64]:
         """What the segmentation holds at each step's point; 0 outside of it. Cells are counted from the middle of the first one,
-        truncated: half a cell off, as documented."""
+        truncated: half a cell off, as in upstream."""
         (x0, _, dx), (y0, _, dy) = self.grid
         row = ((traj[:, 1] - np.float32(y0 + dy / 2)) / np.float32(dy)).astype(np.int64)
         col = ((traj[:, 0] - np.float32(x0 + dx / 2)) / np.float32(dx)).astype(np.int64)
@@ -133,7 +133,7 @@ class PlanningMetric:
     def footprint_hits(self, traj: NDArray[np.float32], occupied: NDArray) -> NDArray[np.bool_]:
         """Whether the ego car's footprint, looking along y at every step, meets an occupied cell. [F] bool.
 
-        Cells beyond the border are moved onto it, as documented.
+        Cells beyond the border are moved onto it, as in upstream.
         """
         (x0, _, dx), (y0, _, dy) = self.grid
         # Cells whose centre the footprint covers when the car stands at the origin

@@ -59,7 +59,7 @@ class Collected:
 def start_of_scene(model: torch.nn.Module, previous: np.ndarray | None, device: torch.device) -> State:
     """State before a scene. ``previous``: can_bus [18] of the frame before it in the split, None for the very first.
 
-    The documented implementation carries the pose over the scene border; taking it from the data keeps that and still lets
+    Upstream carries the pose over the scene border; taking it from the data keeps that and still lets
     scenes run in any order.
     """
     state = model.init_state(1, device)

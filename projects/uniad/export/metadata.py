@@ -1,10 +1,10 @@
-"""Inputs of the documented deployment, in its own names, shapes and types: for a documented ONNX export and inference program.
+"""Inputs of upstream's deployment, in its own names, shapes and types: for an upstream ONNX export and inference program.
 
-    uniad_onnx_input/<name>/<frame>.npy    of the first six frames: inputs and ground truth of the documented ONNX export
+    uniad_onnx_input/<name>/<frame>.npy    of the first six frames: inputs and ground truth of upstream's ONNX export
     uniad_trt_input/<name>/<frame>.bin     of every frame: flat float32, without images, which the program reads by
     uniad_trt_input/info.txt               the paths of the six camera files of a frame, each closed by ';', a frame a line
 
-Frames follow each other over the whole split, and so does what the documented tool carries along: positions and headings are
+Frames follow each other over the whole split, and so does what upstream's tool carries along: positions and headings are
 differences to the frame before even across a scene's border (the very first is absolute), and the program's timestamps count from
 the first frame of all. Nothing here feeds our own step, whose recorded sequence lies beside the ONNX.
 """
@@ -53,7 +53,7 @@ def write_metadata(
 ) -> Written:
     """Write both folders, each whole or not at all; earlier ones are replaced.
 
-    frames: None for the documented number, or all where there are fewer. UserError for fewer than six, and for more than the
+    frames: None for upstream's number, or all where there are fewer. UserError for fewer than six, and for more than the
     split holds.
     """
     stream = SceneStream(spec.data, split, stage=2, workers=0)
@@ -115,7 +115,7 @@ def inference_input(stream: SceneStream, frame: int, spec: Spec) -> Arrays:
 
 
 def export_input(stream: SceneStream, frame: int, own: Arrays) -> Arrays:
-    """What the documented export reads of a frame; ``own``: its ``inference_input``.
+    """What upstream's export reads of a frame; ``own``: its ``inference_input``.
 
     n map elements and the drivable area after them: gt_lane_labels [1, n + 1], gt_lane_masks [1, n + 1, h, w].
     """

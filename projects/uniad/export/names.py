@@ -1,4 +1,4 @@
-"""File names of exported graphs: the documented ones for the end-to-end step, ours for stage 1."""
+"""File names of exported graphs: upstream's for the end-to-end step, ours for stage 1."""
 
 from __future__ import annotations
 

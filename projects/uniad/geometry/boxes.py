@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-# Order in which the documented implementation lists corners: unit cube coordinates (x, y, z) from the bottom centre.
+# Order in which upstream lists corners: unit cube coordinates (x, y, z) from the bottom centre.
 _CORNER_UNITS = (
     (-0.5, -0.5, 0.0), (-0.5, -0.5, 1.0), (-0.5, 0.5, 1.0), (-0.5, 0.5, 0.0),
     (0.5, -0.5, 0.0), (0.5, -0.5, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.0),
@@ -109,7 +109,7 @@ def reframe_boxes(
     """Boxes [..., 9] of one lidar frame seen from another (dst), through global, in the boxes' own precision.
 
     The four transforms are [4, 4] for column vectors. Boxes stay upright: only the angle about z reaches yaw. Taken in four
-    steps of float32 as documented: at global coordinates of thousands of metres that rounds by about 0.1 mm, enough to move
+    steps of float32 as in upstream: at global coordinates of thousands of metres that rounds by about 0.1 mm, enough to move
     a footprint's vertex to the next cell now and then.
     """
     for dst_from_src in (ego_from_lidar, global_from_ego):

@@ -34,8 +34,8 @@ class BevGrid:
     def cell_of(self, xy: ArrayLike) -> NDArray[np.int32]:
         """Metres [..., 2] -> (column, row) of a polygon's vertex [..., 2]; may lie outside the grid.
 
-        Rounds to the nearest cell *edge*, as documented labels do, where a point would be floored to its cell. Computed in
-        the input's own precision, so that labels equal the documented ones cell by cell.
+        Rounds to the nearest cell *edge*, as upstream's labels do, where a point would be floored to its cell. Computed in
+        the input's own precision, so that labels equal upstream's cell by cell.
         """
         xy = np.asarray(xy)
         size = np.array((self.cell_x, self.cell_y), dtype=xy.dtype)

@@ -152,7 +152,7 @@ class _Row(NamedTuple):
 
 _FRAME = (
     _Row("img", "img", "1 cameras 3 img_h img_w", "float32",
-         "camera images in the documented order, normalised by the config's mean and std, padded on the right and below"),
+         "camera images in upstream's order, normalised by the config's mean and std, padded on the right and below"),
     _Row("lidar2img", "lidar2img", "1 cameras 4 4", "float32", "lidar frame (m) to pixels of img"),
     _Row("can_bus", "can_bus", "1 18", "float32",
          "0:3 global position (m), 3:7 quaternion, 7:10 acceleration, 10:13 angular rate, 13:16 velocity, 16 heading "

@@ -6,7 +6,7 @@ Axis letters: B batch, T time in a clip, N camera, L decoder or encoder layer, D
 F future step, P past step, C class.
 
 A set is a tensor of fixed capacity plus a validity mask, so every shape is static. Frames of reference: *lidar* is x right,
-y forward, z up, in metres; *image* is pixels of the network's input; poses follow the documented convention
+y forward, z up, in metres; *image* is pixels of the network's input; poses follow upstream's convention
 ``p_global = p_lidar @ l2g_r + l2g_t`` (the rotation is stored transposed).
 
 A box is stored in one of two codes:
@@ -114,7 +114,7 @@ class Agents(NamedTuple):
     """
 
     query: Tensor  # [B, A, D] track embedding of the last decoder layer
-    boxes: Tensor  # [B, A, 9] box9, predicted; in training with gradient, as documented
+    boxes: Tensor  # [B, A, 9] box9, predicted; in training with gradient, as in upstream
     label: Tensor  # [B, A] int32 class
     score: Tensor  # [B, A] float32
     obj_id: Tensor  # [B, A] int32 track id; -2 the ego car, -1 an empty slot

@@ -30,7 +30,7 @@ def alone(values: Tensor) -> Tensor:
 
 
 class Criterion(nn.Module):
-    """Losses under their documented names, weighted, so that their sum is what is minimised.
+    """Losses under upstream's names, weighted, so that their sum is what is minimised.
 
     reduce_mean averages a small tensor over all processes: what losses are divided by must be the same on each, or a process
     with few objects would pull harder than one with many.

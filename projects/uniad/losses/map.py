@@ -19,7 +19,7 @@ from uniad.losses.map_matcher import MapTargets, map_targets, match_masks, match
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.track import take_rows
 
-# The documented mask decoder weighs its class losses twice.
+# Upstream's mask decoder weighs its class losses twice.
 STUFF_CLS_FACTOR = 2.0
 GIOU_EPS = 1e-6
 # Masks are compared on a grid twice as fine as the BEV.
@@ -33,7 +33,7 @@ def map_losses(
     spec: MapLossSpec,
     reduce_mean: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> dict[str, Tensor]:
-    """Weighted scalars ``map.*`` of a batch, under the documented names.
+    """Weighted scalars ``map.*`` of a batch, under upstream's names.
 
     queries: what ``head.queries(bev)`` returned for the clip's last frame. reduce_mean averages a tensor over processes; it
     is called once, with the counts that everything is divided by. Things and stuff weigh by their share of all elements.
@@ -100,7 +100,7 @@ def _thing_losses(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Mask losses of the chosen queries: "mask" of the last layer and "d{i}.loss_mask_things_f" of the ones before.
 
-    The documented mask decoder also predicts a class and a box, and multiplies their losses by zero. They are kept: their
+    Upstream's mask decoder also predicts a class and a box, and multiplies their losses by zero. They are kept: their
     weights get a gradient of zero, not none, so an optimizer that decays weights treats them alike in both stacks.
     """
     bev_hw = head.spec.bev_hw

@@ -4,7 +4,7 @@ Two matchings. The first, by class and box, is made for every decoder layer and 
 second hands the chosen queries out once more, now that their masks are known. Both are batched: fixed capacity, a validity
 mask, no value that visits the host.
 
-The documented filter was meant to keep up to three queries an element; it leaves its loop after the first, so one query an
+Upstream's filter was meant to keep up to three queries an element; it leaves its loop after the first, so one query an
 element is what published weights were trained with.
 """
 
@@ -22,7 +22,7 @@ from uniad.losses.common import focal_cost, generalised_iou, l1_cost
 from uniad.models.precision import full_precision
 from uniad.ops.assignment import FORBIDDEN, linear_assignment
 
-# The documented mask matcher doubles the class weight that it is configured with.
+# Upstream's mask matcher doubles the class weight that it is configured with.
 MASK_MATCHER_CLS_FACTOR = 2.0
 DICE_COST_EPS = 1e-3
 

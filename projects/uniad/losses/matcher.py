@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from uniad.config.spec import TrackLossSpec
+from uniad.config.spec import UPSTREAM, TrackLossSpec
 from uniad.geometry.boxes import decode_boxes, encode_boxes, nearest_bev_iou
 from uniad.interface.types import FREE_ID, DetOutput, Targets
 from uniad.losses.common import focal_cost, l1_cost
@@ -130,7 +130,7 @@ def _carry_on(
     safe = gt_of_row.clamp(min=0)
     after = torch.where(matched, gt.ids.gather(1, safe).to(obj_id.dtype), obj_id)
     gt_boxes = gt.boxes.gather(1, safe[..., None].expand(-1, -1, gt.boxes.shape[-1]))
-    measured = matched & untracked.any(-1, keepdim=True) if spec.stale_overlap == "documented" else matched
+    measured = matched & untracked.any(-1, keepdim=True) if spec.stale_overlap == UPSTREAM else matched
     return after, torch.where(measured, overlaps(boxes.float(), gt_boxes, spec), iou)
 
 

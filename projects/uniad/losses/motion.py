@@ -18,14 +18,14 @@ from uniad.losses.smoother import smooth_trajectories
 from uniad.models.precision import full_precision
 
 MISS_M = 2.0  # a mode misses when any of its places is farther off than this
-PER_AGENT = 1e-5  # the documented code adds it to the number of agents, and of steps
-LOG_2PI = 1.8379  # four digits of it, as documented
+PER_AGENT = 1e-5  # upstream's code adds it to the number of agents, and of steps
+LOG_2PI = 1.8379  # four digits of it, as in upstream
 
 
 def motion_losses(
     out: MotionOutput, agents: Agents, matched_gt: Tensor, targets: Targets, spec: MotionSpec
 ) -> dict[str, Tensor]:
-    """Scalars ``motion.*`` of a batch under the documented names; ``loss_traj`` is weighted, the others are for the log.
+    """Scalars ``motion.*`` of a batch under upstream's names; ``loss_traj`` is weighted, the others are for the log.
 
     agents, matched_gt [B, A]: from ``select_training_agents``. The last layer's names have no prefix.
     """
@@ -77,7 +77,7 @@ def trajectory_terms(
 ) -> dict[str, Tensor]:
     """Each term [L]: traj [L, B, A, K, F, 5], score [L, B, A, K], future [B, A, F, 2], known [B, A, F], valid [B, A].
 
-    An agent whose future is not known at all counts in the mean, and teaches its first mode to be likely, as documented.
+    An agent whose future is not known at all counts in the mean, and teaches its first mode to be likely, as in upstream.
     """
     steps = known.sum(-1)  # [B, A]
     off = _distance(traj[..., :2], future[:, :, None])  # [L, B, A, K, F]

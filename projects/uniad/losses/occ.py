@@ -33,7 +33,7 @@ def occ_losses(
     spec: OccSpec,
     reduce_mean: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> dict[str, Tensor]:
-    """Weighted scalars ``occ.*`` of a batch, under the documented names.
+    """Weighted scalars ``occ.*`` of a batch, under upstream's names.
 
     raw: what ``OccHead.predict`` returned, with masks; matched_gt: [B, A] int64, each agent's object in the last frame, -1 none.
     reduce_mean averages a tensor over processes; it is called once, with the samples' numbers of agents [B]. A batch's loss is
@@ -76,7 +76,7 @@ def _dice(logits: Tensor, gt: OccTargets, count: Tensor, eps: float) -> Tensor:
 def _hardest(logits: Tensor, gt: OccTargets, spec: OccSpec) -> Tensor:
     """Cross entropy of the worst cells of every mask, later frames less, as a mean over cells, frames and agents.
 
-    Masks that are not compared count as zeros in the mean, as documented.
+    Masks that are not compared count as zeros in the mean, as in upstream.
     """
     wrong = F.binary_cross_entropy_with_logits(logits, gt.mask.to(logits.dtype), reduction="none") * gt.counts[..., None, None]
     steps, cells = wrong.shape[2], wrong[0, 0, 0].numel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.config.spec import UPSTREAM, CompatSpec, PlanSpec
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH
 from uniad.interface.types import PlanOutput, Targets
 from uniad.losses.common import masked_sum
@@ -14,7 +14,7 @@ from uniad.losses.common import masked_sum
 def plan_losses(
     plan: PlanOutput, targets: Targets, spec: PlanSpec, compat: CompatSpec | None = None
 ) -> dict[str, Tensor]:
-    """Losses by documented name, weighted. targets: ``sdc_planning``, its mask, ``future_boxes`` and their validity.
+    """Losses by upstream name, weighted. targets: ``sdc_planning``, its mask, ``future_boxes`` and their validity.
 
     ``planning.loss_ade`` is the mean over all valid steps of the batch, 0 where there is none;
     ``planning.loss_collision_<i>`` the area (m2) that the ego car, widened by the i-th margin, shares with other boxes,
@@ -41,10 +41,10 @@ def collision_losses(
 ) -> dict[str, Tensor]:
     """Overlap of the ego car on traj [B, F, 2], turned as it really was (yaw [B, F]), with the boxes of each step.
 
-    Documented: boxes stand for the axis-aligned rectangles around them, and no gradient reaches the trajectory (the ego box was
+    Upstream: boxes stand for the axis-aligned rectangles around them, and no gradient reaches the trajectory (the ego box was
     made of bare numbers), so these losses only watch. ``collision_loss=fixed`` lets them teach.
     """
-    if compat.collision_loss == "documented":
+    if compat.collision_loss == UPSTREAM:
         traj = traj.detach()
     boxes = targets.future_boxes[:, 1 : spec.steps + 1].to(traj.dtype)
     valid = targets.future_boxes_valid[:, 1 : spec.steps + 1]

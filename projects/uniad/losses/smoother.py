@@ -1,8 +1,8 @@
 """Futures of moving agents bent to start where the model saw the agent, as a car could drive them.
 
-The documented stack solves one nonlinear program an agent on the CPU (CasADi with IPOPT, direct multiple shooting). Here all
+The upstream stack solves one nonlinear program an agent on the CPU (CasADi with IPOPT, direct multiple shooting). Here all
 agents are solved at once where they are, by a primal-dual interior-point method with Gauss-Newton steps: a fixed number of
-iterations on tensors of fixed shape in float64, nothing read back. Its optimum is the documented one.
+iterations on tensors of fixed shape in float64, nothing read back. Its optimum is upstream's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def smooth_trajectories(gt_boxes: Tensor, traj: Tensor, mask: Tensor, boxes: Ten
         length = mask.double().sum(-1)
         offsets = traj - gt_boxes[:, None, :2]
         start = torch.stack([boxes[:, 0], boxes[:, 1], _heading(boxes), boxes[:, 7:9].norm(dim=-1)], -1)
-        # The documented code takes the first step from the origin of the lidar frame instead of from the object. Kept: it is
+        # Upstream's code takes the first step from the origin of the lidar frame instead of from the object. Kept: it is
         # part of what published weights were trained with, and weighs little.
         step = torch.cat([traj[:, :1], traj[:, 1:] - traj[:, :-1]], 1)
         target = torch.cat([traj, torch.atan2(step[..., 1], step[..., 0])[..., None]], -1)
@@ -86,7 +86,7 @@ def _worth_it(gt_boxes: Tensor, offsets: Tensor, start: Tensor, length: Tensor) 
         & (end.norm(dim=-1) > MIN_MOVE_M)
         & ((start[:, :2] - gt_boxes[:, :2]).norm(dim=-1) <= MAX_START_OFF_M)
         & (turned >= math.cos(MAX_START_TURN))
-        & (start[:, 3] <= MAX_SPEED)  # faster starts have no solution; the documented solver stops the training there
+        & (start[:, 3] <= MAX_SPEED)  # faster starts have no solution; upstream's solver stops the training there
     )
 
 

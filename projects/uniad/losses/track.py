@@ -1,7 +1,7 @@
 """Tracking losses of a clip: class, box and past trajectory of every frame and decoder layer (UniAD section 3.1).
 
 A batch counts as so many processes of one sample: sums are averaged over samples, and so is what they are divided by, over
-samples and processes alike. The documented implementation knows one sample a process; there the two agree.
+samples and processes alike. Upstream knows one sample a process; there the two agree.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Controls are the acceleration and the curvature of each step; the car's states follow from them in closed form, so the problem
 has 2 F unknowns and no equation to keep. Axes: N problem, F step of ``DT_S``, U = 2 F unknowns (accelerations, then
 curvatures), R residual, C constraint. States are x, y (metres), heading (radians, counter-clockwise from x) and speed (m/s).
-Limits and weights are the documented ones.
+Limits and weights are upstream's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def make_problem(start: Tensor, target: Tensor, length: Tensor) -> Problem:
 def drive(problem: Problem, controls: Tensor) -> Motion:
     """The car under controls [N, ..., U]; extra axes are alternatives of the same problem.
 
-    The documented integration, Runge-Kutta of fourth order, with its four stages side by side.
+    Upstream's integration, Runge-Kutta of fourth order, with its four stages side by side.
     """
     start = problem.start[(slice(None),) + (None,) * (controls.dim() - 2)]
     accel, curvature = controls.chunk(2, -1)
@@ -97,7 +97,7 @@ def drive(problem: Problem, controls: Tensor) -> Motion:
 
 
 def residuals(problem: Problem, motion: Motion) -> Tensor:
-    """[N, ..., R]: x, y, heading, lateral acceleration. Half the documented cost is, up to a constant, half their sum of squares
+    """[N, ..., R]: x, y, heading, lateral acceleration. Half upstream's cost is, up to a constant, half their sum of squares
     and half of ``effort``."""
     extra = (slice(None),) + (None,) * (motion.turn.dim() - 2)
     target = problem.target[extra]

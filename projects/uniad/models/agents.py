@@ -17,7 +17,7 @@ NO_MATCH = -1
 def select_agents(track: TrackOutput, capacity: int, spec: TrackSpec) -> Agents:
     """At test: the tracks reported in this frame, in A = capacity + 1 slots.
 
-    As documented, the ``spec.max_num`` best are taken first and those outside ``spec.post_center_range`` left out afterwards.
+    As in upstream, the ``spec.max_num`` best are taken first and those outside ``spec.post_center_range`` left out afterwards.
     """
     return _fill(
         track.active, capacity, spec, boxes=track.boxes, score=track.score, label=track.label, obj_id=track.obj_id,
@@ -32,7 +32,7 @@ def select_training_agents(
 
     All of the last frame: det; valid [B, R] bool of its rows; obj_id, iou and gt_of_row [B, R] of its match (the last layer's).
     Returns the agents and the object index [B, A] int64 of each; -1 for an empty slot and for the ego car, whose future is
-    apart. Boxes carry gradient, as documented: where an agent is, is part of what it asks with.
+    apart. Boxes carry gradient, as in upstream: where an agent is, is part of what it asks with.
     """
     score, label = det.cls[-1].detach().float().sigmoid().max(-1)
     chosen = valid & (obj_id >= 0) & (gt_of_row >= 0) & (iou >= spec.gt_iou_threshold)

@@ -1,7 +1,7 @@
 """Multi-head attention over padded sets.
 
 The parameter names (``in_proj_weight``, ``in_proj_bias``, ``out_proj``) are those of ``torch.nn.MultiheadAttention``, which the
-documented checkpoints were saved from; the computation is batch-first and takes a mask of padded keys.
+upstream checkpoints were saved from; the computation is batch-first and takes a mask of padded keys.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, channels, stride)
-        nn.init.zeros_(self.bn2.weight)  # a block starts as identity (Goyal et al. 2017), as documented
+        nn.init.zeros_(self.bn2.weight)  # a block starts as identity (Goyal et al. 2017), as in upstream
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))

@@ -233,7 +233,7 @@ class PerceptionTransformer(nn.Module):
 def bev_shift(can_bus: Tensor, spec: BevSpec) -> Tensor:
     """How far the car moved since the frame before, as fractions of the BEV (x, y). can_bus [B, 18] -> [B, 2].
 
-    The documented angle algebra (heading minus direction of travel) reduces to a rotation of the global translation, which needs
+    Upstream's angle algebra (heading minus direction of travel) reduces to a rotation of the global translation, which needs
     no arc tangent.
     """
     dx, dy, heading = can_bus[:, 0], can_bus[:, 1], can_bus[:, 16]
@@ -247,7 +247,7 @@ def pillar_points(spec: BevSpec) -> tuple[Tensor, Tensor]:
     """Centres of the points of every cell's pillar [S, Z, 3] in metres, lidar frame, and of the cells [S, 2] as fractions."""
     x0, y0, z0, x1, y1, z1 = spec.pc_range
     h, w, levels = spec.height, spec.width, spec.points_in_pillar
-    # The documented code spaces the points half a metre from bottom and top of the range, whatever their number.
+    # Upstream's code spaces the points half a metre from bottom and top of the range, whatever their number.
     z = torch.linspace(0.5, z1 - z0 - 0.5, levels) / (z1 - z0)
     x, y = torch.linspace(0.5, w - 0.5, w) / w, torch.linspace(0.5, h - 0.5, h) / h
     ys, xs, zs = torch.meshgrid(y, x, z, indexing="ij")

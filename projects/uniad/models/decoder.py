@@ -1,7 +1,7 @@
 """Detection decoder: queries attend to each other and to the BEV, and refine their boxes layer by layer.
 
 Deformable DETR (Zhu et al. 2021) with DETR3D-style reference points (Wang et al. 2021), as in BEVFormer (Li et al. 2022).
-Parameter names are those of the documented checkpoints: ``DetectionDecoder`` lives at ``pts_bbox_head.transformer.decoder``,
+Parameter names are those of upstream's checkpoints: ``DetectionDecoder`` lives at ``pts_bbox_head.transformer.decoder``,
 ``DetectionBranches`` gives ``pts_bbox_head`` its ``cls_branches``, ``reg_branches`` and ``past_traj_reg_branches``.
 """
 
@@ -19,7 +19,7 @@ from uniad.models.track import to_metres
 
 # Where x, y, z of the centre stand among the ten regressed numbers (box10).
 CENTRE = (0, 1, 4)
-CROSS_DROPOUT = 0.1  # the documented configs leave the attention's default
+CROSS_DROPOUT = 0.1  # upstream's configs leave the attention's default
 
 
 class DecoderLayer(nn.Module):

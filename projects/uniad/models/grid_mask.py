@@ -1,6 +1,6 @@
 """Grid mask: training images keep a random lattice of bars and lose the squares between them (Chen et al. 2020).
 
-The documented setting: bars both ways, half as wide as their spacing, no rotation, 7 images in 10. All cameras of a frame share
+Upstream's setting: bars both ways, half as wide as their spacing, no rotation, 7 images in 10. All cameras of a frame share
 one mask. The caller draws the random numbers, on the device, so a run can be repeated and no value visits the host.
 """
 

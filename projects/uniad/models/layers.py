@@ -28,7 +28,7 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 
 
 def init_linear(linear: nn.Linear) -> None:
-    """Xavier weights and no bias, as every projection of the documented model starts."""
+    """Xavier weights and no bias, as every projection of upstream's model starts."""
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

@@ -2,7 +2,7 @@
 
 An encoder refines the BEV by deformable attention to itself; a decoder lets queries find map elements and refines a box around
 each; mask heads (``map_masks``) turn queries into masks; ``map_select`` turns those into a map. Parameter names are the
-documented ones, under ``seg_head.``.
+upstream ones, under ``seg_head.``.
 
 Boxes live on the canvas: x is the BEV column and y the BEV row, both as fractions.
 """
@@ -70,7 +70,7 @@ class DecoderLayer(nn.Module):
 
 
 class Layers(nn.Module):
-    """A stack; its name is part of the documented parameter names."""
+    """A stack; its name is part of upstream's parameter names."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class MapTransformer(nn.Module):
 
     def __init__(self, spec: MapSpec) -> None:
         super().__init__()
-        self.level_embeds = nn.Parameter(torch.empty(4, spec.embed_dims))  # the documented 4, of which one is used
+        self.level_embeds = nn.Parameter(torch.empty(4, spec.embed_dims))  # upstream's 4, of which one is used
         self.encoder = Layers([EncoderLayer(spec) for _ in range(spec.encoder_layers)])
         self.decoder = Layers([DecoderLayer(spec) for _ in range(spec.decoder_layers)])
         self.reference_points = nn.Linear(spec.embed_dims, 2)

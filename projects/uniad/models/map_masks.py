@@ -1,7 +1,7 @@
 """Mask decoder of the map head: every query attends to the BEV, and the attention logits themselves become its mask.
 
 Panoptic SegFormer (Li et al. 2022, section 3.3). Two of these live in the map head, one for things and one for stuff. The
-parameter names are the documented ones.
+parameter names are upstream's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MaskAttention(nn.Module):
         if with_value:
             self.v = nn.Linear(dim, dim)
             self.proj = nn.Linear(dim, dim)
-        # One-element sequences, because the documented names carry a ".0".
+        # One-element sequences, because upstream's names carry a ".0".
         self.linear_l1 = nn.Sequential(nn.Linear(num_heads, num_heads))
         self.linear = nn.Sequential(nn.Linear(num_heads, 1))
 
@@ -128,7 +128,7 @@ class MaskHead(nn.Module):
     ) -> Masks:
         """Masks of the queries over the cells of ``memory``.
 
-        ``query_pos`` is added in front of every block and stays in the residual stream, as documented. Intermediate masks
+        ``query_pos`` is added in front of every block and stays in the residual stream, as in upstream. Intermediate masks
         exist for the auxiliary losses; without ``all_layers`` they are never computed.
         """
         layer_masks, layer_queries = [], []

@@ -35,7 +35,7 @@ def best_pairs(cls_BRC: Tensor, top_k: int) -> Selection:
 
 
 def mask_quality(mask_BMhw: Tensor) -> Tensor:
-    """Mean value over the cells of each mask, [B, M]. The area counts one cell too many, as documented."""
+    """Mean value over the cells of each mask, [B, M]. The area counts one cell too many, as in upstream."""
     inside = (mask_BMhw > MASK_THRESHOLD).to(mask_BMhw.dtype)
     return (mask_BMhw * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1)
 
@@ -55,7 +55,7 @@ def merge_lanes(
     rule to all at once, again and again: after n rounds the first n elements are decided for good, and in practice a few
     rounds decide all. The rule has exactly one fixed point, so a round that changes nothing proves the result (``settled``).
 
-    Cells painted by class 0 stay open to later elements (documented: its label, 0, is also the mark of an empty cell), hence
+    Cells painted by class 0 stay open to later elements (upstream: its label, 0, is also the mark of an empty cell), hence
     only higher classes block.
     """
     count = mask_BMhw.shape[1]

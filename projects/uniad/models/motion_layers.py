@@ -99,7 +99,7 @@ class MotionDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, samples)
         self.value_proj = nn.Linear(dim, dim)
         init_sampling(self, repeat=self.num_steps)
-        # Unlike elsewhere, the documented start leaves this one as PyTorch makes it.
+        # Unlike elsewhere, upstream's start leaves this one as PyTorch makes it.
         self.output_proj = nn.Sequential(nn.Linear(self.num_steps * dim, dim), nn.LayerNorm(dim), nn.ReLU())
         self.dropout = nn.Dropout(DROPOUT)
 

@@ -44,7 +44,7 @@ class FPN(nn.Module):
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))
                 continue
             x = outs[-1]
-            # The documented pyramid applies its ReLU between extra levels only, not before the first.
+            # Upstream's pyramid applies its ReLU between extra levels only, not before the first.
             if self.spec.relu_before_extra_convs and len(outs) > len(laterals):
                 x = F.relu(x)
             outs.append(self.fpn_convs[len(outs)](x))

@@ -37,7 +37,7 @@ class OccRaw(NamedTuple):
 
 
 def _clones(module: nn.Module, count: int) -> nn.ModuleList:
-    """Copies that start equal, as the documented model's do."""
+    """Copies that start equal, as upstream's model's do."""
     return nn.ModuleList([copy.deepcopy(module) for _ in range(count)])
 
 
@@ -106,7 +106,7 @@ class OccHead(nn.Module):
     def fuse(self, motion: MotionOutput, valid: Tensor) -> Tensor:
         """One query an agent [B, A, D], from its futures, its track and its position (which learns nothing here).
 
-        Slots that are not valid count as zeros, as the documented model feeds one query of zeros when it has none.
+        Slots that are not valid count as zeros, as upstream's model feeds one query of zeros when it has none.
         """
         empty = ~valid[..., None]
         mode = self.mode_fuser(motion.traj_query[-1].masked_fill(empty[..., None], 0.0)).amax(2)

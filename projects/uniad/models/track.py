@@ -96,7 +96,7 @@ def release(tracks: Tracks, freed: Tensor) -> Tracks:
 def update_ids(
     obj_id: Tensor, disappear_time: Tensor, score: Tensor, valid: Tensor, next_id: Tensor, spec: TrackSpec
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Birth, sleep and death of tracks (the documented RuntimeTrackerBase, all rows at once).
+    """Birth, sleep and death of tracks (upstream's RuntimeTrackerBase, all rows at once).
 
     obj_id, disappear_time: [B, R] int32; score: [B, R]; valid: [B, R] bool; next_id: [B] int32.
     Returns the three updated. A free row at or above ``score_thresh`` is born, with ids in row order. A track below
@@ -158,8 +158,8 @@ def select_training_tracks(
     [B, R] uniform in [0, 1), passed in so that a run can be repeated and a test can choose.
     Tracks that overlap their object (see ``matcher.overlaps``) are kept, each dropped with probability ``random_drop``. Every
     kept track admits, with probability ``fp_ratio``, one false positive: those are the best-scored rows without an id (the
-    documented code counts the ego query among them), and they keep obj_id < 0, so the slot's validity is ``Carry.valid``.
-    Slots are in row order; the documented code appends the false positives instead, which no result depends on.
+    upstream code counts the ego query among them), and they keep obj_id < 0, so the slot's validity is ``Carry.valid``.
+    Slots are in row order; upstream's code appends the false positives instead, which no result depends on.
     """
     kept = valid & (obj_id >= 0) & (iou > TRAINING_IOU)
     if spec.random_drop > 0:

@@ -1,6 +1,6 @@
 """The learned parts of tracking: memory bank and query interaction, on the carried slots only.
 
-The documented implementation runs both over all detection rows and then keeps a few. A row's result depends on no other row
+Upstream runs both over all detection rows and then keeps a few. A row's result depends on no other row
 in the memory bank, and on the kept rows only in the query interaction, so here rows are gathered into their slots first.
 """
 

@@ -1,7 +1,7 @@
 """UniAD: the whole model as one pure step (Hu et al. 2023).
 
 ``outputs, state = model.step(frame, state)`` is evaluation, deployment and export. Its parts are methods with gradients, which
-a training clip calls one by one. Submodule names are those of the documented checkpoints.
+a training clip calls one by one. Submodule names are those of upstream's checkpoints.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePo
 
 
 class TrackHead(DetectionBranches):
-    """Everything that the documented checkpoints keep under ``pts_bbox_head``: BEV encoder, decoder and their branches."""
+    """Everything that upstream's checkpoints keep under ``pts_bbox_head``: BEV encoder, decoder and their branches."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec.decoder)
@@ -211,7 +211,7 @@ class UniAD(nn.Module):
     def pose_delta(self, frame: Frame, state: State) -> Tensor:
         """can_bus [B, 18] with position (m, global axes) and heading (degrees) relative to the frame before.
 
-        Documented: a scene's first frame keeps the difference to whatever came before it, for the first frame ever to the origin;
+        Upstream: a scene's first frame keeps the difference to whatever came before it, for the first frame ever to the origin;
         ``first_frame_pose=fixed`` makes it zero.
         """
         can_bus = frame.can_bus

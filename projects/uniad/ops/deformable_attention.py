@@ -63,11 +63,11 @@ def gpu_kernels(value: Tensor, levels: int) -> ModuleType | None:
 
 
 def first_level_of_many(loc_BQHLP2: Tensor, weight_BQHLP: Tensor) -> tuple[Tensor, Tensor]:
-    """What the documented CUDA kernel reads when a module built for L levels is given a single one.
+    """What upstream's CUDA kernel reads when a module built for L levels is given a single one.
 
     It takes the number of levels from the spatial shapes and walks the flat buffers with it, so query q and head h get the
     points at flat position (q * heads + h) * P: those of query q // L, whose weights were normalised over all L * P points.
-    Published UniAD-base weights were trained with this. The documented implementation ran one sample at a time; each batch
+    Published UniAD-base weights were trained with this. Upstream ran one sample at a time; each batch
     element is read on its own here. Returns one-level locations and weights [B, Q, heads, 1, P(, 2)].
     """
     b, q, heads, _, points = weight_BQHLP.shape

@@ -15,7 +15,7 @@ def rotate_bev(bev_BSD: Tensor, angle_deg: Tensor, hw: tuple[int, int], center: 
     """Rotate each BEV by its own angle; cells that come from outside are zero.
 
     bev_BSD: [B, h*w, D], row-major; angle_deg: [B], positive turns the picture (row 0 on top) counter-clockwise;
-    center: (x, y) of the fixed point in cells, measured from the corner of the map; it may lie outside (the documented tiny
+    center: (x, y) of the fixed point in cells, measured from the corner of the map; it may lie outside (upstream's tiny
     model turns its 50x50 BEV about (100, 100)). Returns [B, h*w, D].
     """
     (h, w), device = hw, bev_BSD.device

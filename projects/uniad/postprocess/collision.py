@@ -2,7 +2,7 @@
 
 A post-processing step on the host, outside the exported graph. It minimises the squared distance to the plan plus a Gaussian
 bump for each occupied cell near a step. That cost has many local minima, so which of them is found depends on the solver's
-steps: IPOPT, started from the plan, is part of what is documented.
+steps: IPOPT, started from the plan, is part of upstream's numbers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import casadi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.config.spec import CompatSpec, PlanSpec
+from uniad.config.spec import UPSTREAM, CompatSpec, PlanSpec
 from uniad.errors import UserError
 
-CELL_M = 0.5  # of the documented grid, whatever the config's grid is
-ROOT_TWO_PI = 2.507  # as documented
+CELL_M = 0.5  # of upstream's grid, whatever the config's grid is
+ROOT_TWO_PI = 2.507  # as in upstream
 QUIET = {"ipopt.print_level": 0, "ipopt.sb": "yes", "print_time": 0}
 
 Bound = tuple[float, float, float]
@@ -64,17 +64,17 @@ def near_obstacles(
 ) -> list[NDArray[np.float64]]:
     """Occupied cells within ``col_filter_range`` of each step, [n, 2] metres (x, y). Arguments as for ``optimise_plan``.
 
-    Documented: the cell's centre is truncated to whole metres, towards zero, because it was kept in an integer tensor; cells are
+    Upstream: the cell's centre is truncated to whole metres, towards zero, because it was kept in an integer tensor; cells are
     0.5 m and the car stands at cell ``bev_hw // 2``. ``collision_pixels=fixed`` reads the true grid. Steps later than the last
     predicted frame see that frame.
     """
-    documented = (compat or CompatSpec()).collision_pixels == "documented"
-    if not documented and grid is None:
+    whole_metres = (compat or CompatSpec()).collision_pixels == UPSTREAM
+    if not whole_metres and grid is None:
         raise UserError("collision_pixels=fixed needs the bounds of the occupancy grid; pass grid=(xbound, ybound)")
     found = []
     for t in range(len(plan)):
         row_col = np.argwhere(occ[min(t + 1, len(occ) - 1)])
-        if documented:
+        if whole_metres:
             centre = (row_col[:, ::-1] - np.array(spec.bev_hw) // 2) * CELL_M + CELL_M / 2
             centre = np.trunc(centre)
         else:

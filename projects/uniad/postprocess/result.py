@@ -60,7 +60,7 @@ class Result:
 
     tracks: Objects
     detections: Objects
-    ego: Objects  # the car's own box as a detection, where it is among the best: documented evaluation counts it with the others
+    ego: Objects  # the car's own box as a detection, where it is among the best: upstream evaluation counts it with the others
     lanes: NDArray[np.bool_]  # [3, h, w] dividers, crossings, contours
     drivable: NDArray[np.bool_]  # [h, w]
     forecasts: Forecasts | None = None

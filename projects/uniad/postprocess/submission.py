@@ -1,4 +1,4 @@
-"""Decoded boxes of a frame as nuScenes submission entries (global frame), the way the documented implementation writes them."""
+"""Decoded boxes of a frame as nuScenes submission entries (global frame), the way upstream writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a step's rows on the host: the result lists of the documented implementation, in its order. Plain numpy.
+"""Reading a step's rows on the host: the result lists of upstream, in its order. Plain numpy.
 
 This is where shapes become data-dependent, so nothing here is part of the step.
 """

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("how")
     g.add_argument("--from-scratch", action="store_true",
-                   help="load no weights, not even stage 1's; train backbone and norms, which the documented configs freeze")
+                   help="load no weights, not even stage 1's; train backbone and norms, which upstream's configs freeze")
     g.add_argument("--no-regularisation", action="store_true",
                    help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
     g.add_argument("--dense-bev", action="store_true",
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--deterministic", action="store_true",
                    help="only deterministic GPU kernels, so that repeated runs agree to the bit (a CPU always does)")
     g.add_argument("--shared-history", action="store_true",
-                   help="history BEVs read the learning pass's image features: faster, not quite the documented numbers")
+                   help="history BEVs read the learning pass's image features: faster, not quite upstream's numbers")
     g.add_argument("--recompute", action="store_true",
                    help="compute transformer layers again in the backward pass: less memory, same numbers, a third more time")
     g.add_argument("--cuda-graph", action="store_true",

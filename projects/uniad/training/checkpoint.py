@@ -1,6 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code, loaded with a report.
 
-Format: ``{"meta": {...}, "state_dict": ..., "optimizer": ..., "native": {...}}``. The first three are what the documented stack
+Format: ``{"meta": {...}, "state_dict": ..., "optimizer": ..., "native": {...}}``. The first three are what the upstream stack
 writes and reads; ``native`` is what an identical continuation needs besides.
 """
 
@@ -46,7 +46,7 @@ CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.c
 # A head that only learns along (training/dense.py). Files of runs with it and models without it go together, and the reverse.
 DENSE_BEV = "dense_bev"
 
-# Numpy scalars sit in the metadata of files that the documented stack wrote; building them runs no foreign code.
+# Numpy scalars sit in the metadata of files that the upstream stack wrote; building them runs no foreign code.
 _NUMPY_SCALARS = [
     np.dtype,
     (np.core.multiarray.scalar, "numpy.core.multiarray.scalar"),

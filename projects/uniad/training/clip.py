@@ -3,7 +3,7 @@
 What differs from the step at test, as published weights were trained:
 
 * The BEV before is made in evaluation mode, without gradient and without grid mask; only the BEV of a frame itself learns.
-  The documented code makes the whole history anew for every frame; it comes out the same each time, so here every frame is
+  Upstream's code makes the whole history anew for every frame; it comes out the same each time, so here every frame is
   encoded once for the history and, all frames in one batch, once with gradient. Frame 0 has itself as the frame before.
 * Ids come from matching, not from scores, and tracks that overlap their object poorly are not carried on.
 * Reference points move to the next frame's axes with the queries from before the query interaction.
@@ -37,7 +37,7 @@ from uniad.models.uniad import UniAD
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """Choices that trade fidelity for speed. The defaults are the documented behaviour.
+    """Choices that trade fidelity for speed. The defaults are upstream's behaviour.
 
     history_features: ``exact`` gives the history its own image features, made in evaluation mode from unmasked images;
     ``shared`` lets it read those of the learning pass, at about half the cost of the backbone. Where both are equal anyhow
@@ -106,7 +106,7 @@ def forward_clip(
     rng: torch.Generator | None = None,
     options: ClipOptions | None = None,
 ) -> tuple[dict[str, Tensor], ClipOutput]:
-    """Losses of a batch of clips, under their documented names and weighted, and what the clip leaves behind.
+    """Losses of a batch of clips, under upstream's names and weighted, and what the clip leaves behind.
 
     rng: source of grid masks, dropped tracks and false positives (dropout uses the global one); None for the global one.
     The total to minimise is the sum of the losses, see ``criterion.total_loss``.

@@ -28,7 +28,7 @@ from uniad.errors import SAME_REQUEST_S, UserError, run_cli
 from uniad.processes import describe_exit
 from uniad.training.distributed import LAUNCHER_PID, STOP_GRACE_S, port_in_use_message, port_is_free
 
-GPUS_PER_MACHINE = 8  # the documented rule, where NNODES does not say otherwise
+GPUS_PER_MACHINE = 8  # upstream's rule, where NNODES does not say otherwise
 DEFAULT_PORT = 28596
 
 

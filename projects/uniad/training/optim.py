@@ -1,7 +1,7 @@
 """AdamW, the learning-rate schedule, gradient clipping and loss scaling, all without waiting for the device.
 
 Published recipes were written for one parameter group per parameter; a fused update wants few groups. So the optimizer here has
-one group per learning rate, and checkpoints hold the documented layout: ``documented_state`` and ``load_documented_state``
+one group per learning rate, and checkpoints hold upstream's layout: ``upstream_state`` and ``load_upstream_state``
 translate, so a run can move from one stack to the other.
 """
 
@@ -20,9 +20,9 @@ from uniad.errors import UserError
 
 BACKBONE_PREFIX = "img_backbone."
 
-# An optimizer's state knows parameters by number. These are the two places where the documented model registers its parts in
+# An optimizer's state knows parameters by number. These are the two places where upstream's model registers its parts in
 # another order than ours; parts that are not named follow in our order.
-DOCUMENTED_ORDER = {
+UPSTREAM_ORDER = {
     "": (
         "pts_bbox_head", "img_backbone", "img_neck", "query_embedding", "reference_points", "query_interact", "memory_bank",
         "criterion", "seg_head", "occ_head", "motion_head", "planning_head",
@@ -34,14 +34,14 @@ DOCUMENTED_ORDER = {
 }  # fmt: skip
 
 
-def documented_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """All parameters by name, in the order in which the documented stack numbers them."""
+def upstream_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """All parameters by name, in the order in which the upstream stack numbers them."""
 
     def rank(entry: tuple[str, nn.Parameter]) -> tuple[int, int]:
         top, _, rest = entry[0].partition(".")
-        inside = DOCUMENTED_ORDER.get(top, ())
+        inside = UPSTREAM_ORDER.get(top, ())
         second = rest.partition(".")[0]
-        first = DOCUMENTED_ORDER[""]
+        first = UPSTREAM_ORDER[""]
         return (
             first.index(top) if top in first else len(first),
             inside.index(second) if second in inside else len(inside),
@@ -69,7 +69,7 @@ def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up by iteration, times cosine annealing by epoch (documented) or by iteration."""
+    """Linear warm-up by iteration, times cosine annealing by epoch (upstream) or by iteration."""
 
     warmup_iters: int
     warmup_ratio: float
@@ -152,12 +152,12 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
     return 1.0 / torch.clamp(max_norm / (norm + 1e-6), max=1.0)
 
 
-def documented_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec) -> dict[str, Any]:
-    """The optimizer's state as the documented stack writes it: one group per parameter, frozen ones included, on the CPU."""
+def upstream_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec) -> dict[str, Any]:
+    """The optimizer's state as the upstream stack writes it: one group per parameter, frozen ones included, on the CPU."""
     live = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
-    for index, (name, parameter) in enumerate(documented_parameters(model)):
+    for index, (name, parameter) in enumerate(upstream_parameters(model)):
         group = live.get(id(parameter))
         initial = learning_rate_of(name, spec) if group else spec.lr
         groups.append(
@@ -185,15 +185,15 @@ def documented_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: Train
     return {"state": state, "param_groups": groups}
 
 
-def load_documented_state(
+def load_upstream_state(
     optimizer: torch.optim.AdamW, model: nn.Module, saved: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> None:
-    """Puts a state of the documented layout into ``optimizer``.
+    """Puts a state of upstream's layout into ``optimizer``.
 
     Args:
-        names: parameter names in the order of the saved groups; None takes the documented order.
+        names: parameter names in the order of the saved groups; None takes upstream's order.
     """
-    own = dict(documented_parameters(model))
+    own = dict(upstream_parameters(model))
     names = list(own) if names is None else list(names)
     if len(saved["param_groups"]) != len(names):
         raise UserError(

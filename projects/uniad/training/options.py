@@ -90,5 +90,5 @@ def prepare_backend(options: TrainOptions) -> None:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = options.deterministic
-    # a few operators have no deterministic kernel; they warn rather than stop a documented training run
+    # a few operators have no deterministic kernel; they warn rather than stop an upstream training run
     torch.use_deterministic_algorithms(options.deterministic, warn_only=True)

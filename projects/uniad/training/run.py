@@ -95,7 +95,7 @@ def loader_processes(wanted: int) -> int:
 
 
 def default_work_dir(config: str | Path) -> Path:
-    """``projects/configs/<stage>/<name>.py`` -> ``projects/work_dirs/<stage>/<name>``, as documented."""
+    """``projects/configs/<stage>/<name>.py`` -> ``projects/work_dirs/<stage>/<name>``, as in upstream."""
     path = Path(config).with_suffix("")
     if "configs" in path.parts:
         at = len(path.parts) - 1 - path.parts[::-1].index("configs")

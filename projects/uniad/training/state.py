@@ -44,7 +44,7 @@ def differences(spec: Spec, saved_json: str) -> list[str]:
 
 
 def meta_of(spec: Spec, *, epoch: int, iteration: int, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``meta`` of a checkpoint. The first keys are the documented stack's; ``uniad`` is ours.
+    """The ``meta`` of a checkpoint. The first keys are the upstream stack's; ``uniad`` is ours.
 
     Args:
         epoch: whole epochs done.

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: documented names, a pointer to the newest, and the way back to the last complete one.
+"""The checkpoints of one run: upstream names, a pointer to the newest, and the way back to the last complete one.
 
 ``epoch_{n}.pth`` after every n-th epoch (kept), ``iter_latest.pth`` every few minutes (replaced), ``iter_{n}.pth`` where a run
 ends inside an epoch; ``latest.pth`` is a link to the newest of them.

@@ -120,7 +120,7 @@ class Trainer:
     # --- resuming ----------------------------------------------------------------------------------------------------
 
     def resume(self, path: Path, content: dict[str, Any], say: Callable[[str], None]) -> None:
-        """Continues from a checkpoint's content: exactly from one of ours, from the last whole epoch from a documented one."""
+        """Continues from a checkpoint's content: exactly from one of ours, from the last whole epoch from an upstream one."""
         meta = content.get("meta") or {}
         ours = meta.get("uniad", {})
         state = state_dict_of(content, path)
@@ -137,10 +137,10 @@ class Trainer:
         check_anchors(content, self.spec, path)
         load_state(self.model, state, path=path, meta=meta, name=self.spec.name)
         names = native["parameter_names"] if native else None
-        optim.load_documented_state(self.optimizer, self.model, content["optimizer"], names)
+        optim.load_upstream_state(self.optimizer, self.model, content["optimizer"], names)
         if native is None:
             self.iteration = int(meta.get("epoch", 0)) * self.epoch_len
-            say(f"resuming from {path}, written by the documented stack: epoch {meta.get('epoch', 0)}, with our own random draws")
+            say(f"resuming from {path}, written by the upstream stack: epoch {meta.get('epoch', 0)}, with our own random draws")
             return
         self.loss_scale.load_state_dict(native["loss_scale"])
         self.window.load_state_dict(native["window"])
@@ -225,7 +225,7 @@ class Trainer:
         return Outcome(True, False, self.iteration, promised)
 
     def _promised(self) -> str:
-        """The name of the checkpoint that ends this run, as documented."""
+        """The name of the checkpoint that ends this run, as in upstream."""
         return f"iter_{self.max_iters}.pth" if self.options.max_iters is not None else f"epoch_{self.max_epochs}.pth"
 
     def _iterate(self, clips: Iterator[tuple[Any, Any]]) -> None:
@@ -373,13 +373,13 @@ class Trainer:
         return {
             "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=self._run_facts()),
             "state_dict": state,
-            "optimizer": optim.documented_state(self.optimizer, self.model, self.spec.train),
+            "optimizer": optim.upstream_state(self.optimizer, self.model, self.spec.train),
             "native": {
                 WEIGHTS_DIGEST: weights_digest(state),
                 **carried(self.model),
                 "iteration": done,
                 "epoch_len": self.epoch_len,
-                "parameter_names": [name for name, _ in optim.documented_parameters(self.model)],
+                "parameter_names": [name for name, _ in optim.upstream_parameters(self.model)],
                 "loss_scale": self.loss_scale.state_dict(),
                 "window": self.window.state_dict(),
                 "random": "every draw follows from (seed, iteration, rank) and (seed, epoch, sample); see training/seeding.py",

@@ -16,7 +16,7 @@ from uniad.viz.legend import GAP, Entry, caption, legend
 from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
 from uniad.viz.text import Labels
 
-# Position of each camera of the documented order on the 2 x 3 wall, as one would look around.
+# Position of each camera of upstream's order on the 2 x 3 wall, as one would look around.
 WALL = {"CAM_FRONT_LEFT": (0, 0), "CAM_FRONT": (0, 1), "CAM_FRONT_RIGHT": (0, 2),
         "CAM_BACK_LEFT": (1, 0), "CAM_BACK": (1, 1), "CAM_BACK_RIGHT": (1, 2)}  # fmt: skip
 CAMERA_W, CAMERA_H = 720, 405

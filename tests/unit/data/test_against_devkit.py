@@ -15,6 +15,7 @@ from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
 from nuscenes.prediction import PredictHelper, convert_global_coords_to_local, convert_local_coords_to_global
 from pyquaternion import Quaternion
+from uniad.config.spec import UPSTREAM
 from uniad.data.dataset import open_table
 from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
@@ -149,7 +150,7 @@ def test_trajectories_are_the_predict_helpers(nusc, data_spec, absolute):
 
 
 def test_past_traj_keeps_to_offsets_where_its_fault_is_fixed(data_spec):
-    faulty, fixed = (specs.edit(data_spec, compat__past_traj_future=choice) for choice in ("documented", "fixed"))
+    faulty, fixed = (specs.edit(data_spec, compat__past_traj_future=choice) for choice in (UPSTREAM, "fixed"))
     table = open_table(data_spec, "train")
     a, b = (Labeller(table, spec).objects(2) for spec in (faulty, fixed))
     offsets = a.fut_traj[:, :3] - a.boxes[:, None, :2]

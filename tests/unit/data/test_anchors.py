@@ -33,7 +33,7 @@ def anchors(value: float = 0.0, shape: tuple[int, ...] = (6, 12, 2)) -> list[np.
     return [np.full(shape, value + group) for group in range(4)]
 
 
-def test_what_is_saved_is_loaded_and_has_the_documented_structure(tmp_path: Path, golden: Path) -> None:
+def test_what_is_saved_is_loaded_and_has_the_upstream_structure(tmp_path: Path, golden: Path) -> None:
     save_motion_anchors(tmp_path / "a.pkl", anchors(0.5), SPEC, NAMES)
     loaded = load_motion_anchors(tmp_path / "a.pkl", SPEC)
     assert loaded.shape == (4, 6, 12, 2) and loaded.dtype == torch.float32
@@ -44,7 +44,7 @@ def test_what_is_saved_is_loaded_and_has_the_documented_structure(tmp_path: Path
         assert type(a) is type(b) and a.shape == b.shape and a.dtype == b.dtype
 
 
-def test_a_documented_file_is_read(golden: Path) -> None:
+def test_an_upstream_file_is_read(golden: Path) -> None:
     want = torch.from_numpy(np.load(golden / "motion_anchors.npy")).float()
     assert torch.equal(load_motion_anchors(golden / "motion_anchor_infos_mode6.pkl", SPEC), want)
 

@@ -44,7 +44,7 @@ def test_a_clip_is_consecutive_keyframes_that_end_at_its_index(dataset, clip):
     assert torch.isfinite(clip.frames.img).all() and clip.frames.img[..., :200, :].std() > 0.1
 
 
-def test_frames_carry_poses_as_documented(dataset, clip):
+def test_frames_carry_poses_as_in_upstream(dataset, clip):
     table = dataset.table
     for number, frame in enumerate(range(1, 6)):
         can_bus = clip.frames.can_bus[number].numpy()
@@ -63,7 +63,7 @@ def test_the_can_bus_quaternion_is_whole_where_its_fault_is_fixed(data_spec):
     assert np.allclose(fixed[(0, 5)].frames.can_bus[:, 3:7], fixed.table.ego_quaternion[1:6], atol=1e-6)
 
 
-def test_training_times_are_rounded_as_documented_and_whole_where_that_is_fixed(data_spec, clip):
+def test_training_times_are_rounded_as_in_upstream_and_whole_where_that_is_fixed(data_spec, clip):
     table = ClipDataset(data_spec, "train").table
     exact = (table.timestamp_us[1:6] - table.timestamp_us[0]) / 1e6
     assert np.allclose(np.diff(clip.frames.time_s) % 128, 0)

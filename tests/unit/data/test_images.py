@@ -36,13 +36,13 @@ def test_scaling_by_picked_pixels_equals_scaling_the_whole_image(image, scale):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_distorting_picked_pixels_equals_the_documented_order(image, seed):
+def test_distorting_picked_pixels_equals_the_upstream_order(image, seed):
     spec = specs.tiny_spec().data.image
     distortion = Distortion.draw(np.random.default_rng(seed))
     scaler = Resampler((900, 1600), spec.scale)
     got = np.zeros((3, spec.height, spec.width), dtype=np.float32)
     finish(scaler.pick(image), spec, scaler, distortion, got)
-    # Documented: distort the whole image, normalise, scale, pad.
+    # Upstream: distort the whole image, normalise, scale, pad.
     want = cv2.resize(normalise(distortion.apply(image.astype(np.float32)), spec), (400, 225))
     assert np.abs(got[:, :225, :400].transpose(1, 2, 0) - want).max() < 1e-5
     assert not got[:, 225:].any() and not got[:, :, 400:].any()

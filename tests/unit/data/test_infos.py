@@ -18,14 +18,14 @@ from uniad.data.unpickle import load
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS, TABLES
 
-# Keys of the documented converter's files; readers of either stack rely on all of them.
-DOCUMENTED = {
+# Keys of upstream's converter's files; readers of either stack rely on all of them.
+UPSTREAM = {
     "lidar_path", "token", "prev", "next", "can_bus", "frame_idx", "sweeps", "cams", "scene_token", "lidar2ego_translation",
     "lidar2ego_rotation", "ego2global_translation", "ego2global_rotation", "timestamp", "gt_boxes", "gt_names", "gt_velocity",
     "num_lidar_pts", "num_radar_pts", "valid_flag", "gt_inds", "gt_ins_tokens", "fut_traj", "fut_traj_valid_mask",
     "visibility_tokens",
 }  # fmt: skip
-DOCUMENTED_CAM = {
+UPSTREAM_CAM = {
     "data_path", "type", "sample_data_token", "sensor2ego_translation", "sensor2ego_rotation", "ego2global_translation",
     "ego2global_rotation", "timestamp", "sensor2lidar_rotation", "sensor2lidar_translation", "cam_intrinsic",
 }  # fmt: skip
@@ -49,13 +49,13 @@ def cli(*args: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, tool, *map(str, args)], capture_output=True, text=True)
 
 
-def test_frames_have_the_documented_keys_in_time_order(infos_dir):
+def test_frames_have_the_upstream_keys_in_time_order(infos_dir):
     data = load(infos_dir / "nuscenes_infos_temporal_train.pkl")
     assert data["metadata"]["version"] == "v1.0-trainval" and len(data["infos"]) == 6
     for number, info in enumerate(data["infos"]):
-        assert set(info) >= DOCUMENTED and info["frame_idx"] == number
+        assert set(info) >= UPSTREAM and info["frame_idx"] == number
         assert tuple(info["cams"]) == CAMERAS  # their order is the order of the model's images
-        assert all(set(cam) >= DOCUMENTED_CAM for cam in info["cams"].values())
+        assert all(set(cam) >= UPSTREAM_CAM for cam in info["cams"].values())
         count = len(info["gt_boxes"])
         assert info["fut_traj"].shape == info["fut_traj_valid_mask"].shape == (count, 16, 2)
         assert info["valid_flag"].dtype == bool and {len(info[k]) for k in ("gt_names", "gt_inds", "gt_ins_tokens")} == {count}
@@ -68,7 +68,7 @@ def test_any_number_of_workers_writes_the_same_bytes(synthetic_root, infos_dir, 
         assert (tmp_path / name).read_bytes() == (infos_dir / name).read_bytes()
 
 
-def test_the_documented_command_line_works(synthetic_root, tmp_path):
+def test_the_upstream_command_line_works(synthetic_root, tmp_path):
     done = cli("nuscenes", "--root-path", synthetic_root, "--out-dir", tmp_path / "infos", "--extra-tag", "nuscenes",
                "--version", "v1.0", "--canbus", synthetic_root)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -236,7 +236,7 @@ def test_the_test_version_has_one_file_without_annotations(world, tmp_path):
     assert len(table) == 12 and len(table.boxes) == 0
 
 
-def test_files_of_the_documented_stack_are_read(infos_dir, synthetic_root, tmp_path):
+def test_files_of_the_upstream_stack_are_read(infos_dir, synthetic_root, tmp_path):
     """No map location in it, paths with the root of whoever made it, frames of all scenes in table order."""
     parts = [load(infos_dir / f"nuscenes_infos_temporal_{split}.pkl") for split in ("train", "val")]
     for info in parts[0]["infos"] + parts[1]["infos"]:

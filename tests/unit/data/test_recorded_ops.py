@@ -1,4 +1,4 @@
-"""Boxes, occupancy labels, map rasters and images equal what the documented implementation recorded."""
+"""Boxes, occupancy labels, map rasters and images equal what upstream recorded."""
 
 from __future__ import annotations
 

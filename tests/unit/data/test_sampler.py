@@ -21,7 +21,7 @@ def test_every_index_is_drawn_and_every_process_gets_as_many():
     assert set(np.concatenate(parts)) == set(range(23))
 
 
-def test_the_order_is_the_documented_samplers():
+def test_the_order_is_the_upstream_samplers():
     # Spelled out once: shuffle, pad with the beginning, shuffle the batches, cut into contiguous parts.
     generator = torch.Generator()
     generator.manual_seed(5 + 7)

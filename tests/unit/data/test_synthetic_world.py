@@ -186,7 +186,7 @@ def test_devkit_opens_the_can_bus_and_it_follows_the_ego_pose(world: Path, nusc:
         for name in can.all_messages:
             assert can.get_messages(scene["name"], name, print_warnings=False)
         rows = can.get_messages(scene["name"], "pose")
-        # The documented reader takes the values in the file's own order of keys.
+        # Upstream's reader takes the values in the file's own order of keys.
         assert list(rows[0]) == ["accel", "orientation", "pos", "rotation_rate", "utime", "vel"]
         assert np.allclose(np.diff([row["utime"] for row in rows]), 20_000, atol=1)
         times = np.array([row["utime"] for row in rows])
@@ -280,7 +280,7 @@ def test_a_small_car_beside_a_long_bus_is_painted_in_front() -> None:
 
 
 def test_the_car_turns_left_right_and_goes_straight() -> None:
-    """By the documented rule: over 2 m to a side after three seconds is a turn."""
+    """By upstream's rule: over 2 m to a side after three seconds is a turn."""
     params = WorldParams(train_scenes=3, val_scenes=0, frames=20)
     for spec in scene_specs(params):
         scene = Scene(params, spec)

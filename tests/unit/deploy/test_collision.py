@@ -1,4 +1,4 @@
-"""The collision optimiser, against the documented one and on paths whose answer is plain."""
+"""The collision optimiser, against upstream's and on paths whose answer is plain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_recorded_frames_from_occupancy_to_path(name: str, frame: int, recorded:
     np.testing.assert_allclose(found, after, atol=METRES)
 
 
-def test_cells_are_truncated_to_whole_metres_as_documented() -> None:
+def test_cells_are_truncated_to_whole_metres_as_in_upstream() -> None:
     # columns 20..29 lie at x = -2.25, -1.75, .. 2.25; row 29 at y = 2.25
     occ = occupied(*((1, 29, c) for c in range(20, 30)))
     found = collision.near_obstacles(ahead(), occ != 0, TINY)

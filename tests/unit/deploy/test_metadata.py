@@ -1,4 +1,4 @@
-"""The documented deployment's inputs: names, shapes and types as its export script and inference program expect them."""
+"""The inputs of upstream's deployment: names, shapes and types as its export script and inference program expect them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from uniad.data.infos import create_infos
 from uniad.errors import UserError
 from uniad.export.metadata import shapes, write_metadata
 
-# As the documented inference program declares the inputs that it reads from files: name, float32 numbers in a file
+# As upstream's inference program declares the inputs that it reads from files: name, float32 numbers in a file
 PROGRAM = {
     "timestamp": 1, "l2g_r_mat": 9, "l2g_t": 3, "command": 1, "img_metas_can_bus": 18, "img_metas_lidar2img": 96,
     "img_metas_scene_token": 32,
 }  # fmt: skip
-# As the documented export declares its inputs for tiny; None where they differ from frame to frame
+# As upstream's export declares its inputs for tiny; None where they differ from frame to frame
 EXPORT_TINY = {
     "img": (1, 6, 3, 256, 416), "timestamp": (1,), "l2g_r_mat": (1, 3, 3), "l2g_t": (1, 3), "command": (1,),
     "img_metas_can_bus": (18,), "img_metas_lidar2img": (1, 6, 4, 4), "img_metas_scene_token": (32,),
@@ -52,7 +52,7 @@ def written(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_sizes_of_each_variant_are_the_documented_ones() -> None:
+def test_sizes_of_each_variant_are_upstreams() -> None:
     assert shapes(tiny_spec(2)) == EXPORT_TINY
     assert shapes(full_spec(2)) == EXPORT_FULL
 
@@ -131,7 +131,7 @@ def test_an_interrupted_run_leaves_what_was_there_before(spec: Spec, tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         write_metadata(spec, tmp_path / "onnx", tmp_path / "trt", progress=stop)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["earlier", "earlier", "onnx", "trt"]
-    assert write_metadata(spec, tmp_path / "onnx", tmp_path / "trt").frames == 6, "fewer than the documented number are all"
+    assert write_metadata(spec, tmp_path / "onnx", tmp_path / "trt").frames == 6, "fewer than upstream's number are all"
     assert not list(tmp_path.rglob("earlier")) and {p.name for p in tmp_path.iterdir()} == {"onnx", "trt"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from specs import edit, nano_spec
-from uniad.config.spec import CompatSpec, Spec
+from uniad.config.spec import UPSTREAM, CompatSpec, Spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
@@ -144,7 +144,7 @@ def test_the_collision_optimiser_is_scored_beside_the_plan_and_only_where_the_co
 def test_compatibility_switches_reach_the_metrics(fine: Spec) -> None:
     fixed = edit(fine, model__compat__planning_metric="fixed", model__compat__motion_metric="fixed")
     assert all(m.compat == "fixed" for m in (*FutureScores(fixed).planning.values(), *FutureScores(fixed).motion.values()))
-    assert all(m.compat == "documented" for m in FutureScores(fine).planning.values())
+    assert all(m.compat == UPSTREAM for m in FutureScores(fine).planning.values())
 
 
 def test_metrics_stand_on_the_grid_of_the_labels(spec: Spec, fine: Spec) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pyquaternion import Quaternion
 from recorded import Recorded
+from uniad.config.spec import UPSTREAM
 from uniad.evaluation.motion import ERRORS, MotionMetric, Predictions, Truth, forecast_errors
 from uniad.evaluation.motion_boxes import constant_velocity, motion_labels, predictions, truth
 
@@ -153,7 +154,7 @@ def test_an_object_is_taken_once_by_the_best_score() -> None:
 
 
 def test_false_positives_without_any_match_cost_only_the_fixed_epa() -> None:
-    for compat, want in (("documented", 0.0), ("fixed", -0.5)):
+    for compat, want in ((UPSTREAM, 0.0), ("fixed", -0.5)):
         metric = MotionMetric(MOTION, compat=compat)
         metric.update("a", tracked([box(0, 30)], np.zeros((1, 6, 12, 2))), labelled([box(0, 10)]))
         assert metric.epa("car") == pytest.approx(want, abs=1e-4)

@@ -42,8 +42,8 @@ def test_iou_and_panoptic_quality_are_the_recorded_ones(recorded: Recorded, name
 @pytest.mark.parametrize(
     "bound, want",
     [
-        ((-50.0, 50.0, 0.5), [("30x30", 70, 130), ("100x100", 0, 200)]),  # documented for full
-        ((-12.5, 12.5, 0.5), [("8x8", 17, 33), ("25x25", 0, 50)]),  # documented for tiny
+        ((-50.0, 50.0, 0.5), [("30x30", 70, 130), ("100x100", 0, 200)]),  # upstream, full
+        ((-12.5, 12.5, 0.5), [("8x8", 17, 33), ("25x25", 0, 50)]),  # upstream, tiny
         ((-50.0, 50.0, 4.0), [("28x28", 9, 16), ("100x100", 0, 25)]),  # 30 m would be seven and a half cells
         ((-2.0, 2.0, 1.0), [("2x2", 1, 3), ("4x4", 0, 4)]),
     ],

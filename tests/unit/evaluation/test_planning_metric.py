@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from recorded import Recorded
+from uniad.config.spec import UPSTREAM
 from uniad.evaluation.planning import (
     FULL_GRID,
     TINY_GRID,
@@ -61,7 +62,7 @@ def test_both_definitions_by_hand() -> None:
 def test_collisions_of_centre_and_footprint_where_the_driver_has_none() -> None:
     occupied = empty()
     occupied[1, 29, 25] = 1  # 2.25 m ahead, at 1 s: under the bonnet, not under the centre
-    occupied[3, 24, 24] = 1  # where the documented cell index puts the origin, at 2 s
+    occupied[3, 24, 24] = 1  # where upstream's cell index puts the origin, at 2 s
     occupied[5] = 1  # everywhere at 3 s: the driver collides too
     driver = np.tile([8.0, 0.0], (6, 1))
     metric = PlanningMetric(TINY_GRID)
@@ -75,17 +76,17 @@ def test_collisions_of_centre_and_footprint_where_the_driver_has_none() -> None:
     assert not standing.sums.any(), "the driver stood there too"
 
 
-def test_steps_without_ground_truth_count_as_documented_or_not_at_all() -> None:
+def test_steps_without_ground_truth_count_as_in_upstream_or_not_at_all() -> None:
     mask = np.array([1, 1, 0, 0, 0, 0])
     gt = np.where(mask[:, None], 0.0, np.nan) * np.ones((6, 2))
     plan = np.tile([3.0, 4.0], (6, 1))
     values = {}
-    for compat in ("documented", "fixed"):
+    for compat in (UPSTREAM, "fixed"):
         metric = PlanningMetric(TINY_GRID, compat=compat)
         metric.update(plan, gt, mask, empty())
         metric.update(plan, np.zeros((6, 2)), np.ones(6), empty())
         values[compat] = metric.compute()
-    assert [values["documented"][f"L2_{t}s"] for t in (1, 2, 3)] == [5, 2.5, 2.5]
+    assert [values[UPSTREAM][f"L2_{t}s"] for t in (1, 2, 3)] == [5, 2.5, 2.5]
     assert [values["fixed"][f"L2_{t}s"] for t in (1, 2, 3)] == [5, 5, 5]
     nothing = PlanningMetric(TINY_GRID, compat="fixed")
     nothing.update(plan, gt, np.zeros(6), empty())
@@ -105,11 +106,11 @@ def test_a_step_without_ground_truth_is_left_out_where_upstream_leaves_it_out() 
     driver[3], driver[5] = (5, 10), (-10, -10)
     mask = np.array([1, 1, 1, 0, 1, 0])
     found = {}
-    for compat in ("documented", "fixed"):
+    for compat in (UPSTREAM, "fixed"):
         metric = PlanningMetric(TINY_GRID, compat=compat)
         metric.update(plan, driver, mask, occupied)
         found[compat] = metric.sums[2].tolist()
-    assert found == {"documented": [0, 0, 0, 0, 0, 1], "fixed": [0] * 6}
+    assert found == {UPSTREAM: [0, 0, 0, 0, 0, 1], "fixed": [0] * 6}
 
 
 def turned(x: float, y: float, width: float, length: float, yaw: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exported graphs carry the documented names, in the script and in make alike."""
+"""Exported graphs carry upstream's names, in the script and in make alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = {"tiny": "uniad_tiny_imgx0.25_cp.onnx", "full": "uniad_full_cp.onnx", "n
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_end_to_end_graph_of_an_export_config_has_its_documented_name(variant: str) -> None:
+def test_the_end_to_end_graph_of_an_export_config_has_its_upstream_name(variant: str) -> None:
     config = config_path(variant, 2)
     spec = load_spec(config.with_name(f"{config.stem}_trt_p.py"))
     assert spec.stage == 2 and spec.model.has_stage2

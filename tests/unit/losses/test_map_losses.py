@@ -271,7 +271,7 @@ def test_recorded_queries_are_chosen(golden: Path) -> None:
     assert sorted(chosen[chosen >= 0].tolist()) == sorted(want.tolist())
 
 
-def test_names_and_their_order_are_the_documented_ones(clip_losses: dict[str, float]) -> None:
+def test_names_and_their_order_are_upstreams(clip_losses: dict[str, float]) -> None:
     spec = edit(tiny_spec().model.map, bev_hw=(H, W), canvas_hw=(H, W), num_query=12, top_k=12)
     head = fill(MapHead(spec), "seg_head.", "train")
     with torch.no_grad():

@@ -116,7 +116,7 @@ def test_the_likelihood_is_that_of_a_bivariate_normal_with_inverse_deviations() 
     covariance = torch.diag(deviation**2) + rho * deviation.prod() * (1 - torch.eye(2))
     want = -MultivariateNormal(mean, covariance).log_prob(place)
     got = negative_log_likelihood(torch.cat([mean, inverse, torch.tensor([rho])]), place)
-    # The documented constant has four digits; inverse deviations make the cross term the normal's own.
+    # Upstream's constant has four digits; inverse deviations make the cross term the normal's own.
     assert got.item() == pytest.approx(want.item(), abs=1e-4)
 
 

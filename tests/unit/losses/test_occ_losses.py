@@ -45,7 +45,7 @@ class Case:
 
 
 def literal(case: Case, b: int, spec: OccSpec) -> dict[str, float]:
-    """What the documented rules give for one sample alone, agent by agent and frame by frame."""
+    """What upstream's rules give for one sample alone, agent by agent and frame by frame."""
     exists, instance = case.targets.occ_img_is_valid[b], case.targets.instance[b]
     frames = [t for t in range(STEPS) if exists[:3].all() and exists[2 + t]]
     agents = [a for a in range(case.matched.shape[1]) if case.raw.valid[b, a]]
@@ -142,7 +142,7 @@ def test_the_number_of_agents_is_averaged_over_processes() -> None:
     case = Case([[0, 3]])
     one, other = case.losses(), case.losses(reduce_mean=lambda counts: (counts + 6) / 2)
     assert other["occ.loss_dice"].item() == pytest.approx(one["occ.loss_dice"].item() / 2)
-    assert other["occ.loss_mask"] == one["occ.loss_mask"]  # a plain mean, as documented
+    assert other["occ.loss_mask"] == one["occ.loss_mask"]  # a plain mean, as in upstream
 
 
 def test_no_value_visits_the_host_forward_or_back() -> None:

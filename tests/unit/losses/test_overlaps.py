@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from uniad.config.spec import UPSTREAM
 from uniad.geometry.boxes import decode_boxes, nearest_bev_iou
 from uniad.losses.matcher import FrameTargets, _carry_on, overlaps
 
@@ -20,7 +21,7 @@ def box10(x: float, y: float, size: float = 0.6) -> torch.Tensor:
 
 
 def test_upstream_measures_iou_and_nano_distance():
-    assert (BY_IOU.overlap, BY_IOU.stale_overlap) == ("iou", "documented")
+    assert (BY_IOU.overlap, BY_IOU.stale_overlap) == ("iou", UPSTREAM)
     assert (BY_DISTANCE.overlap, BY_DISTANCE.stale_overlap) == ("distance", "fixed")
 
 
@@ -35,7 +36,7 @@ def test_distance_falls_from_one_to_nothing_at_four_metres_whatever_the_size():
     assert overlaps(*pair, BY_IOU)[0] < 0.5 < overlaps(*pair, BY_DISTANCE)[0]  # a pedestrian 0.3 m off
 
 
-@pytest.mark.parametrize(("stale", "wanted"), [("documented", 0.9), ("fixed", 0.75)])
+@pytest.mark.parametrize(("stale", "wanted"), [(UPSTREAM, 0.9), ("fixed", 0.75)])
 def test_only_upstream_keeps_an_overlap_for_want_of_a_new_object(stale, wanted):
     """One row that holds the only object, already tracked, 1 m off; its overlap of earlier was 0.9."""
     gt = FrameTargets(

@@ -1,4 +1,4 @@
-"""The batched trajectory smoother finds the optimum that the documented solver finds, and leaves alone what that one does."""
+"""The batched trajectory smoother finds the optimum that upstream's solver finds, and leaves alone what that one does."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_too_many_tracks_keep_the_best_and_count_the_rest() -> None:
     assert agents.dropped.tolist() == [2, 2]
 
 
-def test_a_track_out_of_range_is_left_out_after_the_best_were_taken_as_documented() -> None:
+def test_a_track_out_of_range_is_left_out_after_the_best_were_taken_as_in_upstream() -> None:
     narrow = tiny_spec(model__track__num_query=4, model__track__max_num=2).model.track
     agents = select_agents(TRACKS, 5, narrow)
     assert agents.obj_id[0].tolist() == [6, -1, -1, -1, -1, -2], "row 6 took the second place and fell out"

@@ -1,4 +1,4 @@
-"""Images to BEV, against numbers recorded from the documented implementation: every stage, frame after frame."""
+"""Images to BEV, against numbers recorded from upstream: every stage, frame after frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole frames, images to plan with the state fed back, against the documented implementation."""
+"""Whole frames, images to plan with the state fed back, against upstream."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_agents_and_their_futures(run: Run) -> None:
             for name, got in (("scores", motion.score), ("preds", motion.traj)):
                 _close(source, f"{at}all_traj_{name}", got[:, :, kept])
             assert agents.dropped.tolist() == [0]
-            if f"{run.model}/f{i}/res/traj" in source:  # what the documented model reports is its last layer
+            if f"{run.model}/f{i}/res/traj" in source:  # what upstream's model reports is its last layer
                 _close(source, f"{run.model}/f{i}/res/traj", motion.traj[-1, 0, kept])
                 _close(source, f"{run.model}/f{i}/res/traj_scores", motion.score[-1, 0, kept])
 

@@ -1,4 +1,4 @@
-"""Grid mask: the lattice is the documented one, and the draws decide all of it."""
+"""Grid mask: the lattice is upstream's, and the draws decide all of it."""
 
 import numpy as np
 import pytest

@@ -133,7 +133,7 @@ def test_masks_without_the_auxiliary_ones_are_the_same(head: MapHead, queries: M
 
 
 @pytest.mark.parametrize("name, spec", [("tiny_stage1", tiny_spec()), ("base_stage1", full_spec())])
-def test_parameters_carry_the_documented_names_and_shapes(golden: Path, name: str, spec) -> None:
+def test_parameters_carry_the_upstream_names_and_shapes(golden: Path, name: str, spec) -> None:
     want = {
         key.removeprefix("seg_head."): tuple(shape)
         for key, shape, *_ in json.loads((golden / f"state_dict_{name}.json").read_text())

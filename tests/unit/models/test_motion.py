@@ -18,6 +18,7 @@ from test_frames import Prefixed
 from test_map import bev_from_images
 from tolerances import close
 from torch import Tensor, nn
+from uniad.config.spec import UPSTREAM
 from uniad.export.audit import audit
 from uniad.export.passes import keep_int32_indices, lower_opset
 from uniad.interface.types import Agents, MotionOutput
@@ -73,7 +74,7 @@ def test_anchors_and_their_embeddings_are_the_recorded_ones(recorded: Recorded) 
         whole = head.anchors[head.group_of_class[agents.label.long()]]
         end, agent_end, learnt = head.anchor_ends(agents)
         level = head.goal_embeddings(agent_end, end, agents.boxes)
-    trajs = geometry.scene_from_agent(whole, agents.boxes, "documented")
+    trajs = geometry.scene_from_agent(whole, agents.boxes, UPSTREAM)
     assert torch.equal(trajs[..., -1, :], end)
     for name, got in (("reference_trajs", trajs), ("agent_level_embedding", level[0]), ("scene_level_offset_embedding", level[1]),
                       ("scene_level_ego_embedding", level[2]), ("learnable_embed", learnt)):  # fmt: skip
@@ -97,17 +98,17 @@ def test_checkpoint_names_shapes_and_order(golden: Path, name: str) -> None:
     assert got == [entry for entry in entries if entry[0].startswith("motion_head.")]
 
 
-@pytest.mark.parametrize("rotation", ["documented", "fixed"])
+@pytest.mark.parametrize("rotation", [UPSTREAM, "fixed"])
 def test_turning_into_scene_axes_and_back_is_nothing(rotation: str) -> None:
     points, boxes = torch.randn(2, 3, 6, 2), torch.randn(2, 3, 9)
     there = geometry.scene_from_agent(points, boxes, rotation)
     torch.testing.assert_close(geometry.agent_from_scene(there, boxes, rotation), points)
 
 
-def test_the_documented_turn_is_upstreams() -> None:
+def test_upstreams_turn_is_reproduced() -> None:
     points, boxes = torch.randn(2, 3, 6, 2), torch.randn(2, 3, 9)
     boxes[..., 6] = 3.1415953 + torch.pi / 2
-    there = geometry.scene_from_agent(points, boxes, "documented")
+    there = geometry.scene_from_agent(points, boxes, UPSTREAM)
     torch.testing.assert_close(there, torch.stack([-points[..., 1], points[..., 0]], -1))
 
 
@@ -121,7 +122,7 @@ def test_an_anchor_straight_ahead_points_where_the_agent_heads() -> None:
     ahead = torch.tensor([0.0, 1.0]).expand(1, 5, 2)
     torch.testing.assert_close(geometry.scene_from_agent(ahead, boxes, "fixed")[0], heads_for, atol=1e-6, rtol=0)
     mirrored = heads_for * torch.tensor([-1.0, 1.0])  # upstream: agents that cross start backwards
-    torch.testing.assert_close(geometry.scene_from_agent(ahead, boxes, "documented")[0], mirrored, atol=1e-5, rtol=0)
+    torch.testing.assert_close(geometry.scene_from_agent(ahead, boxes, UPSTREAM)[0], mirrored, atol=1e-5, rtol=0)
 
 
 # Promises of fixed slots ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The occupancy head: against the documented implementation, as a batch with empty slots, and as a static graph."""
+"""The occupancy head: against upstream, as a batch with empty slots, and as a static graph."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_ids_of_cells_are_the_recorded_ones() -> None:
 
 
 @pytest.mark.parametrize("variant, name", [("tiny", "tiny"), ("base", "base"), ("full", "base")])
-def test_parameters_carry_the_documented_names_and_shapes(variant: str, name: str) -> None:
+def test_parameters_carry_the_upstream_names_and_shapes(variant: str, name: str) -> None:
     with torch.device("meta"):
         head = OccHead({"tiny": tiny_spec, "base": full_spec}[name](2).model.occ)
     learns = dict(head.named_parameters())
@@ -352,10 +352,10 @@ def centres(first: float, step: float, count: int) -> Tensor:
 
 
 def test_the_aligned_head_needs_no_new_parameter_and_keeps_the_labels_grid() -> None:
-    documented, fixed = MODELS["tiny"].occ, aligned("tiny")
-    assert (fixed.xbound, fixed.ybound) == (documented.xbound, documented.ybound) and not documented.slice_bev
+    upstream, fixed = MODELS["tiny"].occ, aligned("tiny")
+    assert (fixed.xbound, fixed.ybound) == (upstream.xbound, upstream.ybound) and not upstream.slice_bev
     with torch.device("meta"):
-        shapes = [{k: v.shape for k, v in OccHead(s).state_dict().items()} for s in (documented, fixed)]
+        shapes = [{k: v.shape for k, v in OccHead(s).state_dict().items()} for s in (upstream, fixed)]
     assert shapes[0] == shapes[1]
     head = fill(OccHead(fixed), "occ_head.", "tiny")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The planning head, against the documented implementation and as a batched static graph."""
+"""The planning head, against upstream and as a batched static graph."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_new_scene_forgets_tracks_and_bev_but_not_the_ids_given(spec: Spec) ->
     torch.testing.assert_close(track.boxes[:, :fresh_rows], fresh.track.boxes[:, :fresh_rows])
 
 
-def test_first_frame_keeps_the_documented_pose_difference_unless_fixed(spec: Spec) -> None:
+def test_first_frame_keeps_the_upstream_pose_difference_unless_fixed(spec: Spec) -> None:
     model = UniAD(edit(spec.model, compat=spec.model.compat.__class__()))
     first, later = _frames(2, 0, starts=(0, 1))
     state = model.init_state()

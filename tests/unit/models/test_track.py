@@ -34,7 +34,7 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 
 
 def _loop_tracker(ids: list[int], sleep: list[int], scores: list[float], next_id: int) -> int:
-    """The rule one row at a time, as it is documented."""
+    """Upstream's rule, one row at a time."""
     for i, score in enumerate(scores):
         if score >= TRACK.score_thresh:
             sleep[i] = 0

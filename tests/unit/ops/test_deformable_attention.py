@@ -92,7 +92,7 @@ def test_unknown_lowering_is_refused() -> None:
         set_sampling("deform")
 
 
-def test_one_level_fed_to_a_module_of_four_reads_the_flat_buffer_like_the_documented_kernel() -> None:
+def test_one_level_fed_to_a_module_of_four_reads_the_flat_buffer_like_the_upstream_kernel() -> None:
     """Query q and head h read flat position (q * heads + h) * points of buffers laid out for four levels."""
     batch, queries, heads, levels, points, dim = 2, 10, 4, 4, 3, 5
     g = torch.Generator().manual_seed(1)

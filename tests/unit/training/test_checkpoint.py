@@ -88,7 +88,7 @@ def test_a_pickle_that_would_run_code_is_refused_with_a_way_out(tmp_path):
     assert not Path("/tmp/uniad_must_not_exist").exists()
 
 
-def test_metadata_of_the_documented_stack_is_plain_data(tmp_path):
+def test_metadata_of_the_upstream_stack_is_plain_data(tmp_path):
     meta = {"epoch": 6, "iter": 100, "CLASSES": ["car"], "mmcv_version": "1.5.0", "best": np.float64(0.39), "n": np.int64(3)}
     content = C.read_checkpoint(save(tmp_path / "a.pth", Model().state_dict(), meta=meta))
     assert content["meta"] == meta

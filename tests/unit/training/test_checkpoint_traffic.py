@@ -56,7 +56,7 @@ def test_ours_has_what_mmcv_looks_for(trained):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_checkpoint_as_the_documented_trainer_writes_it_gives_all_its_weights(tmp_path, prefix):
+def test_a_checkpoint_as_the_upstream_trainer_writes_it_gives_all_its_weights(tmp_path, prefix):
     wanted = ToyModel().state_dict()
     meta = {
         "epoch": 1, "iter": 1, "time": "Sun Nov 22", "mmcv_version": "1.5.0", "config": "model = dict()", "seed": None,

@@ -133,7 +133,7 @@ def test_a_clip_of_one_frame_is_a_clip():
     assert out.bev.shape[1] == 1
 
 
-def test_modes_and_norm_statistics_are_left_as_documented():
+def test_modes_and_norm_statistics_are_left_as_in_upstream():
     spec = small_spec(backbone__norm_eval=False)
     model = small_model(spec)
     before = {name: module.training for name, module in model.named_modules()}

@@ -12,7 +12,7 @@ from uniad.training import distributed
     ("capability", "built_for", "runs"),
     [
         ((8, 6), ["sm_70", "sm_80"], True),  # machine code of the same generation
-        ((9, 0), ["sm_80", "sm_86"], False),  # the documented image on a Hopper GPU
+        ((9, 0), ["sm_80", "sm_86"], False),  # upstream's image on a Hopper GPU
         ((12, 0), ["sm_80", "compute_90"], True),  # intermediate code is compiled on the spot
         ((7, 0), ["sm_75", "compute_75"], False),  # too old
         ((9, 0), ["sm_90a"], True),

@@ -78,13 +78,13 @@ def test_a_frozen_backbone_without_weights_is_refused(spec):
         load_initial(UniAD(spec.model), frozen, print)
 
 
-def test_documented_tiny_freezes_its_backbone_and_from_scratch_frees_backbone_and_norms():
+def test_upstream_tiny_freezes_its_backbone_and_from_scratch_frees_backbone_and_norms():
     with torch.device("meta"):
-        documented, free = UniAD(tiny_spec().model), UniAD(from_scratch(tiny_spec()).model)
-    assert not any(p.requires_grad for p in documented.img_backbone.parameters())
-    assert all(p.requires_grad for p in documented.img_neck.parameters())
+        upstream, free = UniAD(tiny_spec().model), UniAD(from_scratch(tiny_spec()).model)
+    assert not any(p.requires_grad for p in upstream.img_backbone.parameters())
+    assert all(p.requires_grad for p in upstream.img_neck.parameters())
     assert all(p.requires_grad for p in free.img_backbone.parameters())
-    norms = [m for m in documented.train().img_backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in upstream.train().img_backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms and not any(m.training for m in norms)
     assert all(m.training for m in free.train().img_backbone.modules())
 
@@ -93,7 +93,7 @@ def tool(*args: object, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, TOOL, *map(str, args)], cwd=cwd, capture_output=True, text=True)
 
 
-def test_documented_post_processing_keeps_its_default_names(tmp_path):
+def test_upstream_post_processing_keeps_its_default_names(tmp_path):
     (tmp_path / "ckpts").mkdir()
     weights = {OBJECT_QUERIES: torch.randn(900, 512), "pts_bbox_head.transformer.reference_points.weight": torch.randn(3, 256)}
     torch.save({"meta": {"epoch": 24}, "state_dict": weights, "optimizer": {}}, tmp_path / "ckpts/bevformer_tiny_epoch_24.pth")

@@ -1,4 +1,4 @@
-"""The optimizer does what the documented recipe does, with fewer groups and without waiting for the device."""
+"""The optimizer does what upstream's recipe does, with fewer groups and without waiting for the device."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_to_train_is_a_clear_error():
 
 
 def reference_optimizer(model: nn.Module, spec) -> torch.optim.AdamW:
-    """One group per parameter, as the documented stack builds it."""
+    """One group per parameter, as the upstream stack builds it."""
     groups = []
     for name, parameter in model.named_parameters():
         groups.append({"params": [parameter], "lr": optim.learning_rate_of(name, spec) if parameter.requires_grad else spec.lr})
@@ -73,7 +73,7 @@ def give_gradients(model: nn.Module, seed: int, scale: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0], ids=["unclipped", "clipped"])
-def test_update_equals_clip_and_adamw_of_the_documented_recipe(scale):
+def test_update_equals_clip_and_adamw_of_the_upstream_recipe(scale):
     spec = toy_spec(train__backbone_lr_mult=0.1).train
     ours, theirs = ToyModel(), None
     theirs = copy.deepcopy(ours)
@@ -106,22 +106,22 @@ def test_a_suppressed_update_changes_neither_weights_nor_moments_nor_count():
         assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(after[1][index][k])) for k, v in moments.items())
 
 
-def test_optimizer_state_goes_to_the_documented_layout_and_back():
+def test_optimizer_state_goes_to_the_upstream_layout_and_back():
     spec = toy_spec(train__backbone_lr_mult=0.1).train
     ours = ToyModel()
     optimizer = optim.build_optimizer(ours, spec)
     for k in range(3):
         give_gradients(ours, k, 1.0)
         optim.step(optimizer, torch.ones(()), torch.zeros(()))
-    saved = optim.documented_state(optimizer, ours, spec)
+    saved = optim.upstream_state(optimizer, ours, spec)
     assert len(saved["param_groups"]) == len(list(ours.parameters()))
-    assert all(g["initial_lr"] > 0 for g in saved["param_groups"])  # without it a documented resume anneals twice
+    assert all(g["initial_lr"] > 0 for g in saved["param_groups"])  # without it an upstream resume anneals twice
 
     theirs, back = copy.deepcopy(ours), copy.deepcopy(ours)
     reference = reference_optimizer(theirs, spec)
     reference.load_state_dict(copy.deepcopy(saved))
     restored = optim.build_optimizer(back, spec)
-    optim.load_documented_state(restored, back, saved)
+    optim.load_upstream_state(restored, back, saved)
     for model in (ours, theirs, back):
         give_gradients(model, 9, 1.0)
     optim.step(optimizer, torch.ones(()), torch.zeros(()))
@@ -135,9 +135,9 @@ def test_optimizer_state_goes_to_the_documented_layout_and_back():
 def test_optimizer_state_of_another_model_is_refused():
     spec = toy_spec().train
     small, big = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    saved = optim.documented_state(optim.build_optimizer(small, spec), small, spec)
+    saved = optim.upstream_state(optim.build_optimizer(small, spec), small, spec)
     with pytest.raises(UserError, match="written for another model"):
-        optim.load_documented_state(optim.build_optimizer(big, spec), big, saved)
+        optim.load_upstream_state(optim.build_optimizer(big, spec), big, saved)
 
 
 def test_loss_scale_halves_on_overflow_and_doubles_after_clean_iterations():
@@ -157,9 +157,9 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_clean_iterations():
     [(tiny_spec, "f236d117da42b1f5"), (full_spec, "2047ed5e428776ea")],
     ids=["tiny", "full"],
 )
-def test_parameters_are_numbered_as_in_the_documented_stack(spec, digest):
+def test_parameters_are_numbered_as_in_the_upstream_stack(spec, digest):
     """Digests are of the recorded order of all parameters (state_dict_{tiny,base}_stage1.json)."""
     with torch.device("meta"):
         model = UniAD(spec().model)
-    names = [name for name, _ in optim.documented_parameters(model)]
+    names = [name for name, _ in optim.upstream_parameters(model)]
     assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == digest

@@ -116,7 +116,7 @@ def test_a_port_in_use_is_one_line():
     assert err == f"error: port {port} is in use on this machine: {hint}\n"
 
 
-def test_layout_follows_the_documented_arguments_and_environment():
+def test_layout_follows_the_upstream_arguments_and_environment():
     assert layout("4", {}) == layout("4", {"NNODES": "1"})
     assert (layout("16", {}).nodes, layout("16", {}).per_node) == (2, 8)
     two = layout("8", {"NNODES": "2", "RANK": "1", "MASTER_ADDR": "a.b", "MASTER_PORT": "1234"})

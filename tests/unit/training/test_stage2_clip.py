@@ -13,7 +13,7 @@ from uniad.losses.criterion import Criterion, total_loss
 from uniad.training.clip import ClipOutput, forward_clip
 
 HEADS = ("motion_head", "occ_head", "planning_head")
-# Weights that published checkpoints hold and the documented model does not use either.
+# Weights that published checkpoints hold and upstream's model does not use either.
 UNUSED = ("motion_head.layer_track_query_fuser.", "occ_head.transformer_decoder.post_norm.", "seg_head.bev_embedding.")
 
 
@@ -58,7 +58,7 @@ def test_every_head_learns_and_only_unused_weights_do_not() -> None:
         assert sum(p.grad.abs().sum() for p in getattr(model, head).parameters() if p.grad is not None) > 0
 
 
-def test_frozen_parts_keep_still_as_documented() -> None:
+def test_frozen_parts_keep_still_as_in_upstream() -> None:
     """A frozen BEV encoder keeps requires_grad, and gets no gradient, not even from the planner, which looks at its positions."""
     frozen = FreezeSpec(img_backbone=True, img_neck=True, bn=True, bev_encoder=True)
     model, losses, _ = run(small_stage2_spec(freeze=frozen), with_future(small_clip(frames=2)))

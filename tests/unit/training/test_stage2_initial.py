@@ -94,14 +94,14 @@ def test_missing_anchors_name_the_target_that_makes_them(spec2, tmp_path) -> Non
 
 
 @pytest.mark.parametrize("name", ["tiny", "base"])
-def test_a_documented_stage_2_checkpoint_loads_strictly(name: str, golden: Path, tmp_path: Path) -> None:
-    """Every name and shape of the documented implementation has its place; none is missing, none left over."""
+def test_an_upstream_stage_2_checkpoint_loads_strictly(name: str, golden: Path, tmp_path: Path) -> None:
+    """Every name and shape of upstream has its place; none is missing, none left over."""
     spec = {"tiny": tiny_spec, "base": full_spec}[name](2)
     with torch.device("meta"):
         model = UniAD(spec.model, anchors(spec.model))
     model = model.to_empty(device="cpu")
     entries = json.loads((golden / f"state_dict_{name}_stage2.json").read_text())
     state = {key: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape) for key, shape, dtype, _ in entries}
-    torch.save({"meta": {"epoch": 20}, "state_dict": state}, tmp_path / "documented.pth")
-    report = load_checkpoint(model, tmp_path / "documented.pth", name=spec.name, say=None)
+    torch.save({"meta": {"epoch": 20}, "state_dict": state}, tmp_path / "upstream.pth")
+    report = load_checkpoint(model, tmp_path / "upstream.pth", name=spec.name, say=None)
     assert len(report.loaded) == len(entries) and not report.missing and not report.unexpected and not report.reshaped

@@ -158,13 +158,13 @@ def test_a_finished_run_started_again_does_nothing(tmp_path):
     assert (tmp_path / "epoch_2.pth").stat().st_mtime_ns == before
 
 
-def test_checkpoint_names_and_content_are_the_documented_ones(tmp_path):
+def test_checkpoint_names_and_content_are_upstreams(tmp_path):
     run(toy_trainer(tmp_path))
     assert {p.name for p in tmp_path.glob("*.pth")} == {"epoch_1.pth", "epoch_2.pth", "latest.pth"}
     content = torch.load(tmp_path / "epoch_2.pth", weights_only=True)
     assert {"meta", "state_dict", "optimizer"} <= set(content)
     assert content["meta"]["epoch"] == 2 and content["meta"]["iter"] == 12
-    assert "config" not in content["meta"]  # the documented stack would run it
+    assert "config" not in content["meta"]  # the upstream stack would run it
     assert content["meta"]["uniad"]["variant"] == "nano" and content["meta"]["CLASSES"][0] == "car"
     assert list(content["state_dict"]) == list(ToyModel().state_dict())
 
@@ -268,13 +268,13 @@ def test_a_changed_setting_is_said_when_resuming(tmp_path):
     assert any("train.lr: 0.0002 -> 0.001; seed: 0 -> 5" in line for line in said)
 
 
-def test_documented_checkpoint_resumes_at_its_epoch(tmp_path):
+def test_upstream_checkpoint_resumes_at_its_epoch(tmp_path):
     run(toy_trainer(tmp_path / "ours", stop_after=6))
     content = torch.load(tmp_path / "ours/epoch_1.pth", weights_only=True)
     del content["native"], content["meta"]["uniad"]
     torch.save(content, tmp_path / "theirs.pth")
     outcome, said = run(toy_trainer(tmp_path / "b"), str(tmp_path / "theirs.pth"))
-    assert outcome.finished and "written by the documented stack: epoch 1" in said[0]
+    assert outcome.finished and "written by the upstream stack: epoch 1" in said[0]
     run(toy_trainer(tmp_path / "whole"))
     same_checkpoint(tmp_path / "whole/epoch_2.pth", tmp_path / "b/epoch_2.pth")  # our draws are positional, so even these agree
 

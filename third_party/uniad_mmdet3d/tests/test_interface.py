@@ -1,10 +1,10 @@
-"""What UniAD derives from and registers by name, against the mm libraries of the documented stack; skipped without them."""
+"""What UniAD derives from and registers by name, against the mm libraries of the upstream stack; skipped without them."""
 
 import numpy as np
 import pytest
 import torch
 
-mmdet = pytest.importorskip("mmdet", reason="the mm libraries of the documented stack are not here")
+mmdet = pytest.importorskip("mmdet", reason="the mm libraries of the upstream stack are not here")
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is not here")
 
 import mmdet3d  # noqa: E402

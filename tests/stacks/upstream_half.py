@@ -1,4 +1,4 @@
-"""The documented stack's half of compare_stacks.py: runs in its environment (Python 3.8), in the folder that holds data/.
+"""The upstream stack's half of compare_stacks.py: runs in its environment (Python 3.8), in the folder that holds data/.
 
 samples   every clip of the training split and every sample of the validation split, as its pipelines make them
 evaluate  every frame's results, and the metrics

@@ -1,4 +1,4 @@
-##@ The documented stack (STACK=torch1.12)
+##@ The upstream stack (STACK=torch1.12)
 
 # The training tree: the public repository at its pinned commit, our patches, our overlay. Each step leaves a stamp.
 UNIAD_COMMIT ?= 02fa68c5cbbd55261b34ad2c55c4c50fa6c120e6
@@ -36,18 +36,18 @@ $(STEPS)/overlay: $(STEPS)/patch $$(OVERLAY_FILES)
 
 # --- the container ------------------------------------------------------------------------------------------------------
 INSIDE := /workspace/UniAD_train/UniAD
-# The world in use appears at the documented paths. The deployment tree is this repository.
+# The world in use appears at upstream's paths. The deployment tree is this repository.
 STACK_MOUNTS = $(abspath $(TREE)):$(INSIDE) $(CURDIR):/workspace/UniAD $(abspath $(UNIAD_TRAIN))/home:/home/uniad
 DATA_PLACES = $(DATA_ROOT):nuscenes $(INFO_ROOT):infos $(dir $(ANCHORS)):others
 data-mount = $(call place,$(firstword $1)):$(INSIDE)/data/$(lastword $1)
 DATA_MOUNTS = $(foreach p,$(DATA_PLACES),$(call data-mount,$(subst :, ,$p)))
-# The documented scripts end in `| tee`: with pipefail a failed run is one.
+# Upstream's scripts end in `| tee`: with pipefail a failed run is one.
 STACK_ENV = --env HOME=/home/uniad --env SHELLOPTS=pipefail
 # $(call in-stack,folder,GiB of /dev/shm,mounts,more)
 in-stack = $(call in-container,torch1.12,$2,$(STACK_MOUNTS) $3,$1,$(STACK_ENV)$(if $4, $4))
 
 # A shell sees what data there is.
-IN_DOCUMENTED = $(call in-stack,$(INSIDE),,$(foreach p,$(DATA_PLACES),$(if $(wildcard $(firstword $(subst :, ,$p))),$(call data-mount,$(subst :, ,$p)))),)
+IN_UPSTREAM = $(call in-stack,$(INSIDE),,$(foreach p,$(DATA_PLACES),$(if $(wildcard $(firstword $(subst :, ,$p))),$(call data-mount,$(subst :, ,$p)))),)
 
 # Is there an engine, and is no GPU newer than this torch? Asked before anything that takes long.
 CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=$(RUNTIME) --ask GPUS=$(GPUS) --python $(call q,$(HOST_PYTHON)) --words > /dev/null
@@ -173,7 +173,7 @@ slurm: ## Submit training to Slurm: NNODES machines, GPUS on each, SLURM_FLAGS
 .PHONY: shell
 ifeq ($(STACK),torch1.12)
 shell: $(STEPS)/overlay .make/image/torch1.12 ## Open a shell where this STACK's commands run
-	$(IN_DOCUMENTED) /bin/bash
+	$(IN_UPSTREAM) /bin/bash
 else
 shell: $(ENV)
   ifeq ($(TOOLS_RUNTIME),host)
@@ -185,5 +185,5 @@ endif
 
 ##@ Tests
 .PHONY: compare-stacks
-compare-stacks: $(VENV_READY) ## Both stacks on one synthetic world: samples, evaluation, losses; DOCUMENTED_PYTHON=...
-	@status=0; $(VENV)/bin/python tests/stacks/compare_stacks.py --python $(call q,$(DOCUMENTED_PYTHON)) --tree $(TREE) $(COMPARE_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]
+compare-stacks: $(VENV_READY) ## Both stacks on one synthetic world: samples, evaluation, losses; UPSTREAM_PYTHON=...
+	@status=0; $(VENV)/bin/python tests/stacks/compare_stacks.py --python $(call q,$(UPSTREAM_PYTHON)) --tree $(TREE) $(COMPARE_ARGS) || status=$$?; [[ $$status == 0 || $$status == 77 ]]

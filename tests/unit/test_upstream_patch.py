@@ -1,4 +1,4 @@
-"""The patch of the documented stack: new files of our own, and as little of UniAD's as can be."""
+"""The patch of the upstream stack: new files of our own, and as little of UniAD's as can be."""
 
 import ast
 import os
