@@ -22,6 +22,7 @@ _TABLES = (
     "planning_head.pos_embed.weight",
 )  # fmt: skip
 _AS_BUILT = ("criterion.code_weights", "pts_bbox_head.code_weights")
+_SCALARS = ("box_drawer.log_gain", "box_drawer.margin", "motion_prior.log_decay")
 _CLS_BIAS = (-3.0, -2.2, -3.2, -4.3, -5.8, -5.2, -1.6, -4.0, -8.2, -4.3)
 
 # (pattern of the key, factor, summand): lift a few scores over their thresholds and keep queries distinct
@@ -54,7 +55,7 @@ def _ring(key: str, count: int) -> np.ndarray:
 
 def rule_array(key: str, shape: tuple[int, ...], kind: str = "tiny") -> np.ndarray | None:
     """The value of one float parameter or buffer; None where the model keeps what it was built with."""
-    if key in _AS_BUILT:
+    if key in _AS_BUILT or key.endswith(_SCALARS):
         return None
     count = int(np.prod(shape)) if shape else 1
     if key.endswith("sampling_offsets.bias"):

@@ -264,6 +264,7 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
                 test_seg_thresh=n.number("test_seg_thresh", 0.5),
                 test_with_track_score=n.flag("test_with_track_score", False),
                 cell_features=native.flag("occ_cell_features", False),
+                draw_boxes=native.flag("occ_draw_boxes", False),
                 **({"bev_centres": _cell_centres(bev)} if align else {}),
             )
 
@@ -302,5 +303,6 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             with_adapter=n.flag("with_adapter", False),
             collision=tuple(collision),
             ego_status=native.flag("plan_ego_status", False),
+            motion_prior=native.flag("plan_motion_prior", False),
             **extra,
         )

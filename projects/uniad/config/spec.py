@@ -210,6 +210,7 @@ class OccSpec:
     test_seg_thresh: float = 0.1
     test_with_track_score: bool = True
     cell_features: bool = False  # masks also read each cell's own BEV feature and position, not only the shrunken state
+    draw_boxes: bool = False  # masks begin from the agents' boxes, moved by their velocities
     # Centres of the BEV's first and last column (x) and row (y), metres, for cutting; upstream's for every BEV size
     bev_centres: tuple[float, float, float, float] = (-50.944, 50.944, -50.944, 50.944)
 
@@ -225,6 +226,7 @@ class PlanSpec:
     with_adapter: bool
     collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
     ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
+    motion_prior: bool = False  # the path is what these give, and what the head corrects of it
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0

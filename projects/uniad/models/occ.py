@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uniad.config.spec import OccSpec
 from uniad.geometry.grid import BevGrid
+from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Agents, MotionOutput, OccOutput
 from uniad.models.occ_layers import (
     MLP,
@@ -26,6 +27,7 @@ from uniad.models.occ_layers import (
     UpsampleAdd,
     resize,
 )
+from uniad.models.precision import full_precision
 
 
 class OccRaw(NamedTuple):
@@ -70,6 +72,8 @@ class OccHead(nn.Module):
         self.temporal_mlp_for_mask = copy.deepcopy(self.query_to_occ_feat)
         if spec.cell_features:
             self.cell_proj = nn.Sequential(nn.Conv2d(spec.bev_dims, 2 * dim, 1), nn.ReLU(), nn.Conv2d(2 * dim, dim, 1))
+        if spec.draw_boxes:
+            self.box_drawer = BoxDrawer(dim, self.num_steps, grid)
 
     def forward(
         self, bev: Tensor, motion: MotionOutput, agents: Agents, vehicle: Tensor, bev_pos: Tensor | None = None
@@ -92,7 +96,11 @@ class OccHead(nn.Module):
     ) -> OccRaw:
         """Logits before any threshold, arguments as in ``forward``. Training also needs the rough masks, at test they cost."""
         valid = vehicle & agents.valid
-        return self.roll_out(bev, self.fuse(motion, valid), valid, bev_pos, with_masks)
+        query = self.fuse(motion, valid)
+        raw = self.roll_out(bev, query, valid, bev_pos, with_masks)
+        if self.spec.draw_boxes:
+            raw = raw._replace(logits=raw.logits + self.box_drawer(agents.boxes, query))
+        return raw
 
     def read(self, raw: OccRaw, score: Tensor) -> OccOutput:
         """Thresholded masks from logits. score: [B, A] of the tracks."""
@@ -165,6 +173,52 @@ class OccHead(nn.Module):
         absent = ~valid[:, None, :]
         outside = (mask.detach().float().sigmoid() < self.spec.attn_mask_thresh).flatten(2).transpose(1, 2) | absent
         return absent | (outside & ~outside.all(-1, keepdim=True))
+
+
+class BoxDrawer(nn.Module):
+    """Logits of the cells that an agent's box covers where its velocity takes it, corrected by what its query knows.
+
+    A box says to centimetres what a mask on coarse cells has to be learnt for. Beyond ``REACH`` cells from the box's edge the
+    logits fall no further, so that what the head has learnt still counts there.
+    """
+
+    GAIN = 4.0  # logit per cell of distance from the edge, at first
+    REACH = 2.0
+
+    def __init__(self, dim: int, num_steps: int, grid: BevGrid) -> None:
+        super().__init__()
+        self.num_steps, self.cell = num_steps, (grid.cell_x, grid.cell_y)
+        # Labels are polygons between the cell edges nearest to a box's corners, filled with their border (``BevGrid.cell_of``,
+        # ``draw_instances``): a cell stands for its lower edge, and a box reaches half a cell further.
+        self.register_buffer("x", grid.x_min + grid.cell_x * torch.arange(grid.columns).float(), persistent=False)
+        self.register_buffer("y", grid.y_min + grid.cell_y * torch.arange(grid.rows).float(), persistent=False)
+        self.correction = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, num_steps * 3))  # m, m, rad
+        nn.init.zeros_(self.correction[-1].weight)
+        nn.init.zeros_(self.correction[-1].bias)
+        self.log_gain = nn.Parameter(torch.full((num_steps,), self.GAIN).log())
+        self.margin = nn.Parameter(torch.full((num_steps,), 0.5))  # cells
+
+    def forward(self, boxes: Tensor, query: Tensor) -> Tensor:
+        """boxes: [B, A, 9] box9 of now, lidar frame; query: [B, A, D]. Returns [B, A, F', h, w]."""
+        with full_precision(boxes):
+            moved = self.correction(query.float()).unflatten(-1, (self.num_steps, 3))
+            x, y, _, width, length, _, yaw, vx, vy = boxes.detach().float()[:, :, None].unbind(-1)  # [B, A, 1] each
+            time_s = STEP_S * torch.arange(self.num_steps, device=boxes.device, dtype=moved.dtype)
+            x, y, yaw = x + vx * time_s + moved[..., 0], y + vy * time_s + moved[..., 1], yaw + moved[..., 2]
+            # In units of the logit, so that few operations touch every cell of every agent. cos and sin turn clockwise, as yaw.
+            gain = self.log_gain.exp()
+            across, along = (self._scaled(yaw, x, y, gain, quarter) for quarter in (False, True))
+            edge = [gain * (0.5 * side / max(self.cell) + self.margin) for side in (width, length)]
+            inside = torch.minimum(edge[0][..., None, None] - across.abs(), edge[1][..., None, None] - along.abs())
+            return inside.clamp(min=-self.REACH * self.GAIN)
+
+    def _scaled(self, yaw: Tensor, x: Tensor, y: Tensor, gain: Tensor, along: bool) -> Tensor:
+        """How far every cell lies from a box's middle, along its length or across, in cells times ``gain``. [B, A, F', h, w]"""
+        scale = gain / max(self.cell)
+        cos, sin = yaw.cos() * scale, yaw.sin() * scale
+        by_x, by_y = (sin, cos) if along else (cos, -sin)
+        columns = by_x[..., None] * self.x - (by_x * x + by_y * y)[..., None]
+        return columns[..., None, :] + (by_y[..., None] * self.y)[..., None]
 
 
 def _dot(query: Tensor, features: Tensor) -> Tensor:

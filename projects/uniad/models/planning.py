@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniad.config.spec import PlanSpec
+from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.command import COMMANDS
 from uniad.interface.types import MotionOutput, PlanOutput
 from uniad.models.attention import MultiheadAttention
@@ -21,6 +22,7 @@ from uniad.models.precision import full_precision
 # and what each is divided by, so that all are about 1 in a town (m/s2, m/s, rad/s).
 STATUS = (7, 8, 12, 13, 14)
 STATUS_SCALE = (2.0, 2.0, 0.2, 8.0, 1.0)
+FORWARD_ACCELERATION, YAW_RATE, FORWARD_VELOCITY = 7, 12, 13
 
 
 class SingleQueryAttention(MultiheadAttention):
@@ -82,6 +84,27 @@ def adapter_block(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(dim // 2, dim, 1))
 
 
+class MotionPrior(nn.Module):
+    """Where the car gets with the speed, acceleration and yaw rate of now, the last two dying away at rates that are learnt.
+
+    Half a second ahead that is right to centimetres, which a head that regresses whole paths has to learn from every road anew.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.log_decay = nn.Parameter(torch.zeros(2))  # log of seconds, of acceleration and of yaw rate
+        self.register_buffer("middle_s", STEP_S * (torch.arange(steps) + 0.5), persistent=False)  # of every step
+
+    def forward(self, can_bus: Tensor) -> Tensor:
+        """can_bus [B, 18] float32 as in ``Frame`` -> what each step adds, [B, steps, 2] metres, lidar frame (right, forward)."""
+        decay_s = self.log_decay.exp()
+        gained = decay_s * (1 - torch.exp(-self.middle_s[:, None] / decay_s))  # [steps, 2] seconds of either at full strength
+        acceleration, yaw_rate, velocity = (can_bus[:, i, None] for i in (FORWARD_ACCELERATION, YAW_RATE, FORWARD_VELOCITY))
+        length = STEP_S * (velocity + acceleration * gained[:, 0]).relu()
+        turned = yaw_rate * gained[:, 1]  # counter-clockwise
+        return torch.stack([-turned.sin() * length, turned.cos() * length], -1)
+
+
 class PlanHead(nn.Module):
     """Where the ego car drives within three seconds, given where it wants to go. A collision optimiser may follow outside."""
 
@@ -96,6 +119,8 @@ class PlanHead(nn.Module):
         self.pos_embed = nn.Embedding(1, dim)
         if spec.ego_status:
             self.status_mlp = nn.Sequential(nn.Linear(len(STATUS), dim), nn.ReLU(), nn.Linear(dim, dim))
+        if spec.motion_prior:
+            self.motion_prior = MotionPrior(spec.steps)
         if spec.with_adapter:
             self.bev_adapter = nn.Sequential(*(adapter_block(dim) for _ in range(3)))
 
@@ -104,12 +129,12 @@ class PlanHead(nn.Module):
     ) -> PlanOutput:
         """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, 0 right,
         1 left, 2 straight (see ``command.check_command``; here values outside are clamped); can_bus [B, 18] as in ``Frame``,
-        needed for ``ego_status`` alone."""
+        needed for ``ego_status`` and ``motion_prior`` alone."""
         query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
         if self.spec.ego_status:
             assert can_bus is not None
             query = query + self.status(can_bus)[:, None].to(query.dtype)
-        return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos)))
+        return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos), can_bus))
 
     def modes(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:
         """What each of the ego car's motion modes makes of the command: [B, K, D].
@@ -144,11 +169,15 @@ class PlanHead(nn.Module):
         """The ego query [B, 1, D] after it has seen the BEV."""
         return self.attn_module(query, self.memory(bev, bev_pos))
 
-    def trajectory(self, query: Tensor) -> Tensor:
-        """[B, 1, D] -> [B, steps, 2] metres, lidar frame. The head regresses steps; their sum is the path.
+    def trajectory(self, query: Tensor, can_bus: Tensor | None = None) -> Tensor:
+        """[B, 1, D] -> [B, steps, 2] metres, lidar frame. The head regresses steps, or what they differ from those of
+        ``motion_prior`` by, which reads can_bus [B, 18]; their sum is the path.
 
         In fp32 even under autocast: bf16 tells apart 12 cm at 30 m.
         """
         with full_precision(query):
-            steps = self.reg_branch(query.float()).unflatten(-1, (self.spec.steps, 2))
-            return torch.stack(list(accumulate(steps.squeeze(1).unbind(1))), 1)  # engines of JetPack 5 know no CumSum
+            steps = self.reg_branch(query.float()).unflatten(-1, (self.spec.steps, 2)).squeeze(1)
+            if self.spec.motion_prior:
+                assert can_bus is not None
+                steps = steps + self.motion_prior(can_bus.float())
+            return torch.stack(list(accumulate(steps.unbind(1))), 1)  # engines of JetPack 5 know no CumSum

@@ -9,6 +9,7 @@ precision of the run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -51,10 +52,11 @@ class FrozenLoader:
 
     def __init__(self, packed: PackedLoader, results: Stage1Result) -> None:
         """results: of every clip that fits, in the order of their last frames, see ``compute_results``."""
-        self.packed, self.results = packed, results
+        self.packed, self.results = copy(packed), results
         self.batch_size, self.epoch_len = packed.batch_size, packed.epoch_len
-        # images are of no more use
-        self.record = packed.record._replace(img=packed.record.img[:0])
+        # Images are of no more use; a view of them would keep their memory.
+        image = packed.record.img
+        self.packed.record = self.record = packed.record._replace(img=image.new_empty(0, *image.shape[1:]))
         self.row_of_frame = torch.as_tensor(packed.fits).cumsum(0) - 1
 
     def stream(self, start: int = 0) -> Iterator[FrozenClip]:

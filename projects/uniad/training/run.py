@@ -165,7 +165,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     else:
         load_initial(model, spec, announce)
     if trainer.iteration < trainer.max_iters and can_freeze(spec, loader, regularise):
-        trainer.loader = freeze_stage1(trainer, spec, clip, announce)
+        loader = trainer.loader = freeze_stage1(trainer, spec, clip, announce)  # the name too: it holds the images
     log = RunLog(
         options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
         tensorboard=options.train.tensorboard, said_before=said,

@@ -46,6 +46,14 @@ def model(spec):
     return model.train()
 
 
+def test_images_are_given_up_with_the_clips_they_belong_to(spec, packed, model):
+    results = compute_results(model, packed, Criterion(spec.model), OPTIONS, None)
+    loader = FrozenLoader(packed, results)
+    for record in (loader.record, loader.packed.record):
+        assert record.img.untyped_storage().nbytes() == 0
+    assert len(packed.record.img)
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_losses_and_gradients_are_those_of_the_whole_clip(spec, packed, model, number):
     criterion = Criterion(spec.model)
@@ -65,7 +73,7 @@ def test_losses_and_gradients_are_those_of_the_whole_clip(spec, packed, model, n
     assert found["grads"].keys() == wanted["grads"].keys()
     assert {name.split(".")[0] for name in found["grads"]} == {"motion_head", "occ_head", "planning_head"}
     for name, grad in wanted["grads"].items():
-        assert torch.allclose(found["grads"][name], grad, rtol=1e-2, atol=1e-3 * float(grad.abs().max()) + 1e-6), name
+        assert torch.allclose(found["grads"][name], grad, rtol=1e-2, atol=1e-3 * float(grad.abs().max()) + 1e-5), name
 
 
 def test_only_where_stage_1_says_the_same_each_time(spec, packed):

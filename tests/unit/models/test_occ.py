@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from uniad.config.file import ConfigError
 from uniad.config.read import load_spec
 from uniad.config.spec import ModelSpec, OccSpec
+from uniad.data.occupancy import draw_instances
 from uniad.evaluation.occupancy import consecutive
 from uniad.export.audit import audit
 from uniad.export.passes import lower_opset
@@ -28,7 +29,7 @@ from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Agents, MotionOutput, OccOutput
 from uniad.models.agents import select_agents
 from uniad.models.motion import MotionHead
-from uniad.models.occ import OccHead, claim_cells
+from uniad.models.occ import BoxDrawer, OccHead, claim_cells
 from uniad.models.occ_layers import GridSlicer, _halve
 from weights import fill
 
@@ -248,6 +249,42 @@ def test_cell_features_tell_cells_of_the_same_state_apart(head: OccHead) -> None
     assert moved[:, row, column].all() and moved.sum() == 3
     assert torch.equal(logits(plain, PLACES), logits(plain, elsewhere))
     assert {name.split(".")[0] for name in head.state_dict().keys() - plain.state_dict().keys()} == {"cell_proj"}
+
+
+@pytest.mark.parametrize("cell", [0.5, 2.0])
+@torch.no_grad()
+def test_boxes_are_drawn_as_the_labels_are_where_their_velocity_takes_them(cell: float) -> None:
+    """Before anything is learnt, boxes give the masks that labels have, but for cells that a box's edge passes through."""
+    rng = np.random.default_rng(0)
+    grid = BevGrid.from_bounds((-50.0, 50.0, cell), (-50.0, 50.0, cell))
+    boxes = np.zeros((1, 40, 9), np.float32)
+    boxes[..., :2], boxes[..., 3:6] = rng.uniform(-35, 35, (1, 40, 2)), rng.uniform((1.6, 3.8, 1), (3.0, 12.0, 2), (1, 40, 3))
+    boxes[..., 6], boxes[..., 7:] = rng.uniform(-np.pi, np.pi, (1, 40)), rng.uniform(-5, 5, (1, 40, 2))
+    drawer = BoxDrawer(16, 5, grid)
+    logits = drawer(torch.from_numpy(boxes), torch.randn(1, 40, 16))
+    assert logits.shape == (1, 40, 5, *grid.shape) and logits.min() >= -8 and logits.max() > 0
+    for step in range(5):
+        there = boxes[0].copy()
+        there[:, :2] += there[:, 7:] * 0.5 * step
+        masks = np.stack([draw_instances(grid, box[None], np.array([1]))[0] for box in there]) > 0
+        found = logits[0, :, step].numpy() > 0
+        assert (masks & found).sum() / (masks | found).sum() > (0.9 if cell < 1 else 0.7)
+        wrong = np.abs(found.sum((1, 2)) / masks.sum((1, 2)) - 1)
+        assert wrong.mean() < 0.2  # neither fatter nor thinner
+
+
+def test_a_head_that_draws_boxes_learns_to_correct_them() -> None:
+    case, plain, drawing = Case([3]), lively(OccHead(SMALL)), OccHead(replace(SMALL, draw_boxes=True)).eval()
+    drawing.load_state_dict(plain.state_dict(), strict=False)
+    agents = case.agents._replace(boxes=torch.rand(1, AGENTS, 9) * 4)
+    words = case.bev, case.motion, agents, case.vehicle, PLACES
+    drawn = drawing.predict(*words).logits - plain.predict(*words).logits
+    query = drawing.fuse(case.motion, case.vehicle & agents.valid)
+    torch.testing.assert_close(drawn, drawing.box_drawer(agents.boxes, query), atol=1e-4, rtol=1e-4)
+    drawing.predict(*words).logits[:, :3].sigmoid().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in drawing.box_drawer.parameters())
+    assert drawing.box_drawer.margin.grad.abs().sum() > 0
+    assert {name.split(".")[0] for name in drawing.state_dict().keys() - plain.state_dict().keys()} == {"box_drawer"}
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -155,6 +156,32 @@ def test_ego_status_reads_the_cars_own_motion_and_nothing_else() -> None:
         # forward and left acceleration, yaw rate, forward and left velocity, as in types.Frame
         changes = not torch.equal(told(*inputs, at_rest).traj, told(*inputs, moved).traj)
         assert changes == (column in (7, 8, 12, 13, 14)), column
+
+
+def test_a_path_begins_from_how_the_car_moves() -> None:
+    """With nothing to correct it is the arc that speed, acceleration and yaw rate give; integrated in small steps here."""
+    plain, head = PlanHead(SMALL).eval(), PlanHead(replace(SMALL, motion_prior=True)).eval()
+    missing = head.load_state_dict(plain.state_dict(), strict=False)
+    assert missing.missing_keys == ["motion_prior.log_decay"]
+    can_bus = torch.zeros(2, 18)
+    can_bus[0, [7, 12, 13]] = torch.tensor([1.5, 0.3, 6.0])  # m/s2, rad/s to the left, m/s
+    can_bus[1, [7, 13]] = torch.tensor([-6.0, 4.0])  # comes to a stand and stays there
+    for decay_s in (1.0, 1e4):
+        nn.init.constant_(head.motion_prior.log_decay, math.log(decay_s))
+        path = head.motion_prior(can_bus).cumsum(1)
+        for b in range(2):
+            at, heading, dt = np.zeros(2), 0.0, 0.002
+            acceleration, yaw_rate, speed = can_bus[b, [7, 12, 13]].tolist()
+            for k in range(1, 1501):
+                fading = math.exp(-(k - 0.5) * dt / decay_s)
+                heading, speed = heading + yaw_rate * fading * dt, max(speed + acceleration * fading * dt, 0.0)
+                at = at + speed * dt * np.array([-math.sin(heading), math.cos(heading)])
+                if k % 250 == 0:
+                    np.testing.assert_allclose(path[b, k // 250 - 1].detach(), at, atol=0.15)
+    inputs = small_inputs(2)
+    torch.testing.assert_close(head(*inputs, can_bus).traj, plain(*inputs).traj + head.motion_prior(can_bus).cumsum(1))
+    head(*inputs, can_bus).traj.sum().backward()
+    assert head.motion_prior.log_decay.grad.isfinite().all() and head.motion_prior.log_decay.grad.abs().min() > 0
 
 
 def test_every_parameter_learns_and_the_track_query_does_not() -> None:
