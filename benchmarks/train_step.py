@@ -25,8 +25,9 @@ from uniad.interface.types import Clip, Frame, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training import optim
-from uniad.training.capture import CapturedStep
+from uniad.training.capture import EagerStep, RecordedStep
 from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.distributed import World
 from uniad.training.recompute import recompute_layers
 from uniad.training.trainer import ClipLoss
 
@@ -148,26 +149,21 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> N
         if name in ("img_backbone", "img_neck") and not args.no_channels_last:
             part.to(memory_format=torch.channels_last)
     if args.recompute:
-        recompute_layers(model)
+        recompute_layers(model, graph)
     criterion = Criterion(spec.model).to(device)
     options = ClipOptions(history_features="shared" if args.shared_history else "exact", frames_at_once=args.frames_at_once)
     loss = ClipLoss(model, lambda m, c, g: forward_clip(m, c, criterion, g, options)[0], args.precision)
     optimizer = optim.build_optimizer(model, spec.train)
     generator, scale = torch.Generator(device), torch.ones((), device=device)
     clip = random_clip(spec, args.samples, frames, device)
-    captured = CapturedStep(loss, generator, scale) if graph else None
+    step = (RecordedStep if graph else EagerStep)(loss, generator, scale, World(0, 1, 0, device))
     torch.cuda.reset_peak_memory_stats()
 
     def iterate() -> Tensor:
-        if captured is not None:
-            total, _ = captured(clip, lambda: generator.manual_seed(0))
-        else:
-            optimizer.zero_grad(set_to_none=True)
-            total, _ = loss(clip, generator)
-            total.backward()
+        total, _ = step(clip, lambda: generator.manual_seed(0))
         norm = optim.global_norm(optim.gradients(optimizer))
         optim.step(optimizer, optim.clip_divisor(norm, spec.train.clip_norm), torch.zeros((), device=device))
-        return total.detach()
+        return total
 
     started = time.perf_counter()
     for _ in range(3):

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 save_every_s=args.save_every[1],
                 compile=args.compile,
                 cuda_graph=args.cuda_graph,
+                reduce_bf16=args.reduce_bf16,
                 deterministic=args.deterministic,
                 tensorboard=not args.no_tensorboard,
             ),

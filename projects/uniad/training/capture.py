@@ -1,7 +1,9 @@
-"""A training iteration's forward and backward pass as one CUDA graph.
+"""A training iteration's gradients: computed as they come, or recorded once and replayed.
 
 A clip of UniAD is ten thousand small kernels; queueing them one by one takes the host longer than the GPU needs to run them.
-Shapes never change and nothing in an iteration looks at the device, so the queue is recorded once and replayed as a whole.
+Shapes never change and nothing in an iteration looks at the device, so the queue is recorded once, as a CUDA graph, and replayed
+as a whole. The graph holds forward and backward pass and the copy of gradients into flat buckets; the buckets are reduced over
+all processes between replays. Counts that losses are divided by are means over all processes too, and are recorded with the rest.
 
 A graph reads and writes fixed memory: clips are copied into buffers, and gradients stay where they were recorded. Random draws
 follow the generators as they are seeded before each replay, so an iteration draws the same numbers as without a graph.
@@ -10,39 +12,128 @@ follow the generators as they are seeded before each replay, so an iteration dra
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from uniad.ops.recording import record
+from uniad.ops.recording import WARM_UP, record
+from uniad.training.distributed import World
 from uniad.training.loader import map_tensors
+from uniad.training.reduce import BufferSync, GradientReducer
 
 
-class CapturedStep:
-    """Called like ``ClipLoss``; runs forward and backward and leaves gradients in the parameters.
+class Recording(Protocol):
+    """Work that was recorded: a CUDA graph, or its stand-in."""
 
-    clip_loss: module (clip, generator) -> (total, terms); its parameters must have no gradient yet.
+    def replay(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """What makes a recording: ``ops.recording.record``, or ``record_on_host``."""
+
+    def __call__(
+        self,
+        run: Callable[[], object],
+        *,
+        after_each: Callable[[], object],
+        before: Callable[[], object],
+        generator: torch.Generator | None,
+    ) -> Recording: ...
+
+
+class Step:
+    """Called with a clip, leaves the mean gradient over all processes in the parameters.
+
+    clip_loss: module (clip, generator) -> (total, terms).
     generator: the source of the draws, on the same device.
     scale: scalar on the device that the loss is multiplied by before the backward pass.
+    reduce_dtype: what gradients travel in between processes, see ``GradientReducer``.
     """
 
-    def __init__(self, clip_loss: nn.Module, generator: torch.Generator, scale: Tensor) -> None:
-        self.clip_loss, self.generator, self.scale = clip_loss, generator, scale
-        self.graph: torch.cuda.CUDAGraph | None = None
+    def __init__(
+        self,
+        clip_loss: nn.Module,
+        generator: torch.Generator,
+        scale: Tensor,
+        world: World,
+        reduce_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.clip_loss, self.generator, self.scale, self.world = clip_loss, generator, scale, world
+        self.reduce_dtype = reduce_dtype
+        self.reducer: GradientReducer | None = None
+        # Running statistics differ between processes; a checkpoint holds the main process's, and the history BEVs read them.
+        norms = [m for m in clip_loss.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        self.sync_buffers = BufferSync(norms) if world.size > 1 and norms else None
 
     def __call__(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Total loss and terms [K]; both are overwritten by the next call.
+        """This process's total loss and terms [K], not differentiable.
 
-        reseed: seeds all generators for this iteration; called again after the recording, which uses up draws.
+        reseed: seeds all generators for this iteration; may be called more than once.
         """
-        if self.graph is None:
+        if self.sync_buffers is not None:
+            self.sync_buffers()
+        total, terms = self._compute(clip, reseed)
+        if self.reducer is not None:
+            self.reducer.reduce()
+        return total, terms
+
+    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _forward_backward(self, clip: Any) -> tuple[Tensor, Tensor]:
+        self._drop_gradients()
+        total, terms = self.clip_loss(clip, self.generator)
+        (total * self.scale).backward()
+        return total.detach(), terms
+
+    def _gather(self) -> None:
+        """Gradients into their buckets. Which parameters have any is learnt from the first iteration: it is always the same."""
+        if self.world.size == 1:
+            return
+        if self.reducer is None:
+            self.reducer = GradientReducer.of(self.clip_loss.named_parameters(), self.world, self.reduce_dtype)
+        self.reducer.check(self.clip_loss.named_parameters())
+        self.reducer.gather()
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.clip_loss.parameters():
+            parameter.grad = None
+
+
+class EagerStep(Step):
+    """Every kernel queued as it comes up."""
+
+    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        reseed()
+        result = self._forward_backward(clip)
+        self._gather()
+        return result
+
+
+class RecordedStep(Step):
+    """Recorded at the first clip, replayed for it and every further one; clips must have the first one's shapes.
+
+    The total and the terms are overwritten by the next call.
+    """
+
+    recorder: Recorder = staticmethod(record)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recording: Recording | None = None
+        self.result: tuple[Tensor, Tensor] | None = None  # the memory of total and terms
+
+    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        if self.recording is None:
             self._record(clip)
         else:
             copy_tensors(clip, self.clip)
-        reseed()
-        self.graph.replay()
-        return self.total, self.terms
+        reseed()  # the recording has used up draws
+        self.recording.replay()
+        assert self.result is not None, "a recording has run before"
+        return self.result
 
     def _record(self, clip: Any) -> None:
         self.clip = map_tensors(Tensor.clone, clip)
@@ -53,25 +144,53 @@ class CapturedStep:
             for buffer, kept in zip(self.clip_loss.buffers(), statistics):
                 buffer.copy_(kept)
 
-        self.graph = record(
-            self._forward_backward, after_each=self._drop_gradients, before=forget, generator=self.generator
-        )
+        self.recording = self.recorder(self._run, after_each=self._drop_gradients, before=forget, generator=self.generator)
 
-    def _forward_backward(self) -> None:
-        total, terms = self.clip_loss(self.clip, self.generator)
-        (total * self.scale).backward()
-        self.total, self.terms = total.detach(), terms
+    def _run(self) -> None:
+        found = self._forward_backward(self.clip)
+        if self.result is None:
+            self.result = (torch.empty_like(found[0]), torch.empty_like(found[1]))
+        for kept, value in zip(self.result, found):
+            kept.copy_(value)
+        self._gather()
 
-    def _drop_gradients(self) -> None:
-        for parameter in self.clip_loss.parameters():
-            parameter.grad = None
+
+class HostRecording:
+    """The stand-in for a CUDA graph where there is no GPU: replays by calling again.
+
+    What goes in and out is a graph's: clips of one shape in buffers, results and reduced gradients in fixed memory.
+    """
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
+
+    def replay(self) -> None:
+        self.run()
+
+
+def record_on_host(
+    run: Callable[[], object],
+    *,
+    after_each: Callable[[], object],
+    before: Callable[[], object],
+    generator: torch.Generator | None = None,
+) -> HostRecording:
+    """As ``ops.recording.record``, with as many runs before the first replay."""
+    for _ in range(WARM_UP):
+        run()
+        after_each()
+    before()
+    run()
+    # a recording computes nothing: what the run that was recorded left in norms is undone
+    before()
+    return HostRecording(run)
 
 
 def copy_tensors(source: Any, target: Any) -> None:
     """Copies every tensor of ``source`` over its counterpart in ``target``; shapes must be equal."""
     if isinstance(source, Tensor):
         if source.shape != target.shape or source.dtype != target.dtype:
-            raise ValueError(f"a captured step got {source.dtype}{list(source.shape)} for {target.dtype}{list(target.shape)}")
+            raise ValueError(f"a recorded step got {source.dtype}{list(source.shape)} for {target.dtype}{list(target.shape)}")
         target.copy_(source, non_blocking=True)
     elif isinstance(source, dict):
         for key, value in source.items():

@@ -6,7 +6,6 @@ every function here is a no-op that returns what a world of one would.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from uniad.errors import EXIT_USER_ERROR, UserError, system_errors_are_one_line
 from uniad.processes import stop_with_parent
@@ -144,15 +143,6 @@ def blame_the_right_process(world: World) -> Iterator[None]:
         if world.size > 1 and any(text in str(error) for text in _PEER_GONE):
             raise UserError(f"process {world.rank} stopped because another one ended; see its message") from None
         raise
-
-
-def data_parallel(module: nn.Module, *, find_unused_parameters: bool, sync_buffers: bool) -> nn.Module:
-    """The module with gradients averaged over all processes."""
-    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
-    return nn.parallel.DistributedDataParallel(
-        module, find_unused_parameters=find_unused_parameters, gradient_as_bucket_view=True, **{sync: sync_buffers}
-    )
 
 
 def stop(world: World) -> None:

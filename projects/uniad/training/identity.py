@@ -31,7 +31,7 @@ _READ = ("model", "optimizer", "optimizer_config", "lr_config", "momentum_config
          "cudnn_benchmark", "custom_hooks", "data.samples_per_gpu", "data.train", "data.shuffler_sampler")  # fmt: skip
 # Options of the command line that change a training; --samples-per-gpu is a value of the config
 _OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history",
-            "packs")  # fmt: skip
+            "packs", "reduce_bf16")  # fmt: skip
 # What changes no number, by its name in a config, wherever it stands -> as a spec spells it. A checkpoint that differs in these
 # alone goes on without a difference.
 _HARMLESS: dict[str, tuple[str, ...]] = {

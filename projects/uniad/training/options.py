@@ -29,6 +29,7 @@ class TrainOptions:
     save_every_s: float | None = 600.0
     compile: bool = False
     cuda_graph: bool = False  # forward and backward recorded once and replayed
+    reduce_bf16: bool = False  # gradients travel between processes in bf16
     deterministic: bool = False
     tensorboard: bool = True
 
@@ -69,16 +70,10 @@ def check_precision(precision: str, device: torch.device) -> None:
             )
 
 
-def check_graph(options: TrainOptions, device: torch.device, processes: int) -> None:
-    """Refuses a CUDA graph where it cannot work."""
-    if not options.cuda_graph:
-        return
-    if device.type != "cuda":
+def check_graph(options: TrainOptions, device: torch.device) -> None:
+    """Refuses a CUDA graph where there is no GPU."""
+    if options.cuda_graph and device.type != "cuda":
         raise UserError("--cuda-graph needs a GPU: leave it out on a CPU")
-    if processes > 1:
-        raise UserError(f"--cuda-graph works in one process and this run has {processes}: leave it out, or train on one GPU")
-    if options.compile:
-        raise UserError("--cuda-graph and --compile both take over the iteration: give one")
 
 
 def prepare_backend(options: TrainOptions) -> None:

@@ -120,8 +120,6 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
 
 
 def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
-    if options.recompute and options.train.cuda_graph:
-        raise UserError("--recompute and --cuda-graph do not go together (dropout could not be repeated): give one")
     if options.dense_bev and spec.model.freeze.bev_encoder and not options.from_scratch:
         raise UserError(f"--dense-bev teaches the BEV encoder, which {spec.name} freezes: leave it out, or use it in stage 1")
     said: list[str] = []
@@ -149,7 +147,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         add_dense_bev(model, spec.model)
         announce("a heat map of objects on the BEV learns along")
     if options.recompute:
-        announce(f"recomputing the activations of {recompute_layers(model)} layers: less memory, about a third more time")
+        count = recompute_layers(model, options.train.cuda_graph)
+        announce(f"recomputing the activations of {count} layers: less memory, about a third more time")
     loader = loader_of(spec, world, options.train.seed)
     if options.loader_timeout_s is not None:
         loader.timeout_s = options.loader_timeout_s

@@ -24,7 +24,7 @@ from uniad.errors import UserError, out_of_memory
 from uniad.interrupt import Interrupt
 from uniad.losses.criterion import total_loss
 from uniad.training import distributed, optim
-from uniad.training.capture import CapturedStep
+from uniad.training.capture import EagerStep, RecordedStep, Step
 from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
@@ -76,11 +76,12 @@ class Trainer:
     options: TrainOptions
     world: World
     model: nn.Module  # bare, what checkpoints hold
-    step_module: nn.Module  # ClipLoss, data-parallel where there are several processes
+    step: Step | None  # what makes gradients, while training goes on
     optimizer: torch.optim.AdamW
     loss_scale: optim.LossScale
     schedule: optim.Schedule
     iteration: int  # iterations done
+    recorded_step: type[RecordedStep] = RecordedStep  # tests record where there is no GPU
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Trainer:
     ):
         self.spec, self.options, self.world, self.loader = spec, options, world, loader
         check_precision(options.precision, world.device)
-        check_graph(options, world.device, world.size)
+        check_graph(options, world.device)
         self.model = model.to(world.device).train()
         if world.device.type == "cuda":
             # what convolutions of half precision want; elsewhere the layout would only cost copies
@@ -180,8 +181,7 @@ class Trainer:
         self.log = log
         if self.iteration >= self.max_iters:
             return self._already_complete()
-        self.step_module = self._parallel()
-        self.captured = CapturedStep(self.clip_loss, self.generator, self.loss_scale.scale) if self.options.cuda_graph else None
+        self.step = self._make_step()
         self._restart_clock()
         self.per_iteration = self.per_fetch = 0.0
         self.recent: deque[tuple[int, Any]] = deque(maxlen=2)
@@ -205,8 +205,7 @@ class Trainer:
                 raise UserError(self._out_of_memory(of_machine=True)) from None
             finally:
                 clips.close()
-                self.captured = None
-                self.step_module = self.clip_loss  # lets go of the process group before it is taken down
+                self.step = None  # a graph lets go of the process group's collectives before that is taken down
             return self._finish()
 
     def _already_complete(self) -> Outcome:
@@ -234,16 +233,11 @@ class Trainer:
         self.data_s += time.perf_counter() - fetch_started
         self.recent.append((self.iteration, host))
         optim.set_learning_rate(self.optimizer, self.schedule.factor(self.iteration))
-        if self.captured is not None:
-            total, terms = self.captured(clip, self._seed)
-        else:
-            self._seed()
-            self.optimizer.zero_grad(set_to_none=True)
-            total, terms = self.step_module(clip, self.generator)
-            (total * self.loss_scale.scale).backward()
+        assert self.step is not None, "fit makes it"
+        total, terms = self.step(clip, self._seed)
 
         stop = torch.full((1,), float(self.interrupt.requested), device=terms.device)
-        shared = torch.cat([terms, total.detach().float().reshape(1), stop]) / self.world.size
+        shared = torch.cat([terms, total.float().reshape(1), stop]) / self.world.size
         shared = distributed.sum_over_ranks(self.world, shared)
 
         grads = optim.gradients(self.optimizer)
@@ -323,18 +317,12 @@ class Trainer:
             return torch.cuda.max_memory_allocated(self.world.device) / 1e6
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.024e-3 if sys.platform != "darwin" else 1e-6)
 
-    def _parallel(self) -> nn.Module:
+    def _make_step(self) -> Step:
         if self.options.compile:
             self.clip_loss.compile()
-        if self.world.size == 1:
-            return self.clip_loss
-        norms_learn = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats for m in self.model.modules()
-        )
-        # running statistics differ between processes; a checkpoint holds the main process's
-        return distributed.data_parallel(
-            self.clip_loss, find_unused_parameters=self.spec.train.find_unused_parameters, sync_buffers=norms_learn
-        )
+        kind = self.recorded_step if self.options.cuda_graph else EagerStep
+        dtype = torch.bfloat16 if self.options.reduce_bf16 else None
+        return kind(self.clip_loss, self.generator, self.loss_scale.scale, self.world, dtype)
 
     # --- saving ------------------------------------------------------------------------------------------------------
 

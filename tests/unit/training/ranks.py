@@ -1,0 +1,47 @@
+"""Several processes of one world inside a test: forked, joined over gloo, and each one's answer brought back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from uniad.training.distributed import World
+
+
+def in_ranks(size: int, work: Callable[[World], Any], timeout_s: float = 300.0) -> list[Any]:
+    """``work(world)`` in ``size`` processes on the CPU; what it returned in each, by rank."""
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        ends = [context.Pipe(duplex=False) for _ in range(size)]
+        processes = [
+            context.Process(target=_run, args=(rank, size, Path(folder) / "store", work, sender), daemon=True)
+            for rank, (_, sender) in enumerate(ends)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            answers = [receiver.recv() if receiver.poll(timeout_s) else ("no answer", None) for receiver, _ in ends]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    for error, _ in answers:
+        assert not error, error
+    return [value for _, value in answers]
+
+
+def _run(rank: int, size: int, store: Path, work: Callable[[World], Any], sender: Any) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=120))
+        sender.send(("", work(World(rank, size, rank, torch.device("cpu")))))
+        dist.barrier()
+    except BaseException:
+        sender.send((traceback.format_exc(), None))
