@@ -29,11 +29,11 @@ BEGIN, END = "<!-- table: tests/attacks.py -->", "<!-- end of table -->"
 # Area, and regular expressions of the tests that attack it: FILE::TEST as pytest names them, from tests/ on
 AREAS: dict[str, tuple[str, ...]] = {
     "frames of others: units of time, 10 and 20 Hz, missing cameras, wrong shapes, unknown keys": (
-        r"unit/deploy/test_formats.py::test_(what_does_not_fit|denser|an_index)",
+        r"unit/formats/test_formats.py::test_(what_does_not_fit|denser|an_index)",
     ),
     "info files of others: shapes, not finite, duplicates, loops, paths of Windows": (r"unit/data/test_infos_of_others.py::",),
     "tables of others: cameras, visibility, scene names, splits, CAN bus": (r"unit/data/test_tables_of_others.py::",),
-    "cards and calibrations: unknown keys, lists, deep nesting": (r"unit/deploy/test_formats.py::test_a_card",),
+    "cards and calibrations: unknown keys, lists, deep nesting": (r"unit/formats/test_formats.py::test_a_card",),
     "images: Exif, padding, cut, damaged inside, other sizes, claims of gigabytes": (
         r"unit/data/test_images.py::test_(a_truncated|a_file_that|pixels_are|what_follows|a_cut|damage|an_image|a_small|sizes)",
     ),
@@ -49,8 +49,8 @@ AREAS: dict[str, tuple[str, ...]] = {
     "results of others: damaged frames and masks, paths that leave their folder": (
         r"unit/deploy/test_results_of_others.py::test_(a_|masks)",
     ),
-    "damage: graphs, and threads that nobody has": (r"unit/export/test_graph_files.py::",),
-    "damage: recorded sequences": (r"unit/deploy/test_recorded_sequence.py::",),
+    "damage: graphs, and threads that nobody has": (r"unit/artifacts/test_graph_files.py::",),
+    "damage: recorded sequences": (r"unit/artifacts/test_recorded_sequence.py::",),
     "damage: checkpoints, weights that are not finite, resume state": (
         r"unit/training/test_checkpoint.py::test_(a_missing|an_unexpected|a_checkpoint_of|a_pickle|a_damaged|absent)",
         r"unit/training/test_(carried|integrity).py::",
@@ -61,7 +61,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/data/test_unpickle.py::test_(anything_that|what_would_harm|an_info_file)",
     ),
     "configs that attack their reader: growth, depth, numbers, files": (
-        r"unit/test_config.py::test_(a_config_that_is|an_override)",
+        r"unit/config/test_config.py::test_(a_config_that_is|an_override)",
     ),
     "make: every setting, names of folders and scenes": (r"make/test_values.py::",),
     "addresses and downloads: no address, a web page, cut off, changed, damaged notes": (

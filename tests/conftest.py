@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from recorded import golden_dir
-
-REPO = Path(__file__).resolve().parent.parent
+from helpers import REPO
+from helpers.recorded import golden_dir
 
 # Tests share two cores; a library that starts a thread per core makes every test slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from contract.conftest import PATCH, REPO, Upstream, git
+from helpers import REPO
+from helpers.upstream_tree import PATCH, Upstream, git
 
 STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host")
 

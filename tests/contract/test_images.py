@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from contract.conftest import REPO, Upstream
+from helpers import REPO
+from helpers.upstream_tree import Upstream
 
 IMAGES = ("torch1.12", "deploy", "jetson")
 

@@ -10,8 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from contract.conftest import REPO
+from helpers import REPO
 
 IMAGES = ("torch1.12", "deploy", "jetson")
 

@@ -9,19 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import REPO
+from helpers.upstream_tree import SHM, STACK, STEMS, Upstream, shown
 
-from contract.conftest import REPO, Upstream
-
-STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes")
 INSIDE = "/workspace/UniAD_train/UniAD"
-STEMS = {"tiny": "tiny_imgx0.25", "full": "full"}
-SHM = {"tiny": "8g", "full": "32g"}
-
-
-def shown(tree: Upstream, *arguments: str) -> str:
-    """What `make -n` prints, quotes and doubled blanks aside."""
-    text = tree.done("-n", *STACK, *arguments).replace("'", "").replace("\\\n", " ")
-    return "\n".join(re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
 
 
 def in_order(text: str, *parts: str) -> None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-
-from contract.conftest import REPO, Upstream
+from helpers import REPO
+from helpers.upstream_tree import Upstream
 
 STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "VARIANT=tiny", "GPUS=8")
 SCRIPT = "postprocess_bevformer_tiny_epoch_24_pth.py"

@@ -6,9 +6,8 @@ import re
 from typing import NamedTuple
 
 import pytest
-
-from contract.conftest import REPO, Upstream
-from contract.test_upstream_commands import SHM, STEMS, shown
+from helpers import REPO
+from helpers.upstream_tree import SHM, STEMS, Upstream, shown
 
 RAW = {"tiny": "bevformer_tiny_epoch_24.pth", "full": "bevformer_r101_dcn_24ep.pth"}
 MACHINES = {"1 machine": ("GPUS=8",), "4 machines": ("GPUS=8", "NNODES=4", "NODE_RANK=0", "MASTER_ADDR=first")}

@@ -17,16 +17,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import train_clip
-from recorded import Recorded
-from specs import tiny_spec
-from tolerances import TOLERANCES
+from helpers import train_clip
+from helpers.recorded import Recorded
+from helpers.specs import tiny_spec
+from helpers.tolerances import TOLERANCES
+from helpers.weights import rule_state_dict
 from uniad.losses.map import map_losses
 from uniad.losses.map_matcher import map_targets, match_queries
 from uniad.models.track import take_rows
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, clip_bevs
-from weights import rule_state_dict
 
 FRAMES, BASE_FRAMES = 3, 2
 # name -> further thinning of frame 0's outputs; 1 keeps what golden has

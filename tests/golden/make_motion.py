@@ -18,9 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import motion_data
-import stage2_clip
-import weights
+from helpers import motion_data, stage2_clip, weights
 from torch import Tensor
 from uniad.interface.types import Agents, MotionOutput
 from uniad.losses.criterion import Criterion

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from recorded import Recorded
+from helpers.recorded import Recorded
 
 MODELS = {"tiny": ("tiny_stage2", 3), "base": ("base_stage2_small", 2)}
 STRIDES = {"ins_query": 11, "mask_preds": 29, "ins_occ_logits": 29}  # on top of what golden thinned

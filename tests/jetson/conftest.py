@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import ENV, REPO
-
-from tests.jetson.device import Device, StandIn
-from tests.jetson.toy import write_toy
-from tests.make.conftest import Tree, lay_tree
+from helpers import REPO
+from helpers.command_line import ENV
+from helpers.jetson_device import Device, StandIn
+from helpers.make_tree import Tree, lay_tree
+from helpers.toy_graph import write_toy
 
 ONNX = "onnx/uniad_nano_track_map.onnx"
 

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uniad
+from helpers.toy_graph import contract
 from uniad.artifacts.card import read_card, sequence_path, write_card
 from uniad.errors import UserError
 from uniad.files import sha256
 from uniad.jetson import bundle as bundles
 from uniad.jetson.build import make_bundle
 from uniad.jetson.bundle import write_bundle
-
-from tests.jetson.toy import contract
 
 QUICK = bundles.DeviceOptions(iterations=1, seconds=0)
 

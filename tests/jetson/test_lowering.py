@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import finish, refused, start
+from helpers.command_line import finish, refused, start
 from onnx import TensorProto, helper, numpy_helper
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, sequence_path, write_card

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from command_line import REPO
+from helpers import REPO
 
 ENGINE = "engines/jetson/uniad_nano_track_map.fp32.engine"
 KEPT = {f"engines/uniad_nano_track_map.fp32.{end}" for end in ("engine", "engine.json")} | {"engines/timing.cache"}
@@ -55,7 +55,7 @@ def test_an_engine_with_wrong_numbers_is_rejected_there(tree, device):
 
 
 def test_a_connection_that_breaks_while_copying_is_continued(tree, device):
-    proxy = f"-o 'ProxyCommand={sys.executable} {REPO}/tests/jetson/dying_proxy.py %h %p 600000'"
+    proxy = f"-o 'ProxyCommand={sys.executable} {REPO}/tests/helpers/dying_proxy.py %h %p 600000'"
     said = error_of(tree.build(flags=proxy))
     assert "run the same again" in said
     (part,) = [p for p in device.home.rglob("*.part")]

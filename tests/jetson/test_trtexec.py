@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import REPO, refused
+from helpers import REPO
+from helpers.command_line import refused
+from helpers.toy_graph import write_toy
 from uniad.artifacts.graph import check_graph
 from uniad.backends import identity, trtexec
 from uniad.engines import jetpack
@@ -15,8 +17,6 @@ from uniad.export.passes import opset_of
 from uniad.export.to_onnx import TARGETS
 from uniad.jetson.build import build_here
 from uniad.jetson.bundle import DeviceOptions, write_bundle
-
-from tests.jetson.toy import write_toy
 
 NEW_HELP = "--skipInference --dumpRawBindingsToFile --noTF32"
 TYPED_HELP = f"{NEW_HELP} --stronglyTyped"

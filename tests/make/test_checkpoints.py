@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from make.conftest import Tree
+from helpers.make_tree import Tree
 
 READERS = [["export"], ["eval"], ["verify"], ["engine"], ["quantize"], ["visualize"], ["infer"], ["infer", "BACKEND=torch"],
            ["jetson-engine", "JETSON=bundle"], ["visualize", "SCENE=0"]]  # fmt: skip

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers import REPO
 from uniad import cli
-
-from make.conftest import REPO
 
 # Imported or sourced by the others
 PARTS = {"tools/_environment.py", "mk/lib/machine.py", "tools/usage.sh"}

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
+from helpers import REPO
 
 # Its container ends when it is removed, or at the end of a `stop` that takes as long as a slow save.
 ENGINE = """#!/usr/bin/env bash

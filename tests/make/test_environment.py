@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import setup_env
-
-from make.conftest import REPO
+from helpers import REPO
 
 SYSTEM = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
 # What a tool of the small tree finds: its interpreter's prefix, its package, and something from the environment.

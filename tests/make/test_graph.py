@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 DATA = ["make_synthetic_nuscenes", "create_data"]
 STAGE1 = ["train"]

@@ -6,8 +6,7 @@ import os
 import time
 
 import pytest
-
-from make.conftest import Tree
+from helpers.make_tree import Tree
 
 
 def inferred(tree: Tree) -> str:

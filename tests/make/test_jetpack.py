@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from make.conftest import Tree
+from helpers.make_tree import Tree
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]
 import configure  # noqa: E402

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 NANO, TINY = "projects/configs/recipes/nano.py", "projects/configs/recipes/tiny_imgx0.25.py"
 SHIPPED = "weights/nano/nano_e2e.pth"

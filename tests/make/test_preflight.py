@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 sys.path.insert(0, str(REPO / "tools"))
 import machine  # noqa: E402

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 SETTINGS = re.findall(r"^([A-Za-z_][A-Za-z0-9_.]*) \?=", (REPO / "mk/vars.mk").read_text(), re.M)
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO
+from helpers import REPO
 
 sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]
 import demo_summary  # noqa: E402

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 MAKEFILES = [REPO / "Makefile", *(REPO / "mk").glob("*.mk")]
 SETTINGS = sorted({name for path in MAKEFILES for name in re.findall(r"^\s*([A-Za-z_][\w.]*)\s*\?=", path.read_text(), re.M)})

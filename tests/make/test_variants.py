@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from make.conftest import REPO, Tree, lay_tree
+from helpers import REPO
+from helpers.make_tree import Tree, lay_tree
 
 GOALS = ("train", "eval", "export", "verify", "engine", "visualize", "infer")
 

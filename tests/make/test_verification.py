@@ -6,8 +6,8 @@ import os
 import time
 
 import pytest
-
-from make.conftest import REPO, Tree
+from helpers import REPO
+from helpers.make_tree import Tree
 
 
 def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compared_once(tree: Tree):

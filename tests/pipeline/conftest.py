@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import World, finish, start
-from specs import nano_spec
+from helpers.command_line import World, finish, start
+from helpers.specs import nano_spec
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +68,22 @@ def nano_e2e_checkpoint(anchors: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("weights") / "nano_e2e.pth"
     torch.save({"state_dict": build_model(replace(spec, model=model)).state_dict()}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """World, infos and a nano checkpoint."""
+    from helpers.weights import rule_state_dict
+    from uniad.data.infos import create_infos
+    from uniad.data.synthetic.generate import generate
+    from uniad.data.synthetic.params import WorldParams
+    from uniad.models.uniad import UniAD
+    from uniad.training.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    generate(WorldParams(train_scenes=1, val_scenes=2, frames=6, lidar_columns=180), folder / "world")
+    create_infos(folder / "world", folder / "infos", workers=1, progress=False)
+    state = UniAD(nano_spec().model).state_dict()
+    state.update(rule_state_dict(state))
+    save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
+    return folder

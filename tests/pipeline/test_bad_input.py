@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import NANO, REPO, World, finish, refused, start
-from specs import tiny_spec
+from helpers import REPO
+from helpers.command_line import NANO, World, finish, refused, start
+from helpers.specs import tiny_spec
 from uniad.models.uniad import UniAD
 
 

@@ -6,8 +6,8 @@ import json
 import socket
 
 import pytest
-from command_line import ENV, NANO, World, finish, refused, start
-from specs import config_path
+from helpers.command_line import ENV, NANO, World, finish, refused, start
+from helpers.specs import config_path
 
 E2E = config_path("nano", 2)
 

@@ -1,7 +1,7 @@
 """Checkpoint -> ONNX -> verification -> engine through the command lines, with the nano model on a tiny synthetic world.
 
-Weights follow the rule of tests/weights.py, and thresholds are set so that a few tracks are born, carried and lost: an empty
-scene would let any graph pass.
+Weights follow the rule of tests/helpers/weights.py, and thresholds are set so that a few tracks are born, carried and lost: an
+empty scene would let any graph pass.
 """
 
 from __future__ import annotations
@@ -18,61 +18,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from uniad.data.infos import create_infos
-from uniad.data.synthetic.generate import generate
-from uniad.data.synthetic.params import WorldParams
-from uniad.models.uniad import UniAD
-from uniad.training.checkpoint import save_checkpoint
-
-from tests.specs import config_path, nano_spec
-from tests.weights import rule_state_dict
+from helpers import REPO
+from helpers.nano_pipeline import export, one_line_error, options, run
+from helpers.specs import config_path
 
 pytestmark = pytest.mark.slow
 FRAMES = 12  # two scenes of six: the state is fed back, and a scene begins in the middle
-REPO = Path(__file__).resolve().parents[2]
-
-
-def run(tool: str, *args: object) -> subprocess.CompletedProcess:
-    """A command line of tools/, from the root of the checkout, as make calls it."""
-    return subprocess.run(
-        [sys.executable, REPO / "tools" / tool, *map(str, args)], cwd=REPO, capture_output=True, text=True, timeout=600
-    )
-
-
-def one_line_error(result: subprocess.CompletedProcess) -> str:
-    """The message of a failed command: a single line, no traceback."""
-    assert result.returncode != 0
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """World, infos and a nano checkpoint."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    generate(WorldParams(train_scenes=1, val_scenes=2, frames=6, lidar_columns=180), folder / "world")
-    create_infos(folder / "world", folder / "infos", workers=1, progress=False)
-    state = UniAD(nano_spec().model).state_dict()
-    state.update(rule_state_dict(state))
-    save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
-    return folder
-
-
-def options(work: Path, **more: object) -> list[str]:
-    pairs: dict[str, object] = {"data.workers_per_gpu": 0, "model.score_thresh": 0.88, "model.filter_score_thresh": 0.86}
-    for split in ("train", "val", "test"):
-        infos = "train" if split == "train" else "val"
-        pairs[f"data.{split}.data_root"] = work / "world"
-        pairs[f"data.{split}.ann_file"] = work / "infos" / f"nuscenes_infos_temporal_{infos}.pkl"
-    return ["--cfg-options", *(f"{k}={v}" for k, v in {**pairs, **more}.items())]
-
-
-def export(work: Path, out: Path, *args: object, checkpoint: Path | None = None, **more: object) -> subprocess.CompletedProcess:
-    return run(
-        "export_onnx.py", config_path("nano").relative_to(REPO), checkpoint or work / "nano.pth", "--out", out, *args,
-        *options(work, **more),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["gridsample"])  # both ways are taken for the whole step, in test_stage2_pipeline

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import onnx
 import pytest
+from helpers.nano_pipeline import export, one_line_error, run
 from uniad.backends.rounding import tensor_types
 from uniad.export.groups import GLUE, layer_groups
-
-from tests.pipeline.test_nano_pipeline import export, one_line_error, run, work  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TARGETS = ["8.6", "8.9"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import World, finish, refused, start
+from helpers.command_line import World, finish, refused, start
 from uniad.artifacts.card import read_card, sequence_path
 from uniad.artifacts.graph import is_quantised
 from uniad.precision.int8.candidates import find_layers, groups_of

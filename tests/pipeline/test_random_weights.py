@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from command_line import NANO, World, finish, refused, start
-from specs import config_path
+from helpers.command_line import NANO, World, finish, refused, start
+from helpers.specs import config_path
 from uniad.training.checkpoint import is_random
 
 MAKE = "tools/make_random_weights.py"

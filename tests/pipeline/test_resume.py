@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from command_line import finish, start
+from helpers.command_line import finish, start
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
 EVERY_STEP = ("--max-iters", 3, "--save-every", 1, "--cfg-options", "log_config.interval=1")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runtime_elsewhere
-from command_line import REPO, World, finish, start
-from test_stage2_pipeline import Work
+from helpers import REPO, runtime_elsewhere
+from helpers.command_line import World, finish, start
+from helpers.stage2_work import Work
 from uniad.artifacts.card import read_card, spec_of
 from uniad.deploy.sources import DatasetFrames
 
@@ -35,7 +35,7 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
     assert code == 0, err
     away = tmp_path / "away"
     away.mkdir()
-    for source in (graph, Path(f"{graph}.json"), REPO / "tests" / "runtime_elsewhere.py"):
+    for source in (graph, Path(f"{graph}.json"), REPO / "tests" / "helpers" / "runtime_elsewhere.py"):
         shutil.copy(source, away)
     spec = spec_of(read_card(graph))
     frames = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 3)]

@@ -1,6 +1,7 @@
 """The end-to-end step from checkpoint to verified ONNX and engine, with the nano model on the synthetic world of the session.
 
-Weights follow the rule of tests/weights.py, and thresholds are set so that agents live: without any the heads say nothing.
+Weights follow the rule of tests/helpers/weights.py, and thresholds are set so that agents live: without any the heads say
+nothing.
 """
 
 from __future__ import annotations
@@ -14,43 +15,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from command_line import REPO, World, finish, refused, start
-from specs import nano_spec
-from uniad.data.anchors import save_motion_anchors
+from helpers import REPO
+from helpers.command_line import World, finish, refused, start
+from helpers.specs import nano_spec
+from helpers.stage2_work import EXPORT_CONFIG, Work
 from uniad.files import sha256
 from uniad.interface.contract import contract_for
-from uniad.models.uniad import UniAD
-from uniad.training.checkpoint import save_checkpoint
-from weights import rule_state_dict
 
 pytestmark = pytest.mark.slow
 FRAMES = 6  # the world's scene
-EXPORT_CONFIG = REPO / "projects/configs/stage2_e2e/nano_e2e_trt_p.py"
-
-
-class Work:
-    """A folder with anchors and a checkpoint, and how to export it."""
-
-    def __init__(self, folder: Path, world: World) -> None:
-        self.folder = folder
-        spec = nano_spec(2)
-        motion = spec.model.motion
-        rng = np.random.default_rng(0)
-        shape = (motion.predict_modes, motion.predict_steps, 2)
-        anchors = [np.cumsum(rng.uniform(-0.5, 1.5, shape), axis=1) for _ in motion.group_ids]
-        save_motion_anchors(folder / "motion_anchor_infos_mode6.pkl", anchors, motion, spec.data.class_names)
-        model = UniAD(spec.model, torch.from_numpy(np.stack(anchors)))
-        state = model.state_dict()
-        state.update(rule_state_dict(state))
-        save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
-        self.options = [
-            "--cfg-options", f"data_root={world.root}/", f"info_root={world.infos}/", f"anchor_root={folder}/",
-            "data.workers_per_gpu=0", "model.score_thresh=0.88", "model.filter_score_thresh=0.86",
-        ]  # fmt: skip
-
-    def export(self, out: Path, *args: object, checkpoint: Path | None = None) -> list[object]:
-        return ["tools/export_onnx.py", EXPORT_CONFIG.relative_to(REPO), checkpoint or self.folder / "nano.pth", "--out", out,
-                *args, *self.options]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

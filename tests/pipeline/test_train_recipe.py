@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import REPO
 
 pytestmark = pytest.mark.slow
-REPO = Path(__file__).resolve().parents[2]
 RECIPE = """
 configs = {1: "projects/configs/stage1_track_map/nano_track_map.py", 2: "projects/configs/stage2_e2e/nano_e2e.py"}
 worlds = dict(scenes=2, frames=6)

@@ -3,7 +3,7 @@
 
 Upstream's half runs by --python, the interpreter of an environment with docker/torch1.12/requirements.txt and our
 uniad_mmdet3d, on --tree, a clone of UniAD with our patch and overlay. Both halves read the same files and the same weights
-(tests/weights.py). Ends with 0 where they agree, 1 where not, 77 where upstream's environment is absent.
+(tests/helpers/weights.py). Ends with 0 where they agree, 1 where not, 77 where upstream's environment is absent.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def prepare(out: Path) -> None:
 def write_weights(path: Path, config: Path, kind: str) -> None:
     """Weights that follow from the parameters' names, with some tracks, lanes and occupied cells over their thresholds."""
     import torch
-    import weights
+    from helpers import weights
     from uniad.config.read import load_spec
     from uniad.training.build import build_model
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import REPO
 from uniad.errors import LONGEST_LINE, UserError, run_cli
 
-PROJECTS = Path(__file__).resolve().parents[2] / "projects"
+PROJECTS = REPO / "projects"
 
 
 @pytest.mark.parametrize("quoted", ["a\nb\rc", "\x1b[2J", "x" * 10**6, "\u202e", "\ud800"])

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import REPO
 
-REPO = Path(__file__).parents[2]
 LINT = re.search(r"-c '(from importlinter.*)'", (REPO / "mk/test.mk").read_text())[1]
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import REPO
 
-REPO = Path(__file__).parents[2]
 SCRIPT = REPO / "tools/postprocess_bevformer_tiny_epoch_24_pth.py"
 TOOLS = [REPO / "tools" / f"{name}.py" for name in ("make_synthetic_nuscenes", "create_data", "make_motion_anchors")]
 

@@ -3,11 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import recorded_ops, specs
+from helpers.recorded import golden_dir
 from uniad.config.spec import DataSpec
-
-from tests import specs
-from tests.conftest import golden_dir
-from tests.unit.data import recorded_ops
 
 
 @pytest.fixture(scope="session", params=["extract", "golden"])

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import specs
 from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
@@ -23,8 +24,6 @@ from uniad.data.maps import CONTOUR, CROSSING, DIVIDER, rasterise, vector_map
 from uniad.data.targets import TargetMaker
 from uniad.data.unpickle import load
 from uniad.geometry import transforms as tf
-
-from tests import specs
 
 SIZE = (102.4, 102.4)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import REPO
+from helpers.specs import config_path, tiny_spec
 from uniad.config.spec import DataSpec, MotionSpec
 from uniad.data.anchors import (
     Futures,
@@ -22,11 +24,9 @@ from uniad.data.anchors import (
 )
 from uniad.errors import UserError
 
-from tests.specs import config_path, tiny_spec
-
 SPEC: MotionSpec = tiny_spec(2).model.motion
 NAMES = tiny_spec(2).data.class_names
-MAKE = runpy.run_path(str(Path(__file__).parents[3] / "tools" / "make_motion_anchors.py"))["main"]
+MAKE = runpy.run_path(str(REPO / "tools" / "make_motion_anchors.py"))["main"]
 
 
 def anchors(value: float = 0.0, shape: tuple[int, ...] = (6, 12, 2)) -> list[np.ndarray]:
@@ -129,11 +129,10 @@ def test_scenes_too_short_for_a_future_and_a_stage_1_config_are_refused(data_spe
 @pytest.fixture(scope="module")
 def long_data_spec(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
     """A world whose scenes are long enough for whole futures."""
+    from helpers.specs import edit
     from uniad.data.infos import create_infos
     from uniad.data.synthetic.generate import generate
     from uniad.data.synthetic.params import WorldParams
-
-    from tests.specs import edit
 
     root, folder = tmp_path_factory.mktemp("world") / "long", tmp_path_factory.mktemp("infos")
     generate(WorldParams(train_scenes=1, val_scenes=1, frames=15, lidar_columns=90, seed=2), root)

@@ -9,14 +9,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import specs
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream, scene_time
 from uniad.data.labels import STRAIGHT
 from uniad.data.unpickle import load
 from uniad.errors import UserError
 from uniad.interface.types import Clip, Targets
-
-from tests import specs
 
 Q = 5  # frames of a clip; the tiny world's scenes have 6
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import specs
 from uniad.data.packs import write_pack
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
@@ -13,8 +14,6 @@ from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.frozen import FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.packed import PackedLoader, packed_loader
 from uniad.training.regularisation import without_dropout
-
-from tests import specs
 
 OPTIONS = ClipOptions(history_features="shared")
 LENGTH = 2

@@ -4,12 +4,11 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command_line import create_data
 from uniad.data.check import dataset_problems
 from uniad.data.dataset import open_table
 from uniad.data.infos import can_bus_vector, create_infos
@@ -44,11 +43,6 @@ def rewrite(path: Path, data) -> None:
     path.write_text(json.dumps(data))
 
 
-def cli(*args: str | Path) -> subprocess.CompletedProcess:
-    tool = Path(__file__).resolve().parents[3] / "tools" / "create_data.py"
-    return subprocess.run([sys.executable, tool, *map(str, args)], capture_output=True, text=True)
-
-
 def test_frames_have_the_upstream_keys_in_time_order(infos_dir):
     data = load(infos_dir / "nuscenes_infos_temporal_train.pkl")
     assert data["metadata"]["version"] == "v1.0-trainval" and len(data["infos"]) == 6
@@ -69,7 +63,7 @@ def test_any_number_of_workers_writes_the_same_bytes(synthetic_root, infos_dir, 
 
 
 def test_the_upstream_command_line_works(synthetic_root, tmp_path):
-    done = cli("nuscenes", "--root-path", synthetic_root, "--out-dir", tmp_path / "infos", "--extra-tag", "nuscenes",
+    done = create_data("nuscenes", "--root-path", synthetic_root, "--out-dir", tmp_path / "infos", "--extra-tag", "nuscenes",
                "--version", "v1.0", "--canbus", synthetic_root)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "6 frames of 1 scenes" in done.stdout
@@ -92,7 +86,7 @@ def test_the_upstream_command_line_works(synthetic_root, tmp_path):
     ],
 )
 def test_bad_arguments_are_one_line_and_status_2(tmp_path, args, says):
-    done = cli(*args, "--out-dir", tmp_path / "out")
+    done = create_data(*args, "--out-dir", tmp_path / "out")
     assert done.returncode == 2 and says in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -119,7 +113,7 @@ def test_everything_that_is_missing_is_listed_at_once(world, tmp_path):
         "can_bus",
     ):
         assert part in problems
-    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path / "out")
+    done = create_data("nuscenes", "--root-path", world, "--out-dir", tmp_path / "out")
     assert done.returncode == 2 and problems in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -160,7 +154,7 @@ def test_scenes_without_files_are_left_out_and_counted(world, tmp_path):
     (world / victim["filename"]).unlink()
     result = create_infos(world, tmp_path, progress=False)
     assert result.absent_scenes == 1 and sorted(result.files.values()) == [0, 6]
-    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path)
+    done = create_data("nuscenes", "--root-path", world, "--out-dir", tmp_path)
     assert "left out 1 scenes of v1.0-trainval" in done.stdout
 
 
@@ -185,7 +179,7 @@ def test_a_scene_without_can_bus_has_zeros_and_is_counted(world, tmp_path, of_on
     as_version(world, "v1.0-trainval", names)
     messages = world / "can_bus" / f"{names[0]}_pose.json"
     messages.unlink()
-    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path, *["--without-canbus"] * of_one_s_own)
+    done = create_data("nuscenes", "--root-path", world, "--out-dir", tmp_path, *["--without-canbus"] * of_one_s_own)
     assert done.returncode == 0 and "6 frames have no CAN bus messages: zeros stand there" in done.stdout
     infos = load(tmp_path / "nuscenes_infos_temporal_train.pkl")["infos"]
     assert all(info["can_bus"].shape == (18,) and not info["can_bus"].any() for info in infos)
@@ -219,7 +213,7 @@ def as_version(root: Path, version: str, names: tuple[str, str]) -> None:
 
 def test_the_mini_version_has_its_own_splits(world, tmp_path):
     as_version(world, "v1.0-mini", ("scene-0061", "scene-0103"))
-    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path, "--version", "v1.0-mini")
+    done = create_data("nuscenes", "--root-path", world, "--out-dir", tmp_path, "--version", "v1.0-mini")
     assert done.returncode == 0, done.stderr
     for split in ("train", "val"):
         table = load_table(tmp_path / f"nuscenes_infos_temporal_{split}.pkl", world)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import specs
 from uniad.config.spec import Spec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset
@@ -15,8 +16,6 @@ from uniad.errors import UserError
 from uniad.interface.types import Frame, Targets
 from uniad.training.loader import Position
 from uniad.training.packed import PackedLoader, packed_loader
-
-from tests import specs
 
 SEED, BATCH = 5, 3
 ROUNDED = 0.51  # grey levels that rounding an image to bytes may change

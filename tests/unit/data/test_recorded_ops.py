@@ -7,15 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from tolerances import close
+from helpers import specs
+from helpers.tolerances import close
 from uniad.data.maps import Vector, rasterise
 from uniad.data.occupancy import occupancy_labels, vehicle_labels
 from uniad.data.transforms import Resampler, finish, scaled_projection
 from uniad.geometry import boxes as bx
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.transforms import from_rotation
-
-from tests import specs
 
 OCC_BOUNDS = {"tiny": (-12.5, 12.5, 0.5), "base": (-50.0, 50.0, 0.5)}
 # cv2 4.7 moved the pixel that a polygon edge through a cell's corner paints; the recording used 4.6

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command_line import create_data
 from uniad.data.check import dataset_problems
 from uniad.data.infos import create_infos
 from uniad.data.table import load_table
@@ -268,9 +269,7 @@ def test_all_frames_chosen_are_the_tables_themselves(synthetic_root: Path) -> No
 
 @pytest.mark.parametrize(("every", "says"), [(0, "--every 0"), (2, "interpolate")])
 def test_every_that_does_not_fit_is_refused(synthetic_root: Path, tmp_path: Path, every: int, says: str) -> None:
-    from test_infos import cli
-
-    done = cli("nuscenes", "--root-path", synthetic_root, "--out-dir", tmp_path / "out", "--every", str(every))
+    done = create_data("nuscenes", "--root-path", synthetic_root, "--out-dir", tmp_path / "out", "--every", str(every))
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
@@ -360,9 +359,7 @@ def test_scenes_of_one_s_own_are_split_by_splits_json(world: Path, tmp_path: Pat
     own.write_text('{"train": ["drive-b"], "val": [], "mine": ["drive-a"]}')
     result = create_infos(world, tmp_path / "out", workers=1, progress=False)
     assert list(result.files.values()) == [6, 0] and result.unlisted_scenes == ("drive-a",)
-    from test_infos import cli
-
-    done = cli("nuscenes", "--root-path", world, "--out-dir", tmp_path / "out")
+    done = create_data("nuscenes", "--root-path", world, "--out-dir", tmp_path / "out")
     assert done.returncode == 0 and "in none of its splits (drive-a)" in done.stdout
     assert "val.pkl is empty: no scene of this split is here" in done.stdout
 

@@ -14,6 +14,7 @@ import cv2
 import infer
 import numpy as np
 import pytest
+from helpers.frame_folders import record_folder
 from uniad.data.images import ImageSource
 from uniad.deploy.infer import folder_name, run
 from uniad.deploy.records import claim, percentiles, read_frame, read_summary
@@ -41,28 +42,6 @@ def results(runtime: Runtime, dataset: DatasetFrames, tmp_path_factory: pytest.T
     out = tmp_path_factory.mktemp("infer") / "results"
     run(runtime, [dataset.scene("0")], out, {"split": "val"})
     return out
-
-
-def record_folder(dataset: DatasetFrames, folder: Path, **changes: object) -> Path:
-    """The dataset's scene as the folder that a user would record, images linked."""
-    frames = []
-    for shot in dataset.scene("0"):
-        info, sensors = shot.info, shot.sensors
-        images = {}
-        for camera, path in info["cams"].items():
-            link = folder / camera / f"{shot.number}.jpg"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, link)
-            images[camera] = str(link.relative_to(folder))
-        pose = {key: info[f"ego2global_{key}"] for key in ("translation", "rotation")}
-        frames.append({
-            "time_s": 100.0 + sensors.time_s, "images": images, "ego2global": pose, "command": sensors.command,
-            "can_bus": np.asarray(sensors.can_bus).tolist(), "token": info["token"],
-        })  # fmt: skip
-    lidar = {key: info[f"lidar2ego_{key}"] for key in ("translation", "rotation")}
-    cameras = {camera: {"lidar2img": matrix} for camera, matrix in info["lidar2img"].items()}
-    (folder / INDEX).write_text(json.dumps({"lidar2ego": lidar, "cameras": cameras, "frames": frames, **changes}))
-    return folder
 
 
 def test_every_frame_is_on_disk_as_the_runtime_said_it(results: Path, runtime: Runtime, dataset: DatasetFrames) -> None:

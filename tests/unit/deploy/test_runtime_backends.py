@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from command_line import finish, refused, start
+from helpers.command_line import finish, refused, start
 from uniad.artifacts.card import write_card
 from uniad.deploy.records import read_frame, read_summary
 from uniad.deploy.runtime import Runtime

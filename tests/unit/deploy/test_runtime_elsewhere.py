@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runtime_elsewhere
-from command_line import REPO
+from helpers import REPO, runtime_elsewhere
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
@@ -22,7 +21,7 @@ from uniad.errors import UserError
 def package(tmp_path: Path) -> Path:
     """A folder with the package alone, and the program that drives it."""
     shutil.copytree(REPO / "projects" / "uniad", tmp_path / "package" / "uniad", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / "tests" / "runtime_elsewhere.py", tmp_path)
+    shutil.copy(REPO / "tests" / "helpers" / "runtime_elsewhere.py", tmp_path)
     return tmp_path
 
 

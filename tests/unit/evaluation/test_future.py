@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from specs import edit, nano_spec
+from helpers.specs import edit, nano_spec
 from uniad.config.spec import UPSTREAM, CompatSpec, Spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.data.infos import create_infos

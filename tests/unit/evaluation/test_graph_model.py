@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from specs import edit, nano_spec
+from helpers.specs import edit, nano_spec
 from uniad.backends.torch import TorchRunner
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TESTS
 from uniad.evaluation.map_iou import LAYERS, MapIoU, frame_layers, intersection_and_union, iou
 
-EXTRACT = Path(__file__).parents[2] / "golden" / "map.npz"
+EXTRACT = TESTS / "golden" / "map.npz"
 
 
 @pytest.fixture(scope="module", params=["golden", "extract"])

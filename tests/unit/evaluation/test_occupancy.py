@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from recorded import Recorded
+from helpers.recorded import Recorded
 from uniad.evaluation.occupancy import OccupancyMetric, areas, consecutive, panoptic_sums
 
 BOUNDS = {"tiny": (-12.5, 12.5, 0.5), "base": (-50.0, 50.0, 0.5)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from specs import edit, nano_spec
+from helpers.specs import edit, nano_spec
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.evaluation import official

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recorded import Recorded
+from helpers.recorded import Recorded
 from uniad.config.spec import UPSTREAM
 from uniad.evaluation.planning import (
     FULL_GRID,

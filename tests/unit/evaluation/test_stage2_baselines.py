@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from specs import edit, tiny_spec
+from helpers.specs import edit, tiny_spec
 from uniad.data.dataset import SceneStream
 from uniad.data.infos import create_infos
 from uniad.evaluation.motion import MotionMetric

@@ -7,14 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from specs import nano_spec
+from helpers.specs import nano_spec
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.export.audit import audit
 from uniad.export.passes import lower_opset
 from uniad.models.backbone import Bottleneck
 from uniad.models.bev_encoder import PerceptionTransformer
 from uniad.ops.lowering import sampling_lowering
-from weights import fill
 
 HW = (64, 96)  # image
 

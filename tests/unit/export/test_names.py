@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from specs import config_path
+from helpers.specs import config_path
 from uniad.config.read import load_spec
 from uniad.export.names import onnx_name
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import export_onnx
 import pytest
-from specs import config_path
+from helpers.specs import config_path
 from torch import nn
 from uniad.engines.jetpack import JETPACKS
 from uniad.export.to_onnx import SAMPLINGS, TARGETS

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import map_literal
 import numpy as np
 import pytest
 import torch
-import train_clip
-from recorded import Recorded
-from specs import edit, nano_spec, tiny_spec
-from tolerances import TOLERANCES, close
+from helpers import map_literal, train_clip
+from helpers.recorded import Recorded
+from helpers.specs import edit, nano_spec, tiny_spec
+from helpers.tolerances import TOLERANCES, close
+from helpers.weights import fill
 from torch import Tensor
 from uniad.interface.types import Targets
 from uniad.losses.map import map_losses
 from uniad.losses.map_matcher import map_targets, match_queries
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_masks import Masks
-from weights import fill
 
 H, W = 10, 8
 SPEC = edit(nano_spec().model.map, bev_hw=(H, W), canvas_hw=(H, W), num_query=12, top_k=20)

@@ -6,12 +6,11 @@ import math
 import runpy
 from dataclasses import replace
 
-import motion_data
 import numpy as np
 import pytest
-import stage2_clip
 import torch
-from recorded import EXTRACTS, Recorded
+from helpers import motion_data, stage2_clip
+from helpers.recorded import EXTRACTS, Recorded
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from uniad.config.spec import MotionSpec

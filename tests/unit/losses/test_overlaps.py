@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.specs import edit, nano_spec, tiny_spec
 from uniad.config.spec import UPSTREAM
 from uniad.geometry.boxes import decode_boxes, nearest_bev_iou
 from uniad.losses.matcher import FrameTargets, _carry_on, overlaps
-
-from tests.specs import edit, nano_spec, tiny_spec
 
 BY_IOU = tiny_spec().model.track_loss
 BY_DISTANCE = nano_spec().model.track_loss

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from recorded import Recorded
-from specs import tiny_spec
+from helpers.recorded import Recorded
+from helpers.specs import tiny_spec
 from torch import Tensor
 from uniad.config.spec import CompatSpec, PlanSpec
 from uniad.interface.types import PlanOutput, Targets

@@ -9,7 +9,7 @@ import casadi
 import numpy as np
 import pytest
 import torch
-from recorded import Recorded
+from helpers.recorded import Recorded
 from torch import Tensor
 from uniad.losses import smoother
 from uniad.losses.smoother import smooth_trajectories, solve

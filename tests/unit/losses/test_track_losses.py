@@ -1,10 +1,9 @@
 """Matching and tracking losses: the tensor code says what the loops say, for any batch, and matches recorded numbers."""
 
-import literal
 import numpy as np
 import pytest
 import torch
-import train_clip
+from helpers import literal, train_clip
 from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import EGO_ID, FREE_ID, DetOutput

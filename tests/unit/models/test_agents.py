@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from specs import tiny_spec
+from helpers.specs import tiny_spec
 from torch import Tensor
 from uniad.config.spec import TrackSpec
 from uniad.interface.types import DetOutput, TrackOutput

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from specs import full_spec, nano_spec, tiny_spec
-from test_bev_parity import ImagesToBev
+from helpers.images_to_bev import ImagesToBev
+from helpers.specs import full_spec, nano_spec, tiny_spec
 from torch import nn
 from uniad.config.file import ConfigError
 from uniad.config.spec import BackboneSpec, NeckSpec

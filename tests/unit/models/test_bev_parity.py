@@ -7,40 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from recorded import Recorded
-from specs import full_spec, tiny_spec
-from tolerances import close
+from helpers.images_to_bev import ImagesToBev
+from helpers.recorded import Recorded
+from helpers.specs import full_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.config.spec import ModelSpec
 from uniad.interface.pillars import check_rig
-from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer, _project
-from uniad.models.layers import LearnedPositionalEncoding
-from uniad.models.neck import FPN
 from uniad.ops.rotate import rotate_bev
-from weights import fill
-
-
-class ImagesToBev(nn.Module):
-    """The parts under test, under the names that they have in the whole model."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        bev = spec.bev
-        self.img_backbone, self.img_neck = ResNet(spec.backbone), FPN(spec.neck)
-        self.pts_bbox_head = nn.Module()
-        self.pts_bbox_head.transformer = PerceptionTransformer(bev, decoder=nn.Identity())
-        self.pts_bbox_head.positional_encoding = LearnedPositionalEncoding(bev.embed_dims, bev.height, bev.width)
-        self.pts_bbox_head.bev_embedding = nn.Embedding(bev.height * bev.width, bev.embed_dims)
-
-    def forward(self, img: Tensor, prev: Tensor, has_prev: Tensor, can_bus: Tensor, lidar2img: Tensor):
-        """img [B, N, 3, H, W] and the rest as in bev_features -> feature maps [B, N, D, h, w], BEV"""
-        head = self.pts_bbox_head
-        feats = [f.unflatten(0, img.shape[:2]) for f in self.img_neck(self.img_backbone(img.flatten(0, 1)))]
-        bev = head.transformer.bev_features(
-            feats, head.bev_embedding.weight, head.positional_encoding(), prev, has_prev, can_bus, lidar2img, img.shape[-2:]
-        )
-        return feats, bev
 
 
 def recorded_images(inputs: Recorded, frame: int) -> Tensor:

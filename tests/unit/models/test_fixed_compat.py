@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
+from helpers.specs import config_path, edit, nano_spec, tiny_spec
 from uniad.config.read import load_spec
 from uniad.models.bev_encoder import BevEncoder
 from uniad.models.uniad import UniAD
-
-from tests.specs import config_path, edit, nano_spec, tiny_spec
 
 
 def test_the_previous_bev_turns_about_its_middle():

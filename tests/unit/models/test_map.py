@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from recorded import Recorded
-from specs import edit, full_spec, nano_spec, tiny_spec
-from tolerances import close
+from helpers.images_to_bev import bev_from_images
+from helpers.recorded import Recorded
+from helpers.specs import edit, full_spec, nano_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor
-from uniad.interface.types import Frame, MapOutput
+from uniad.interface.types import MapOutput
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_select import best_pairs
 from uniad.models.track import take_rows
-from uniad.models.uniad import UniAD
-from weights import fill
 
 SPEC = tiny_spec().model.map
 
@@ -38,23 +37,6 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 def bev(recorded: Recorded) -> Tensor:
     """[1, S, D] of frame 0."""
     return recorded["f0/bev_embed"] if "f0/bev_embed" in recorded else bev_from_images(recorded)
-
-
-@torch.no_grad()
-def bev_from_images(recorded: Recorded) -> Tensor:
-    spec = tiny_spec()
-    model = fill(UniAD(spec.model))
-    shape = (1, 6, 3, spec.data.image.height, spec.data.image.width)
-    noise = np.random.RandomState(int(recorded["image_seeds"][0])).standard_normal(np.prod(shape)).astype(np.float32)
-    assert np.array_equal(noise[:64], recorded["f0/img_first64"].numpy())
-    pose = torch.zeros(1, 3, 3), torch.zeros(1, 3), torch.zeros(1)
-    frame = Frame(
-        torch.from_numpy(noise.reshape(shape)), recorded["lidar2img"].float()[None], recorded["f0/can_bus"].float()[None],
-        *pose, scene_start=torch.ones(1, dtype=torch.bool), command=torch.full((1,), 2),
-    )  # fmt: skip
-    state = model.init_state()
-    feats = model.extract_features(frame.img)
-    return model.encode_bev(feats, frame, model.pose_delta(frame, state), state.prev_bev, state.has_prev_bev)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from recorded import Recorded
-from specs import tiny_spec
+from helpers.recorded import Recorded
+from helpers.specs import tiny_spec
 from uniad.interface.types import MapOutput
 from uniad.models.map_select import Lanes, best_pairs, image_lanes, mask_quality, merge_lanes
 from uniad.postprocess.map_paint import merge_masks

@@ -6,17 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import motion_data
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from motion_data import recorded_agents, recorded_head
-from recorded import Recorded, golden_dir
-from specs import edit, nano_spec, tiny_spec
-from test_frames import Prefixed
-from test_map import bev_from_images
-from tolerances import close
+from helpers import motion_data
+from helpers.images_to_bev import bev_from_images
+from helpers.motion_data import recorded_agents, recorded_head
+from helpers.recorded import Prefixed, Recorded, golden_dir
+from helpers.specs import edit, nano_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.config.spec import UPSTREAM
 from uniad.export.audit import audit
@@ -26,7 +26,6 @@ from uniad.models import motion_geometry as geometry
 from uniad.models.map import MapHead
 from uniad.models.motion import MotionHead
 from uniad.ops.lowering import sampling_lowering
-from weights import fill
 
 # Small enough for every promise below to be tried in a moment
 SMALL = edit(

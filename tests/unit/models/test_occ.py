@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from recorded import EXTRACTS, Recorded, golden_dir
-from specs import config_path, full_spec, nano_spec, tiny_spec
-from test_frames import STEMS, Prefixed
-from test_frames import _play as play
-from tolerances import close
+from helpers.played_frames import STEMS, play
+from helpers.recorded import EXTRACTS, Prefixed, Recorded, golden_dir
+from helpers.specs import config_path, full_spec, nano_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.config.file import ConfigError
 from uniad.config.read import load_spec
@@ -31,7 +31,6 @@ from uniad.models.agents import select_agents
 from uniad.models.motion import MotionHead
 from uniad.models.occ import BoxDrawer, OccHead, claim_cells
 from uniad.models.occ_layers import GridSlicer, _halve
-from weights import fill
 
 HALF = (-50.0, 50.0, 2.0)
 MODELS: dict[str, ModelSpec] = {

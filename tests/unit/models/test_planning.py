@@ -12,9 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from recorded import Recorded, golden_dir
-from specs import full_spec, nano_spec, tiny_spec
-from tolerances import close
+from helpers.recorded import Recorded, golden_dir
+from helpers.specs import full_spec, nano_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.config.spec import PlanSpec
 from uniad.errors import UserError
@@ -24,7 +25,6 @@ from uniad.interface.command import check_command
 from uniad.interface.types import MotionOutput
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.planning import PlanHead, SingleQueryAttention
-from weights import fill
 
 SPECS = {"tiny": tiny_spec(2).model.plan, "base": full_spec(2, model__plan__bev_hw=(50, 50)).model.plan}
 FRAMES = {"tiny": 3, "base": 2}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from specs import edit, nano_spec, tiny_spec
+from helpers.specs import edit, nano_spec, tiny_spec
+from helpers.weights import fill
 from torch import Tensor
 from uniad.config.spec import Spec
 from uniad.evaluation.results import decode_detections, decode_tracks
@@ -12,7 +13,6 @@ from uniad.export.wrapper import ExportStep
 from uniad.interface.contract import contract_for, pack_frame, pack_state
 from uniad.interface.types import EGO_ID, Frame, State, StepOutputs, TrackOutput
 from uniad.models.uniad import UniAD
-from weights import fill
 
 SPEC = nano_spec()
 # Scores of the test weights lie around this, so that tracks are born, sleep and die.

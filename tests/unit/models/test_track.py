@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from recorded import Recorded
-from specs import tiny_spec
-from tolerances import close
+from helpers.recorded import Recorded
+from helpers.specs import tiny_spec
+from helpers.tolerances import close
 from uniad.interface.types import EGO_ID, FREE_ID
 from uniad.models.track import (
     compact,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recorded import Recorded
-from specs import nano_spec, tiny_spec
-from tolerances import close
+from helpers.recorded import Recorded
+from helpers.specs import nano_spec, tiny_spec
+from helpers.tolerances import close
+from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.interface.types import DetOutput
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.track import empty_tracks
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
-from weights import fill
 
 MODEL = tiny_spec().model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from specs import tiny_spec
+from helpers.specs import tiny_spec
 from torch import Tensor
 from uniad.errors import UserError
 from uniad.interface.pillars import camera_slots, check_rig

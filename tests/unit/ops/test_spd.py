@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_kernels import run_python
+from helpers.gpu_kernels import run_python
 from torch import Tensor
 from uniad.ops.spd import solve_spd
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu_kernels import run_python
+from helpers.gpu_kernels import run_python
 
 AGREE = """
 import torch

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import anchors
-from specs import edit, nano_spec
+from helpers.clips import anchors
+from helpers.specs import edit, nano_spec
 from uniad.config.spec import Spec
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError

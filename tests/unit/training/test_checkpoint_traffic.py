@@ -9,7 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from toy import ToyModel, run, toy_trainer
+from helpers.toy_training import ToyModel, run, toy_trainer
 from uniad.training import checkpoint as C
 
 # What torch 1.12 builds tensors of, and nothing that came later

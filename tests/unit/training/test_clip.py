@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import train_clip
-from clips import small_clip, small_model, small_spec
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import train_clip
+from helpers.clips import small_clip, small_model, small_spec
+from helpers.no_host import NoHost
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.training.clip import ClipOptions, forward_clip, pose_deltas
 
@@ -181,20 +181,6 @@ def test_pose_deltas_are_to_the_frame_before():
     delta = pose_deltas(can_bus)[0]
     assert delta[:, 0].tolist() == [0, 2, 3] and delta[:, 17].tolist() == [0, -2, 1]
     assert torch.equal(delta[:, 16], can_bus[0, :, 16])
-
-
-class NoHost(TorchDispatchMode):
-    """Fails on any operator that would read a value back from the device or make a shape depend on one."""
-
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default", "repeat_interleave.Tensor")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func)
-        assert not any(f"aten.{word}" in name for word in self.FORBIDDEN), name
-        if name.startswith(("aten.index.Tensor", "aten.index_put")):
-            for index in args[1]:
-                assert index is None or index.dtype != torch.bool, name
-        return func(*args, **(kwargs or {}))
 
 
 def test_no_value_visits_the_host_forward_or_back():

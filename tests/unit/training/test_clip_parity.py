@@ -5,10 +5,9 @@ import runpy
 import numpy as np
 import pytest
 import torch
-import train_clip
-import weights
-from specs import tiny_spec
-from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM
+from helpers import train_clip, weights
+from helpers.specs import tiny_spec
+from helpers.tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip

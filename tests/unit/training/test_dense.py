@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clips import small_clip, small_model, small_spec
+from helpers.clips import small_clip, small_model, small_spec
 from torch import Tensor
 from uniad.errors import UserError
 from uniad.geometry.boxes import encode_boxes
@@ -88,7 +88,7 @@ def test_weights_of_a_run_with_the_head_fit_a_model_without_it_and_the_reverse()
 
 
 def test_a_frozen_bev_encoder_has_nothing_to_learn_from_it(tmp_path):
-    from specs import tiny_spec
+    from helpers.specs import tiny_spec
     from uniad.training.options import TrainOptions
     from uniad.training.run import RunOptions, train
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import REPO
 from uniad.config.read import load_spec
 from uniad.files import sha256
 from uniad.training import identity
 from uniad.training.arguments import parser
 from uniad.training.state import differences, flatten
 
-REPO = Path(__file__).resolve().parents[3]
 CONFIGS = REPO / "projects/configs"
 STAGE1 = str(CONFIGS / "stage1_track_map/nano_track_map.py")
 STAGE2 = str(CONFIGS / "stage2_e2e/nano_e2e.py")

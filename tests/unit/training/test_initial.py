@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from specs import edit, nano_spec, tiny_spec
+from helpers import REPO
+from helpers.specs import edit, nano_spec, tiny_spec
 from torch import Tensor
 from uniad.config.spec import from_scratch
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
 from uniad.training.initial import OBJECT_QUERIES, adapt_bevformer, load_initial
 
-REPO = Path(__file__).parents[3]
 TOOL = REPO / "tools/postprocess_bevformer_tiny_epoch_24_pth.py"
 NEW_IN_STAGE_1 = ("seg_head.", "query_interact.", "memory_bank.", "pts_bbox_head.past_traj_reg_branches.", "criterion.")
 

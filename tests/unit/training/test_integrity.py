@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import log_of
-from toy import ToyModel, run, toy_trainer
+from helpers.toy_training import ToyModel, run, toy_trainer
+from helpers.training_runs import log_of
 from uniad.errors import UserError
 from uniad.training import checkpoint as C
 from uniad.training.integrity import first_nonfinite, tensors_of_run
@@ -209,7 +209,7 @@ def too_large():
 
 @pytest.mark.parametrize("ask", [too_large, lambda: bytearray(1 << 60)])
 def test_running_out_of_memory_is_one_line_wherever_it_happens(tmp_path, ask, capsys):
-    from toy import ToyData
+    from helpers.toy_training import ToyData
     from uniad.errors import run_cli
 
     class Greedy(ToyData):

@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from test_trainer import log_of, same_checkpoint
-from toy import run, toy_trainer
+from helpers import REPO
+from helpers.toy_training import run, toy_trainer
+from helpers.training_processes import SCRIPT, finish, free_port, start, wait_for_steps
+from helpers.training_runs import log_of, same_checkpoint
 from uniad.errors import UserError
 from uniad.training.launch import layout
-
-HERE = Path(__file__).parent
-REPO = HERE.parents[2]
-SCRIPT = HERE / "toy_run.py"
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(REPO / "tests"), str(REPO / "projects")])}
-
-
-def start(*command: object, **env: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def launch(gpus: int, *args: object, port: int | None = None) -> tuple[int, str, str]:
     command = ("-m", "uniad.training.launch", gpus, SCRIPT, *args, "--launcher", "pytorch")
     return finish(start(*command, MASTER_PORT=str(port or free_port()), NNODES="1"))
-
-
-def wait_for_steps(work_dir: Path, steps: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        path = work_dir / "train.jsonl"
-        if path.exists() and len(path.read_text().splitlines()) >= steps:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the run made no progress")
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import REPO
 from uniad.config.file import ConfigError
 from uniad.training.recipe import read_recipe
 
-REPO = Path(__file__).resolve().parents[3]
 RECIPES = sorted((REPO / "projects/configs/recipes").glob("*.py"))
 PHASE = "dict(name='a', stage=1, seeds=[11], frames=2, steps=5, lr=1e-3)"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fake_clips import fake_loader
-from specs import nano_spec
+from helpers.fake_clips import fake_loader
+from helpers.specs import nano_spec
 from uniad.losses.criterion import total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions

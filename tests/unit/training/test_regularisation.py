@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from clips import small_clip, small_spec
-from specs import tiny_spec
+from helpers.clips import small_clip, small_spec
+from helpers.specs import tiny_spec
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_processes import ENV, REPO, SCRIPT, finish, free_port, wait_for_steps
+from helpers import REPO, TESTS
+from helpers.training_processes import ENV, SCRIPT, finish, free_port, wait_for_steps
 
 MARK = "UNIAD_TEST_MARK"
 
@@ -164,26 +164,20 @@ def test_world_generation_ends_at_once_with_all_its_processes(tmp_path, start, n
     eventually(lambda: not run.alive(), 5, "workers are left")
 
 
-def in_c_for_minutes(progress: Callable[[str], None]) -> None:
-    """Like an engine builder: one call into C, in which Python acts on no signal."""
-    progress("building")
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_call_that_stays_in_c_ends_within_two_seconds(tmp_path, start, number):
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_signals import in_c_for_minutes
+from helpers.training_processes import in_c_for_minutes
 from uniad.errors import run_cli
 from uniad.processes import run_killable
 run_cli(lambda: run_killable(in_c_for_minutes, progress=lambda line: print(line, flush=True)))
 """
     script = tmp_path / "build.py"
     script.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in code.strip().splitlines()))
-    run = start(script, Path(__file__).parent)
+    run = start(script, TESTS)
     assert run.process.stdout.readline() == "building\n"
     os.killpg(run.process.pid, number) if number != signal.SIGKILL else run.process.kill()
     began = time.monotonic()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clips import small_clip, small_model, small_stage2_spec, with_future
-from test_clip import NoHost
+from helpers.clips import small_clip, small_model, small_stage2_spec, with_future
+from helpers.no_host import NoHost
 from uniad.config.spec import FreezeSpec, ModelSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import Clip

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import anchors
-from specs import edit, full_spec, nano_spec, tiny_spec
+from helpers.clips import anchors
+from helpers.specs import edit, full_spec, nano_spec, tiny_spec
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD

@@ -5,15 +5,13 @@ from __future__ import annotations
 import runpy
 from types import SimpleNamespace
 
-import motion_data
 import numpy as np
 import pytest
-import stage2_clip
 import torch
-import weights
-from recorded import EXTRACTS, Recorded
-from specs import tiny_spec
-from tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_TOTAL_GRAD_NORM, close
+from helpers import motion_data, stage2_clip, weights
+from helpers.recorded import EXTRACTS, Recorded
+from helpers.specs import tiny_spec
+from helpers.tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_TOTAL_GRAD_NORM, close
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import anchors
-from fake_clips import fake_loader
-from specs import edit, nano_spec
-from test_trainer import log_of, same_checkpoint
+from helpers.clips import anchors
+from helpers.fake_clips import fake_loader
+from helpers.specs import edit, nano_spec
+from helpers.training_runs import log_of, same_checkpoint
 from uniad.config.spec import Spec
 from uniad.data.anchors import save_motion_anchors
 from uniad.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from command_line import finish, refused, start
+from helpers.command_line import finish, refused, start
 from uniad.viz.curves import Part, draw, held_series, panels, part_of, read_runs, series
 
 GENERAL = {"mode": "train", "epoch": 1, "iter": 1, "epoch_len": 5, "lr": 1e-3, "memory": 1.0, "data_time": 0.1, "time": 1.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_page import BEARING_DEG, EMPTY, NAMES, NOBODY, RANGE, STEPS, camera, car, future, painted
+from helpers.pictures import BEARING_DEG, EMPTY, NAMES, NOBODY, RANGE, STEPS, camera, car, future, painted
 from uniad.viz.difference import ROW, TILE_H, WIDTH, difference, render_pair
 from uniad.viz.page import VIEW, WALL, Content
 from uniad.viz.palette import FIRST, SECOND

@@ -1,0 +1,63 @@
+"""Our programs as a person starts them, and what they have to be pointed at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import REPO
+from helpers.specs import config_path
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "projects"), "PYTHON": sys.executable}
+NANO = config_path("nano")
+
+
+def start(*command: object) -> subprocess.Popen:
+    """One of our programs, as a person would start it."""
+    words = [str(word) for word in command]
+    if words[0].endswith(".py"):
+        words.insert(0, sys.executable)
+    return subprocess.Popen(words, env=ENV, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Its exit status, output and messages."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def refused(*command: object) -> str:
+    """Runs a command that must fail, and returns the one line that says why."""
+    code, out, err = finish(start(*command))
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(said) == 1, (code, out, err)
+    assert "Traceback" not in err and "Traceback" not in out, err
+    return said[0]
+
+
+class World:
+    """A data set, its info files, and the arguments that point a program at them."""
+
+    def __init__(self, root: Path, infos: Path):
+        self.root, self.infos = root, infos
+
+    def train(self, work_dir: Path, *more: object) -> tuple[object, ...]:
+        return (
+            "tools/train.py", NANO, "--from-scratch", "--data-root", self.root, "--info-root", self.infos, "--work-dir", work_dir,
+            "--samples-per-gpu", 1, "--workers", 0, "--device", "cpu", "--no-tensorboard", *more,
+        )  # fmt: skip
+
+    def data_options(self) -> tuple[str, ...]:
+        """For tools/test.py, which takes the data set from the config alone."""
+        folder = f"{self.infos}/nuscenes_infos_temporal"
+        return (
+            f"data.val.data_root={self.root}", f"data.val.ann_file={folder}_val.pkl",
+            f"data.train.data_root={self.root}", f"data.train.ann_file={folder}_train.pkl",
+            f"data.test.data_root={self.root}", f"data.test.ann_file={folder}_val.pkl", "data.workers_per_gpu=0",
+        )  # fmt: skip
+
+
+def create_data(*args: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, REPO / "tools" / "create_data.py", *map(str, args)], capture_output=True, text=True)

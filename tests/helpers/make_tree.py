@@ -1,0 +1,104 @@
+"""A small tree with the real Makefile and stubs for what it runs: the build graph is tested, not the products."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import REPO
+
+# Stands for the environment's Python: notes what it was asked to do and leaves the files that the real tool would.
+STUB = r"""#!/usr/bin/env bash
+set -euo pipefail
+line=$1; for a in "${@:2}"; do line+=" [$a]"; done; printf '%s\n' "$line" >> calls.log
+tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
+[[ $line == *stage2_e2e* ]] && epochs=20
+if [[ ${FAIL:-} == "$tool" ]]; then
+  [[ -n ${LEAVE:-} ]] && { mkdir -p "$(dirname "$LEAVE")"; echo half > "$LEAVE"; }
+  exit 1
+fi
+for (( i = 1; i <= $#; i++ )); do
+  next=$((i + 1))
+  case "${!i}" in
+    --out|--out-dir) out=${!next} ;;
+    --work-dir) work=${!next} ;;
+    --max-iters) iters=${!next} ;;
+    total_epochs=*) epochs=${!i#total_epochs=} ;;
+  esac
+done
+case "$tool" in
+  make_synthetic_nuscenes) mkdir -p "$out/v1.0-trainval"; echo "[]" > "$out/v1.0-trainval/sample.json" ;;
+  create_data) mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
+  train) mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
+         # no two trainings write the same bytes, and one that is complete writes nothing
+         [[ -e $last ]] || { date +%s%N > "$last"; ln -sf "$(basename "$last")" "$work/latest.pth"; } ;;
+  test|held_loss|export_onnx|lower_onnx|quantize|verify|compare_exports|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights)
+         mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
+esac
+"""
+
+# Tools that need nothing but Python: the real ones
+PLAIN = ("configure", "doctor", "uniad_tree", "fetch_weights", "preflight")
+
+
+@dataclass
+class Tree:
+    root: Path
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        # what `make test` itself exports must not reach the make under test
+        exported = {"VARIANT", "PYTHON", "NNODES", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in exported}
+        return subprocess.run(
+            ["make", *arguments], cwd=self.root, env={**env, **environment}, capture_output=True, text=True, timeout=60
+        )
+
+    def done(self, *arguments: str, **environment: str) -> str:
+        result = self.make(*arguments, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def calls(self) -> list[str]:
+        """What ran since the last call of this method, oldest first."""
+        log = self.root / "calls.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    def tools(self) -> list[str]:
+        return [Path(line.split()[0]).stem for line in self.calls()]
+
+    def files(self) -> set[str]:
+        return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
+
+
+def lay_tree(tmp_path: Path) -> Tree:
+    """The real Makefile and configs in a folder, and a stand-in for the environment's Python."""
+    shutil.copytree(REPO / "mk", tmp_path / "mk")
+    # without recipes a training is the config's schedule, which is what most tests look at; test_make_recipe.py brings them
+    ignored = shutil.ignore_patterns("recipes")
+    shutil.copytree(REPO / "projects" / "configs", tmp_path / "projects" / "configs", ignore=ignored)
+    # what make itself runs, without an environment
+    for name in (
+        "__init__", "errors", "files", "config/__init__", "config/file",
+        "training/__init__", "training/arguments", "training/identity",
+    ):  # fmt: skip
+        target = tmp_path / "projects" / "uniad" / f"{name}.py"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPO / "projects" / "uniad" / f"{name}.py", target)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(REPO / name, tmp_path / name)
+    (tmp_path / "tools").mkdir()
+    for path in (REPO / "tools").iterdir():
+        if path.suffix == ".sh" or path.stem in PLAIN:
+            shutil.copy(path, tmp_path / "tools" / path.name)
+    (tmp_path / "tools" / "setup_env.py").write_text("")
+    stub = tmp_path / ".venv" / "bin" / "python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    return Tree(tmp_path)
+

@@ -1,0 +1,80 @@
+"""The recorded stage-1 training clip (UniAD-tiny, 5 frames, one sample) as a Clip, with what was recorded for it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from torch import Tensor
+from uniad.interface.types import Clip, Frame, Targets
+
+from helpers import TESTS
+
+FRAMES, CAMERAS, HEIGHT, WIDTH = 5, 6, 256, 416
+COMPACT = TESTS / "golden" / "stage1_train.npz"
+
+
+def record() -> dict[str, np.ndarray]:
+    """The committed extract, by name (see tests/golden/make_stage1_train.py)."""
+    with np.load(COMPACT) as data:
+        return {k: data[k] for k in data.files}
+
+
+def images(rule: str) -> Tensor:
+    """[1, T, N, 3, H, W] noise from the seed that the rule ``synth.images(seed, ...)`` names."""
+    seed = int(re.search(r"images\((\d+)", rule)[1])
+    shape = (1, FRAMES, CAMERAS, 3, HEIGHT, WIDTH)
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(np.prod(shape)).astype(np.float32).reshape(shape))
+
+
+def clip(data: dict[str, np.ndarray], max_objects: int = 12, max_lanes: int = 8) -> Clip:
+    """The recorded clip, padded to the given capacities."""
+    given = {k.removeprefix("in/"): torch.from_numpy(v) for k, v in data.items() if k.startswith("in/") and v.dtype.kind != "U"}
+    img = images(str(data["in/images_rule"]))
+    assert torch.equal(img.flatten()[:64], given["img_first64"]), "images differ from the recorded ones"
+    frames = Frame(
+        img=img,
+        lidar2img=given["lidar2img"].float().expand(1, FRAMES, -1, -1, -1),
+        can_bus=given["can_bus_absolute"].float()[None],
+        l2g_r=given["l2g_r_mat"][None],
+        l2g_t=given["l2g_t"][None],
+        time_s=(given["timestamp"] - given["timestamp"][0]).float()[None],
+        scene_start=(torch.arange(FRAMES) == 0)[None],
+        command=given["command"].int().expand(1, FRAMES),
+    )
+
+    def objects(name: str, fill: float = 0) -> Tensor:
+        return torch.stack([pad(given[f"f{t}/{name}"], max_objects, fill) for t in range(FRAMES)])[None]
+
+    labels = given["gt_lane_labels"]
+    things = labels < 3
+    targets = Targets(
+        boxes=objects("gt_boxes"),
+        labels=objects("gt_labels"),
+        ids=objects("gt_inds", -1),
+        valid=objects("gt_inds", -1) >= 0,
+        past_traj=objects("gt_past_traj").float(),
+        past_traj_mask=objects("gt_past_traj_mask").float(),
+        sdc_box=given["sdc_box"].expand(1, FRAMES, -1),
+        sdc_label=torch.zeros(1, FRAMES, dtype=torch.int64),
+        lane_labels=pad(labels[things], max_lanes, 0)[None],
+        lane_boxes=pad(given["gt_lane_bboxes"][things], max_lanes, 0)[None],
+        lane_masks=pad(given["gt_lane_masks"][things], max_lanes, 0)[None],
+        lane_valid=(torch.arange(max_lanes) < things.sum())[None],
+        drivable=given["gt_lane_masks"][~things],
+    )
+    return Clip(frames, targets, [[{} for _ in range(FRAMES)]])
+
+
+def pad(x: Tensor, capacity: int, fill: float) -> Tensor:
+    """x [n, ...] -> [capacity, ...]."""
+    return torch.cat([x, x.new_full((capacity - len(x), *x.shape[1:]), fill)])
+
+
+def repeat(one: Clip, times: int) -> Clip:
+    """The same clip several times as one batch."""
+    def again(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.repeat(times, *[1] * (x.dim() - 1))
+
+    return Clip(Frame(*map(again, one.frames)), Targets(*map(again, one.targets)), one.meta * times)
