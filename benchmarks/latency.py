@@ -66,13 +66,13 @@ def store_frames(spec: Spec, contract: Contract, count: int, path: Path) -> tupl
             if not scenes:
                 raise
             break
-        start_s = dataset.shot(scene.keys[0], 0).sensors.time_s
+        start_s = dataset.read(scene.keys[0])[0].time_s
         jobs += [(key, number, start_s) for number, key in enumerate(scene.keys)]
         scenes += 1
 
     def row(job: tuple[int, int, float]) -> list[torch.Tensor]:
         key, number, start_s = job
-        frame = prepare(dataset.shot(key, number).sensors, spec.data, start_s, number == 0)
+        frame = prepare(dataset.read(key)[0], spec.data, start_s, number == 0)
         return [torch.from_numpy(quantise_images(frame.img, spec.data.image)), *pack_frame(contract, frame)[1:]]
 
     with ThreadPoolExecutor(min(12, os.cpu_count() or 1)) as pool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint on the validation split: detection and tracking by the nuScenes devkit, map IoU as in upstream.
+"""Evaluate a model in any back end on the validation split: detection and tracking by the devkit, map IoU as in upstream.
 
 Of stage 2 also motion, occupancy and planning, each beside constant velocity.
 """
@@ -10,17 +10,22 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from uniad.backends.open import Model
 
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("config")
-    p.add_argument("checkpoint")
+    p.add_argument("checkpoint", metavar="model", help="checkpoint, ONNX or TensorRT engine")
     p.add_argument("--out", type=Path, help="results as JSON (default: work_dirs/<stage>/<config>/results.json)")
     p.add_argument("--launcher", default="none", choices=("none", "pytorch"))
+    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     # Options of upstream's script that have one meaning only here.
@@ -40,39 +45,44 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
-    from uniad.config.read import load_spec
+    from uniad.backends.open import CHECKPOINT_BACKENDS, find_model
     from uniad.data.dataset import SceneStream
     from uniad.data.rig import check_dataset_rigs
+    from uniad.deploy.plausible import Limits
+    from uniad.deploy.runtime import Runtime
     from uniad.evaluation.official import DETECTION_FILE, coverage
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
-    from uniad.files import atomic_path, sha256, try_place
+    from uniad.files import atomic_path, try_place
     from uniad.training import distributed
-    from uniad.training.carried import load_trained
 
-    spec = load_spec(args.config, args.cfg_options)
+    model = find_model(args.checkpoint, args.config, args.cfg_options)
+    spec = model.spec
     out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
     for place in (out, out.parent / "eval" / DETECTION_FILE):
         try_place(place)
     world = distributed.start(args.launcher, args.device)
     try:
+        if world.size > 1 and world.device.type == "cuda" and model.card and args.backend not in CHECKPOINT_BACKENDS:
+            raise UserError(f"{model.path}: a graph is evaluated on one GPU: give one process (make: GPUS=1)")
         stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
         check_dataset_rigs(spec, stream.table)
         covered = coverage(stream.table.token.tolist(), spec.data.data_root, stream.version) if world.is_main else None
         if covered and covered.told():
             print(covered.told())
-        model, _ = load_trained(spec, args.checkpoint, print if world.is_main else None)
-        model.to(world.device)
-        with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar:
-            found = collect(model, spec, stream, world.device, lambda _: bar.update())
+        say = print if world.is_main else None
+        with (
+            Runtime.open(model, world.device.type, args.backend, limits=Limits.off(), say=say) as runtime,
+            tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar,
+        ):
+            found = collect(runtime, stream, lambda _: bar.update())
         found = gather(world, found)
         if world.is_main:
             metrics = score(found, spec, stream.version, out.parent / "eval")
             split = "test" if "submissions" in metrics else "val"
             record = {
                 "config": args.config,
-                "checkpoint": args.checkpoint,
-                "checkpoint_sha256": sha256(args.checkpoint),
+                **run_of(model, runtime.backend),
                 "stage": spec.stage,
                 "compat": asdict(spec.model.compat),
                 "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **covered.to_json()},
@@ -89,6 +99,17 @@ def evaluate(args: argparse.Namespace) -> None:
     finally:
         distributed.stop(world)
     distributed.leave(world, 0)
+
+
+def run_of(model: Model, backend: str) -> dict[str, str | None]:
+    """What was scored: a checkpoint, and where it ran otherwise than in PyTorch, the graph and the back end."""
+    from uniad.files import sha256
+
+    path, card = str(model.path), model.card
+    if card is None:
+        scored = {"checkpoint": path, "checkpoint_sha256": sha256(path)}
+        return scored if backend == "torch" else scored | {"backend": backend}
+    return {key: card.get(key) for key in ("checkpoint", "checkpoint_sha256")} | {"model": path, "backend": backend}
 
 
 if __name__ == "__main__":

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from uniad.backends.torch import TorchRunner
 from uniad.config.read import load_spec
 from uniad.config.spec import DataSpec, Spec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream
-from uniad.evaluation.future import driven_plan
-from uniad.evaluation.results import decode_detections, decode_tracks
+from uniad.deploy.plausible import Limits
+from uniad.deploy.runtime import Runtime
 from uniad.evaluation.run import collect, score
+from uniad.interface.contract import contract_for
 from uniad.interface.types import Targets
 from uniad.losses.criterion import Criterion
+from uniad.postprocess.result import Result
 from uniad.training.build import build_model
 from uniad.training.checkpoint import load_checkpoint
 from uniad.training.clip import forward_clip
@@ -142,46 +145,32 @@ def _extent(mask: NDArray) -> NDArray[np.int64]:
 # Evaluation -------------------------------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A model that keeps what its steps said, on its way through ``collect``."""
-
-    def __init__(self, model: nn.Module, spec: Spec) -> None:
-        self.model, self.spec, self.frames = model, spec, []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def step(self, frame: Any, state: Any) -> Any:
-        outputs, state = self.model.step(frame, state)
-        found: Arrays = {}
-        tracked = decode_tracks(outputs.track, 0, self.spec.model.track)
-        detected = decode_detections(outputs.track, 0, self.spec.model.track)
-        for key, name in (("boxes_3d", "boxes_3d"), ("scores", "scores_3d"), ("labels", "labels_3d")):
-            found[name], found[f"{name}_det"] = tracked[key].numpy(), detected[key].numpy()
-        found["track_ids"] = tracked["track_ids"].numpy()
-        if outputs.plan is not None:
-            agents = outputs.agents
-            rows = agents.valid[0] & (agents.obj_id[0] >= 0)
-            found["traj"] = outputs.motion.traj[-1, 0][rows].numpy()
-            found["traj_scores"] = outputs.motion.score[-1, 0][rows].numpy()
-            found["occ/seg_out"] = outputs.occ.seg[:, :, None].numpy()
-            found["plan"] = driven_plan(outputs, self.spec)[None]
-        self.frames.append(found)
-        return outputs, state
+def recorded(result: Result) -> Arrays:
+    """A frame's result under upstream's names."""
+    found: Arrays = {"track_ids": result.tracks.ids}
+    for objects, end in ((result.tracks, ""), (result.detections.joined(result.ego), "_det")):
+        found |= {f"boxes_3d{end}": objects.boxes, f"scores_3d{end}": objects.scores, f"labels_3d{end}": objects.labels}
+    if result.plan is not None:
+        found["traj"] = result.forecasts.raw
+        found["traj_scores"] = np.log(result.forecasts.prob)
+        found["occ/seg_out"] = result.occupancy[None, :, None].astype(np.int32)
+        found["plan"] = result.plan.path[None]
+    return found
 
 
 def evaluate(spec: Spec, weights: Path, out: Path) -> tuple[list[Arrays], dict]:
     """Each frame's results under upstream's names, and the metrics."""
     model = build_model(spec)
     load_checkpoint(model, weights, name=spec.name, say=None)
-    recorder = Recorder(model, spec)
+    frames: list[Arrays] = []
     stream = SceneStream(spec.data, "val", stage=spec.stage, workers=0)
-    found = collect(recorder, spec, stream, torch.device("cpu"))
+    with Runtime(TorchRunner(contract_for(spec), model), spec, limits=Limits.off()) as runtime:
+        found = collect(runtime, stream, lambda result: frames.append(recorded(result)))
     metrics = score(found, spec, stream.version, out / "eval")
     future = found.all_futures()
     if future:
         metrics["planning_per_step"] = {name: metric.per_step() for name, metric in future.planning.items()}
-    return recorder.frames, json.loads(json.dumps(metrics, default=lambda x: np.asarray(x).tolist()))
+    return frames, json.loads(json.dumps(metrics, default=lambda x: np.asarray(x).tolist()))
 
 
 # Losses -----------------------------------------------------------------------------------------------------------------

@@ -5,14 +5,17 @@ PyTorch, onnxruntime and TensorRT are imported when they are asked for: a car ha
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from uniad.artifacts.card import check_contract, place_of, read_card, spec_of
 from uniad.backends import trtexec
 from uniad.backends.base import Runner
 from uniad.backends.identity import check_identity, this_device
 from uniad.backends.tensorrt import TensorRtRunner, load_package
 from uniad.backends.trtexec_runner import TrtexecRunner
+from uniad.config.read import load_spec
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.formats.card import Card
@@ -21,9 +24,71 @@ from uniad.interface.contract import Contract, contract_for
 CHECKPOINT_BACKENDS = ("torch", "compiled")
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
 BACKENDS = (*CHECKPOINT_BACKENDS, "onnxruntime", *ENGINE_BACKENDS)
+CHECKPOINTS = (".pth", ".pt")
 
 
-def open_checkpoint(spec: Spec, checkpoint: str | Path, backend: str, device: str = "auto", precision: str = "fp16") -> Runner:
+class Model(NamedTuple):
+    """What a file is, known before it is loaded, which takes longer."""
+
+    path: Path
+    spec: Spec
+    options: list[str]  # of the config, those of the card included
+    card: Card | None  # None: a checkpoint
+
+
+def find_model(path: str | Path, config: str | Path | None = None, options: Sequence[str] = ()) -> Model:
+    """An ONNX, a TensorRT engine, the card of either, or a checkpoint, which needs its ``config``.
+
+    config, options: in place of the card's config file, and config values on top, such as where the data lies.
+    Raises UserError for a missing card and for a file changed after its card was written.
+    """
+    path = Path(path)
+    if path.name.endswith((".onnx.json", ".engine.json")):
+        path = path.with_suffix("")
+    if path.suffix not in CHECKPOINTS:
+        card = read_card(path)
+        return Model(path, spec_of(card, config, options), [*card.get("config_options", []), *options], card)
+    if config is None:
+        raise UserError(f"{path}: a checkpoint needs the config that it was trained with")
+    return Model(path, load_spec(config, options), list(options), None)
+
+
+def open_model(
+    model: Model, device: str = "auto", backend: str = "auto", threads: int = 0, say: Callable[[str], None] | None = None
+) -> Runner:
+    """The model in a back end.
+
+    backend: auto takes what the file is made for; torch also runs an ONNX's checkpoint, and compiled runs it in fp16 on a
+    GPU, many times faster, after minutes of compiling. device: auto, cpu or cuda.
+    threads: of onnxruntime, 0 its own choice. say: told what a checkpoint's weights gave the model.
+    Raises UserError for a config that has changed since the export, and a backend or device that is not here.
+    """
+    path, spec, _, card = model
+    choices = ("auto", *BACKENDS)
+    if backend not in choices:
+        raise UserError(f"unknown backend {backend!r}: choose {', '.join(choices)}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    if device == "cuda" and not this_device():
+        raise UserError("device 'cuda' asked for, but this machine shows no GPU: check nvidia-smi, or use device cpu")
+    if card is None:
+        if backend not in ("auto", *CHECKPOINT_BACKENDS):
+            raise UserError(f"{path}: a checkpoint runs in torch; for {backend} run `make export` or `make engine` first")
+        return open_checkpoint(spec, path, backend, device, say=say)
+    contract = check_contract(card, contract_for(spec), path)
+    if card.get("kind") == "engine":
+        return open_engine(card, contract, path, backend, device)
+    if backend in ENGINE_BACKENDS:
+        raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
+    if backend in CHECKPOINT_BACKENDS:
+        return open_checkpoint(spec, place_of(card["checkpoint"]), backend, device, say=say)
+    return open_onnx(contract, path, device, threads)
+
+
+def open_checkpoint(
+    spec: Spec, checkpoint: str | Path, backend: str, device: str = "auto", precision: str = "fp16",
+    say: Callable[[str], None] | None = None,
+) -> Runner:  # fmt: skip
     """A checkpoint in ``torch`` (in fp32), or in ``compiled``, on a GPU, in fp32 or fp16. device: auto, cpu or cuda.
 
     Raises UserError without PyTorch, and for a checkpoint that does not fit the spec.
@@ -43,7 +108,7 @@ def open_checkpoint(spec: Spec, checkpoint: str | Path, backend: str, device: st
         raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
     if backend == "compiled" and precision == "int8":
         raise UserError(f"{checkpoint}: backend compiled computes in fp32 or fp16; int8 is for TensorRT engines")
-    model = load_trained(spec, checkpoint, None)[0].eval()
+    model = load_trained(spec, checkpoint, say)[0].eval()
     if backend == "compiled":
         from uniad.backends.compiled import CompiledRunner
 

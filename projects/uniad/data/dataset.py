@@ -109,6 +109,15 @@ class SceneSample(NamedTuple):
     info: dict[str, Any]  # token, scene_token, timestamp, poses, camera files and original projections
     previous_can_bus: NDArray[np.float32] | None  # [18] of the frame before in the split, None for the very first
 
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its scene."""
+        return bool(self.frame.scene_start[0])
+
+    @property
+    def name(self) -> str:
+        return f"sample {self.info['token']}"
+
 
 class SceneStream:
     """Whole scenes, frame by frame in time order: all of a split's, or one process's share.
@@ -254,5 +263,5 @@ def frame_meta(frame: int, table: InfoTable, images: ImageSource) -> dict[str, A
         "ego2global_translation": table.global_from_ego[frame, :3, 3].tolist(),
         "ego2global_rotation": table.ego_quaternion[frame].tolist(),
         "cams": dict(zip(CAMERAS, images.paths(frame))),
-        "lidar2img": table.img_from_lidar[frame].astype(np.float32),  # pixels of the original images
+        "lidar2img": dict(zip(CAMERAS, table.img_from_lidar[frame].astype(np.float32))),  # pixels of the original images
     }

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from uniad.deploy.loop import results_along
 from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write_json
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import Scene
-from uniad.errors import UserError
 from uniad.interrupt import Interrupt
-from uniad.postprocess.result import Objects
-from uniad.postprocess.submission import class_ranges, submission, to_annotations
+from uniad.postprocess.submission import class_ranges, entries_of, submission
 
 STAGES = ("load", "preprocess", "step", "postprocess")
 
@@ -66,29 +64,15 @@ def run(
             for scene in scenes:
                 entry = {"name": scene.name, "token": scene.token, "folder": folder_name(scene.name), "frames": 0}
                 done.append(entry)
-                runtime.reset(scene.previous_can_bus)
-                shots = iter(scene)
-                while not interrupt.requested:
-                    begun = time.perf_counter()
-                    shot = next(shots, None)
-                    if shot is None:
-                        break
-                    load = 1e3 * (time.perf_counter() - begun)
-                    try:
-                        result = runtime.step(shot.sensors)
-                    except UserError as error:
-                        raise UserError(f"{scene.name}, frame {shot.number}: {error}") from None
-                    result.timings_ms["load"] = load
+                for shot, result in results_along(runtime, scene):
                     write_frame(out / entry["folder"], shot.number, result, shot.info, names)
                     token = shot.info["token"]
-                    detections[token] = [
-                        *_entries(result.detections, shot.info, names, ranges, False),
-                        *_entries(result.ego, shot.info, names, ranges, False),
-                    ]
-                    tracks[token] = _entries(result.tracks, shot.info, names, ranges, True)
+                    detections[token], tracks[token] = entries_of(result, shot.info, names, ranges)
                     timings.append(result.timings_ms)
                     entry["frames"] += 1
                     progress()
+                    if interrupt.requested:
+                        break
                 if interrupt.requested:
                     break
             finished = not interrupt.requested
@@ -109,7 +93,3 @@ def latency_table(summary: dict[str, Any]) -> str:
     for stage, values in summary["latency_ms"].items():
         rows.append(f"{stage:12s}" + "".join(f"{values[key]:10.2f}" for key in ("mean", "p50", "p90", "p99", "max")))
     return "\n".join(rows)
-
-
-def _entries(objects: Objects, info: dict[str, Any], names: Sequence[str], ranges: dict, tracked: bool) -> list[dict]:
-    return to_annotations(objects.boxes, objects.scores, objects.labels, info, names, ranges, objects.ids if tracked else None)

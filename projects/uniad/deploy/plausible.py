@@ -37,6 +37,11 @@ class Limits:
     most_focal: float = 20.0
 
     @classmethod
+    def off(cls) -> Limits:
+        """None of them, for what a dataset holds."""
+        return cls(**{f.name: 0.0 if f.name.startswith("least_") else math.inf for f in fields(cls)})
+
+    @classmethod
     def parse(cls, texts: Iterable[str]) -> Limits:
         """``["most_step_s=10"]``: the defaults with some of them changed."""
         limits, names = cls(), [f.name for f in fields(cls)]

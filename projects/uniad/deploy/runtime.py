@@ -13,28 +13,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from uniad.artifacts.card import check_contract, place_of, read_card, spec_of
 from uniad.backends.base import Runner
-from uniad.backends.identity import this_device
-from uniad.backends.open import BACKENDS, CHECKPOINT_BACKENDS, ENGINE_BACKENDS, open_checkpoint, open_engine, open_onnx
-from uniad.config.read import load_spec
+from uniad.backends.open import Model, find_model, open_model
 from uniad.config.spec import Spec
 from uniad.deploy.plausible import Limits, Moment, check_plausible
 from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare_arrays
 from uniad.errors import UserError
-from uniad.formats.card import Card
 from uniad.interface.command import check_command
-from uniad.interface.contract import Contract, as_array, contract_for, frame_feeds
+from uniad.interface.contract import Contract, as_array, frame_feeds
 from uniad.interface.pillars import check_rig
 from uniad.interface.types import Frame
 from uniad.postprocess.result import Result, result_of
 
-CHECKPOINTS = (".pth", ".pt")
 SAME_VIEW = 0.05  # of the largest entry of a projection
 
 
@@ -57,7 +52,7 @@ class Runtime:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Model,
         device: str = "auto",
         backend: str = "auto",
         *,
@@ -65,37 +60,16 @@ class Runtime:
         options: Sequence[str] = (),
         threads: int = 0,
         limits: Limits | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> Runtime:
         """Load an ONNX, an engine, the card of either, or a checkpoint, which needs its ``config``.
 
-        config, options: in place of the card's config file, and config values on top, such as where the data lies.
-        backend: auto takes what the file is made for; torch also runs an ONNX's checkpoint, and compiled runs it in fp16 on a
-        GPU, many times faster, after minutes of compiling. device: auto, cpu or cuda.
-        threads: of onnxruntime, 0 its own choice. limits: what a frame may hold, see ``plausible``.
-        Raises UserError for a missing card, a file changed after its card was written, a config that has changed since, and a
-        backend or device that is not here.
+        Arguments and errors are those of ``backends.open.find_model`` and ``open_model``. limits: what a frame may hold, see
+        ``plausible``.
         """
-        choices = ("auto", *BACKENDS)
-        if backend not in choices:
-            raise UserError(f"unknown backend {backend!r}: choose {', '.join(choices)}")
-        if device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"unknown device {device!r}: choose auto, cpu or cuda")
-        if device == "cuda" and not this_device():
-            raise UserError("device 'cuda' asked for, but this machine shows no GPU: check nvidia-smi, or use device cpu")
-        path = Path(path)
-        if path.name.endswith((".onnx.json", ".engine.json")):
-            path = path.with_suffix("")
-        if path.suffix in CHECKPOINTS:
-            if config is None:
-                raise UserError(f"{path}: a checkpoint needs the config that it was trained with")
-            if backend not in ("auto", *CHECKPOINT_BACKENDS):
-                raise UserError(f"{path}: a checkpoint runs in torch; for {backend} run `make export` or `make engine` first")
-            spec = load_spec(config, options)
-            return cls(open_checkpoint(spec, path, backend, device), spec, str(path), options, limits)
-        card = read_card(path)
-        spec = spec_of(card, config, options)
-        options = [*card.get("config_options", []), *options]
-        return cls(_open_card(card, spec, path, device, backend, threads), spec, str(path), options, limits)
+        model = path if isinstance(path, Model) else find_model(path, config, options)
+        runner = open_model(model, device, backend, threads, say)
+        return cls(runner, model.spec, str(model.path), model.options, limits)
 
     @property
     def backend(self) -> str:
@@ -211,14 +185,3 @@ class Runtime:
         except ValueError as error:
             raise UserError(f"this frame does not fit the model: {error}") from None
         return feed
-
-
-def _open_card(card: Card, spec: Spec, path: Path, device: str, backend: str, threads: int) -> Runner:
-    contract = check_contract(card, contract_for(spec), path)
-    if card.get("kind") == "engine":
-        return open_engine(card, contract, path, backend, device)
-    if backend in ENGINE_BACKENDS:
-        raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
-    if backend in CHECKPOINT_BACKENDS:
-        return open_checkpoint(spec, place_of(card["checkpoint"]), backend, device)
-    return open_onnx(contract, path, device, threads)

@@ -33,6 +33,20 @@ class Shot:
     sensors: Sensors
     info: dict[str, Any]
     number: int  # in its scene, from 0
+    scene: str  # its name
+    previous_can_bus: np.ndarray | None = None  # [18] of the frame before the scene in the split; see Runtime.reset
+
+    @property
+    def frame(self) -> Sensors:
+        return self.sensors
+
+    @property
+    def begins(self) -> bool:
+        return self.number == 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.scene}, frame {self.number}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Scene:
 
     def __iter__(self) -> Iterator[Shot]:
         for number, key in enumerate(self.keys):
-            yield self.source.shot(key, number)
+            yield Shot(*self.source.read(key), number, self.name, self.previous_can_bus)
 
 
 class DatasetFrames:
@@ -80,7 +94,7 @@ class DatasetFrames:
         before = can_bus(frames.start - 1, self.labeller) if frames.start else None
         return Scene(names.get(tokens[number], tokens[number]), tokens[number], self, tuple(frames)[:most], before)
 
-    def shot(self, frame: int, number: int) -> Shot:
+    def read(self, frame: int) -> tuple[Sensors, dict[str, Any]]:
         table = self.table
         paths = [str(Path(self.spec.data_root) / path) for path in table.img_path[frame]]
         start = table.frames_of(int(table.scene[frame])).start
@@ -96,7 +110,7 @@ class DatasetFrames:
             can_bus=table.can_bus[frame],
         )
         token, scene = str(table.token[frame]), str(table.scene_token[table.scene[frame]])
-        return Shot(sensors, _info(sensors, dict(zip(CAMERAS, paths)), token, scene), number)
+        return sensors, _info(sensors, dict(zip(CAMERAS, paths)), token, scene)
 
     def _scene_names(self) -> dict[str, str]:
         """Name by token, where the dataset's table of scenes is at hand."""
@@ -130,7 +144,7 @@ class FolderFrames:
     def _scene_token(self) -> str:
         return self.index.get("scene_token", self.folder.resolve().name)
 
-    def shot(self, key: int, number: int) -> Shot:
+    def read(self, key: int) -> tuple[Sensors, dict[str, Any]]:
         frame = self.index["frames"][key]
         paths = {name: str(self.folder / path.replace("\\", "/")) for name, path in frame["images"].items()}
         sensors = Sensors(
@@ -143,7 +157,7 @@ class FolderFrames:
             can_bus=frame.get("can_bus"),
         )
         token = frame.get("token", f"{self.folder.resolve().name}-{frame['number']:06d}")
-        return Shot(sensors, _info(sensors, paths, token, self._scene_token()), number)
+        return sensors, _info(sensors, paths, token, self._scene_token())
 
 
 def _info(sensors: Sensors, paths: dict[str, str], token: str, scene_token: str) -> dict[str, Any]:

@@ -6,12 +6,10 @@ them. Occupancy: the same vehicles, drawn where that velocity takes them. Plan: 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
@@ -22,8 +20,8 @@ from uniad.evaluation.occupancy import OccupancyMetric
 from uniad.evaluation.planning import PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
-from uniad.interface.types import Agents, Frame, OccOutput, StepOutputs
-from uniad.postprocess.collision import optimise_plan
+from uniad.interface.types import Frame
+from uniad.postprocess.result import NOBODY, Forecasts, Result
 
 MOTION_NAMES = ("car", "pedestrian")  # groups of the motion protocol; the first holds all vehicles
 MODEL, BASELINE, OPTIMISED = "model", "constant_velocity", "model_with_collision_optimiser"
@@ -44,14 +42,6 @@ class EgoMotion:
         return ego_velocity(frame.l2g_r[0].cpu().numpy(), place, before[0], time_s - before[1])
 
 
-def driven_plan(outputs: StepOutputs, spec: Spec) -> NDArray[np.float32]:
-    """The plan [F, 2] of a batch of one as a car would drive it: past the collision optimiser, where the config has one."""
-    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
-    return optimise_plan(
-        outputs.plan.traj[0].float().cpu(), outputs.occ.seg[0].cpu(), spec.model.plan, spec.model.compat, grid
-    )
-
-
 class FutureScores:
     """Metrics of some frames; ``merge`` joins those of others. Grids and compatibility switches are the config's."""
 
@@ -65,37 +55,24 @@ class FutureScores:
         self.occupancy = {name: OccupancyMetric(*bounds) for name in (MODEL, BASELINE)}
         self.agents_dropped = 0
 
-    def update(self, outputs: StepOutputs, sample: SceneSample, velocity: NDArray[np.float64], spec: Spec) -> None:
-        """One frame: a step's outputs (batch of one), its sample with the targets of stage 2, the ego's velocity [2] m/s."""
-        self._update_motion(outputs, sample, spec)
-        self._update_occupancy(outputs, sample, spec)
-        gt = sample.targets
-        plans = {
-            MODEL: outputs.plan.traj[0].float().cpu().numpy(),
-            BASELINE: constant_velocity_plan(velocity, spec.model.plan.steps),
-        }
-        if OPTIMISED in self.planning:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a plan that stays as it was counts as it is
-                plans[OPTIMISED] = driven_plan(outputs, spec)
-        steps = spec.model.plan.steps
-        boxes = [_rows(gt.future_boxes[0, t])[_rows(gt.future_boxes_valid[0, t])] for t in range(1, steps + 1)]
+    def update(self, result: Result, sample: SceneSample, velocity: NDArray[np.float64], spec: Spec) -> None:
+        """One frame: its result, its sample with the targets of stage 2, the ego's velocity [2] m/s."""
+        self._update_motion(result.forecasts, sample, spec)
+        self._update_occupancy(result, sample, spec)
+        gt, steps = sample.targets, spec.model.plan.steps
+        plans = {MODEL: result.plan.raw, OPTIMISED: result.plan.path, BASELINE: constant_velocity_plan(velocity, steps)}
+        boxes = [gt.future_boxes[0, t][gt.future_boxes_valid[0, t]].numpy() for t in range(1, steps + 1)]
         truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1], boxes
-        for name, plan in plans.items():
-            self.planning[name].update(plan, *truth)
-        self.agents_dropped += int(outputs.agents.dropped[0])
+        for name, metric in self.planning.items():
+            metric.update(plans[name], *truth)
+        self.agents_dropped += result.agents_dropped
 
-    def _update_motion(self, outputs: StepOutputs, sample: SceneSample, spec: Spec) -> None:
+    def _update_motion(self, agents: Forecasts, sample: SceneSample, spec: Spec) -> None:
         names, compat, gt = spec.data.class_names, spec.model.compat.motion_metric, sample.targets
-        agents = outputs.agents
-        tracked = _rows(agents.valid[0] & (agents.obj_id[0] >= 0))
-        boxes, scores, labels = (_rows(x[0])[tracked] for x in (agents.boxes, agents.score, agents.label))
         ego_xy = ego_in_lidar(sample.info)
-        distance = np.linalg.norm(boxes[:, :2] - ego_xy, axis=1)
-        predicted = motion_boxes.predictions(
-            boxes, scores, motion_boxes.motion_labels(labels, names, MOTION_NAMES, True, compat, distance),
-            _rows(outputs.motion.traj[-1, 0, ..., :2])[tracked], MOTION_NAMES, ego_xy,
-        )  # fmt: skip
+        distance = np.linalg.norm(agents.boxes[:, :2] - ego_xy, axis=1)
+        labels = motion_boxes.motion_labels(agents.labels, names, MOTION_NAMES, True, compat, distance)
+        predicted = motion_boxes.predictions(agents.boxes, agents.scores, labels, agents.raw, MOTION_NAMES, ego_xy)
         seen = gt.valid[0, 0]  # annotated, in range, and with a lidar or radar point on it
         truth = motion_boxes.truth(
             gt.boxes[0, 0][seen], motion_boxes.motion_labels(gt.labels[0, 0][seen], names, MOTION_NAMES, False, compat),
@@ -105,13 +82,13 @@ class FutureScores:
         self.motion[MODEL].update(token, predicted, truth)
         self.motion[BASELINE].update(token, motion_boxes.constant_velocity(predicted, gt.fut_traj.shape[2]), truth)
 
-    def _update_occupancy(self, outputs: StepOutputs, sample: SceneSample, spec: Spec) -> None:
-        occ = outputs.occ
+    def _update_occupancy(self, result: Result, sample: SceneSample, spec: Spec) -> None:
         receptive = spec.data.occ_receptive_field
-        self.occupancy[MODEL].update_batch(occ, sample.targets, receptive)
+        self.occupancy[MODEL].update_sample(result.occupancy, result.occupancy_ids - NOBODY, sample.targets, receptive)
         grid = BevGrid.from_bounds(spec.data.occ_xbound, spec.data.occ_ybound)
-        drawn = constant_velocity_occupancy(outputs.agents, occ, grid)
-        self.occupancy[BASELINE].update_batch(drawn, sample.targets, receptive)
+        vehicles = np.isin(result.forecasts.labels, spec.model.motion.vehicle_ids)
+        drawn = constant_velocity_occupancy(result.forecasts.boxes[vehicles], len(result.occupancy), grid)
+        self.occupancy[BASELINE].update_sample(*drawn, sample.targets, receptive)
 
     def merge(self, other: FutureScores) -> None:
         for mine, theirs in ((self.planning, other.planning), (self.motion, other.motion), (self.occupancy, other.occupancy)):
@@ -138,27 +115,26 @@ def ego_in_lidar(info: dict[str, Any]) -> NDArray[np.float64]:
     return -Quaternion(info["lidar2ego_rotation"]).inverse.rotate(np.asarray(info["lidar2ego_translation"], float))[:2]
 
 
-def constant_velocity_occupancy(agents: Agents, occ: OccOutput, grid: BevGrid) -> OccOutput:
-    """``occ`` of a batch of one with seg and ids drawn from the same vehicles' boxes, moved by their velocities."""
-    slots = np.flatnonzero(_rows(occ.valid[0]))
-    boxes = _rows(agents.boxes[0])[slots]
+def constant_velocity_occupancy(
+    boxes: NDArray[np.float32], steps: int, grid: BevGrid
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which cells vehicles take, and which vehicle does (from 1, 0 nobody), now and in steps of 0.5 s: [steps, h, w] each.
+
+    boxes [n, 9] of the vehicles, the surest first, which go on at their velocity.
+    """
+    numbers = np.arange(len(boxes)) + 1 + _OFFSET
     frames = []
-    for step in range(occ.seg.shape[1]):
+    for step in range(steps):
         moved = boxes.copy()
         moved[:, :2] += boxes[:, 7:9] * (step * STEP_S)
-        # The surest first in the slots, so last on the canvas: it keeps the cells that two claim
-        frames.append(draw_instances(grid, moved[::-1], slots[::-1] + 1 + _OFFSET))
-    seg, ids = (np.stack(x)[None] for x in zip(*frames))
-    like = occ.seg.cpu()
-    return occ._replace(seg=like.new_tensor(seg), ids=like.new_tensor(np.where(ids > 0, ids - _OFFSET, 0)))
+        # The surest comes last on the canvas: it keeps the cells that two claim
+        frames.append(draw_instances(grid, moved[::-1], numbers[::-1]))
+    seg, ids = (np.stack(x) for x in zip(*frames))
+    return seg, np.where(ids > 0, ids - _OFFSET, 0)
 
 
-# draw_instances reads the id 255 as one that means "ignore"; slots are counted from beyond it.
+# draw_instances reads the id 255 as one that means "ignore"; vehicles are counted from beyond it.
 _OFFSET = 1000
-
-
-def _rows(tensor: Tensor) -> NDArray:
-    return tensor.detach().cpu().float().numpy() if tensor.is_floating_point() else tensor.detach().cpu().numpy()
 
 
 def _plain(scores: dict[str, float]) -> dict[str, float | int | None]:

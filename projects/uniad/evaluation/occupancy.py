@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.geometry.grid import BevGrid, Bounds
-from uniad.interface.types import OccOutput, Targets
+from uniad.interface.types import Targets
 
 NEAR_SHARE = 0.3  # of the grid: 30 m of 100 m, 8 m of 25 m
 
@@ -129,13 +129,14 @@ class OccupancyMetric:
             self.cells[i] += cell_counts(seg[part], gt_seg[part])
             self.panoptic[i] += panoptic_sums(ids[part], gt_ids[part])
 
-    def update_batch(self, occ: OccOutput, targets: Targets, receptive_field: int = 3) -> None:
-        """A batch of a step's outputs and its labels. receptive_field: frames whose existence counts, up to and with now."""
-        steps = occ.seg.shape[1]
-        valid = targets.occ_img_is_valid[:, : receptive_field + steps - 1].bool().all(1).tolist()
-        parts = (occ.seg, occ.ids, targets.segmentation[:, :steps], targets.instance[:, :steps])
-        for b, (seg, ids, gt_seg, gt_instance) in enumerate(zip(*(x.cpu().numpy() for x in parts))):
-            self.update(seg, ids, gt_seg, gt_instance, valid[b])
+    def update_sample(self, seg: ArrayLike, ids: ArrayLike, targets: Targets, receptive_field: int = 3) -> None:
+        """One frame's seg and ids as for ``update``, and its labels, a batch of one.
+
+        receptive_field: frames whose existence counts, up to and with now.
+        """
+        steps = len(seg)
+        valid = bool(targets.occ_img_is_valid[0, : receptive_field + steps - 1].bool().all())
+        self.update(seg, ids, targets.segmentation[0, :steps], targets.instance[0, :steps], valid)
 
     def merge(self, other: OccupancyMetric) -> None:
         self.cells += other.cells

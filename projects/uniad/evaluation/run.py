@@ -1,4 +1,4 @@
-"""Drive the pure step along whole scenes and score what it says.
+"""Drive a model along whole scenes, in whatever back end, and score its results.
 
 Scenes are shared out between processes; every scene starts from a state that depends on the data alone, so one process and
 many give the same numbers.
@@ -7,21 +7,23 @@ many give the same numbers.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from uniad.config.spec import Spec
+from uniad.data.dataset import SceneStream
+from uniad.deploy.loop import results_along
+from uniad.deploy.runtime import Runtime
 from uniad.evaluation.future import EgoMotion, FutureScores
 from uniad.evaluation.map_iou import MapIoU
 from uniad.evaluation.official import UNANNOTATED, evaluate_detection, evaluate_tracking, write_submissions
-from uniad.evaluation.results import decode_detections, decode_tracks
-from uniad.interface.types import Frame, State
-from uniad.models.map_select import image_lanes
-from uniad.postprocess.submission import class_ranges, to_annotations
+from uniad.postprocess.collision import UNSOLVED
+from uniad.postprocess.result import Result
+from uniad.postprocess.submission import class_ranges, entries_of
 from uniad.training.distributed import World, gather_objects
 
 
@@ -56,73 +58,29 @@ class Collected:
         return total
 
 
-def start_of_scene(model: torch.nn.Module, previous: np.ndarray | None, device: torch.device) -> State:
-    """State before a scene. ``previous``: can_bus [18] of the frame before it in the split, None for the very first.
+def collect(runtime: Runtime, stream: SceneStream, watch: Callable[[Result], None] = lambda result: None) -> Collected:
+    """Run the model over every frame of ``stream``: this process's scenes, with targets of the model's stage.
 
-    Upstream carries the pose over the scene border; taking it from the data keeps that and still lets
-    scenes run in any order.
+    The runtime's limits should be off: what a dataset holds is scored. watch: sees each frame's result when it is counted.
     """
-    state = model.init_state(1, device)
-    if previous is None:
-        return state
-    pose = torch.as_tensor(np.asarray(previous, np.float32), device=device)
-    return state._replace(prev_pos=pose[None, :3], prev_angle=pose[None, 17])
-
-
-def to_device(frame: Frame, device: torch.device) -> Frame:
-    return Frame(*(t.to(device, non_blocking=True) for t in frame))
-
-
-@torch.no_grad()
-def collect(
-    model: torch.nn.Module,
-    spec: Spec,
-    stream,
-    device: torch.device,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Collected:
-    """Run the model over every frame of ``stream`` (a SceneStream of this process's scenes, with the spec's stage)."""
-    found, ranges = Collected(), class_ranges()
-    annotated = getattr(stream, "version", None) != UNANNOTATED
-    model.eval()
-    state: State | None = None
-    ego = EgoMotion()
-    for done, sample in enumerate(stream, start=1):
-        if bool(sample.frame.scene_start[0]):
-            state = start_of_scene(model, sample.previous_can_bus, device)
-        outputs, state = model.step(to_device(sample.frame, device), state)
-        track = type(outputs.track)(*(t.cpu() for t in outputs.track))
-        token = sample.info["token"]
-        for target, decoded, with_ids in (
-            (found.detections, decode_detections(track, 0, spec.model.track), False),
-            (found.tracks, decode_tracks(track, 0, spec.model.track), True),
-        ):
-            target[token] = to_annotations(
-                decoded["boxes_3d"].numpy(),
-                decoded["scores"].numpy(),
-                decoded["labels"].numpy(),
-                sample.info,
-                spec.data.class_names,
-                ranges,
-                decoded["track_ids"].numpy() if with_ids else None,
+    spec, found, ranges, ego = runtime.spec, Collected(), class_ranges(), EgoMotion()
+    annotated = stream.version != UNANNOTATED
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", UNSOLVED)  # a plan that stays as it was counts as it is
+        for sample, result in results_along(runtime, stream):
+            info = sample.info
+            found.detections[info["token"]], found.tracks[info["token"]] = entries_of(
+                result, info, spec.data.class_names, ranges
             )
-        if outputs.map is not None and sample.targets is not None and annotated:
-            gt = sample.targets
-            labels = torch.where(gt.lane_valid[0], gt.lane_labels[0], -1)
-            road = type(outputs.map)(*(None if t is None else t.cpu() for t in outputs.map))
-            found.map_iou.update(
-                image_lanes(road, 0, spec.model.map),
-                road.drivable[0] > 0.5,
-                gt.lane_masks[0],
-                labels,
-                gt.drivable[0],
-            )
-        if spec.model.has_stage2 and annotated:
-            scene = sample.info["scene_token"]
-            scores = found.future.setdefault(scene, FutureScores(spec))
-            scores.update(outputs, sample, ego.velocity(sample.frame), spec)
-        found.dropped += int(track.dropped[0])
-        progress(done)
+            if annotated:
+                gt = sample.targets
+                labels = np.where(gt.lane_valid[0], gt.lane_labels[0], -1)
+                found.map_iou.update(result.lanes, result.drivable, gt.lane_masks[0], labels, gt.drivable[0])
+            if annotated and spec.model.has_stage2:
+                scores = found.future.setdefault(info["scene_token"], FutureScores(spec))
+                scores.update(result, sample, ego.velocity(sample.frame), spec)
+            found.dropped += result.dropped
+            watch(result)
     return found
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from uniad.artifacts.card import read_card
 from uniad.data.dataset import SceneStream
 from uniad.data.rig import check_dataset_rigs
+from uniad.deploy.plausible import Limits
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
-from uniad.evaluation.graph import GraphModel
 from uniad.evaluation.run import collect, score
-from uniad.interface.types import Frame, State, StepOutputs
+from uniad.postprocess.result import Result
 
 # Task, what it is called, where it stands in the results of an evaluation. "-": a lower number is the better one.
 ROWS = (
@@ -48,20 +48,6 @@ ROWS = (
     ("planning", "L2 mean up to 3 s (m)", "planning/model/L2_avg_3s", "-"),
     ("planning", "collisions at 3 s", "planning/model/obj_box_col_3s", "-"),
 )
-
-
-class _Noted(GraphModel):
-    """Keeps every plan, so that two runs can be held against each other frame by frame."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.plans: list[np.ndarray] = []
-
-    def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
-        outputs, state = super().step(frame, state)
-        if outputs.plan is not None:
-            self.plans.append(outputs.plan.traj[0].numpy())
-        return outputs, state
 
 
 def compare_graphs(
@@ -104,14 +90,24 @@ def compare_graphs(
     return reports()
 
 
-def _evaluate(path: str | Path, device: str, threads: int, options: Sequence[str], progress: Callable) -> tuple[dict, list]:
-    with Runtime.open(path, device, options=options, threads=threads) as runtime, tempfile.TemporaryDirectory() as folder:
-        spec = runtime.spec
+def _evaluate(path: Path, device: str, threads: int, options: Sequence[str], progress: Callable) -> tuple[dict, list]:
+    """Metrics, and the plan of every frame, so that two runs can be held against each other."""
+    plans: list[np.ndarray] = []
+    limits = Limits.off()
+    with (
+        Runtime.open(path, device, options=options, threads=threads, limits=limits) as runtime,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        spec, done = runtime.spec, itertools.count(1)
         stream = SceneStream(spec.data, "val", stage=spec.stage)
         check_dataset_rigs(spec, stream.table)
-        model = _Noted(runtime.runner, spec)
-        found = collect(model, spec, stream, torch.device("cpu"), lambda done: progress(Path(path).name, done, len(stream)))
-        return score(found, spec, stream.version, Path(folder)), model.plans
+
+        def watch(result: Result) -> None:
+            if result.plan is not None:
+                plans.append(result.plan.raw)
+            progress(path.name, next(done), len(stream))
+
+        return score(collect(runtime, stream, watch), spec, stream.version, Path(folder)), plans
 
 
 def differences(reference: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:

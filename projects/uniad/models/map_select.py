@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.config.spec import MapSpec
-from uniad.interface.types import MapOutput
-from uniad.postprocess.map_paint import MASK_THRESHOLD, merge_masks
+from uniad.postprocess.map_paint import MASK_THRESHOLD
 
 
 class Selection(NamedTuple):
@@ -78,12 +75,3 @@ def merge_lanes(
     lanes = (per_class > 0) & (per_class >= painter)
     settled = (accepted == before).all(1)
     return Lanes(lanes.to(torch.float32).unflatten(-1, tuple(mask_BMhw.shape[2:])), accepted, settled)
-
-
-def image_lanes(output: MapOutput, b: int, spec: MapSpec) -> np.ndarray:
-    """Merged lanes [C, h, w] bool of image b, on the host: as the step merged them, or merged anew where it could not settle."""
-    if output.settled is None or bool(output.settled[b]):
-        return output.lanes[b].cpu().numpy() > 0
-    mask, score, label = (x[b].detach().float().cpu().numpy() for x in (output.mask, output.score, output.label))
-    thresholds = spec.quality_threshold_things, spec.overlap_threshold_things
-    return merge_masks(mask, score, label.astype(np.int64), spec.num_things, *thresholds).lanes > 0

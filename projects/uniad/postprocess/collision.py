@@ -19,6 +19,7 @@ from uniad.errors import UserError
 
 CELL_M = 0.5  # of upstream's grid, whatever the config's grid is
 ROOT_TWO_PI = 2.507  # as in upstream
+UNSOLVED = "the collision optimiser found no solution"
 QUIET = {"ipopt.print_level": 0, "ipopt.sb": "yes", "print_time": 0}
 
 Bound = tuple[float, float, float]
@@ -50,7 +51,7 @@ def optimise_plan(
         return plan
     moved = solve(plan, obstacles, spec.col_sigma, spec.col_alpha)
     if moved is None:
-        warnings.warn("the collision optimiser found no solution; the plan stays as the network made it", stacklevel=2)
+        warnings.warn(f"{UNSOLVED}; the plan stays as the network made it", stacklevel=2)
         return plan
     return moved.astype(np.float32)
 

@@ -1,7 +1,11 @@
-"""What a step said, for people and planners: plain arrays of what is there, without padding. Host code, after the graph.
+"""What a step says of one frame: plain arrays of what is there, without padding. Host code, after the graph.
+
+``Result`` is the one form in which anything after the step reads it, whatever back end ran it: inference, evaluation, pictures,
+videos and recordings. ``result_of`` makes it from the graph's outputs.
 
 Metres in the lidar frame of the frame's own instant (x right, y forward, z up); steps of 0.5 s. Grids have row 0 behind the car
-and column 0 on its left.
+and column 0 on its left. Axes: n objects, a agents, K modes, F future steps of an agent, P steps of the plan, F' occupancy steps,
+h w cells.
 """
 
 from __future__ import annotations
@@ -33,16 +37,28 @@ class Objects:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def joined(self, other: Objects) -> Objects:
+        """Both, best first."""
+        both = [np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values())]
+        order = np.argsort(-np.concatenate([self.scores, other.scores]), kind="stable")
+        return Objects(*(values[order] for values in both))
+
 
 @dataclass(frozen=True)
 class Forecasts:
-    """Where a agents may go. Agents are tracks, by id; not every track is one (``agents_dropped``, range)."""
+    """Where a agents may go, best score first. Agents are tracks, by id; not every track is one (``agents_dropped``, range).
+
+    The last three are what metrics are computed from, and None where a result was read from a file, which does not hold them.
+    """
 
     ids: NDArray[np.int64]  # [a] track id
     starts: Array  # [a, 3] where each stands, on the ground
     labels: NDArray[np.int64]  # [a]
     traj: Array  # [a, K, F, 2] positions, not offsets
     prob: Array  # [a, K], adding up to 1
+    boxes: Array | None = None  # [a, 9] as in Objects
+    scores: Array | None = None  # [a]
+    raw: Array | None = None  # [a, K, F, 5] as the network gave it: x, y from the box centre, inverse deviations, correlation
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything of one frame. The last four are None for a model of stage 1."""
+    """Everything of one frame. forecasts, occupancy, occupancy_ids and plan are None for a model of stage 1."""
 
     tracks: Objects
     detections: Objects
@@ -68,12 +84,16 @@ class Result:
     occupancy_ids: NDArray[np.int64] | None = None  # [F', h, w] track that claims a cell, -1 none
     plan: Plan | None = None
     dropped: int = 0  # tracks lost because all slots were taken
-    timings_ms: dict[str, float] = field(default_factory=dict)  # preprocess, step, postprocess
+    timings_ms: dict[str, float] = field(default_factory=dict)  # load (of a recorded frame), preprocess, step, postprocess
+    drivable_value: Array | None = None  # [h, w] mask value, drivable where above 0.5; files do not hold it
+    agents_dropped: int = 0  # tracks in range that found no agent slot; files do not hold it
 
 
 def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Spec) -> Result:
-    """Result of one frame's border outputs, lanes already settled (``Runner.step`` does that). Numbers that are none are refused:
-    a car must not be given them.
+    """Result of one frame's graph outputs (``interface.contract``), lanes already settled (``Runner.step`` does that).
+
+    frame: the graph inputs of the frame, of which the command is read. Raises UserError for outputs that are not finite: a car
+    must not be given them.
     """
     for name in ("boxes", "score", *(("plan_traj",) if spec.model.has_stage2 else ())):
         if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
@@ -87,6 +107,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         "lanes": outputs["map_lanes"][0] > 0,
         "drivable": outputs["map_drivable"][0] > 0.5,
         "dropped": int(outputs["dropped"][0]),
+        "drivable_value": outputs["map_drivable"][0],
     }
     if not spec.model.has_stage2:
         return Result(**common)
@@ -97,6 +118,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         occupancy=occupancy,
         occupancy_ids=np.where(occupancy, _slot_ids(outputs)[outputs["occ_ids"][0]], NOBODY),
         plan=_plan(outputs, frame, spec),
+        agents_dropped=int(outputs["agents_dropped"][0]),
     )
 
 
@@ -115,14 +137,17 @@ def _forecasts(outputs: Mapping[str, np.ndarray]) -> Forecasts:
     ids = outputs["agent_id"][0].astype(np.int64)
     slots = np.flatnonzero((outputs["agent_valid"][0] != 0) & (ids >= 0))
     rows = outputs["agent_row"][0][slots]
-    boxes = outputs["boxes"][0][rows]
+    boxes, raw = outputs["boxes"][0][rows], outputs["motion_traj"][0][slots]
     prob = np.exp(outputs["motion_score"][0][slots].astype(np.float64))
     return Forecasts(
         ids=ids[slots],
         starts=boxes[:, :3],
         labels=outputs["label"][0][rows].astype(np.int64),
-        traj=boxes[:, None, None, :2] + outputs["motion_traj"][0][slots][..., :2],
+        traj=boxes[:, None, None, :2] + raw[..., :2],
         prob=(prob / prob.sum(-1, keepdims=True)).astype(np.float32),
+        boxes=boxes,
+        scores=outputs["score"][0][rows],
+        raw=raw,
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from nuscenes.eval.common.config import config_factory
 from pyquaternion import Quaternion
 
+from uniad.postprocess.result import Objects, Result
+
 TRACKING_NAMES = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle", "pedestrian")
 MOVING_MPS = 0.2  # above this speed an object counts as moving
 MODALITY = {"use_lidar": False, "use_camera": True, "use_radar": False, "use_map": False, "use_external": True}
@@ -75,6 +77,18 @@ def to_annotations(
             entry |= {"tracking_name": name, "tracking_score": float(score), "tracking_id": str(int(track_ids[i]))}
         entries.append(entry)
     return entries
+
+
+def entries_of(
+    result: Result, info: Mapping, class_names: Sequence[str], ranges: Mapping[str, float]
+) -> tuple[list[dict], list[dict]]:
+    """One frame's detections, the car's own box among them as upstream has it, and its tracks. info, ranges: see above."""
+
+    def entries(objects: Objects, tracked: bool) -> list[dict]:
+        ids = objects.ids if tracked else None
+        return to_annotations(objects.boxes, objects.scores, objects.labels, info, class_names, ranges, ids)
+
+    return entries(result.detections.joined(result.ego), False), entries(result.tracks, True)
 
 
 def submission(results: Mapping[str, list[dict]]) -> dict:

@@ -1,17 +1,16 @@
-"""What a step said about a frame, and what the annotations say, gathered for drawing."""
+"""A frame's result, and what the annotations say, gathered for drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
 from uniad.data.transforms import decode
-from uniad.evaluation.results import decode_detections, decode_tracks
-from uniad.interface.types import EGO_ID, StepOutputs
-from uniad.models.map_select import image_lanes
+from uniad.postprocess.result import Result
 from uniad.viz.page import Content, Future, command_words
 
 BEST_GUESSES = 15
@@ -19,34 +18,43 @@ MOST_TRACKS = 40  # drawn; more boxes than that tell a person nothing
 OCCUPIED = 1  # in labels, which say 255 where they know nothing
 
 
-def content_of(outputs: StepOutputs, sample: SceneSample, spec: Spec, number: int, about: Sequence[str] = ()) -> Content:
-    """Content of a picture. ``outputs``: of a batch of one; ``number``: of the frame in its scene; about: lines on the model."""
-    track = type(outputs.track)(*(t.cpu() for t in outputs.track))
-    found, kind = decode_tracks(track, 0, spec.model.track), "tracks"
-    if len(found["boxes_3d"]) == 0:
+def content_of(
+    result: Result,
+    info: dict[str, Any],
+    sample: SceneSample | None,
+    spec: Spec,
+    names: Sequence[str],
+    about: Sequence[str] = (),
+    speed_mps: float | None = None,
+) -> Content:
+    """Content of a picture, of a result of any back end, fresh or read from a file.
+
+    info: the frame's token, images, projections and poses, and its number as ``frame``; sample: the annotations, None where there
+    are none; names: what the caption begins with; about: lines on the model.
+    """
+    found, kind = result.tracks, "tracks"
+    if len(found) == 0:
         # A model that has just begun to learn is sure of nothing; its best guesses still tell how far it is.
-        found = decode_detections(track, 0, spec.model.track)
-        others = (found["track_ids"] != EGO_ID).nonzero()[:BEST_GUESSES, 0]
-        found = {key: found[key][others] for key in ("boxes_3d", "labels", "track_ids")}
-        kind = "best guesses, no track yet"
-    count = len(found["boxes_3d"])
-    if count > MOST_TRACKS:
-        found, kind = {k: v[:MOST_TRACKS] for k, v in found.items()}, f"best of {count} tracks"
-    truth = truth_of(sample)
-    images = {name: read_image(path) for name, path in sample.info["cams"].items()}
-    speed = float(np.linalg.norm(sample.frame.can_bus[0, 13:16].numpy()))
-    future = _future(outputs, sample, spec) if spec.model.has_stage2 else None
-    first = first_line([spec.name], number, speed, future, len(found["boxes_3d"]), kind, len(truth["gt_boxes"]))
+        found, kind = result.detections, "best guesses, no track yet"
+    elif len(found) > MOST_TRACKS:
+        kind = f"best of {len(found)} tracks"
+    most = MOST_TRACKS if len(result.tracks) else BEST_GUESSES
+    truth = truth_of(sample) if sample else _no_truth(result)
+    future = _future(result, info, sample, spec) if result.plan is not None else None
+    annotated = len(truth["gt_boxes"]) if sample else None
+    first = first_line(names, info["frame"], speed_mps, future, min(len(found), most), kind, annotated)
     return Content(
-        images=images,
-        lidar2img=dict(zip(sample.info["cams"], sample.info["lidar2img"])),
-        boxes=found["boxes_3d"].numpy(),
-        labels=found["labels"].numpy(),
-        ids=found["track_ids"].numpy(),
-        drivable=outputs.map.drivable[0].cpu().numpy(),
-        lanes=image_lanes(outputs.map, 0, spec.model.map),
+        images={name: read_image(path) for name, path in info["cams"].items()},
+        lidar2img={name: np.asarray(matrix, np.float32) for name, matrix in info["lidar2img"].items()},
+        boxes=found.boxes[:most],
+        labels=found.labels[:most],
+        ids=found.ids[:most],
+        drivable=result.drivable if result.drivable_value is None else result.drivable_value,  # edges between cells
+        lanes=result.lanes,
         caption="\n".join([first, *about]),
         future=future,
+        annotated=sample is not None,
+        token=info["token"],
         **truth,
     )
 
@@ -99,25 +107,33 @@ def true_future_of(sample: SceneSample, spec: Spec, steps: int) -> dict:
     }
 
 
-def _future(outputs: StepOutputs, sample: SceneSample, spec: Spec) -> Future:
-    from uniad.evaluation.future import driven_plan  # needs the solver, which stage 1 does without
+def _no_truth(result: Result) -> dict[str, np.ndarray]:
+    return {
+        "gt_boxes": np.zeros((0, 9), np.float32),
+        "gt_labels": np.zeros(0, np.int64),
+        "gt_drivable": np.zeros_like(result.drivable),
+        "gt_lanes": np.zeros_like(result.lanes),
+    }
 
-    agents = outputs.agents
-    chosen = (agents.valid[0] & (agents.obj_id[0] >= 0)).cpu().numpy().nonzero()[0][:MOST_TRACKS]
-    boxes = agents.boxes[0].float().cpu().numpy()[chosen]
-    traj = outputs.motion.traj[-1, 0, ..., :2].float().cpu().numpy()[chosen]
+
+def _future(result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec) -> Future:
+    agents, steps = result.forecasts, len(result.occupancy)
+    truth = true_future_of(sample, spec, steps) if sample else {
+        "gt_starts": np.zeros((0, 2)), "gt_traj": [], "gt_plan": np.zeros((0, 2)),
+        "gt_occupancy": np.zeros_like(result.occupancy),
+    }  # fmt: skip
     return Future(
-        starts=boxes[:, :3],
-        traj=boxes[:, None, None, :2] + traj,
-        prob=outputs.motion.score[-1, 0].float().exp().cpu().numpy()[chosen],
-        labels=agents.label[0].cpu().numpy()[chosen],
-        plan=driven_plan(outputs, spec),
-        command=int(sample.frame.command[0]),
-        occupancy=outputs.occ.seg[0].cpu().numpy(),
+        starts=agents.starts[:MOST_TRACKS],
+        traj=agents.traj[:MOST_TRACKS],
+        prob=agents.prob[:MOST_TRACKS],
+        labels=agents.labels[:MOST_TRACKS],
+        plan=result.plan.path,
+        command=result.plan.command,
+        occupancy=result.occupancy,
         bounds=(spec.data.occ_xbound, spec.data.occ_ybound),
         # The lidar is mounted at a known height over the ground that the ego frame stands on.
-        ground_z=-float(sample.info["lidar2ego_translation"][2]),
-        **true_future_of(sample, spec, outputs.occ.seg.shape[1]),
+        ground_z=-float(info["lidar2ego_translation"][2]),
+        **truth,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from uniad.deploy.records import read_frame, read_summary
 from uniad.errors import UserError
 from uniad.postprocess.result import Result
 from uniad.viz.about import about_run
-from uniad.viz.content import BEST_GUESSES, MOST_TRACKS, first_line, read_image, true_future_of, truth_of
-from uniad.viz.page import Content, Future, render
+from uniad.viz.content import content_of
+from uniad.viz.page import Content, render
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Replay:
         """The same with what it is made of: the result of each frame, and its info."""
         for path in self.frames(scene):
             result, info = read_frame(path, self.spec.data.class_names)
-            title = f"{self.title}  |  {scene}"
-            yield content_of_result(result, info, self.truth(info["token"]), self.spec, title, self.about), result, info
+            names = [self.title, scene]
+            yield content_of(result, info, self.truth(info["token"]), self.spec, names, self.about), result, info
 
     def pictures_beside(self, other: Replay, scene: str) -> Iterator[np.ndarray]:
         """[H, W, 3] RGB of each frame that both have: this run, the other, and what differs between them."""
@@ -106,63 +106,3 @@ class Replay:
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: no such file; the dataset of {self.folder} is gone") from None
         return stream, {str(stream.table.token[frame]): position for position, frame in enumerate(stream.frames)}
-
-
-def content_of_result(
-    result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec, title: str, about: Sequence[str] = ()
-) -> Content:
-    """Content of a picture. ``info``: as results hold it; ``sample``: the annotations, None where there are none; about: lines on
-    the model.
-    """
-    found, kind = result.tracks, "tracks"
-    if len(found) == 0:
-        found, kind = result.detections, "best guesses, no track yet"
-    most = MOST_TRACKS if kind == "tracks" else BEST_GUESSES
-    truth = truth_of(sample) if sample else _no_truth(result)
-    future = _future(result, info, sample, spec) if result.plan is not None else None
-    annotated = len(truth["gt_boxes"]) if sample else None
-    first = first_line([title], info["frame"], None, future, min(len(found), most), kind, annotated)
-    return Content(
-        images={name: read_image(path) for name, path in info["cams"].items()},
-        lidar2img={name: np.asarray(matrix, np.float32) for name, matrix in info["lidar2img"].items()},
-        boxes=found.boxes[:most],
-        labels=found.labels[:most],
-        ids=found.ids[:most],
-        drivable=result.drivable,
-        lanes=result.lanes,
-        caption="\n".join([first, *about]),
-        future=future,
-        annotated=sample is not None,
-        token=info["token"],
-        **truth,
-    )
-
-
-def _no_truth(result: Result) -> dict[str, np.ndarray]:
-    return {
-        "gt_boxes": np.zeros((0, 9), np.float32),
-        "gt_labels": np.zeros(0, np.int64),
-        "gt_drivable": np.zeros_like(result.drivable),
-        "gt_lanes": np.zeros_like(result.lanes),
-    }
-
-
-def _future(result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec) -> Future:
-    agents, steps = result.forecasts, len(result.occupancy)
-    truth = true_future_of(sample, spec, steps) if sample else {
-        "gt_starts": np.zeros((0, 2)), "gt_traj": [], "gt_plan": np.zeros((0, 2)),
-        "gt_occupancy": np.zeros_like(result.occupancy),
-    }  # fmt: skip
-    return Future(
-        starts=agents.starts[:MOST_TRACKS],
-        traj=agents.traj[:MOST_TRACKS],
-        prob=agents.prob[:MOST_TRACKS],
-        labels=agents.labels[:MOST_TRACKS],
-        plan=result.plan.path,
-        command=result.plan.command,
-        occupancy=result.occupancy,
-        bounds=(spec.data.occ_xbound, spec.data.occ_ybound),
-        # The lidar is mounted at a known height over the ground that the ego frame stands on.
-        ground_z=-float(info["lidar2ego_translation"][2]),
-        **truth,
-    )

@@ -81,7 +81,6 @@ def test_a_run_that_names_no_config_cannot_be_drawn(results: Path) -> None:
 
 
 def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime) -> None:
-    import torch
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.common.loaders import load_prediction
     from nuscenes.eval.detection.data_classes import DetectionBox
@@ -91,7 +90,7 @@ def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime
 
     config_factory("tracking_nips_2019")  # what the devkit's tracking classes take their names from
     stream = SceneStream(runtime.spec.data, "val", stage=2, workers=0)
-    found = collect(runtime._runner.model, runtime.spec, stream, torch.device("cpu"))
+    found = collect(runtime, stream)
     for name, kind, expected in (("detection", DetectionBox, found.detections), ("tracking", TrackingBox, found.tracks)):
         written = json.loads((results / f"{name}.json").read_text())["results"]
         assert written.keys() == expected.keys()

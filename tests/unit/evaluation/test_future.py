@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.specs import edit, nano_spec
+from uniad.backends.torch import TorchRunner
 from uniad.config.spec import UPSTREAM, CompatSpec, Spec
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
-from uniad.data.occupancy import vehicle_labels
+from uniad.deploy.plausible import Limits
+from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
 from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, FutureScores, ego_in_lidar
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, collect, score
-from uniad.interface.types import Agents, MotionOutput, OccOutput, PlanOutput, StepOutputs
+from uniad.interface.contract import contract_for
 from uniad.models.uniad import UniAD
+from uniad.postprocess.collision import optimise_plan
+from uniad.postprocess.result import NOBODY, Forecasts, Objects, Plan, Result
 
 GRID = (-50.0, 50.0, 0.5)  # fine enough for a footprint to be one
 VAL = "nuscenes_infos_temporal_val.pkl"
@@ -56,36 +61,29 @@ def samples(fine: Spec) -> list[SceneSample]:
     return list(SceneStream(fine.data, "val", stage=2))
 
 
-def perfect(sample: SceneSample, spec: Spec) -> StepOutputs:
+def perfect(sample: SceneSample, spec: Spec) -> Result:
     """What a model would say that is never wrong."""
     gt = sample.targets
     chosen = gt.valid[0, 0]
-    boxes, labels, ids = gt.boxes[0, 0][chosen], gt.labels[0, 0][chosen], gt.ids[0, 0][chosen]
-    count, steps = len(boxes), spec.model.occ.n_future + 1
+    boxes, labels, ids = (values[0, 0][chosen].numpy() for values in (gt.boxes, gt.labels, gt.ids))
+    scores = (1 - 0.001 * np.arange(len(boxes))).astype(np.float32)
+    known = gt.fut_traj_mask[0][chosen].numpy() != 0
+    offsets = (gt.fut_traj[0][chosen].numpy() - boxes[:, None, :2]) * known  # the labels are positions, for the smoother
+    modes = np.stack([offsets, offsets + 5], 1)
+    prob = np.full((len(boxes), 2), 0.5, np.float32)
+    forecasts = Forecasts(ids, boxes[:, :3], labels, boxes[:, None, None, :2] + modes, prob, boxes, scores, modes)
+    steps = spec.model.occ.n_future + 1
+    occupied = gt.segmentation[0, :steps].numpy() == 1
+    tracks, nothing = Objects(boxes, labels, scores, ids), Objects(np.zeros((0, 9)), labels[:0], scores[:0], ids[:0])
+    masks = np.zeros((3, 1, 1), bool), np.zeros((1, 1), bool)
+    claimed = np.where(occupied, gt.instance[0, :steps].numpy(), NOBODY)
+    plan = planned(gt.sdc_planning[0, 0, :, :2].numpy(), occupied, spec)
+    return Result(tracks, tracks, nothing, *masks, forecasts, occupied, claimed, plan)
 
-    def with_ego(x: torch.Tensor, ego: float) -> torch.Tensor:
-        return torch.cat([x, torch.full((1, *x.shape[1:]), ego, dtype=x.dtype)])[None]
 
-    agents = Agents(
-        query=torch.zeros(1, count + 1, 1),
-        boxes=with_ego(boxes, 0),
-        label=with_ego(labels, 0),
-        score=with_ego(1 - 0.001 * torch.arange(count), 1),
-        obj_id=with_ego(ids, -2),
-        valid=torch.ones(1, count + 1, dtype=torch.bool),
-        row=torch.arange(count + 1)[None],
-        dropped=torch.zeros(1, dtype=torch.int32),
-    )
-    known = gt.fut_traj_mask[0][chosen] != 0
-    offsets = (gt.fut_traj[0][chosen] - boxes[:, None, :2]) * known  # the labels are positions, for the smoother
-    modes = torch.stack([offsets, offsets + 5], 1)
-    traj = torch.cat([modes, torch.zeros(*modes.shape[:-1], 3)], -1)
-    motion = MotionOutput(with_ego(traj, 0)[None], torch.zeros(1, 1, count + 1, 2), *[torch.zeros(0)] * 3)
-    vehicle = torch.from_numpy(np.isin(labels.numpy(), vehicle_labels(spec.data.class_names)))
-    instance = gt.instance[0, :steps].where(gt.segmentation[0, :steps] == 1, 0)
-    seg = (gt.segmentation[:, :steps] == 1).int()
-    occ = OccOutput(torch.zeros(0), with_ego(vehicle, 0).bool(), torch.zeros(0), seg, instance[None].int())
-    return StepOutputs(torch.zeros(0), None, None, agents, motion, occ, PlanOutput(gt.sdc_planning[:, 0, :, :2]))
+def planned(path: np.ndarray, occupied: np.ndarray, spec: Spec) -> Plan:
+    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
+    return Plan(optimise_plan(path, occupied, spec.model.plan, spec.model.compat, grid), path, 2)
 
 
 def scored(samples: list[SceneSample], spec: Spec) -> FutureScores:
@@ -125,17 +123,16 @@ def test_the_drivers_own_path_is_perfect_and_constant_velocity_is_not(truth: dic
 def test_the_collision_optimiser_is_scored_beside_the_plan_and_only_where_the_config_has_one(samples, fine) -> None:
     """A plan through a parked car: pushed away by the optimiser, left alone without it."""
     sample, ego = samples[0], EgoMotion()
-    outputs = perfect(sample, fine)
-    seg = torch.zeros_like(outputs.occ.seg)
-    seg[:, :, 108:112, 101:104] = 1  # 4 to 6 m ahead, right of the middle
-    path = torch.linspace(1, 6, 6)[:, None] * torch.tensor([0.0, 1.0])
-    outputs = outputs._replace(occ=outputs.occ._replace(seg=seg), plan=PlanOutput(path[None]))
+    seg = np.zeros_like(perfect(sample, fine).occupancy)
+    seg[:, 108:112, 101:104] = True  # 4 to 6 m ahead, right of the middle
+    path = np.linspace(1, 6, 6, dtype=np.float32)[:, None] * np.float32([0, 1])
+    seen = replace(perfect(sample, fine), occupancy=seg)
     velocity = ego.velocity(sample.frame)
     for wanted in (True, False):
         assert fine.model.compat.collision_pixels == "fixed", "nano's cells are not half a metre wide"
         spec = edit(fine, model__plan__use_col_optim=wanted)
         scores = FutureScores(spec)
-        scores.update(outputs, sample, velocity, spec)
+        scores.update(replace(seen, plan=planned(path, seg, spec)), sample, velocity, spec)
         found = scores.compute()["planning"]
         assert (OPTIMISED in found) == wanted
         assert not wanted or found[OPTIMISED]["L2_2s"] != found[MODEL]["L2_2s"]
@@ -206,11 +203,16 @@ def odd(spec: Spec, infos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sp
     return edit(spec, data__ann_file_val=str(path))
 
 
+def evaluated(model: UniAD, spec: Spec, stream: SceneStream) -> Collected:
+    with Runtime(TorchRunner(contract_for(spec), model), spec, limits=Limits.off()) as runtime:
+        return collect(runtime, stream)
+
+
 def test_scenes_without_objects_or_lanes_or_of_one_frame_are_scored(model: UniAD, odd: Spec, tmp_path: Path) -> None:
     stream = SceneStream(odd.data, "val", stage=2)
     kinds = [(int(s.targets.valid.sum()), int(s.targets.lane_valid.sum())) for s in stream]
     assert [n for n, _ in kinds[:2]] == [0, 0] and kinds[2][0] > 0 and kinds[2][1] == 0
-    found = collect(model, odd, stream, torch.device("cpu"))
+    found = evaluated(model, odd, stream)
     assert len(found.future) == 2
     metrics = score(found, odd, stream.version, tmp_path)
     assert metrics["occupancy"][MODEL]["occ_samples"] == 0, "no frame has all its futures"
@@ -223,7 +225,7 @@ def test_a_scene_without_any_track_is_scored(model: UniAD, odd: Spec) -> None:
     strict = edit(model.spec, track__score_thresh=1.1, track__filter_score_thresh=1.1)
     before, model.spec = model.spec, strict
     try:
-        found = collect(model, edit(odd, model__track=strict.track), SceneStream(odd.data, "val", stage=2), torch.device("cpu"))
+        found = evaluated(model, edit(odd, model__track=strict.track), SceneStream(odd.data, "val", stage=2))
     finally:
         model.spec = before
     scores = found.all_futures().compute()

@@ -122,18 +122,19 @@ def test_samples_with_a_missing_frame_are_counted_and_left_out() -> None:
     assert fed(metric, pred, gt).compute()["occ_samples"] == 1
 
 
-def test_a_batch_of_outputs_is_judged_sample_by_sample() -> None:
+def test_a_sample_counts_if_all_frames_of_its_labels_exist() -> None:
     pred, gt = worked_out()
     blank = np.full((7, 10, 10), 255)
     labels = np.stack([np.concatenate([gt, blank[:4]]), blank])
     valid = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 1, 1, 1, 1]]).bool()
-    occ = SimpleNamespace(seg=torch.from_numpy(np.stack([pred > 0] * 2)).int(), ids=torch.from_numpy(np.stack([pred] * 2)))
     targets = SimpleNamespace(
         segmentation=torch.from_numpy(np.where(labels == 255, 255, labels > 0)), instance=torch.from_numpy(labels),
         occ_img_is_valid=valid,
     )  # fmt: skip
     metric = OccupancyMetric(SMALL, SMALL)
-    metric.update_batch(occ, targets)
+    for b in range(2):
+        one = SimpleNamespace(**{name: part[b : b + 1] for name, part in vars(targets).items()})
+        metric.update_sample(pred > 0, pred, one)
     want = fed(OccupancyMetric(SMALL, SMALL), pred, gt)
     assert np.array_equal(metric.cells, want.cells) and np.array_equal(metric.panoptic, want.panoptic)
     assert metric.samples.tolist() == [1, 1]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.recorded import Recorded
 from helpers.specs import tiny_spec
-from uniad.interface.types import MapOutput
-from uniad.models.map_select import Lanes, best_pairs, image_lanes, mask_quality, merge_lanes
+from uniad.interface.contract import contract_for
+from uniad.models.map_select import Lanes, best_pairs, mask_quality, merge_lanes
+from uniad.postprocess.map_merge import finish_lanes
 from uniad.postprocess.map_paint import merge_masks
 
 THRESHOLD, QUALITY = 0.4, 0.1
@@ -131,9 +132,8 @@ def test_lanes_on_the_host_are_exact_even_where_the_rounds_did_not_settle() -> N
     mask, score, label = chain(20)
     got = parallel(mask, score, label, 2)
     assert not got.settled.item()
-    parts = {"mask": mask, "score": score, "label": label}
-    fields = dict.fromkeys(MapOutput._fields) | {name: torch.from_numpy(x)[None] for name, x in parts.items()}
-    output = MapOutput(**fields | {"lanes": got.lanes, "settled": got.settled})
+    parts = {"map_mask": mask, "map_score": score, "map_label": label}
+    outputs = {name: x[None] for name, x in parts.items()} | {"map_lanes": got.lanes.numpy(), "map_settled": got.settled.numpy()}
     want = merge_masks(mask, score, label).lanes != 0
-    assert np.array_equal(image_lanes(output, 0, tiny_spec().model.map), want)
+    assert np.array_equal(finish_lanes(outputs, contract_for(tiny_spec()).map_merge)["map_lanes"][0] > 0, want)
     assert not np.array_equal(got.lanes[0].numpy() != 0, want)

@@ -1,57 +1,9 @@
-"""A graph in the model's place: the evaluation sees no difference."""
+"""Two graphs of a model, scored beside each other."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
-from helpers.specs import edit, nano_spec
-from uniad.backends.torch import TorchRunner
-from uniad.config.spec import Spec
-from uniad.data.dataset import SceneStream
-from uniad.data.infos import create_infos
-from uniad.evaluation.graph import GraphModel
-from uniad.evaluation.run import collect
 from uniad.evaluation.side_by_side import ROWS, differences, side_by_side
-from uniad.interface.contract import contract_for
-from uniad.models.uniad import UniAD
-
-VAL = "nuscenes_infos_temporal_val.pkl"
-
-
-@pytest.fixture(scope="module", params=[1, 2])
-def spec(request, synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
-    infos = tmp_path_factory.mktemp("graph-infos")
-    create_infos(synthetic_root, infos, workers=1, progress=False)
-    return edit(
-        nano_spec(request.param), data__data_root=str(synthetic_root), data__workers_per_gpu=0,
-        data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
-        model__track__score_thresh=0.0105, model__track__filter_score_thresh=0.01,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def test_the_evaluation_collects_the_same_from_a_runner_as_from_the_model(spec: Spec) -> None:
-    torch.manual_seed(0)
-    anchors = torch.randn(4, 6, 12, 2).cumsum(2) if spec.stage == 2 else None
-    model = UniAD(spec.model, anchors).eval() if spec.stage == 2 else UniAD(spec.model).eval()
-    stream = SceneStream(spec.data, "val", stage=spec.stage, workers=0)
-    cpu = torch.device("cpu")
-    want = collect(model, spec, stream, cpu)
-    with TorchRunner(contract_for(spec), model) as runner:
-        got = collect(GraphModel(runner, spec), spec, stream, cpu)
-    assert any(want.tracks.values()), "something must be tracked, or carried state was not put to the test"
-    assert got.detections == want.detections and got.tracks == want.tracks and got.dropped == want.dropped
-    np.testing.assert_equal(got.map_iou.compute(), want.map_iou.compute())
-    if spec.stage == 2:
-        np.testing.assert_equal(got.all_futures().compute(), want.all_futures().compute())
-
-
-def test_a_graph_has_a_batch_of_one(spec: Spec) -> None:
-    with pytest.raises(ValueError, match="batch of 1"):
-        GraphModel(TorchRunner(contract_for(spec), torch.nn.Identity()), spec).init_state(2)
 
 
 def metrics(plan: float, nds: float) -> dict:
