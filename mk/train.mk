@@ -5,7 +5,8 @@ SUB := $(if $(filter demo,$(DATASET)),demo/)
 WORK_DIR := projects/work_dirs/$(SUB)
 CKPT_DIR := ckpts/$(SUB)
 
-$(call one-of,TRAIN_PRECISION,fp32 tf32 bf16 fp16)
+$(call one-of,TRAIN_PRECISION,fp32 tf32 bf16 fp16 auto)
+$(call flag,FAST)
 $(call whole,SEED)
 $(foreach v,EPOCHS EPOCHS.1 EPOCHS.2 MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
 $(call flag,FROM_SCRATCH)
@@ -105,7 +106,8 @@ START := $(or $(if $(wildcard $(call ckpt,1) $(call finished,1))$(filter train-s
 $(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
 # $(call train-options,stage), $(call train-flags,stage). The config knows the place of stage 1 but for the demo.
 train-options = $(OPTIONS) $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(call here-or-whole,$(START)),$(call moved,$(START))),$(if $(INIT),$(call moved,$(INIT))))
-train-flags = --seed $(SEED) --precision $(TRAIN_PRECISION)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
+how-flags = $(if $(filter-out auto,$(TRAIN_PRECISION)), --precision $(TRAIN_PRECISION))$(if $(filter 0,$(FAST)), --no-fast)
+train-flags = --seed $(SEED)$(how-flags)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
 
 # One process needs no launcher; more, or more machines, go through torchrun.
 # The script counts the processes of all machines.
@@ -169,7 +171,7 @@ $(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$$(reads.$1) $(i
 	@touch $$@
 endif
 RECIPE_FLAGS.$1 = $$(strip $(if $(filter 2,$1),--load-from $$(call q,$$(call here-or-whole,$(START)))) --packs $(PACKS) --seed $(SEED) $(if $(filter-out 0 1,$(HERE)),--gpus $(HERE))$(ON_CPU) \
-  $(if $(call given,TRAIN_PRECISION),--precision $(TRAIN_PRECISION)) $$(call cfg-options,$$(OPTIONS)) $(if $(TRAIN_ARGS),-- $$(TRAIN_ARGS)))
+  $(if $(filter-out auto,$(TRAIN_PRECISION)),--precision $(TRAIN_PRECISION)) $$(call cfg-options,$$(OPTIONS)) $(if $(TRAIN_ARGS)$(filter 0,$(FAST)),-- $(if $(filter 0,$(FAST)),--no-fast )$$(TRAIN_ARGS)))
 
 $(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(call trained,$1)
 	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@))

@@ -88,7 +88,7 @@ doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-eval-config) $
 
 ifeq ($(STACK),torch1.12)
 # Settings of training that upstream's script does not have
-$(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach v,TRAIN_ARGS TRAIN_PRECISION CPU_PROCESSES,$(if $(filter command,$(origin $v)),$(if $(filter-out fp32 1,$($v)),$(error $v=$($v) is for STACK=native: upstream's script has no such option)))))
+$(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach v,TRAIN_ARGS TRAIN_PRECISION FAST CPU_PROCESSES,$(if $(filter command,$(origin $v)),$(if $(filter-out fp32 auto 0 1,$($v)),$(error $v=$($v) is for STACK=native: upstream's script has no such option)))))
 # Its container sees the training tree, and of what a link there leads to nothing outside. ckpts/ of this repository is copied from.
 $(if $(ASKED_TO_TRAIN),$(foreach f,$(wildcard $(addprefix $(TREE)/,$(RAW.$(VARIANT)) $(INIT.$(VARIANT)) $(call ckpt,1))),$(if $(filter $(realpath $(TREE))/%,$(realpath $f)),,$(error $f is a link out of its container, to $(realpath $f): put the link into ckpts/ instead, or copy the file))))
 

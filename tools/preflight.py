@@ -117,12 +117,10 @@ def check_gpu_memory(args: argparse.Namespace, gpus: list[machine.Gpu], report: 
     if not small:
         return
     less = "QUEUE_LENGTH=3, which costs some tracking" if not args.queue_length else "another GPU"
-    other = "STACK=native TRAIN_PRECISION=bf16 TRAIN_ARGS=--recompute" if args.stack == "torch1.12" else (
-        "TRAIN_PRECISION=bf16 TRAIN_ARGS=--recompute"
-    )  # fmt: skip
+    other = ", or STACK=native, which saves memory where it is short" if args.stack == "torch1.12" else ""
     report.notes.append(
         f"{small[0]}: upstream names {args.gpu_gib:g} GB a GPU for {args.variant}, and one clip a GPU even on 48 GB; if it runs "
-        f"out of memory: {less}, or {other} (docs/results.md)"
+        f"out of memory: {less}{other} (docs/results.md)"
     )
 
 
@@ -173,9 +171,6 @@ def estimate(args: argparse.Namespace, report: Report) -> None:
     quicker = ["a GPU"] if on_cpu else ["more GPUs (GPUS, NNODES)"]
     if args.stack == "torch1.12":
         quicker.append("STACK=native")
-    elif not on_cpu:
-        # One clip a GPU leaves a small model waiting for the host, and a large one for memory and arithmetic (docs/results.md).
-        quicker.append("TRAIN_ARGS=--cuda-graph on one GPU that waits for the host, TRAIN_PRECISION=bf16 on one that does not")
     quicker += ["a smaller VARIANT", "MAX_ITERS=N for a try"]
     report.notes.append(
         f"training {args.variant} takes about {each} days on {where} ({seconds} s an iteration, mk/variants.mk says where from); "

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from uniad.config.read import load_spec
     from uniad.files import try_place
     from uniad.training.clip import ClipOptions
+    from uniad.training.fast import Wish
     from uniad.training.options import TrainOptions
     from uniad.training.packed import packed_loader
     from uniad.training.run import RunOptions, default_work_dir, train
@@ -57,14 +58,12 @@ def run(args: argparse.Namespace) -> int:
             train=TrainOptions(
                 work_dir=args.work_dir or default_work_dir(args.config),
                 seed=args.seed,
-                precision=args.precision,
                 max_epochs=args.max_epochs,
                 max_iters=args.max_iters,
                 stop_after=args.stop_after,
                 save_every_iters=args.save_every[0],
                 save_every_s=args.save_every[1],
                 compile=args.compile,
-                cuda_graph=args.cuda_graph,
                 reduce_bf16=args.reduce_bf16,
                 deterministic=args.deterministic,
                 tensorboard=not args.no_tensorboard,
@@ -75,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
             from_scratch=args.from_scratch,
             dense_bev=args.dense_bev,
             loader_timeout_s=args.loader_timeout,
-            recompute=args.recompute,
+            wish=Wish(args.precision, args.cuda_graph, args.recompute, args.frames_at_once, not args.no_fast),
+            auto_workers=not args.no_fast and args.workers is None and "workers_per_gpu" not in " ".join(args.cfg_options),
             regularise=not args.no_regularisation,
             clip=ClipOptions(history_features="shared" if args.shared_history else "exact"),
         ),

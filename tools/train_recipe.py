@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--out", type=Path, help="put a copy of the last phase's checkpoint here")
     p.add_argument("--gpus", type=int, default=1, metavar="N", help="processes; the clips of a step are divided among them")
     p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    p.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: bf16 on a GPU that has it, else fp32")
+    p.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: what tools/train.py picks")
     p.add_argument("--seed", type=int, default=0, help="of the training (default 0)")
     p.add_argument("--jobs", type=int, metavar="N", help="processes that make worlds (default: as many as there are cores)")
     p.add_argument("--pace", type=float, nargs=2, default=[], metavar=("S1", "S2"),
@@ -76,7 +76,7 @@ def main() -> int:
     before = args.load_from
     for phase in phases:
         packs = make_packs(recipe, phase, args)
-        words = train_words(recipe, phase, args, packs, before, on_gpu)
+        words = train_words(recipe, phase, args, packs, before)
         done = args.work_dir / phase.name / f"iter_{phase.steps}.pth"
         if claim(args.work_dir / phase.name, words, packs, before, args.gpus) and done.is_file():
             print(f"{phase.name}: done before, {done}", flush=True)
@@ -154,17 +154,13 @@ def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace) -> list[P
     return packs
 
 
-def train_words(
-    recipe: Recipe, phase: Phase, args: argparse.Namespace, packs: list[Path], before: str | None, on_gpu: bool
-) -> list[str]:
+def train_words(recipe: Recipe, phase: Phase, args: argparse.Namespace, packs: list[Path], before: str | None) -> list[str]:
     """The command line of a phase."""
     words = [
         sys.executable, str(TOOLS / "train.py"), recipe.configs[phase.stage], "--work-dir", str(args.work_dir / phase.name),
         "--packs", *map(str, packs), "--max-iters", str(phase.steps), "--samples-per-gpu", str(recipe.clips // args.gpus),
-        "--seed", str(args.seed), "--precision", args.precision or ("bf16" if on_gpu and _has_bf16() else "fp32"),
+        "--seed", str(args.seed), *(["--precision", args.precision] if args.precision else []),
         *(["--device", args.device] if args.device != "auto" else []),
-        # the step is one size and shape all along: recorded once, it does not wait for the host
-        *(["--cuda-graph"] if on_gpu and args.gpus == 1 else []),
         *(["--dense-bev"] if phase.dense_bev else []),
     ]  # fmt: skip
     values = recipe.config_values(phase)
@@ -173,12 +169,6 @@ def train_words(
     elif phase is recipe.phases[0]:
         words.append("--from-scratch")
     return [*words, *args.train_args, "--cfg-options", *values, *args.cfg_options]
-
-
-def _has_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def claim(work_dir: Path, words: list[str], packs: list[Path], before: str | None, processes: int) -> bool:

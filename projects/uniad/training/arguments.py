@@ -60,13 +60,17 @@ def parser() -> argparse.ArgumentParser:
                    help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
     g.add_argument("--dense-bev", action="store_true",
                    help="a head on the BEV learns along and shows it where objects are: for trainings of minutes from scratch")
-    g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
+    g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"),
+                   help="default: what the run was begun with; else bf16 on a GPU that has it, fp16 on older ones, fp32 on a CPU")
+    g.add_argument("--no-fast", action="store_true",
+                   help="pick nothing: fp32 unless --precision says otherwise, kernel by kernel, as upstream computes")
     g.add_argument("--max-epochs", type=whole(1), metavar="N", help="length of the run, instead of the config's")
     g.add_argument("--max-iters", type=whole(1), metavar="N", help="length of the run in iterations, for the schedule too")
     g.add_argument("--stop-after", type=whole(1), metavar="N",
                    help="stop at iteration N as if interrupted; the schedule is not changed")
     g.add_argument("--samples-per-gpu", type=whole(1), metavar="N", help="clips per process and step, instead of the config's")
-    g.add_argument("--workers", type=whole(0), metavar="N", help="data-loader processes per process, instead of the config's")
+    g.add_argument("--workers", type=whole(0), metavar="N",
+                   help="data-loader processes per process (default: on a GPU what the cores allow, else the config's)")
     g.add_argument("--loader-timeout", type=whole(1), metavar="S",
                    help="give up when no batch has come from the loader processes for so many seconds (default: 600)")
     g.add_argument("--seed", type=whole(0), default=0, metavar="S")
@@ -76,9 +80,11 @@ def parser() -> argparse.ArgumentParser:
                    help="history BEVs read the learning pass's image features: faster, not quite upstream's numbers")
     g.add_argument("--recompute", action="store_true",
                    help="compute transformer layers again in the backward pass: less memory, same numbers, a third more time")
+    g.add_argument("--frames-at-once", type=whole(1), metavar="N",
+                   help="image and BEV encoders take so many frames of a step's clips at once: saves memory with --recompute")
     g.add_argument("--cuda-graph", action="store_true",
-                   help="record forward and backward once and replay them, in any number of processes: several times faster "
-                        "where the GPU waits for the host")
+                   help="record forward and backward once and replay them, in any number of processes; a GPU gets it unasked, "
+                        "but with --no-fast")
     g.add_argument("--reduce-bf16", action="store_true",
                    help="gradients travel between processes in bf16: half the traffic, not quite the same numbers")
     g.add_argument("--compile", action="store_true", help="torch.compile the model and its loss (experimental)")

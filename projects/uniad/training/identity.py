@@ -106,6 +106,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _said(args: argparse.Namespace) -> dict[str, Any]:
     said = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+    if args.no_fast:
+        said.setdefault("precision", "fp32")
     return said | ({"packs": sorted(path.name for path in args.packs)} if args.packs else {})  # their folder is a place
 
 
@@ -163,12 +165,13 @@ def _read_json(path: Path | None) -> dict[str, Any]:
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, as ``key: there -> wanted``; long values by their key alone.
 
-    A digest that one side does not know is no difference.
+    A digest that one side does not know is no difference. A precision that is not named is that of the run that is there.
     """
     lines = []
     for key in sorted({*there, *wanted}):
         old, new = there.get(key), wanted.get(key)
-        if old == new or (key.startswith("sha256 ") and None in (old, new)):
+        unknown = None in (old, new) if key.startswith("sha256 ") else key == "precision" and new is None
+        if old == new or unknown:
             continue
         text = f"{key}: {old} -> {new}"
         lines.append(text if len(text) <= 100 and not key.startswith("sha256 ") else key.replace("sha256 ", "content of "))
@@ -209,6 +212,17 @@ def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
         with atomic_path(work_dir / RECORD) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "identity": {**(there or {}), **wanted}}, indent=2) + "\n")
     return said
+
+
+def note_picked(work_dir: Path, picked: Mapping[str, Any]) -> None:
+    """Adds to the record of a run what was picked for it, if the directory has one. Its precision is part of what it is."""
+    record = _read_json(work_dir / RECORD)
+    if record.get("format") != FORMAT:
+        return
+    record["identity"]["precision"] = picked["precision"]
+    record["picked"] = dict(picked)
+    with atomic_path(work_dir / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def content(files: Iterable[Path], digest: Any) -> dict[str, Any]:

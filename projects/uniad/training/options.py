@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -29,9 +29,11 @@ class TrainOptions:
     save_every_s: float | None = 600.0
     compile: bool = False
     cuda_graph: bool = False  # forward and backward recorded once and replayed
+    channels_last: bool = True  # image encoder, on a GPU
     reduce_bf16: bool = False  # gradients travel between processes in bf16
     deterministic: bool = False
     tensorboard: bool = True
+    picked: dict[str, Any] | None = None  # all of ``fast.Settings``, for the checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,20 @@ def run_length(spec: Spec, options: TrainOptions, epoch_len: int) -> tuple[int, 
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Refuses a precision that this device does not have, naming one that it has."""
+    check_precision_of(precision, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
+
+
+def check_precision_of(precision: str, capability: tuple[int, int] | None) -> None:
+    """The same for a GPU of a compute capability, or a CPU (None)."""
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision '{precision}': choose {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and precision in ("fp16", "tf32"):
+    if capability is None and precision in ("fp16", "tf32"):
         raise UserError(f"precision {precision} needs a GPU: choose fp32 or bf16 on a CPU")
-    if device.type == "cuda" and precision in ("bf16", "tf32"):
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            raise UserError(
-                f"precision {precision} needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}: "
-                "choose fp32 or fp16"
-            )
+    if capability is not None and precision in ("bf16", "tf32") and capability[0] < 8:
+        raise UserError(
+            f"precision {precision} needs a GPU of compute capability 8.0 or newer, this one has "
+            f"{capability[0]}.{capability[1]}: choose fp32 or fp16"
+        )
 
 
 def check_graph(options: TrainOptions, device: torch.device) -> None:

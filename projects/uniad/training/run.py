@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from uniad.config.spec import Spec, from_scratch
 from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
-from uniad.training import distributed
+from uniad.training import distributed, fast, identity
 from uniad.training.build import build_model
 from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.dense import add_dense_bev
 from uniad.training.distributed import World
+from uniad.training.fast import Wish
 from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader
@@ -30,6 +31,7 @@ from uniad.training.options import Outcome, TrainOptions, prepare_backend
 from uniad.training.recompute import recompute_layers
 from uniad.training.regularisation import plain_images, without_dropout
 from uniad.training.seeding import mix, seed_all
+from uniad.training.store import CheckpointStore
 from uniad.training.trainer import LossFunction, Trainer
 
 
@@ -45,6 +47,8 @@ class RunOptions:
     regularise: bool = True  # with dropout, grid mask and photometric distortion, as far as the config has them
     dense_bev: bool = False  # a head on the BEV learns along, see training/dense.py
     recompute: bool = False  # activations of transformer layers, to save memory
+    wish: Wish | None = None  # what is to be picked for the machine; None: everything is as the other options say
+    auto_workers: bool = False  # on a GPU: as many loader processes as there are cores for
     loader_timeout_s: float | None = None  # None: the loader's own
     clip: ClipOptions = ClipOptions()
 
@@ -109,7 +113,6 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
     Args:
         loader_of: makes the training clips of a process; tests put their own here.
     """
-    prepare_backend(options.train)
     world = distributed.start(options.launcher, options.device)
     try:
         outcome = _train(spec, options, world, loader_of)
@@ -146,19 +149,25 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     if options.dense_bev:
         add_dense_bev(model, spec.model)
         announce("a heat map of objects on the BEV learns along")
+    if options.auto_workers and world.device.type == "cuda":
+        chosen = fast.workers(fast.cores_here(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        spec = replace(spec, data=replace(spec.data, workers_per_gpu=chosen))
+    loader = loader_of(spec, world, options.train.seed)
+    store = CheckpointStore(options.train.work_dir)
+    if world.is_main:
+        store.prepare()
+    distributed.barrier(world)
+    found = store.resume_from(options.resume, announce)
+    if options.wish is not None:
+        options = settle(options, options.wish, spec, model, world, found and found[1], announce)
+    prepare_backend(options.train)
     if options.recompute:
         count = recompute_layers(model, options.train.cuda_graph)
         announce(f"recomputing the activations of {count} layers: less memory, about a third more time")
-    loader = loader_of(spec, world, options.train.seed)
     if options.loader_timeout_s is not None:
         loader.timeout_s = options.loader_timeout_s
     clip = replace(options.clip, history_features="shared") if spec.train.shared_history else options.clip
     trainer = Trainer(spec, model, clip_loss(spec, world, clip), loader, world, options.train)
-    if world.is_main:
-        trainer.store.prepare()
-    distributed.barrier(world)
-
-    found = trainer.store.resume_from(options.resume, announce)
     if found is not None:
         trainer.resume(*found, announce)
     else:
@@ -174,6 +183,44 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         return trainer.fit(log)
     finally:
         log.close()
+
+
+def settle(
+    options: RunOptions,
+    wish: Wish,
+    spec: Spec,
+    model: nn.Module,
+    world: World,
+    checkpoint: dict[str, Any] | None,
+    announce: Callable[[str], None],
+) -> RunOptions:
+    """The options with what is picked for this machine, which all processes agree on and the run's record holds.
+
+    checkpoint: what the run goes on from.
+    """
+    gpus = [gpu for gpu in distributed.gather_objects(world, fast.gpu_of(world.device)) if gpu is not None]
+    load = fast.Load(
+        spec.name, "all" if options.from_scratch else "frozen", spec.data.samples_per_gpu, spec.data.queue_length,
+        fast.static_gib(model),
+    )  # fmt: skip
+    ours = ((checkpoint or {}).get("meta") or {}).get("uniad") or {}
+    begun = ours.get("picked") or ({"precision": ours["precision"]} if "precision" in ours else None)
+    settings, line = fast.pick(wish, gpus, load, begun)
+    announce(line)
+    if world.is_main:
+        identity.note_picked(options.train.work_dir, fast.recorded(settings))
+    return replace(
+        options,
+        recompute=settings.recompute,
+        clip=replace(options.clip, frames_at_once=settings.frames_at_once),
+        train=replace(
+            options.train,
+            precision=settings.precision,  # type: ignore[arg-type]
+            cuda_graph=settings.cuda_graph,
+            channels_last=settings.channels_last,
+            picked=fast.recorded(settings),
+        ),
+    )
 
 
 def freeze_stage1(trainer: Trainer, spec: Spec, clip: ClipOptions, announce: Callable[[str], None]) -> FrozenLoader:

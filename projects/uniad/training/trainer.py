@@ -96,7 +96,7 @@ class Trainer:
         check_precision(options.precision, world.device)
         check_graph(options, world.device)
         self.model = model.to(world.device).train()
-        if world.device.type == "cuda":
+        if world.device.type == "cuda" and options.channels_last:
             # what convolutions of half precision want; elsewhere the layout would only cost copies
             for name, part in self.model.named_children():
                 if name in ("img_backbone", "img_neck"):
@@ -357,9 +357,10 @@ class Trainer:
     def payload(self) -> dict[str, Any]:
         """Everything an identical continuation needs."""
         done = self.iteration
+        run = self._run_facts() | {"picked": self.options.picked}
         state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
         return {
-            "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=self._run_facts()),
+            "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=run),
             "state_dict": state,
             "optimizer": optim.upstream_state(self.optimizer, self.model, self.spec.train),
             "native": {
@@ -431,5 +432,5 @@ class Trainer:
         return (
             f"out of memory at step {self.iteration + 1}: {self.loader.batch_size} clip(s) of {self.spec.model.queue_length} "
             f"frames in {self.options.precision} do not fit into {place}. {what}, add "
-            f"--recompute or --precision bf16, or shorten clips with --cfg-options queue_length=3{kept}"
+            f"--recompute --frames-at-once 1 or --precision bf16, or shorten clips with --cfg-options queue_length=3{kept}"
         )
