@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from uniad.backends.cuda_graph import PRECISIONS, WAYS
 from uniad.config.read import load_spec
-from uniad.config.spec import Spec
+from uniad.config.spec import CompatSpec, Spec, Stage2Spec
 from uniad.config.variants import KINDS, config_files
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import Contract, contract_for, pack_frame
@@ -99,8 +99,8 @@ def read_frames(spec: Spec, path: Path, device: str) -> list[list[torch.Tensor]]
 
 def make_model(spec: Spec, checkpoint: str | None) -> UniAD:
     torch.manual_seed(0)
-    if checkpoint is None and spec.model.has_stage2:
-        motion = spec.model.motion  # no files: ways ahead at random, as in train_step.py
+    if checkpoint is None and spec.model.stage2 is not None:
+        motion = spec.model.stage2.motion  # no files: ways ahead at random, as in train_step.py
         heading = torch.randn(len(motion.group_ids), motion.predict_modes, 1, 2, generator=torch.Generator().manual_seed(0))
         return UniAD(spec.model, heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None]).eval()
     model = build_model(spec).eval()
@@ -250,18 +250,18 @@ def errors(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> dict[str,
     return row | {"tracks": either, "ids": both / either if either else None, "objects": objects, "box_m": box}
 
 
-def collision_row(spec: Spec, outputs: dict[str, np.ndarray]) -> dict[str, Any] | str:
+def collision_row(spec: Stage2Spec, compat: CompatSpec, outputs: dict[str, np.ndarray]) -> dict[str, Any] | str:
     """What the collision optimiser takes on the host, after the step."""
     try:
         from uniad.postprocess.collision import optimise_plan
     except ImportError as error:
         return f"not timed: {error}"
-    plan = replace(spec.model.plan, use_col_optim=True)
-    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
+    plan = replace(spec.plan, use_col_optim=True)
+    grid = (spec.occ.xbound, spec.occ.ybound)
     took, moved = [], 0
     for traj, occ in zip(outputs["plan_traj"], outputs["occ_seg"]):
         begun = time.perf_counter()
-        path = optimise_plan(traj, occ, plan, spec.model.compat, grid)
+        path = optimise_plan(traj, occ, plan, compat, grid)
         took.append(1e3 * (time.perf_counter() - begun))
         moved += int(not np.array_equal(path, traj))
     return {"median_ms": float(np.median(took)), "p99_ms": float(np.percentile(took, 99)), "moved": moved, "frames": len(took)}
@@ -398,9 +398,9 @@ def main() -> int:
         report = {"variant": args.variant, "stage": args.stage, "weights": weights, "device": where, "torch": torch.__version__,
                   "frames": args.frames, "scenes": scenes, "command": sys.argv[1:], "modes": rows}  # fmt: skip
         reference = rows.get(REFERENCE, {})
-        if "failed" not in reference and spec.model.has_stage2:
+        if "failed" not in reference and spec.model.stage2 is not None:
             with np.load(work / f"{REFERENCE}.npz") as file:
-                report["collision_optimiser"] = collision_row(spec, dict(file))
+                report["collision_optimiser"] = collision_row(spec.model.stage2, spec.model.compat, dict(file))
     print("\n" + table(rows))
     if "copy_ms" in reference:
         print(f"\na frame's inputs from pinned host memory to the device, before the step: {reference['copy_ms']:.2f} ms")

@@ -21,7 +21,7 @@ from uniad.config.read import load_spec
 from uniad.config.spec import ModelSpec, Spec, from_scratch
 from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training import optim
@@ -89,12 +89,12 @@ def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, obj
         lane_valid=(torch.arange(elements, device=device) < lanes).expand(samples, -1).contiguous(),
         drivable=masks[:, 0].contiguous(),
     )
-    if model.has_stage2:
-        targets = targets._replace(**future_targets(spec, targets, rng))
+    if model.stage2 is not None:
+        targets = targets._replace(stage2=future_targets(spec, targets, rng))
     return Clip(Frame(*(x.contiguous() for x in clip_frames)), targets, [[{} for _ in range(frames)] for _ in range(samples)])
 
 
-def future_targets(spec: Spec, targets: Targets, rng: torch.Generator) -> dict[str, Tensor]:
+def future_targets(spec: Spec, targets: Targets, rng: torch.Generator) -> Stage2Targets:
     """What stage 2 learns from: objects drive straight on, each covers a few cells of the occupancy grid; so does the car."""
     boxes, valid, ids = targets.boxes[:, -1], targets.valid[:, -1], targets.ids[:, -1]
     (samples, slots), device = valid.shape, boxes.device
@@ -113,26 +113,26 @@ def future_targets(spec: Spec, targets: Targets, rng: torch.Generator) -> dict[s
     near = ((x - moved[..., 0, None]).abs() < 2)[..., None, :] & ((y - moved[..., 1, None]).abs() < 2)[..., :, None]
     instance = torch.where(near & valid[:, None, :, None, None], ids[:, None, :, None, None], 0).amax(2)
     ones = {"device": device, "dtype": torch.float32}
-    return {
-        "fut_traj": (boxes[:, :, None, :2] + speed * step).contiguous(),
-        "fut_traj_mask": valid[..., None, None].expand(-1, -1, steps, 2).float(),
-        "sdc_fut_traj": own.repeat(samples, 1, 1, 1),
-        "sdc_fut_traj_mask": torch.ones(samples, 1, steps, 2, **ones),
-        "segmentation": (instance > 0).long(),
-        "instance": instance,
-        "occ_img_is_valid": torch.ones(samples, cuts + plan - spec.data.occ_n_future, dtype=torch.bool, device=device),
-        "future_boxes": moved,
-        "future_boxes_valid": valid[:, None].repeat(1, plan + 1, 1),
-        "sdc_planning": torch.nn.functional.pad(own[:plan], (0, 1)).repeat(samples, 1, 1, 1),
-        "sdc_planning_mask": torch.ones(samples, 1, plan, 2, **ones),
-    }
+    return Stage2Targets(
+        fut_traj=(boxes[:, :, None, :2] + speed * step).contiguous(),
+        fut_traj_mask=valid[..., None, None].expand(-1, -1, steps, 2).float(),
+        sdc_fut_traj=own.repeat(samples, 1, 1, 1),
+        sdc_fut_traj_mask=torch.ones(samples, 1, steps, 2, **ones),
+        segmentation=(instance > 0).long(),
+        instance=instance,
+        occ_img_is_valid=torch.ones(samples, cuts + plan - spec.data.occ_n_future, dtype=torch.bool, device=device),
+        future_boxes=moved,
+        future_boxes_valid=valid[:, None].repeat(1, plan + 1, 1),
+        sdc_planning=torch.nn.functional.pad(own[:plan], (0, 1)).repeat(samples, 1, 1, 1),
+        sdc_planning_mask=torch.ones(samples, 1, plan, 2, **ones),
+    )
 
 
 def random_anchors(model: ModelSpec) -> Tensor | None:
     """Ways ahead [groups, K, F, 2] in metres; None without a motion head."""
-    if not model.has_stage2:
+    if model.stage2 is None:
         return None
-    motion = model.motion
+    motion = model.stage2.motion
     heading = torch.randn(len(motion.group_ids), motion.predict_modes, 1, 2, generator=torch.Generator().manual_seed(0))
     return heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None]
 

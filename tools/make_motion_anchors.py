@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
 
     spec = load_spec(args.config, args.cfg_options)
-    motion = spec.model.motion
-    if motion is None:
+    if spec.model.stage2 is None:
         raise UserError(f"{args.config} is no stage-2 config: it has no motion head, and so no anchors")
+    motion = spec.model.stage2.motion
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")
     out = args.out or motion.anchor_path

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ class Trained(NamedTuple):
 
 def train(given: dict[str, Tensor], image_seed: int) -> Trained:
     """Images to motion losses, with gradient."""
-    spec = motion_data.clip_spec().model
+    ahead = motion_data.clip_spec().model.stage2
+    spec = replace(motion_data.clip_spec().model, stage2=None)
     model = motion_data.without_dropout(weights.fill(UniAD(spec), kind="train"))
     head = motion_data.without_dropout(motion_data.recorded_head(given["anchors"], "train"))
     clip = stage2_clip.clip(given, image_seed)
@@ -60,7 +62,7 @@ def train(given: dict[str, Tensor], image_seed: int) -> Trained:
     )
     lanes = model.seg_head.queries(out.bev[:, -1])
     motion = head(out.bev[:, -1], agents, lanes.query, lanes.query_pos)
-    return Trained(agents, matched, motion, head, motion_losses(motion, agents, matched, clip.targets, spec.motion))
+    return Trained(agents, matched, motion, head, motion_losses(motion, agents, matched, clip.targets, ahead.motion))
 
 
 def forward(golden: Path) -> dict[str, np.ndarray]:

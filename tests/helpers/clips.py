@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from uniad.config.spec import ModelSpec
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 from uniad.models.uniad import UniAD
 from uniad.training.regularisation import without_dropout
 
@@ -31,7 +31,6 @@ def small_spec(**changes) -> ModelSpec:
 
 def small_stage2_spec(**changes) -> ModelSpec:
     """The same with motion, occupancy and planning, nothing frozen."""
-    spec, ahead = small_spec(), nano_spec(2).model
     grid = {"occ__xbound": (-50.0, 50.0, 10.0), "occ__ybound": (-50.0, 50.0, 10.0)}
     small = {
         "motion__embed_dims": 32, "motion__bev_hw": (10, 10), "motion__ffn_dims": 32, "motion__det_layers": 2,
@@ -39,16 +38,16 @@ def small_stage2_spec(**changes) -> ModelSpec:
         "occ__ffn_dims": 32, "occ__query_dims": 32, "plan__embed_dims": 32, "plan__bev_hw": (10, 10), "plan__dropout": 0.0,
         "agent_capacity": 6, "motion__use_nonlinear_optimizer": True,  # nano takes futures as they are; upstream smooths them
     }  # fmt: skip
-    heads = {"motion": ahead.motion, "occ": ahead.occ, "plan": ahead.plan}
-    return edit(edit(spec, **heads), **(grid | small | changes))
+    heads = edit(nano_spec(2).model.stage2, **(grid | small))
+    return edit(small_spec(), **{"stage2": heads} | changes)
 
 
 def anchors(spec: ModelSpec) -> torch.Tensor | None:
     """Ways ahead, some of them turning: [groups, K, F, 2]; None in stage 1."""
-    if not spec.has_stage2:
+    if spec.stage2 is None:
         return None
-    rng = torch.Generator().manual_seed(3)
-    groups, modes, steps = len(spec.motion.group_ids), spec.motion.predict_modes, spec.motion.predict_steps
+    rng, motion = torch.Generator().manual_seed(3), spec.stage2.motion
+    groups, modes, steps = len(motion.group_ids), motion.predict_modes, motion.predict_steps
     return torch.randn(groups, modes, 1, 2, generator=rng) * torch.arange(1, steps + 1)[:, None]
 
 
@@ -132,12 +131,12 @@ def with_future(clip: Clip, grid: tuple[int, int] = (10, 10), seed: int = 1) -> 
     for g in range(capacity):
         instance[:, :, g, : g + 3] = torch.where(valid[:, g], now.ids[:, -1, g], 0)[:, None, None]
     return clip._replace(
-        targets=now._replace(
+        targets=now._replace(stage2=Stage2Targets(
             fut_traj=path * known, fut_traj_mask=known.float().expand(-1, -1, -1, 2), sdc_fut_traj=own,
             sdc_fut_traj_mask=torch.ones(samples, 1, 12, 2), segmentation=(instance > 0).long(), instance=instance,
             occ_img_is_valid=torch.ones(samples, 9, dtype=torch.bool), future_boxes=future,
             future_boxes_valid=valid[:, None].expand(-1, 7, -1),
             sdc_planning=torch.cat([own[:, :, :6], torch.zeros(samples, 1, 6, 1)], -1),
             sdc_planning_mask=torch.ones(samples, 1, 6, 2),
-        )
+        ))
     )  # fmt: skip

@@ -10,7 +10,7 @@ from uniad.config.spec import Spec
 from uniad.data.collate import collate
 from uniad.data.sampler import TrainSampler
 from uniad.geometry.grid import BevGrid
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
 
@@ -73,9 +73,9 @@ class FakeClips:
             ),
             [{"token": f"{position.index}-{t}"} for t in range(frames)],
         )
-        return clip._replace(targets=clip.targets._replace(**self._future(clip.targets))) if self.spec.stage == 2 else clip
+        return clip._replace(targets=clip.targets._replace(stage2=self._future(clip.targets))) if self.spec.stage == 2 else clip
 
-    def _future(self, targets: Targets) -> dict[str, torch.Tensor]:
+    def _future(self, targets: Targets) -> Stage2Targets:
         """All drive straight on; the first object fills some cells of the occupancy grid."""
         data, valid = self.spec.data, targets.valid[-1]
         boxes = targets.boxes[-1].expand(7, -1, -1).clone()
@@ -85,13 +85,13 @@ class FakeClips:
         own = torch.stack([torch.zeros(12), torch.arange(1.0, 13)], -1)[None]
         instance = torch.zeros(7, *BevGrid.from_bounds(data.occ_xbound, data.occ_ybound).shape, dtype=torch.int64)
         instance[:, 2:5, 3:6] = 1
-        return {
-            "fut_traj": fut_traj * known, "fut_traj_mask": known, "sdc_fut_traj": own,
-            "sdc_fut_traj_mask": torch.ones_like(own), "segmentation": instance.clone(), "instance": instance,
-            "occ_img_is_valid": torch.ones(9, dtype=torch.bool), "future_boxes": boxes,
-            "future_boxes_valid": valid.expand(7, -1).clone(), "sdc_planning": torch.nn.functional.pad(own[:, :6], (0, 1)),
-            "sdc_planning_mask": torch.ones(1, 6, 2),
-        }  # fmt: skip
+        return Stage2Targets(
+            fut_traj=fut_traj * known, fut_traj_mask=known, sdc_fut_traj=own,
+            sdc_fut_traj_mask=torch.ones_like(own), segmentation=instance.clone(), instance=instance,
+            occ_img_is_valid=torch.ones(9, dtype=torch.bool), future_boxes=boxes,
+            future_boxes_valid=valid.expand(7, -1).clone(), sdc_planning=torch.nn.functional.pad(own[:, :6], (0, 1)),
+            sdc_planning_mask=torch.ones(1, 6, 2),
+        )  # fmt: skip
 
 
 def projections(height: int, width: int) -> torch.Tensor:

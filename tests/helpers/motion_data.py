@@ -19,8 +19,8 @@ from helpers.specs import edit, full_spec, tiny_spec
 CAPACITY = 12  # objects and agents of the recorded clip fit
 RANDOM_OFF = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}
 SPECS: dict[str, MotionSpec] = {
-    "tiny": tiny_spec(2).model.motion,
-    "base": edit(full_spec(2).model.motion, bev_hw=(50, 50)),  # the recorded base model has a small BEV
+    "tiny": tiny_spec(2).model.stage2.motion,
+    "base": edit(full_spec(2).model.stage2.motion, bev_hw=(50, 50)),  # the recorded base model has a small BEV
 }
 
 

@@ -22,8 +22,8 @@ SPECS = {
     "tiny": tiny_spec(2),
     "base": full_spec(
         2, model__bev__height=50, model__bev__width=50, model__map__bev_hw=CELLS, model__map__canvas_hw=CELLS,
-        model__motion__bev_hw=CELLS, model__plan__bev_hw=CELLS, model__occ__bev_hw=CELLS, model__occ__xbound=HALF,
-        model__occ__ybound=HALF,
+        model__stage2__motion__bev_hw=CELLS, model__stage2__plan__bev_hw=CELLS, model__stage2__occ__bev_hw=CELLS,
+        model__stage2__occ__xbound=HALF, model__stage2__occ__ybound=HALF,
     ),
 }  # fmt: skip
 STEMS = {"tiny": "tiny_stage2", "base": "base_stage2_small"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 
 from helpers.train_clip import pad
 
@@ -42,17 +42,19 @@ def targets(given: Mapping[str, Tensor], max_objects: int = 12, max_lanes: int =
         lane_masks=pad(given["gt_lane_masks"][things], max_lanes, 0)[None],
         lane_valid=(torch.arange(max_lanes) < things.sum())[None],
         drivable=given["gt_lane_masks"][~things],
-        fut_traj=pad(given["gt_fut_traj"], max_objects, 0)[None].float(),
-        fut_traj_mask=pad(given["gt_fut_traj_mask"], max_objects, 0)[None].float(),
-        sdc_fut_traj=given["gt_sdc_fut_traj"][None].float(),
-        sdc_fut_traj_mask=given["gt_sdc_fut_traj_mask"][None].float(),
-        segmentation=given["gt_segmentation"][None].long(),
-        instance=given["gt_instance"][None].long(),
-        occ_img_is_valid=given["gt_occ_img_is_valid"][None],
-        future_boxes=torch.stack([pad(boxes, max_objects, 0) for boxes in future])[None],
-        future_boxes_valid=torch.stack([torch.arange(max_objects) < len(boxes) for boxes in future])[None],
-        sdc_planning=given["sdc_planning"][None].float(),
-        sdc_planning_mask=given["sdc_planning_mask"][None].float(),
+        stage2=Stage2Targets(
+            fut_traj=pad(given["gt_fut_traj"], max_objects, 0)[None].float(),
+            fut_traj_mask=pad(given["gt_fut_traj_mask"], max_objects, 0)[None].float(),
+            sdc_fut_traj=given["gt_sdc_fut_traj"][None].float(),
+            sdc_fut_traj_mask=given["gt_sdc_fut_traj_mask"][None].float(),
+            segmentation=given["gt_segmentation"][None].long(),
+            instance=given["gt_instance"][None].long(),
+            occ_img_is_valid=given["gt_occ_img_is_valid"][None],
+            future_boxes=torch.stack([pad(boxes, max_objects, 0) for boxes in future])[None],
+            future_boxes_valid=torch.stack([torch.arange(max_objects) < len(boxes) for boxes in future])[None],
+            sdc_planning=given["sdc_planning"][None].float(),
+            sdc_planning_mask=given["sdc_planning_mask"][None].float(),
+        ),
     )
 
 

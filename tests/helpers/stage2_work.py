@@ -24,7 +24,7 @@ class Work:
     def __init__(self, folder: Path, world: World) -> None:
         self.folder = folder
         spec = nano_spec(2)
-        motion = spec.model.motion
+        motion = spec.model.stage2.motion
         rng = np.random.default_rng(0)
         shape = (motion.predict_modes, motion.predict_steps, 2)
         anchors = [np.cumsum(rng.uniform(-0.5, 1.5, shape), axis=1) for _ in motion.group_ids]

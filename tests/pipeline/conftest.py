@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import World, finish, start
-from helpers.specs import nano_spec
+from helpers.specs import edit, nano_spec
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from uniad.data.anchors import save_motion_anchors
 
     spec, rng = nano_spec(2), np.random.default_rng(0)
-    motion = spec.model.motion
+    motion = spec.model.stage2.motion
     shape = (motion.predict_modes, motion.predict_steps, 2)
     folder = tmp_path_factory.mktemp("anchors")
     groups = [rng.normal(size=shape).cumsum(1) for _ in motion.group_ids]
@@ -57,16 +57,13 @@ def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nano_e2e_checkpoint(anchors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random nano weights of stage 2."""
-    from dataclasses import replace
-
     from uniad.training.build import build_model
 
     spec = nano_spec(2)
-    motion = replace(spec.model.motion, anchor_path=str(anchors / Path(spec.model.motion.anchor_path).name))
-    model = replace(spec.model, motion=motion)
+    spec = edit(spec, model__stage2__motion__anchor_path=str(anchors / Path(spec.model.stage2.motion.anchor_path).name))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "nano_e2e.pth"
-    torch.save({"state_dict": build_model(replace(spec, model=model)).state_dict()}, path)
+    torch.save({"state_dict": build_model(spec).state_dict()}, path)
     return path
 
 

@@ -26,6 +26,7 @@ from uniad.postprocess.result import Result
 from uniad.training.build import build_model
 from uniad.training.checkpoint import load_checkpoint
 from uniad.training.clip import forward_clip
+from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
 
 Arrays = dict[str, NDArray]
@@ -78,12 +79,12 @@ def _train_sample(dataset: ClipDataset, last: int, judged: int) -> Arrays:
         found[f"gt_past_traj_mask/{i}"] = t.past_traj_mask[i][valid].numpy()
         found[f"gt_sdc_bbox/{i}"] = t.sdc_box[i][None].numpy()
         found[f"gt_sdc_label/{i}"] = t.sdc_label[i][None].numpy()
-    valid = t.valid[-1]
-    found["gt_fut_traj"], found["gt_fut_traj_mask"] = t.fut_traj[valid].numpy(), t.fut_traj_mask[valid].numpy()
-    found["gt_sdc_fut_traj"], found["gt_sdc_fut_traj_mask"] = t.sdc_fut_traj.numpy(), t.sdc_fut_traj_mask.numpy()
-    for i, present in enumerate(t.future_boxes_valid):
-        if present.any() or bool(t.occ_img_is_valid[2 + i]):
-            found[f"gt_future_boxes/{i}"] = t.future_boxes[i][present].numpy()
+    valid, ahead = t.valid[-1], t.stage2
+    found["gt_fut_traj"], found["gt_fut_traj_mask"] = ahead.fut_traj[valid].numpy(), ahead.fut_traj_mask[valid].numpy()
+    found["gt_sdc_fut_traj"], found["gt_sdc_fut_traj_mask"] = ahead.sdc_fut_traj.numpy(), ahead.sdc_fut_traj_mask.numpy()
+    for i, present in enumerate(ahead.future_boxes_valid):
+        if present.any() or bool(ahead.occ_img_is_valid[2 + i]):
+            found[f"gt_future_boxes/{i}"] = ahead.future_boxes[i][present].numpy()
     return found | _labels(t, frames.command[-1], "", judged)
 
 
@@ -95,13 +96,13 @@ def val_samples(spec: Spec) -> Iterator[tuple[int, Arrays]]:
         found |= _meta("img_metas/0", spec.data, sample.info, frame.lidar2img[0], frame.img.shape[-2:])
         found["timestamp/0"] = np.asarray(sample.info["timestamp"] / 1e6)
         found |= _pose(frame, 0, "")
-        targets = Targets(*(None if x is None else x[0] for x in sample.targets))
+        targets = map_tensors(lambda x: x[0], sample.targets)
         yield index, found | _labels(targets, frame.command[0], "/0", _judged(spec))
 
 
 def _judged(spec: Spec) -> int:
     """How many occupancy frames have to exist for a sample to be judged: past, now and predicted."""
-    return spec.model.occ.receptive_field + spec.model.occ.n_future
+    return spec.model.stage2.occ.receptive_field + spec.model.stage2.occ.n_future
 
 
 def _meta(at: str, spec: DataSpec, info: dict[str, Any], lidar2img: Tensor, size: tuple[int, int]) -> Arrays:
@@ -120,19 +121,19 @@ def _pose(frames: Any, i: int, at: str) -> Arrays:
 
 def _labels(t: Targets, command: Tensor, at: str, judged: int) -> Arrays:
     """What belongs to one instant. Upstream's code puts the drivable area last among the map elements, as label 3."""
-    lanes = t.lane_valid
+    lanes, ahead = t.lane_valid, t.stage2
     road = t.drivable.numpy()
-    occ_valid = t.occ_img_is_valid.numpy()
+    occ_valid = ahead.occ_img_is_valid.numpy()
     return {
         f"gt_lane_labels{at}": np.append(t.lane_labels[lanes].numpy(), 3),
         f"gt_lane_bboxes{at}": np.concatenate([t.lane_boxes[lanes].numpy(), _extent(road)[None]]),
         f"gt_lane_masks{at}": np.concatenate([t.lane_masks[lanes].numpy(), road[None]]),
-        f"gt_segmentation{at}": t.segmentation.numpy(),
-        f"gt_instance{at}": t.instance.numpy(),
+        f"gt_segmentation{at}": ahead.segmentation.numpy(),
+        f"gt_instance{at}": ahead.instance.numpy(),
         f"gt_occ_img_is_valid{at}": occ_valid,
         f"gt_occ_has_invalid_frame{at}": np.asarray(not occ_valid[:judged].all()),
-        f"sdc_planning{at}": t.sdc_planning.numpy(),
-        f"sdc_planning_mask{at}": t.sdc_planning_mask.numpy(),
+        f"sdc_planning{at}": ahead.sdc_planning.numpy(),
+        f"sdc_planning_mask{at}": ahead.sdc_planning_mask.numpy(),
         f"command{at}": command.numpy(),
     }
 

@@ -72,7 +72,9 @@ def future_entries(spec: Spec, checkpoint: str | Path = "") -> dict:
 
     checkpoint: where the anchors come from if they have no file of their own.
     """
-    plan, motion, compat = spec.model.plan, spec.model.motion, spec.model.compat
+    stage2, compat = spec.model.stage2, spec.model.compat
+    assert stage2 is not None
+    plan, motion = stage2.plan, stage2.motion
     anchors = motion.anchor_path if Path(motion.anchor_path).is_file() else str(checkpoint)
     return {
         "anchors": anchors,

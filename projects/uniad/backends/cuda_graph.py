@@ -90,7 +90,8 @@ def _allow_recompiling() -> None:
 
 def parts(model: UniAD) -> list[tuple[nn.Module, str]]:
     """The parts of the step of this model: (module, name of its method)."""
-    return [(model.get_submodule(owner), name) for owner, name in _PARTS + (_PARTS_AHEAD if model.spec.has_stage2 else ())]
+    ahead = () if model.spec.stage2 is None else _PARTS_AHEAD
+    return [(model.get_submodule(owner), name) for owner, name in _PARTS + ahead]
 
 
 def compile_parts(model: UniAD, options: dict[str, Any] | None = None) -> int:

@@ -77,10 +77,14 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             use_grid_mask=n.flag("use_grid_mask", False),
             queue_length=n.whole("queue_length", 3),
             compat=compat,
-            motion=read_motion(n, pc_range, bev, decoder, compat) if present else None,
-            occ=read_occ(n, native, bev, compat) if present else None,
-            plan=read_plan(n, native, bev) if present else None,
-            agent_capacity=native.whole("agent_capacity", min(128, track.capacity)) if present else 0,
+            stage2=S.Stage2Spec(
+                motion=read_motion(n, pc_range, bev, decoder, compat),
+                occ=read_occ(n, native, bev, compat),
+                plan=read_plan(n, native, bev),
+                agent_capacity=native.whole("agent_capacity", min(128, track.capacity)),
+            )
+            if present
+            else None,
         )
 
 
@@ -160,6 +164,6 @@ def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
         train = read_train(top, native)
         scratch = native.flag("from_scratch", False)
     stem = Path(path).stem
-    stage = 1 if model.motion is None else 2
+    stage = 1 if model.stage2 is None else 2
     result = S.Spec(stem, path, variant_of_name(stem), stage, model, data, train)
     return S.from_scratch(result) if scratch else result

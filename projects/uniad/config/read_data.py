@@ -129,7 +129,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
         bounds = train_pipeline["bounds"]
         if bounds is None:
             raise ConfigError(f"{data.file}: data.train.pipeline has no GenerateOccFlowLabels step")
-        if model.occ is not None and (model.occ.xbound, model.occ.ybound) != bounds:
+        if (stage2 := model.stage2) is not None and (stage2.occ.xbound, stage2.occ.ybound) != bounds:
             raise ConfigError(f"{data.file}: model.occ_head.grid_conf and GenerateOccFlowLabels.grid_conf differ")
         return S.DataSpec(
             **shared,

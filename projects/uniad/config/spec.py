@@ -237,6 +237,16 @@ class PlanSpec:
 
 
 @dataclass(frozen=True)
+class Stage2Spec:
+    """The heads of stage 2, and how many tracks they are for."""
+
+    motion: MotionSpec
+    occ: OccSpec
+    plan: PlanSpec
+    agent_capacity: int  # tracks whose future is predicted, the ego car apart; the best where there are more
+
+
+@dataclass(frozen=True)
 class TrackLossSpec:
     num_classes: int
     code_weights: tuple[float, ...]
@@ -292,15 +302,7 @@ class ModelSpec:
     use_grid_mask: bool
     queue_length: int
     compat: CompatSpec = field(default_factory=CompatSpec)
-    motion: MotionSpec | None = None  # stage 2
-    occ: OccSpec | None = None
-    plan: PlanSpec | None = None
-    agent_capacity: int = 0  # tracks whose future is predicted, the ego car apart; the best where there are more
-
-    @property
-    def has_stage2(self) -> bool:
-        """Whether the model has its motion, occupancy and planning heads."""
-        return self.motion is not None and self.occ is not None and self.plan is not None
+    stage2: Stage2Spec | None = None  # None: the model of stage 1, which tracks and maps
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip
 
 _warned: set[str] = set()
 
@@ -35,8 +37,13 @@ def fill(array: NDArray, capacity: int, value: float = 0) -> NDArray:
 
 def collate(samples: Sequence[Clip]) -> Clip:
     """Clips without a batch axis -> one with B = number of samples first. ``meta`` becomes a list of B lists of T dicts."""
-    frames = Frame(*(torch.stack(column) for column in zip(*(sample.frames for sample in samples))))
-    targets = Targets(
-        *(None if column[0] is None else torch.stack(column) for column in zip(*(sample.targets for sample in samples)))
-    )
+    frames, targets = (stack([getattr(sample, part) for sample in samples]) for part in ("frames", "targets"))
     return Clip(frames, targets, [sample.meta for sample in samples])
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Named tuples of tensors, nested, as one with one more axis in front. What is None in the first is None."""
+    first = values[0]
+    if first is None or isinstance(first, Tensor):
+        return None if first is None else torch.stack(list(values))
+    return type(first)(*(stack(column) for column in zip(*values)))

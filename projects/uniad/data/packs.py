@@ -23,7 +23,7 @@ from uniad.config.spec import UPSTREAM, DataSpec, ImageSpec, Spec
 from uniad.data.dataset import ClipDataset, pose_tensors
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.interface.types import Frame, Targets
+from uniad.interface.types import Frame, Stage2Targets, Targets
 
 FORMAT = 1
 # Of a clip's targets, those of every frame; the others belong to its last frame.
@@ -41,7 +41,7 @@ class Record(NamedTuple):
 
     img: Tensor  # [N, h, w, 3] uint8, scaled, BGR as decoded, not padded
     frame: dict[str, Tensor]  # the other fields of Frame but scene_start
-    targets: dict[str, Tensor]  # fields of Targets, of this frame
+    targets: dict[str, Tensor]  # fields of Targets and Stage2Targets, of this frame
     first: Tensor  # [] int64, number of the first frame of its scene
     has_objects: Tensor  # [] bool
 
@@ -66,11 +66,12 @@ class FrameRecords(Dataset):
         clips, span = self.clips, range(number, number + 1)
         labeller, table = clips.labeller, clips.table
         poses = pose_tensors(span, labeller, clips.spec.compat.timestamps == UPSTREAM)
-        targets = clips.targets.clip(span)
+        targets = clips.targets.clip(span)._asdict()
+        targets |= targets.pop("stage2")._asdict()
         return Record(
             torch.from_numpy(clips.images.scaled_bytes(number)),
             {name: value[0] for name, value in poses.items()},
-            {name: value[0] if name in PER_FRAME else value for name, value in targets._asdict().items()},
+            {name: value[0] if name in PER_FRAME else value for name, value in targets.items()},
             torch.tensor(table.frames_of(int(table.scene[number])).start),
             torch.tensor(labeller.has_objects(number)),
         )
@@ -122,7 +123,7 @@ def read_packs(paths: Sequence[Path], spec: Spec) -> list[Record]:
         if found != wanted:
             raise UserError(f"pack {path} was made for other settings ({_difference(found, wanted)}): make it anew")
         if spec.stage == 1:
-            early = {name: record.targets[name] for name in Targets._fields if name not in Targets._field_defaults}
+            early = {name: value for name, value in record.targets.items() if name not in Stage2Targets._fields}
             record = record._replace(targets=early)
         parts.append(record)
     return parts
@@ -163,9 +164,9 @@ def take_clips(record: Record, last: Tensor, length: int, image: ImageSpec) -> t
 def take_targets(record: Record, last: Tensor, length: int) -> Targets:
     """Those of ``take_clips`` alone."""
     index = _frames_of(last, length)
-    return Targets(**{
-        name: _take(values, index if name in PER_FRAME else last) for name, values in record.targets.items()
-    })  # fmt: skip
+    fields = {name: _take(values, index if name in PER_FRAME else last) for name, values in record.targets.items()}
+    future = {name: fields.pop(name) for name in Stage2Targets._fields if name in fields}
+    return Targets(**fields, stage2=Stage2Targets(**future) if future else None)
 
 
 def _frames_of(last: Tensor, length: int) -> Tensor:

@@ -11,11 +11,11 @@ from uniad.data.maps import MapLabels, map_labels, vector_map
 from uniad.data.occupancy import occupancy_labels, vehicle_labels
 from uniad.geometry import transforms as tf
 from uniad.geometry.grid import BevGrid
-from uniad.interface.types import Targets
+from uniad.interface.types import Stage2Targets, Targets
 
 
 class TargetMaker:
-    """Makes ``Targets`` without a batch axis. Stage 1 leaves the second stage's fields out, which takes half the time."""
+    """Makes ``Targets`` without a batch axis. Stage 1 leaves the targets of stage 2 out, which takes half the time."""
 
     def __init__(self, labeller: Labeller, need_stage2: bool) -> None:
         self.labeller, self.need_stage2 = labeller, need_stage2
@@ -32,7 +32,7 @@ class TargetMaker:
             return torch.from_numpy(np.stack([fill(getattr(o, field), spec.max_objects, padding) for o in objects]))
 
         valid = np.stack([np.arange(spec.max_objects) < len(o.labels) for o in objects])
-        targets = Targets(
+        return Targets(
             boxes=stack("boxes"),
             labels=stack("labels"),
             ids=stack("ids", -1),
@@ -42,8 +42,8 @@ class TargetMaker:
             sdc_box=torch.from_numpy(np.stack([self.labeller.ego_box(frame) for frame in frames])),
             sdc_label=torch.full((len(frames),), self.labeller.ego_label, dtype=torch.int64),
             **self._map(last),
+            stage2=self._stage2(last, objects[-1]) if self.need_stage2 else None,
         )
-        return targets._replace(**self._stage2(last, objects[-1])) if self.need_stage2 else targets
 
     def _slots(self, objects: Objects) -> Objects:
         distance = np.linalg.norm(objects.boxes[:, :2], axis=1)
@@ -81,7 +81,7 @@ class TargetMaker:
             spec.lane_thickness,
         )
 
-    def _stage2(self, frame: int, objects: Objects) -> dict[str, torch.Tensor]:
+    def _stage2(self, frame: int, objects: Objects) -> Stage2Targets:
         spec = self.labeller.spec
         ego, future = self.labeller.ego_future(frame), self.labeller.future_frames(frame)
         segmentation, instance = occupancy_labels(
@@ -94,16 +94,16 @@ class TargetMaker:
                 continue
             chosen = choose_slots(np.linalg.norm(found[:, :2], axis=1), spec.max_objects, "future objects", "max_objects")
             boxes[step, : len(chosen)], valid[step, : len(chosen)] = found[chosen], True
-        return {
-            "fut_traj": torch.from_numpy(fill(objects.fut_traj, spec.max_objects)),
-            "fut_traj_mask": torch.from_numpy(fill(objects.fut_traj_mask, spec.max_objects)),
-            "sdc_fut_traj": torch.from_numpy(ego.traj),
-            "sdc_fut_traj_mask": torch.from_numpy(ego.traj_mask),
-            "segmentation": torch.from_numpy(segmentation),
-            "instance": torch.from_numpy(instance),
-            "occ_img_is_valid": torch.from_numpy(future.is_valid),
-            "future_boxes": torch.from_numpy(boxes),
-            "future_boxes_valid": torch.from_numpy(valid),
-            "sdc_planning": torch.from_numpy(ego.planning),
-            "sdc_planning_mask": torch.from_numpy(ego.planning_mask),
-        }
+        return Stage2Targets(
+            fut_traj=torch.from_numpy(fill(objects.fut_traj, spec.max_objects)),
+            fut_traj_mask=torch.from_numpy(fill(objects.fut_traj_mask, spec.max_objects)),
+            sdc_fut_traj=torch.from_numpy(ego.traj),
+            sdc_fut_traj_mask=torch.from_numpy(ego.traj_mask),
+            segmentation=torch.from_numpy(segmentation),
+            instance=torch.from_numpy(instance),
+            occ_img_is_valid=torch.from_numpy(future.is_valid),
+            future_boxes=torch.from_numpy(boxes),
+            future_boxes_valid=torch.from_numpy(valid),
+            sdc_planning=torch.from_numpy(ego.planning),
+            sdc_planning_mask=torch.from_numpy(ego.planning_mask),
+        )

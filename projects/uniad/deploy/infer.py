@@ -49,7 +49,7 @@ def run(
             **about,
             "backend": runtime.backend,
             "stage": spec.stage,
-            "collision_optimiser": bool(spec.model.has_stage2 and spec.model.plan.use_col_optim),
+            "collision_optimiser": spec.model.stage2 is not None and spec.model.stage2.plan.use_col_optim,
             "scenes": done,
             "frames": len(timings),
             "latency_ms": percentiles({stage: [t[stage] for t in counted] for stage in STAGES if counted}),

@@ -49,8 +49,10 @@ class FutureScores:
         data, compat = spec.data, spec.model.compat
         # Of the labels, which are what the plan is held against and what the occupancy head predicts
         bounds = (data.occ_xbound, data.occ_ybound)
-        plans = (MODEL, OPTIMISED, BASELINE) if spec.model.plan.use_col_optim else (MODEL, BASELINE)
-        self.planning = {name: PlanningMetric(bounds, spec.model.plan.steps, compat.planning_metric) for name in plans}
+        assert spec.model.stage2 is not None
+        plan = spec.model.stage2.plan
+        plans = (MODEL, OPTIMISED, BASELINE) if plan.use_col_optim else (MODEL, BASELINE)
+        self.planning = {name: PlanningMetric(bounds, plan.steps, compat.planning_metric) for name in plans}
         self.motion = {name: MotionMetric(MOTION_NAMES, compat=compat.motion_metric) for name in (MODEL, BASELINE)}
         self.occupancy = {name: OccupancyMetric(*bounds) for name in (MODEL, BASELINE)}
         self.agents_dropped = 0
@@ -59,7 +61,8 @@ class FutureScores:
         """One frame: its result, its sample with the targets of stage 2, the ego's velocity [2] m/s."""
         self._update_motion(result.forecasts, sample, spec)
         self._update_occupancy(result, sample, spec)
-        gt, steps = sample.targets, spec.model.plan.steps
+        assert spec.model.stage2 is not None and sample.targets.stage2 is not None and result.plan is not None
+        gt, steps = sample.targets.stage2, spec.model.stage2.plan.steps
         plans = {MODEL: result.plan.raw, OPTIMISED: result.plan.path, BASELINE: constant_velocity_plan(velocity, steps)}
         boxes = [gt.future_boxes[0, t][gt.future_boxes_valid[0, t]].numpy() for t in range(1, steps + 1)]
         truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1], boxes
@@ -69,6 +72,8 @@ class FutureScores:
 
     def _update_motion(self, agents: Forecasts, sample: SceneSample, spec: Spec) -> None:
         names, compat, gt = spec.data.class_names, spec.model.compat.motion_metric, sample.targets
+        ahead = gt.stage2
+        assert ahead is not None
         ego_xy = ego_in_lidar(sample.info)
         distance = np.linalg.norm(agents.boxes[:, :2] - ego_xy, axis=1)
         labels = motion_boxes.motion_labels(agents.labels, names, MOTION_NAMES, True, compat, distance)
@@ -76,17 +81,17 @@ class FutureScores:
         seen = gt.valid[0, 0]  # annotated, in range, and with a lidar or radar point on it
         truth = motion_boxes.truth(
             gt.boxes[0, 0][seen], motion_boxes.motion_labels(gt.labels[0, 0][seen], names, MOTION_NAMES, False, compat),
-            gt.fut_traj[0][seen], gt.fut_traj_mask[0][seen], MOTION_NAMES, spec.data.use_nonlinear_optimizer, ego_xy,
+            ahead.fut_traj[0][seen], ahead.fut_traj_mask[0][seen], MOTION_NAMES, spec.data.use_nonlinear_optimizer, ego_xy,
         )  # fmt: skip
         token = sample.info["token"]
         self.motion[MODEL].update(token, predicted, truth)
-        self.motion[BASELINE].update(token, motion_boxes.constant_velocity(predicted, gt.fut_traj.shape[2]), truth)
+        self.motion[BASELINE].update(token, motion_boxes.constant_velocity(predicted, ahead.fut_traj.shape[2]), truth)
 
     def _update_occupancy(self, result: Result, sample: SceneSample, spec: Spec) -> None:
         receptive = spec.data.occ_receptive_field
         self.occupancy[MODEL].update_sample(result.occupancy, result.occupancy_ids - NOBODY, sample.targets, receptive)
         grid = BevGrid.from_bounds(spec.data.occ_xbound, spec.data.occ_ybound)
-        vehicles = np.isin(result.forecasts.labels, spec.model.motion.vehicle_ids)
+        vehicles = np.isin(result.forecasts.labels, spec.model.stage2.motion.vehicle_ids)
         drawn = constant_velocity_occupancy(result.forecasts.boxes[vehicles], len(result.occupancy), grid)
         self.occupancy[BASELINE].update_sample(*drawn, sample.targets, receptive)
 

@@ -134,9 +134,10 @@ class OccupancyMetric:
 
         receptive_field: frames whose existence counts, up to and with now.
         """
-        steps = len(seg)
-        valid = bool(targets.occ_img_is_valid[0, : receptive_field + steps - 1].bool().all())
-        self.update(seg, ids, targets.segmentation[0, :steps], targets.instance[0, :steps], valid)
+        steps, truth = len(seg), targets.stage2
+        assert truth is not None
+        valid = bool(truth.occ_img_is_valid[0, : receptive_field + steps - 1].bool().all())
+        self.update(seg, ids, truth.segmentation[0, :steps], truth.instance[0, :steps], valid)
 
     def merge(self, other: OccupancyMetric) -> None:
         self.cells += other.cells

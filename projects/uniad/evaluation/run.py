@@ -76,7 +76,7 @@ def collect(runtime: Runtime, stream: SceneStream, watch: Callable[[Result], Non
                 gt = sample.targets
                 labels = np.where(gt.lane_valid[0], gt.lane_labels[0], -1)
                 found.map_iou.update(result.lanes, result.drivable, gt.lane_masks[0], labels, gt.drivable[0])
-            if annotated and spec.model.has_stage2:
+            if annotated and spec.model.stage2 is not None:
                 scores = found.future.setdefault(info["scene_token"], FutureScores(spec))
                 scores.update(result, sample, ego.velocity(sample.frame), spec)
             found.dropped += result.dropped

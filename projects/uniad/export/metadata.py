@@ -123,6 +123,7 @@ def export_input(stream: SceneStream, frame: int, own: Arrays) -> Arrays:
         raise AssertionError("the stream holds a share of the split")
     sample = stream._samples.make(frame)
     gt = sample.targets
+    assert gt.stage2 is not None
     kept = gt.lane_valid[0].numpy()
     masks = np.concatenate([gt.lane_masks[0].numpy()[kept], gt.drivable.numpy()])
     labels = np.append(gt.lane_labels[0].numpy()[kept], DRIVABLE_LABEL)
@@ -130,7 +131,7 @@ def export_input(stream: SceneStream, frame: int, own: Arrays) -> Arrays:
         **own,
         "timestamp": np.array([int(stream.table.timestamp_us[frame]) / 1e6]),  # float64: as float32 it would be 128 s off
         "img": sample.frame.img.numpy(),
-        "gt_segmentation": gt.segmentation.numpy().astype(np.float32),
+        "gt_segmentation": gt.stage2.segmentation.numpy().astype(np.float32),
         "gt_lane_masks": masks[None].astype(np.float32),
         "gt_lane_labels": labels[None].astype(np.float32),
     }

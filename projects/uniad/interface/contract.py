@@ -207,20 +207,22 @@ _OUTPUTS = (
 )  # fmt: skip
 # What stage 2 adds. Agents carry no boxes of their own: ``agent_row`` says which row of ``boxes`` is theirs.
 _FUTURE = (
-    _Row("agent_row", "agents.row", "1 agents", "int32",
+    _Row("agent_row", "stage2.agents.row", "1 agents", "int32",
          "row of boxes, score and label that an agent slot holds: reported tracks, best score first; the ego car is the "
          "last"),
-    _Row("agent_id", "agents.obj_id", "1 agents", "int32", "track id; -1 an empty slot, -2 the ego car"),
-    _Row("agent_valid", "agents.valid", "1 agents", "int32", "0 for an empty slot", is_mask=True),
-    _Row("agents_dropped", "agents.dropped", "1", "int32", "reported tracks in range that found no slot, so have no future"),
-    _Row("motion_traj", "motion.traj.-1", "1 agents modes steps 5", "float32",
+    _Row("agent_id", "stage2.agents.obj_id", "1 agents", "int32", "track id; -1 an empty slot, -2 the ego car"),
+    _Row("agent_valid", "stage2.agents.valid", "1 agents", "int32", "0 for an empty slot", is_mask=True),
+    _Row("agents_dropped", "stage2.agents.dropped", "1", "int32",
+         "reported tracks in range that found no slot, so have no future"),
+    _Row("motion_traj", "stage2.motion.traj.-1", "1 agents modes steps 5", "float32",
          "futures, 0.5 s steps: x, y as offsets from the agent's centre in lidar axes (m), inverse deviations along x and "
          "y, correlation"),
-    _Row("motion_score", "motion.score.-1", "1 agents modes", "float32", "log probability of each future"),
-    _Row("occ_seg", "occ.seg", "1 occ_frames occ_h occ_w", "int32",
+    _Row("motion_score", "stage2.motion.score.-1", "1 agents modes", "float32", "log probability of each future"),
+    _Row("occ_seg", "stage2.occ.seg", "1 occ_frames occ_h occ_w", "int32",
          "1 where a vehicle is, now and in 0.5 s steps; row 0 behind, column 0 left"),
-    _Row("occ_ids", "occ.ids", "1 occ_frames occ_h occ_w", "int32", "0 free, else 1 + the agent slot that claims the cell"),
-    _Row("plan_traj", "plan.traj", "1 plan_steps 2", "float32",
+    _Row("occ_ids", "stage2.occ.ids", "1 occ_frames occ_h occ_w", "int32",
+         "0 free, else 1 + the agent slot that claims the cell"),
+    _Row("plan_traj", "stage2.plan.traj", "1 plan_steps 2", "float32",
          "planned path, 0.5 s steps: x, y in the lidar frame of now (m), before any collision optimisation"),
 )  # fmt: skip
 
@@ -234,11 +236,11 @@ def _dims(spec: Spec) -> dict[str, int]:
         "slots": m.track.capacity, "memory": m.track.mem_len, "rows": m.track.num_query + 1 + m.track.capacity,
         "classes": m.track.num_classes, "elements": m.map.top_k, "map_h": m.map.canvas_hw[0], "map_w": m.map.canvas_hw[1],
     }  # fmt: skip
-    if m.has_stage2:
-        occ_h, occ_w = BevGrid.from_bounds(m.occ.xbound, m.occ.ybound).shape
+    if (s := m.stage2) is not None:
+        occ_h, occ_w = BevGrid.from_bounds(s.occ.xbound, s.occ.ybound).shape
         sizes |= {
-            "agents": m.agent_capacity + 1, "modes": m.motion.predict_modes, "steps": m.motion.predict_steps,
-            "occ_frames": m.occ.n_future + 1, "occ_h": occ_h, "occ_w": occ_w, "plan_steps": m.plan.steps,
+            "agents": s.agent_capacity + 1, "modes": s.motion.predict_modes, "steps": s.motion.predict_steps,
+            "occ_frames": s.occ.n_future + 1, "occ_h": occ_h, "occ_w": occ_w, "plan_steps": s.plan.steps,
         }  # fmt: skip
     return sizes
 
@@ -251,9 +253,9 @@ def contract_for(spec: Spec) -> Contract:
         return tuple(row.port(sizes) for row in rows)
 
     merge = MapMerge(m.map.num_things, m.map.quality_threshold_things, m.map.overlap_threshold_things)
-    if not m.has_stage2:
+    if m.stage2 is None:
         return Contract(ports(*_FRAME), ports(*_STATE), ports(*_OUTPUTS), merge)
-    grid = OccGrid(tuple(m.occ.xbound), tuple(m.occ.ybound))
+    grid = OccGrid(m.stage2.occ.xbound, m.stage2.occ.ybound)
     return Contract(ports(*_FRAME, _COMMAND), ports(*_STATE), ports(*_OUTPUTS, *_FUTURE), merge, grid)
 
 

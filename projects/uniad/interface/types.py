@@ -149,20 +149,42 @@ class PlanOutput(NamedTuple):
     traj: Tensor  # [B, 6, 2] x, y in metres, lidar frame of now, 0.5 s steps, before any collision optimisation
 
 
+class Stage2Outputs(NamedTuple):
+    """What the heads of stage 2 add to a step."""
+
+    agents: Agents
+    motion: MotionOutput
+    occ: OccOutput
+    plan: PlanOutput
+
+
 class StepOutputs(NamedTuple):
-    """What one step tells the world. Later heads fill the fields that are None in stage 1."""
+    """All outputs of one step."""
 
     bev: Tensor  # [B, S, 256]
     track: TrackOutput
-    map: MapOutput | None = None
-    agents: Agents | None = None
-    motion: MotionOutput | None = None
-    occ: OccOutput | None = None
-    plan: PlanOutput | None = None
+    map: MapOutput
+    stage2: Stage2Outputs | None = None  # None: a model of stage 1
+
+
+class Stage2Targets(NamedTuple):
+    """Ground truth of a clip's last frame that stage 2 alone reads; G object slots."""
+
+    fut_traj: Tensor  # [B, G, 12, 2] absolute lidar xy (or offsets; see data/labels)
+    fut_traj_mask: Tensor  # [B, G, 12, 2]
+    sdc_fut_traj: Tensor  # [B, 1, 12, 2]
+    sdc_fut_traj_mask: Tensor  # [B, 1, 12, 2]
+    segmentation: Tensor  # [B, 7, h, w] int64, 255 ignored
+    instance: Tensor  # [B, 7, h, w] int64
+    occ_img_is_valid: Tensor  # [B, 9] bool
+    future_boxes: Tensor  # [B, 7, G, 9] box9, now + 6 future, in the current lidar frame
+    future_boxes_valid: Tensor  # [B, 7, G] bool
+    sdc_planning: Tensor  # [B, 1, 6, 3] x y yaw, lidar frame
+    sdc_planning_mask: Tensor  # [B, 1, 6, 2]
 
 
 class Targets(NamedTuple):
-    """Ground truth of a clip; T frames, G object slots, M map slots. Stage-2 fields are None where a stage needs none."""
+    """Ground truth of a clip; T frames, G object slots, M map slots."""
 
     boxes: Tensor  # [B, T, G, 9] box9 in the lidar frame of that frame
     labels: Tensor  # [B, T, G] int64
@@ -177,18 +199,7 @@ class Targets(NamedTuple):
     lane_masks: Tensor  # [B, M, h, w] uint8
     lane_valid: Tensor  # [B, M] bool
     drivable: Tensor  # [B, h, w] uint8
-    # Stage 2, all of the last frame of the clip
-    fut_traj: Tensor | None = None  # [B, G, 12, 2] absolute lidar xy (or offsets; see data/labels)
-    fut_traj_mask: Tensor | None = None  # [B, G, 12, 2]
-    sdc_fut_traj: Tensor | None = None  # [B, 1, 12, 2]
-    sdc_fut_traj_mask: Tensor | None = None  # [B, 1, 12, 2]
-    segmentation: Tensor | None = None  # [B, 7, h, w] int64, 255 ignored
-    instance: Tensor | None = None  # [B, 7, h, w] int64
-    occ_img_is_valid: Tensor | None = None  # [B, 9] bool
-    future_boxes: Tensor | None = None  # [B, 7, G, 9] box9, now + 6 future, in the current lidar frame
-    future_boxes_valid: Tensor | None = None  # [B, 7, G] bool
-    sdc_planning: Tensor | None = None  # [B, 1, 6, 3] x y yaw, lidar frame
-    sdc_planning_mask: Tensor | None = None  # [B, 1, 6, 2]
+    stage2: Stage2Targets | None = None  # None: a clip of stage 1
 
 
 class Clip(NamedTuple):

@@ -65,8 +65,10 @@ class Criterion(nn.Module):
         self, agents: Agents, matched_gt: Tensor, motion: MotionOutput, occ: OccRaw, plan: PlanOutput, targets: Targets
     ) -> dict[str, Tensor]:
         """Losses of motion, occupancy and planning on the clip's last frame. matched_gt [B, A]: each agent's object, -1 none."""
+        spec, truth = self.spec.stage2, targets.stage2
+        assert spec is not None and truth is not None
         return {
-            **motion_losses(motion, agents, matched_gt, targets, self.spec.motion),
-            **occ_losses(occ, matched_gt, targets, self.spec.occ, self.reduce_mean),
-            **plan_losses(plan, targets, self.spec.plan, self.spec.compat),
+            **motion_losses(motion, agents, matched_gt, targets, spec.motion),
+            **occ_losses(occ, matched_gt, targets, spec.occ, self.reduce_mean),
+            **plan_losses(plan, truth, spec.plan, self.spec.compat),
         }

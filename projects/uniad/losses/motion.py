@@ -46,7 +46,9 @@ def matched_futures(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The true future of every agent: offsets [B, A, F, 2] in metres, lidar axes; which steps are known [B, A, F] bool; which
     agents count [B, A] bool. The last slot is the ego car, whose future is not smoothed."""
-    traj, known = targets.fut_traj.float(), (targets.fut_traj_mask > 0).all(-1)
+    truth = targets.stage2
+    assert truth is not None
+    traj, known = truth.fut_traj.float(), (truth.fut_traj_mask > 0).all(-1)
     gt_boxes = targets.boxes[:, -1].float()
     if traj.shape[1] == 0:  # no object slots at all: one empty one
         traj, known, gt_boxes = (torch.nn.functional.pad(x, pad) for x, pad in (
@@ -64,9 +66,9 @@ def matched_futures(
         flat = (x.flatten(0, 1) for x in (gt_boxes, traj, known.float(), boxes))
         traj = smooth_trajectories(*flat).unflatten(0, index.shape)
     traj = torch.where(known[..., None], traj, torch.zeros_like(traj))
-    ego_known = (targets.sdc_fut_traj_mask > 0).all(-1)
+    ego_known = (truth.sdc_fut_traj_mask > 0).all(-1)
     return (
-        torch.cat([traj, targets.sdc_fut_traj.float()], 1),
+        torch.cat([traj, truth.sdc_fut_traj.float()], 1),
         torch.cat([known, ego_known], 1),
         torch.cat([valid, torch.ones_like(valid[:, :1]) & agents.valid[:, -1:]], 1),
     )

@@ -52,9 +52,10 @@ def occ_losses(
 
 def occ_targets(matched_gt: Tensor, valid: Tensor, targets: Targets, spec: OccSpec) -> OccTargets:
     """matched_gt [B, A] int64, valid [B, A] bool; see ``OccTargets``."""
-    steps, past = spec.n_future + 1, spec.receptive_field
-    instance = targets.instance[:, None, :steps]  # [B, 1, F', h, w]
-    exists = targets.occ_img_is_valid[:, : past + spec.n_future].bool()
+    steps, past, truth = spec.n_future + 1, spec.receptive_field, targets.stage2
+    assert truth is not None
+    instance = truth.instance[:, None, :steps]  # [B, 1, F', h, w]
+    exists = truth.occ_img_is_valid[:, : past + spec.n_future].bool()
     frame = exists[:, past - 1 :] & exists[:, :past].all(1, keepdim=True)  # [B, F']
     frame = frame & ~(instance == spec.ignore_index).flatten(1).all(1)[:, None]
     id_BA = targets.ids[:, -1].gather(1, matched_gt.clamp(min=0))

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from uniad.config.spec import UPSTREAM, CompatSpec, PlanSpec
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH
-from uniad.interface.types import PlanOutput, Targets
+from uniad.interface.types import PlanOutput, Stage2Targets
 from uniad.losses.common import masked_sum
 
 
 def plan_losses(
-    plan: PlanOutput, targets: Targets, spec: PlanSpec, compat: CompatSpec | None = None
+    plan: PlanOutput, targets: Stage2Targets, spec: PlanSpec, compat: CompatSpec | None = None
 ) -> dict[str, Tensor]:
     """Losses by upstream name, weighted. targets: ``sdc_planning``, its mask, ``future_boxes`` and their validity.
 
@@ -37,7 +37,7 @@ def displacement_loss(traj: Tensor, planned: Tensor, valid: Tensor) -> Tensor:
 
 
 def collision_losses(
-    traj: Tensor, yaw: Tensor, targets: Targets, spec: PlanSpec, compat: CompatSpec
+    traj: Tensor, yaw: Tensor, targets: Stage2Targets, spec: PlanSpec, compat: CompatSpec
 ) -> dict[str, Tensor]:
     """Overlap of the ego car on traj [B, F, 2], turned as it really was (yaw [B, F]), with the boxes of each step.
 

@@ -20,8 +20,7 @@ from uniad.interface.types import (
     DetOutput,
     Frame,
     MotionOutput,
-    OccOutput,
-    PlanOutput,
+    Stage2Outputs,
     State,
     StepOutputs,
     TrackOutput,
@@ -93,13 +92,13 @@ class UniAD(nn.Module):
         self.query_interact = QueryInteraction(track)
         self.memory_bank = MemoryBank(track)
         self.criterion = CodeWeights(spec)
-        if spec.has_stage2:
+        if (stage2 := spec.stage2) is not None:
             if motion_anchors is None:
                 raise ValueError("a model with a motion head needs motion_anchors")
-            self.occ_head = OccHead(spec.occ)
-            self.motion_head = MotionHead(spec.motion, motion_anchors)
-            self.planning_head = PlanHead(spec.plan)
-            self.register_buffer("vehicle_ids", torch.tensor(spec.motion.vehicle_ids), persistent=False)
+            self.occ_head = OccHead(stage2.occ)
+            self.motion_head = MotionHead(stage2.motion, motion_anchors)
+            self.planning_head = PlanHead(stage2.plan)
+            self.register_buffer("vehicle_ids", torch.tensor(stage2.motion.vehicle_ids), persistent=False)
         if spec.freeze.stage1:
             for name, part in self.named_children():
                 if name not in ("occ_head", "motion_head", "planning_head"):
@@ -144,7 +143,7 @@ class UniAD(nn.Module):
             lambda: self.seg_head.select(lanes),
             lambda: self.look_ahead(bev, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
         )
-        return StepOutputs(bev, track, maps, *ahead), self.next_state(frame, bev, tracks, next_id)
+        return StepOutputs(bev, track, maps, ahead), self.next_state(frame, bev, tracks, next_id)
 
     def look_back(self, frame: Frame, state: State) -> tuple[Tensor, Rows]:
         """What a frame needs of the one before, whatever its images show: ``pose_delta`` and the detection rows."""
@@ -156,26 +155,27 @@ class UniAD(nn.Module):
 
     def look_ahead(
         self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor, can_bus: Tensor
-    ) -> tuple[Agents, MotionOutput, OccOutput, PlanOutput] | tuple[()]:
+    ) -> Stage2Outputs | None:
         """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
 
         bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18].
         """
-        if not self.spec.has_stage2:
-            return ()
+        if self.spec.stage2 is None:
+            return None
         agents, motion = self.forecast(bev, track, map_query, map_query_pos)
         bev_pos = self.bev_position()
         plan, occ = side_by_side(
             lambda: self.planning_head(bev, bev_pos, motion, command, can_bus),
             lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0), bev_pos),
         )
-        return agents, motion, occ, plan
+        return Stage2Outputs(agents, motion, occ, plan)
 
     def forecast(
         self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor
     ) -> tuple[Agents, MotionOutput]:
         """The agents of stage 2 and their futures; arguments as for ``look_ahead``."""
-        agents = select_agents(track, self.spec.agent_capacity, self.spec.track)
+        assert self.spec.stage2 is not None
+        agents = select_agents(track, self.spec.stage2.agent_capacity, self.spec.track)
         return agents, self.motion_head(bev, agents, map_query, map_query_pos)
 
     def is_vehicle(self, label: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.config.spec import Spec
+from uniad.config.spec import CompatSpec, Spec, Stage2Spec
 from uniad.errors import UserError
 from uniad.interface.types import EGO_ID
 from uniad.postprocess.tracks import decode
@@ -95,7 +95,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
     frame: the graph inputs of the frame, of which the command is read. Raises UserError for outputs that are not finite: a car
     must not be given them.
     """
-    for name in ("boxes", "score", *(("plan_traj",) if spec.model.has_stage2 else ())):
+    for name in ("boxes", "score", *(() if spec.model.stage2 is None else ("plan_traj",))):
         if not np.isfinite(outputs[name][outputs["valid"] != 0] if name != "plan_traj" else outputs[name]).all():
             raise UserError(f"the model's {name} are not finite for this frame; verify the model (`make verify`) and the inputs")
     rows = {name: outputs[name][0] for name in ("boxes", "score", "label", "obj_id")}
@@ -109,7 +109,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         "dropped": int(outputs["dropped"][0]),
         "drivable_value": outputs["map_drivable"][0],
     }
-    if not spec.model.has_stage2:
+    if spec.model.stage2 is None:
         return Result(**common)
     occupancy = outputs["occ_seg"][0] != 0
     return Result(
@@ -117,7 +117,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         forecasts=_forecasts(outputs),
         occupancy=occupancy,
         occupancy_ids=np.where(occupancy, _slot_ids(outputs)[outputs["occ_ids"][0]], NOBODY),
-        plan=_plan(outputs, frame, spec),
+        plan=_plan(outputs, frame, spec.model.stage2, spec.model.compat),
         agents_dropped=int(outputs["agents_dropped"][0]),
     )
 
@@ -151,10 +151,11 @@ def _forecasts(outputs: Mapping[str, np.ndarray]) -> Forecasts:
     )
 
 
-def _plan(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Spec) -> Plan:
+def _plan(
+    outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Stage2Spec, compat: CompatSpec
+) -> Plan:
     from uniad.postprocess.collision import optimise_plan  # needs the solver, which stage 1 does without
 
     raw = outputs["plan_traj"][0].astype(np.float32)
-    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
-    path = optimise_plan(raw, outputs["occ_seg"][0], spec.model.plan, spec.model.compat, grid)
+    path = optimise_plan(raw, outputs["occ_seg"][0], spec.plan, compat, (spec.occ.xbound, spec.occ.ybound))
     return Plan(path=path, raw=raw, command=int(frame["command"][0]))

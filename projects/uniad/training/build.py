@@ -8,8 +8,9 @@ from uniad.models.uniad import UniAD
 
 def build_model(spec: Spec) -> UniAD:
     """The model of a config with random weights. Stage 2 reads its motion anchors, a UserError where they are missing."""
-    if not spec.model.has_stage2:
+    if spec.model.stage2 is None:
         return UniAD(spec.model)
     from uniad.data.anchors import load_motion_anchors  # needs what data needs; stage 1 runs without
 
-    return UniAD(spec.model, load_motion_anchors(spec.model.motion.anchor_path, spec.model.motion))
+    motion = spec.model.stage2.motion
+    return UniAD(spec.model, load_motion_anchors(motion.anchor_path, motion))

@@ -46,11 +46,12 @@ def own_anchors(content: Mapping[str, Any]) -> Tensor | None:
 
 def check_anchors(content: Mapping[str, Any], spec: Spec, path: str | Path) -> Tensor | None:
     """The anchors that the checkpoint carries, if any; a UserError where those of the config's file are others."""
-    own, motion = own_anchors(content), spec.model.motion
-    if own is None or motion is None or not Path(motion.anchor_path).is_file():
+    own, stage2 = own_anchors(content), spec.model.stage2
+    if own is None or stage2 is None or not Path(stage2.motion.anchor_path).is_file():
         return own
     from uniad.data.anchors import load_motion_anchors  # needs what data needs
 
+    motion = stage2.motion
     if not torch.equal(load_motion_anchors(motion.anchor_path, motion), own):
         raise UserError(
             f"checkpoint {path} was trained with other motion anchors than those in {motion.anchor_path}: move that file away, "
@@ -83,8 +84,8 @@ def load_trained(spec: Spec, path: str | Path, say: Callable[[str], None] | None
     state = state_dict_of(content, path)
     check_made_with(content, spec, path)
     anchors = check_anchors(content, spec, path)
-    motion = spec.model.motion
-    if motion is not None and anchors is None:
+    if spec.model.stage2 is not None and anchors is None:
+        motion = spec.model.stage2.motion
         if any(key.startswith("motion_head.") for key in state):
             from uniad.data.anchors import load_motion_anchors
 

@@ -117,7 +117,7 @@ def forward_clip(
     terms, maps, out = forward_stage1(model, clip, criterion, draws, options)
     losses = criterion.tracking(terms)
     losses |= criterion.mapping(model.seg_head, maps, targets)
-    if model.spec.has_stage2:
+    if model.spec.stage2 is not None:
         ahead = look_ahead(model, stage1_result(model, out, maps, clip), targets)
         losses |= criterion.looking_ahead(*ahead, targets)
         out = out._replace(ahead=ahead)
@@ -158,8 +158,9 @@ def forward_stage1(
 def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -> Stage1Result:
     """What stage 2 reads of ``forward_stage1``. Agents are the tracks that overlap their object, whatever their scores are."""
     spec, match, frames = model.spec, out.match[-1], clip.frames
+    assert spec.stage2 is not None
     agents, matched = select_training_agents(
-        out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.agent_capacity, spec.track
+        out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.stage2.agent_capacity, spec.track
     )
     return Stage1Result(
         out.bev[:, -1], agents, matched, maps.query, maps.query_pos, frames.command[:, -1], frames.can_bus[:, -1]

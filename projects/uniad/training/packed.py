@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import draw_last
@@ -15,7 +16,7 @@ from uniad.data.sampler import TrainSampler
 from uniad.errors import UserError
 from uniad.interface.types import Clip
 from uniad.training.distributed import World
-from uniad.training.loader import Batches, Position, home, size_of
+from uniad.training.loader import Batches, Position, home, map_tensors, size_of
 
 
 class PackedLoader:
@@ -41,21 +42,13 @@ class PackedLoader:
             last = torch.tensor([self.last_frame(p) for p in positions])
             frames, targets = take_clips(self.record, last.to(where, non_blocking=True), self.length, self.image)
             clip = Clip(frames, targets, [])
-            yield clip if where == self.device or not pin else pinned(clip)
+            # in memory that a GPU can read while the host goes on
+            yield clip if where == self.device or not pin else map_tensors(Tensor.pin_memory, clip)
 
     def last_frame(self, position: Position) -> int:
         """The last frame of a sample's clip, drawn as ``ClipDataset`` draws it."""
         rng = np.random.default_rng((self.seed, *position))
         return draw_last(position.index, self.fits.__getitem__, len(self.fits), self.length, rng, self.source)
-
-
-def pinned(clip: Clip) -> Clip:
-    """The clip in memory that a GPU can read while the host goes on."""
-    return Clip(
-        type(clip.frames)(*(x.pin_memory() for x in clip.frames)),
-        type(clip.targets)(*(x if x is None else x.pin_memory() for x in clip.targets)),
-        clip.meta,
-    )
 
 
 def packed_loader(packs: Sequence[Path]) -> Callable[[Spec, World, int], PackedLoader]:

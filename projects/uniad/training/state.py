@@ -15,10 +15,14 @@ from uniad.config.spec import Spec
 from uniad.training.identity import without_harmless
 
 FORMAT = 1
+_NO_STAGE2: dict[str, Any] = {"motion": None, "occ": None, "plan": None, "agent_capacity": 0}
 
 
 def flatten(spec: Spec) -> dict[str, Any]:
-    """``{"model.bev.height": 50, ...}``, JSON values only."""
+    """``{"model.bev.height": 50, ...}``, JSON values only.
+
+    Checkpoints name the parts of stage 2 beside those of stage 1 (``model.motion.num_layers``), and have them empty without it.
+    """
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -28,7 +32,9 @@ def flatten(spec: Spec) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", json.loads(json.dumps(dataclasses.asdict(spec))))
+    found = json.loads(json.dumps(dataclasses.asdict(spec)))
+    found["model"] |= found["model"].pop("stage2") or _NO_STAGE2
+    walk("", found)
     return flat
 
 

@@ -92,18 +92,19 @@ def truth_of(sample: SceneSample) -> dict[str, np.ndarray]:
 
 def true_future_of(sample: SceneSample, spec: Spec, steps: int) -> dict:
     """The fields of ``Future`` that come from the annotations; ``steps``: frames of occupancy, now included."""
-    gt = sample.targets
+    gt, ahead = sample.targets, sample.targets.stage2
+    assert ahead is not None
     seen = gt.valid[0, 0]
     starts = gt.boxes[0, 0][seen][:, :2].numpy()
-    future, known = gt.fut_traj[0][seen].numpy(), gt.fut_traj_mask[0][seen].numpy()[..., 0] != 0
+    future, known = ahead.fut_traj[0][seen].numpy(), ahead.fut_traj_mask[0][seen].numpy()[..., 0] != 0
     if not spec.data.use_nonlinear_optimizer:  # labels are positions for the smoother, offsets without it
         future = future + starts[:, None]
-    driven = gt.sdc_planning_mask[0, 0, :, 0].numpy() != 0
+    driven = ahead.sdc_planning_mask[0, 0, :, 0].numpy() != 0
     return {
         "gt_starts": starts,
         "gt_traj": [path[mask] for path, mask in zip(future, known)],
-        "gt_plan": gt.sdc_planning[0, 0, :, :2].numpy()[driven],
-        "gt_occupancy": gt.segmentation[0, :steps].numpy() == OCCUPIED,
+        "gt_plan": ahead.sdc_planning[0, 0, :, :2].numpy()[driven],
+        "gt_occupancy": ahead.segmentation[0, :steps].numpy() == OCCUPIED,
     }
 
 

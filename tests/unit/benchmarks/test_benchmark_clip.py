@@ -10,7 +10,6 @@ import torch
 from helpers import REPO
 from helpers.clips import small_spec, small_stage2_spec
 from helpers.specs import edit, nano_spec
-from uniad.interface.types import Targets
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip
@@ -24,7 +23,7 @@ def test_a_random_clip_goes_forward_and_back(stage: int) -> None:
     model_spec = small_spec() if stage == 1 else small_stage2_spec()
     spec = edit(nano_spec(stage), model=model_spec, data__image__height=64, data__image__width=96, data__max_objects=8)
     if stage == 2:
-        spec = edit(spec, data__occ_xbound=model_spec.occ.xbound, data__occ_ybound=model_spec.occ.ybound)
+        spec = edit(spec, data__occ_xbound=model_spec.stage2.occ.xbound, data__occ_ybound=model_spec.stage2.occ.ybound)
     clip = bench.random_clip(spec, 2, 2, CPU, objects=5)
     model = UniAD(bench.with_frames(spec.model, 2), bench.random_anchors(spec.model)).train()
     losses, _ = forward_clip(model, clip, Criterion(spec.model), torch.Generator().manual_seed(0))
@@ -43,8 +42,8 @@ def test_its_targets_have_the_shapes_and_types_of_a_data_set_s() -> None:
         "future_boxes": (7, data.max_objects, 9), "future_boxes_valid": (7, data.max_objects), "sdc_planning": (1, 6, 3),
         "sdc_planning_mask": (1, 6, 2),
     }  # fmt: skip
-    assert {name: tuple(getattr(targets, name).shape[1:]) for name in want} == want
-    assert all(x is not None for x in Targets(*targets))
-    assert targets.instance.dtype == targets.segmentation.dtype == torch.int64
-    assert targets.occ_img_is_valid.dtype == targets.future_boxes_valid.dtype == torch.bool
-    assert targets.segmentation.any() and (targets.instance > 0).any()
+    assert {name: tuple(getattr(targets.stage2, name).shape[1:]) for name in want} == want
+    assert all(x is not None for x in (*targets, *targets.stage2))
+    assert targets.stage2.instance.dtype == targets.stage2.segmentation.dtype == torch.int64
+    assert targets.stage2.occ_img_is_valid.dtype == targets.stage2.future_boxes_valid.dtype == torch.bool
+    assert targets.stage2.segmentation.any() and (targets.stage2.instance > 0).any()

@@ -37,7 +37,7 @@ def test_every_shipped_config_gives_a_spec(path: Path):
     spec = load_spec(path)
     assert spec.name == path.stem
     assert spec.stage == (1 if "stage1" in str(path) else 2)
-    assert (spec.model.motion is None) == (spec.stage == 1)
+    assert (spec.model.stage2 is None) == (spec.stage == 1)
 
 
 # Facts from upstream's configs: (BEV cells, image, layers, levels, backbone, out_indices, frozen stages, load_from)
@@ -73,13 +73,13 @@ def test_stage_1_has_the_upstream_values(variant: str):
 @pytest.mark.parametrize("variant", FACTS)
 def test_stage_2_has_the_upstream_values(variant: str):
     spec = load_spec(specs.config_path(variant, 2))
-    m = spec.model
+    m, s = spec.model, spec.model.stage2
     assert (m.queue_length, spec.train.total_epochs, m.track_loss.weight_past_traj) == (3, 20, 1.0)
     assert (m.freeze.img_backbone, m.freeze.img_neck, m.freeze.bn, m.freeze.bev_encoder) == (True,) * 4
-    assert (m.occ.slice_bev, m.occ.num_layers, m.occ.proj_dims, m.occ.ffn_dims) == (variant == "full", 5, 256, 2048)
-    assert m.occ.xbound == ((-50.0, 50.0, 0.5) if variant == "full" else (-12.5, 12.5, 0.5))
-    assert (m.motion.num_layers, m.motion.predict_steps, m.motion.predict_modes) == (3, 12, 6)
-    assert m.plan.collision == ((0.0, 2.5), (0.5, 1.0), (1.0, 0.25))
+    assert (s.occ.slice_bev, s.occ.num_layers, s.occ.proj_dims, s.occ.ffn_dims) == (variant == "full", 5, 256, 2048)
+    assert s.occ.xbound == ((-50.0, 50.0, 0.5) if variant == "full" else (-12.5, 12.5, 0.5))
+    assert (s.motion.num_layers, s.motion.predict_steps, s.motion.predict_modes) == (3, 12, 6)
+    assert s.plan.collision == ((0.0, 2.5), (0.5, 1.0), (1.0, 0.25))
     stage1 = {"tiny": "ckpts/tiny_imgx0.25_track_map.pth", "full": "ckpts/full_track_map.pth"}
     assert spec.train.load_from == stage1[variant]
 

@@ -24,7 +24,7 @@ from uniad.data.anchors import (
 )
 from uniad.errors import UserError
 
-SPEC: MotionSpec = tiny_spec(2).model.motion
+SPEC: MotionSpec = tiny_spec(2).model.stage2.motion
 NAMES = tiny_spec(2).data.class_names
 MAKE = runpy.run_path(str(REPO / "tools" / "make_motion_anchors.py"))["main"]
 

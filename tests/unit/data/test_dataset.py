@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import specs
+from torch.utils._pytree import tree_leaves
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream, scene_time
 from uniad.data.labels import STRAIGHT
@@ -31,7 +32,7 @@ def clip(dataset) -> Clip:
 
 
 def equal(a: Clip, b: Clip) -> bool:
-    pairs = zip((*a.frames, *a.targets), (*b.frames, *b.targets))
+    pairs = zip(*(tree_leaves([*c.frames, *c.targets]) for c in (a, b)), strict=True)
     return all((x is None and y is None) or torch.equal(x, y) for x, y in pairs)
 
 
@@ -142,15 +143,15 @@ def test_boxes_of_a_still_world_stay_in_place_from_frame_to_frame(dataset, clip)
 
 def test_stage_2_targets_agree_with_each_other(dataset, clip):
     targets, spec = clip.targets, dataset.spec
-    assert targets.occ_img_is_valid.tolist() == [True, True, True] + [False] * 6  # the clip ends with its scene
-    assert (targets.segmentation[1:] == 255).all() and not (targets.segmentation[0] == 255).any()
-    assert (targets.segmentation[0] == 1).sum() == (targets.instance[0] != 0).sum() > 0
-    assert targets.future_boxes_valid.any(dim=1).tolist() == [True] + [False] * 6
-    assert clip.frames.command[-1] == STRAIGHT and not targets.sdc_planning_mask.any()
-    earlier = dataset.targets.clip(range(0, 1))
+    assert targets.stage2.occ_img_is_valid.tolist() == [True, True, True] + [False] * 6  # the clip ends with its scene
+    assert (targets.stage2.segmentation[1:] == 255).all() and not (targets.stage2.segmentation[0] == 255).any()
+    assert (targets.stage2.segmentation[0] == 1).sum() == (targets.stage2.instance[0] != 0).sum() > 0
+    assert targets.stage2.future_boxes_valid.any(dim=1).tolist() == [True] + [False] * 6
+    assert clip.frames.command[-1] == STRAIGHT and not targets.stage2.sdc_planning_mask.any()
+    earlier = dataset.targets.clip(range(0, 1)).stage2
     assert earlier.occ_img_is_valid.tolist() == [False, False] + [True] * 6 + [False]
     assert earlier.sdc_planning_mask[0, :, 0].tolist() == [1, 1, 1, 1, 1, 0]
-    vehicles = set(targets.instance[0].unique().tolist()) - {0}
+    vehicles = set(targets.stage2.instance[0].unique().tolist()) - {0}
     known = {int(i) for i, label in zip(targets.ids[-1], targets.labels[-1]) if spec.class_names[label] != "pedestrian"}
     assert vehicles and len(vehicles & known) > 0
 
@@ -159,14 +160,14 @@ def test_stage_1_leaves_the_second_stages_targets_out(data_spec, clip):
     stage1 = ClipDataset(data_spec, "train", stage=1, seed=3)[(0, 5)]
     for name in Targets._fields:
         value = getattr(stage1.targets, name)
-        assert value is None if name in Targets._field_defaults else torch.equal(value, getattr(clip.targets, name))
+        assert value is None if name == "stage2" else torch.equal(value, getattr(clip.targets, name))
 
 
 def test_collate_adds_the_batch_axis_and_keeps_meta(dataset, clip):
     other = dataset[(0, 4)]
     batch = collate([clip, other])
     assert batch.frames.img.shape[:2] == (2, Q) and batch.targets.boxes.shape[:3] == (2, Q, dataset.spec.max_objects)
-    assert torch.equal(batch.targets.segmentation[1], other.targets.segmentation)
+    assert torch.equal(batch.targets.stage2.segmentation[1], other.targets.stage2.segmentation)
     assert [len(metas) for metas in batch.meta] == [Q, Q]
 
 
@@ -180,7 +181,7 @@ def test_too_many_objects_keep_the_nearest_and_warn_once(data_spec, clip):
     distance = clip.targets.boxes[-1][valid][:, :2].norm(dim=1)
     nearest = clip.targets.ids[-1][valid][distance.argsort()[:4]]
     assert set(few.ids[-1].tolist()) == set(nearest.tolist()) and few.valid.all() and few.lane_valid.all()
-    assert few.fut_traj.shape[0] == 4
+    assert few.stage2.fut_traj.shape[0] == 4
 
 
 @pytest.mark.parametrize("mode", ["exact", "scaled"])

@@ -39,7 +39,7 @@ def packed(spec, tmp_path_factory) -> PackedLoader:
 @pytest.fixture(scope="module")
 def model(spec):
     torch.manual_seed(0)
-    motion = spec.model.motion
+    motion = spec.model.stage2.motion
     model = UniAD(spec.model, 5 * torch.randn(len(motion.group_ids), motion.predict_modes, motion.predict_steps, 2))
     without_dropout(model)
     return model.train()

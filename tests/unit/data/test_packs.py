@@ -13,7 +13,7 @@ from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset
 from uniad.data.packs import clip_ends, join, read_packs, write_pack
 from uniad.errors import UserError
-from uniad.interface.types import Frame, Targets
+from uniad.interface.types import Frame, Stage2Targets, Targets
 from uniad.training.loader import Position
 from uniad.training.packed import PackedLoader, packed_loader
 
@@ -48,7 +48,9 @@ def test_clips_are_those_of_the_data_set(spec, pack):
     got = next(clips.stream(number))
     clips.batches.start = number
     wanted = collate([dataset[position] for position in next(iter(clips.batches))])
-    for name, a, b in zip((*Frame._fields, *Targets._fields), (*got.frames, *got.targets), (*wanted.frames, *wanted.targets)):
+    names = (*Frame._fields, *Targets._fields[:-1], *Stage2Targets._fields)
+    ours, theirs = ((*c.frames, *c.targets[:-1], *c.targets.stage2) for c in (got, wanted))
+    for name, a, b in zip(names, ours, theirs, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape, name
         if name == "img":
             assert ((a - b).abs() * torch.tensor(spec.data.image.std)[:, None, None]).amax() < ROUNDED
@@ -77,7 +79,7 @@ def test_several_packs_are_one_training_set(spec, pack):
 def test_stage_1_reads_what_it_needs(spec, pack):
     first = specs.edit(spec, stage=1)
     clip = next(loader([pack], first).stream())
-    assert clip.targets.fut_traj is None and clip.targets.boxes.shape[:2] == (BATCH, spec.data.queue_length)
+    assert clip.targets.stage2 is None and clip.targets.boxes.shape[:2] == (BATCH, spec.data.queue_length)
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,12 @@ def test_it_says_what_the_model_says_frame_by_frame(runtime: Runtime, shots: lis
             said, state = model.step(frame, state)
         active = said.track.active[0] & (said.track.obj_id[0] >= 0)
         assert set(result.tracks.ids.tolist()) <= set(said.track.obj_id[0][active].tolist())
-        np.testing.assert_array_equal(result.plan.raw, said.plan.traj[0].numpy())
-        np.testing.assert_array_equal(result.occupancy, said.occ.seg[0].numpy() != 0)
+        np.testing.assert_array_equal(result.plan.raw, said.stage2.plan.traj[0].numpy())
+        np.testing.assert_array_equal(result.occupancy, said.stage2.occ.seg[0].numpy() != 0)
         np.testing.assert_array_equal(result.drivable, said.map.drivable[0].numpy() > 0.5)
-        agents = said.agents.valid[0] & (said.agents.obj_id[0] >= 0)
-        assert result.forecasts.ids.tolist() == said.agents.obj_id[0][agents].tolist()
-        centres = said.agents.boxes[0][agents][:, None, None, :2] + said.motion.traj[-1, 0][agents][..., :2]
+        agents = said.stage2.agents.valid[0] & (said.stage2.agents.obj_id[0] >= 0)
+        assert result.forecasts.ids.tolist() == said.stage2.agents.obj_id[0][agents].tolist()
+        centres = said.stage2.agents.boxes[0][agents][:, None, None, :2] + said.stage2.motion.traj[-1, 0][agents][..., :2]
         np.testing.assert_array_equal(result.forecasts.traj, centres.numpy())
         np.testing.assert_allclose(result.forecasts.prob.sum(-1), 1.0, atol=1e-5)
         claimed = set(result.occupancy_ids[result.occupancy].tolist())

@@ -99,6 +99,6 @@ def test_options_change_what_the_card_says(car: Path, monkeypatch) -> None:
     monkeypatch.chdir(car)
     rewrite_card(graph, config="projects/configs/no/such.py")
     with Runtime.open(graph, options=["model.planning_head.use_col_optim=False"]) as runtime:
-        assert not runtime.spec.model.plan.use_col_optim
+        assert not runtime.spec.model.stage2.plan.use_col_optim
     with pytest.raises(UserError, match="data_root=x/ need its config"):
         Runtime.open(graph, options=["data_root=x/"])  # other values follow from it

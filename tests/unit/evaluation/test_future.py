@@ -43,7 +43,7 @@ def spec(synthetic_root: Path, infos: Path) -> Spec:
     compat = CompatSpec(collision_pixels="fixed")  # as upstream, but for what counts cells
     return edit(
         nano_spec(2), model__compat=compat, data__compat=compat,
-        model__motion__use_nonlinear_optimizer=True, data__use_nonlinear_optimizer=True,
+        model__stage2__motion__use_nonlinear_optimizer=True, data__use_nonlinear_optimizer=True,
         data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
         data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
     )  # fmt: skip
@@ -53,7 +53,8 @@ def spec(synthetic_root: Path, infos: Path) -> Spec:
 def fine(spec: Spec) -> Spec:
     # Without pasts to wait for, the six frames of a scene hold two with all that occupancy asks for
     spec = edit(spec, data__occ_receptive_field=1)
-    return edit(spec, data__occ_xbound=GRID, data__occ_ybound=GRID, model__occ__xbound=GRID, model__occ__ybound=GRID)
+    spec = edit(spec, data__occ_xbound=GRID, data__occ_ybound=GRID)
+    return edit(spec, model__stage2__occ__xbound=GRID, model__stage2__occ__ybound=GRID)
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +68,23 @@ def perfect(sample: SceneSample, spec: Spec) -> Result:
     chosen = gt.valid[0, 0]
     boxes, labels, ids = (values[0, 0][chosen].numpy() for values in (gt.boxes, gt.labels, gt.ids))
     scores = (1 - 0.001 * np.arange(len(boxes))).astype(np.float32)
-    known = gt.fut_traj_mask[0][chosen].numpy() != 0
-    offsets = (gt.fut_traj[0][chosen].numpy() - boxes[:, None, :2]) * known  # the labels are positions, for the smoother
+    known = gt.stage2.fut_traj_mask[0][chosen].numpy() != 0
+    offsets = (gt.stage2.fut_traj[0][chosen].numpy() - boxes[:, None, :2]) * known  # the labels are positions, for the smoother
     modes = np.stack([offsets, offsets + 5], 1)
     prob = np.full((len(boxes), 2), 0.5, np.float32)
     forecasts = Forecasts(ids, boxes[:, :3], labels, boxes[:, None, None, :2] + modes, prob, boxes, scores, modes)
-    steps = spec.model.occ.n_future + 1
-    occupied = gt.segmentation[0, :steps].numpy() == 1
+    steps = spec.model.stage2.occ.n_future + 1
+    occupied = gt.stage2.segmentation[0, :steps].numpy() == 1
     tracks, nothing = Objects(boxes, labels, scores, ids), Objects(np.zeros((0, 9)), labels[:0], scores[:0], ids[:0])
     masks = np.zeros((3, 1, 1), bool), np.zeros((1, 1), bool)
-    claimed = np.where(occupied, gt.instance[0, :steps].numpy(), NOBODY)
-    plan = planned(gt.sdc_planning[0, 0, :, :2].numpy(), occupied, spec)
+    claimed = np.where(occupied, gt.stage2.instance[0, :steps].numpy(), NOBODY)
+    plan = planned(gt.stage2.sdc_planning[0, 0, :, :2].numpy(), occupied, spec)
     return Result(tracks, tracks, nothing, *masks, forecasts, occupied, claimed, plan)
 
 
 def planned(path: np.ndarray, occupied: np.ndarray, spec: Spec) -> Plan:
-    grid = (spec.model.occ.xbound, spec.model.occ.ybound)
-    return Plan(optimise_plan(path, occupied, spec.model.plan, spec.model.compat, grid), path, 2)
+    grid = (spec.model.stage2.occ.xbound, spec.model.stage2.occ.ybound)
+    return Plan(optimise_plan(path, occupied, spec.model.stage2.plan, spec.model.compat, grid), path, 2)
 
 
 def scored(samples: list[SceneSample], spec: Spec) -> FutureScores:
@@ -130,7 +131,7 @@ def test_the_collision_optimiser_is_scored_beside_the_plan_and_only_where_the_co
     velocity = ego.velocity(sample.frame)
     for wanted in (True, False):
         assert fine.model.compat.collision_pixels == "fixed", "nano's cells are not half a metre wide"
-        spec = edit(fine, model__plan__use_col_optim=wanted)
+        spec = edit(fine, model__stage2__plan__use_col_optim=wanted)
         scores = FutureScores(spec)
         scores.update(replace(seen, plan=planned(path, seg, spec)), sample, velocity, spec)
         found = scores.compute()["planning"]

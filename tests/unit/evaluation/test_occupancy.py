@@ -134,7 +134,7 @@ def test_a_sample_counts_if_all_frames_of_its_labels_exist() -> None:
     metric = OccupancyMetric(SMALL, SMALL)
     for b in range(2):
         one = SimpleNamespace(**{name: part[b : b + 1] for name, part in vars(targets).items()})
-        metric.update_sample(pred > 0, pred, one)
+        metric.update_sample(pred > 0, pred, SimpleNamespace(stage2=one))
     want = fed(OccupancyMetric(SMALL, SMALL), pred, gt)
     assert np.array_equal(metric.cells, want.cells) and np.array_equal(metric.panoptic, want.panoptic)
     assert metric.samples.tolist() == [1, 1]

@@ -45,15 +45,15 @@ def scored(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Sc
             velocity = ego_velocity(frame.l2g_r[0].numpy(), place, before[0], time_s - before[1])
             moved.append(velocity)
         before = (place, time_s)
-        path, mask = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0]
+        path, mask = gt.stage2.sdc_planning[0, 0, :, :2], gt.stage2.sdc_planning_mask[0, 0]
         plans = {"truth": path, "velocity": constant_velocity_plan(velocity), "standing": np.zeros((6, 2))}
         for name, plan in plans.items():
-            planning[name].update(plan, path, mask, gt.segmentation[0, 1:7])
+            planning[name].update(plan, path, mask, gt.stage2.segmentation[0, 1:7])
 
         last = [x[0, -1][gt.valid[0, -1]].numpy() for x in (gt.boxes, gt.labels)]
         chosen = gt.valid[0, -1].numpy()
         labels = [motion_labels(last[1], spec.class_names, MOTION, predicted=p, compat="fixed") for p in (False, True)]
-        future, known = (x[0, chosen].numpy() for x in (gt.fut_traj, gt.fut_traj_mask))
+        future, known = (x[0, chosen].numpy() for x in (gt.stage2.fut_traj, gt.stage2.fut_traj_mask))
         objects = truth(last[0], labels[0], future, known, MOTION, absolute=spec.use_nonlinear_optimizer)
         offsets = (objects.traj - objects.centre[:, None])[:, None]
         found = predictions(last[0], np.ones(len(last[0])), labels[1], offsets, MOTION)

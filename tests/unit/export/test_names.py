@@ -14,6 +14,6 @@ NAMES = {"tiny": "uniad_tiny_imgx0.25_cp.onnx", "full": "uniad_full_cp.onnx", "n
 def test_the_end_to_end_graph_of_an_export_config_has_its_upstream_name(variant: str) -> None:
     config = config_path(variant, 2)
     spec = load_spec(config.with_name(f"{config.stem}_trt_p.py"))
-    assert spec.stage == 2 and spec.model.has_stage2
+    assert spec.stage == 2 and spec.model.stage2 is not None
     assert onnx_name(spec) == NAMES[variant]
     assert onnx_name(load_spec(config_path(variant))) == f"uniad_{variant}_track_map.onnx"

@@ -17,6 +17,7 @@ from uniad.config.spec import MotionSpec
 from uniad.interface.types import Agents, MotionOutput, Targets
 from uniad.losses.criterion import total_loss
 from uniad.losses.motion import matched_futures, motion_losses, negative_log_likelihood, trajectory_terms
+from uniad.training.loader import map_tensors
 
 SPEC: MotionSpec = motion_data.SPECS["tiny"]
 # Trajectories that our own model made of the recorded images: their noise is 1e-5 (see tests/golden/make_motion.py)
@@ -67,7 +68,7 @@ def test_a_batch_is_the_mean_of_its_samples_and_empty_slots_do_not_matter(case: 
         MotionOutput(*(torch.cat([x, x], 1 if x.dim() > 3 else 0) for x in out)),
         Agents(*(torch.cat(pair) for pair in zip(agents, fewer))),
         torch.cat([matched] * 2),
-        Targets(*(torch.cat([x, x]) for x in targets)),
+        map_tensors(lambda x: torch.cat([x, x]), targets),
         SPEC,
     )
     for name, value in both.items():
@@ -83,10 +84,12 @@ def test_a_batch_is_the_mean_of_its_samples_and_empty_slots_do_not_matter(case: 
 def test_no_object_and_no_ego_future_give_no_regression_and_finite_gradients(case: tuple, slots: int) -> None:
     out, agents, matched, targets = case
     traj, score = out.traj.clone().requires_grad_(), out.score.clone().requires_grad_()
-    targets = targets._replace(
-        sdc_fut_traj_mask=torch.zeros_like(targets.sdc_fut_traj_mask), boxes=targets.boxes[:, :, :slots],
-        fut_traj=targets.fut_traj[:, :slots], fut_traj_mask=targets.fut_traj_mask[:, :slots],
+    ahead = targets.stage2
+    ahead = ahead._replace(
+        sdc_fut_traj_mask=torch.zeros_like(ahead.sdc_fut_traj_mask), fut_traj=ahead.fut_traj[:, :slots],
+        fut_traj_mask=ahead.fut_traj_mask[:, :slots],
     )  # fmt: skip
+    targets = targets._replace(boxes=targets.boxes[:, :, :slots], stage2=ahead)
     ego_only = agents._replace(valid=torch.tensor([[False] * 7 + [True]]))
     losses = motion_losses(out._replace(traj=traj, score=score), ego_only, torch.full_like(matched, -1), targets, SPEC)
     for name in ("l_reg", "min_ade", "min_fde", "mr"):

@@ -13,11 +13,11 @@ from helpers.specs import nano_spec, tiny_spec
 from helpers.stage2_clip import targets as stage2_targets
 from torch import Tensor
 from uniad.config.spec import OccSpec
-from uniad.interface.types import Agents, MotionOutput, Targets
+from uniad.interface.types import Agents, MotionOutput, Stage2Targets, Targets
 from uniad.losses.occ import occ_losses
 from uniad.models.occ import OccHead, OccRaw
 
-SPEC = replace(nano_spec(2).model.occ, weight_aux=0.5)
+SPEC = replace(nano_spec(2).model.stage2.occ, weight_aux=0.5)
 STEPS, H, W = SPEC.n_future + 1, 6, 7
 
 
@@ -35,10 +35,9 @@ class Case:
         ids = torch.tensor([3, 255, 17, 4]).expand(batch, 2, 4).clone()
         ids[:, 0] = 99  # only the last frame's count
         instance = torch.tensor([0, 3, -20, 17, 4])[torch.randint(0, 5, (batch, 7, H, W), generator=g)]
-        nothing = dict.fromkeys(Targets._fields)
-        self.targets = Targets(
-            **nothing | {"ids": ids, "instance": instance, "occ_img_is_valid": torch.ones(batch, 9, dtype=torch.bool)}
-        )
+        exists = torch.ones(batch, 9, dtype=torch.bool)
+        ahead = Stage2Targets(**dict.fromkeys(Stage2Targets._fields) | {"instance": instance, "occ_img_is_valid": exists})
+        self.targets = Targets(**dict.fromkeys(Targets._fields) | {"ids": ids, "stage2": ahead})
 
     def losses(self, **options) -> dict[str, Tensor]:
         return occ_losses(self.raw, self.matched, self.targets, SPEC, **options)
@@ -46,7 +45,7 @@ class Case:
 
 def literal(case: Case, b: int, spec: OccSpec) -> dict[str, float]:
     """What upstream's rules give for one sample alone, agent by agent and frame by frame."""
-    exists, instance = case.targets.occ_img_is_valid[b], case.targets.instance[b]
+    exists, instance = case.targets.stage2.occ_img_is_valid[b], case.targets.stage2.instance[b]
     frames = [t for t in range(STEPS) if exists[:3].all() and exists[2 + t]]
     agents = [a for a in range(case.matched.shape[1]) if case.raw.valid[b, a]]
     out = {}
@@ -103,9 +102,9 @@ def test_a_batch_loses_the_mean_of_what_its_samples_lose_alone() -> None:
 
 def test_missing_frames_are_left_out() -> None:
     case = Case([[0, 3], [1, 2]])
-    case.targets.occ_img_is_valid[0, 4] = False
-    case.targets.instance[0, 2] = 255
-    case.targets.occ_img_is_valid[1, 1] = False  # a past frame: the sample teaches nothing
+    case.targets.stage2.occ_img_is_valid[0, 4] = False
+    case.targets.stage2.instance[0, 2] = 255
+    case.targets.stage2.occ_img_is_valid[1, 1] = False  # a past frame: the sample teaches nothing
     check(case)
     sum(case.losses().values()).backward()
     assert not case.raw.logits.grad[1].any() and not case.raw.logits.grad[0, :, 2].any()
@@ -113,7 +112,7 @@ def test_missing_frames_are_left_out() -> None:
 
 def test_a_label_that_is_ignored_everywhere_teaches_nothing() -> None:
     case = Case([[0, 3]])
-    case.targets.instance[:] = 255
+    case.targets.stage2.instance[:] = 255
     check(case)
     assert sum(case.losses().values()) == 0
 
@@ -154,7 +153,8 @@ def test_no_value_visits_the_host_forward_or_back() -> None:
     vehicle = torch.tensor([[True, True, False], [False, False, False]])
     agents = Agents(query, None, None, torch.rand(2, 3), None, vehicle, None, None)
     bev, places, case = torch.randn(2, 64, spec.bev_dims), torch.randn(1, 64, spec.bev_dims), Case([[0, 3], []], slots=3)
-    targets = case.targets._replace(instance=case.targets.instance.new_ones(2, 7, 8, 8))
+    ahead = case.targets.stage2
+    targets = case.targets._replace(stage2=ahead._replace(instance=ahead.instance.new_ones(2, 7, 8, 8)))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         sum(occ_losses(head.predict(bev, motion, agents, vehicle, places), case.matched, targets, spec).values()).backward()
         with torch.no_grad():
@@ -184,5 +184,5 @@ def test_recorded_losses_of_the_recorded_logits(recorded) -> None:
     logits, masks = (torch.from_numpy(recorded[name]) for name in ("occ_ins_logits", "occ_mask_preds"))
     matched = torch.from_numpy(recorded["motion_veh_matched_idxes"])[None]
     raw = OccRaw(logits, masks, torch.ones(matched.shape, dtype=torch.bool))
-    for name, value in occ_losses(raw, matched, stage2_targets(tensors(recorded)), tiny_spec(2).model.occ).items():
+    for name, value in occ_losses(raw, matched, stage2_targets(tensors(recorded)), tiny_spec(2).model.stage2.occ).items():
         assert value.item() == pytest.approx(recorded["losses"][name], rel=1e-6), name

@@ -10,24 +10,24 @@ from helpers.recorded import Recorded
 from helpers.specs import tiny_spec
 from torch import Tensor
 from uniad.config.spec import CompatSpec, PlanSpec
-from uniad.interface.types import PlanOutput, Targets
+from uniad.interface.types import PlanOutput, Stage2Targets
 from uniad.losses.planning import plan_losses
 
-SPEC = tiny_spec(2).model.plan
+SPEC = tiny_spec(2).model.stage2.plan
 FIXED = CompatSpec(collision_loss="fixed")
 BARE = PlanSpec(32, (6, 5), 6, False, True, ((0.0, 1.0),))
 
 
-def targets(planned: Tensor, mask: Tensor, boxes: Tensor, valid: Tensor) -> Targets:
+def targets(planned: Tensor, mask: Tensor, boxes: Tensor, valid: Tensor) -> Stage2Targets:
     """Only what planning reads: planned [B, 6, 3], mask [B, 6], boxes [B, 7, G, 9], valid [B, 7, G]."""
-    rest = dict.fromkeys(Targets._fields)
-    return Targets(**rest)._replace(
+    rest = dict.fromkeys(Stage2Targets._fields)
+    return Stage2Targets(**rest)._replace(
         sdc_planning=planned[:, None], sdc_planning_mask=mask[:, None, :, None].repeat(1, 1, 1, 2),
         future_boxes=boxes, future_boxes_valid=valid,
     )  # fmt: skip
 
 
-def one_box(step: int = 1, centre: tuple[float, float] = (0.0, 0.0), yaw: float = 0.0, batch: int = 1) -> Targets:
+def one_box(step: int = 1, centre: tuple[float, float] = (0.0, 0.0), yaw: float = 0.0, batch: int = 1) -> Stage2Targets:
     """A car of 2 m by 4 m at one step, and a driver who stands still looking ahead."""
     boxes, valid = torch.zeros(batch, 7, 3, 9), torch.zeros(batch, 7, 3, dtype=torch.bool)
     boxes[:, step, 1] = torch.tensor([*centre, 0, 2, 4, 1.5, yaw, 0, 0])
@@ -35,7 +35,7 @@ def one_box(step: int = 1, centre: tuple[float, float] = (0.0, 0.0), yaw: float 
     return targets(torch.zeros(batch, 6, 3), torch.ones(batch, 6), boxes, valid)
 
 
-def recorded_clip(slots: int = 5) -> tuple[PlanOutput, Targets, dict[str, float]]:
+def recorded_clip(slots: int = 5) -> tuple[PlanOutput, Stage2Targets, dict[str, float]]:
     source = Recorded.extract("planning")
     boxes, valid = torch.zeros(1, 7, slots, 9), torch.zeros(1, 7, slots, dtype=torch.bool)
     for t in range(7):
@@ -59,7 +59,7 @@ def test_recorded_losses_under_their_recorded_names() -> None:
 def test_more_slots_and_more_samples_change_nothing() -> None:
     plan, gt, recorded = recorded_clip(slots=40)
     gt.future_boxes[~gt.future_boxes_valid] = float("nan")
-    twice = Targets(*(None if x is None else torch.cat([x, x]) for x in gt))
+    twice = Stage2Targets(*(None if x is None else torch.cat([x, x]) for x in gt))
     found = plan_losses(PlanOutput(plan.traj.repeat(2, 1, 1)), twice, SPEC)
     for name, value in recorded.items():
         assert found[name].item() == pytest.approx(value, rel=1e-5), name

@@ -145,7 +145,7 @@ def _stage2_sources(run: Run, part: str) -> list[Recorded]:
 def test_agents_and_their_futures(run: Run) -> None:
     for source in _stage2_sources(run, "motion"):
         for i, frame in enumerate(run.frames):
-            at, agents, motion = f"{run.model}/f{i}/mot/", frame.outputs.agents, frame.outputs.motion
+            at, agents, motion = f"{run.model}/f{i}/mot/", frame.outputs.stage2.agents, frame.outputs.stage2.motion
             kept = agents.valid[0]
             _close(source, at + "in_boxes", agents.boxes[0, kept])
             _close(source, at + "in_scores", agents.score[0, kept])
@@ -161,7 +161,7 @@ def test_agents_and_their_futures(run: Run) -> None:
 def test_occupancy(run: Run) -> None:
     for source in _stage2_sources(run, "occ"):
         for i, frame in enumerate(run.frames):
-            at, occ = f"{run.model}/f{i}/occ/", frame.outputs.occ
+            at, occ = f"{run.model}/f{i}/occ/", frame.outputs.stage2.occ
             close(source.thin(at + "ins_occ_logits", occ.logits[:, occ.valid[0]]), source[at + "ins_occ_logits"], "occ")
             # Measured: no cell differs; the recorded margin to the threshold is 6e-6.
             assert (occ.seg != source[at + "seg_out"][:, :, 0].int()).sum() <= 2
@@ -172,4 +172,4 @@ def test_plan(run: Run) -> None:
     for source in _stage2_sources(run, "planning"):
         for i, frame in enumerate(run.frames):
             at = f"{run.model}/f{i}/" + ("" if "tiny/f0/before_collision_optim" in source else "plan/")
-            _close(source, at + "before_collision_optim", frame.outputs.plan.traj)
+            _close(source, at + "before_collision_optim", frame.outputs.stage2.plan.traj)

@@ -29,7 +29,7 @@ from uniad.ops.lowering import sampling_lowering
 
 # Small enough for every promise below to be tried in a moment
 SMALL = edit(
-    nano_spec(2).model.motion, embed_dims=32, ffn_dims=64, bev_hw=(10, 8), num_layers=2, num_classes=10, det_layers=2,
+    nano_spec(2).model.stage2.motion, embed_dims=32, ffn_dims=64, bev_hw=(10, 8), num_layers=2, num_classes=10, det_layers=2,
     group_ids=((0, 1, 2, 3, 4), (6, 7), (8,), (5, 9)), num_heads=4,
 )  # fmt: skip
 

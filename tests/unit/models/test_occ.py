@@ -36,12 +36,13 @@ HALF = (-50.0, 50.0, 2.0)
 MODELS: dict[str, ModelSpec] = {
     "tiny": tiny_spec(2).model,
     "base": full_spec(
-        2, model__motion__bev_hw=(50, 50), model__occ__bev_hw=(50, 50), model__occ__xbound=HALF, model__occ__ybound=HALF
+        2, model__stage2__motion__bev_hw=(50, 50), model__stage2__occ__bev_hw=(50, 50), model__stage2__occ__xbound=HALF,
+        model__stage2__occ__ybound=HALF,
     ).model,
 }
 SMALL = replace(
-    nano_spec(2).model.occ, bev_hw=(11, 9), xbound=(-9.0, 9.0, 2.0), ybound=(-11.0, 11.0, 2.0), slice_bev=False, bev_dims=12,
-    proj_dims=16, query_dims=16, embed_dims=16, ffn_dims=24, proj_layers=2, num_heads=4,
+    nano_spec(2).model.stage2.occ, bev_hw=(11, 9), xbound=(-9.0, 9.0, 2.0), ybound=(-11.0, 11.0, 2.0), slice_bev=False,
+    bev_dims=12, proj_dims=16, query_dims=16, embed_dims=16, ffn_dims=24, proj_layers=2, num_heads=4,
 )  # fmt: skip
 AGENTS, MODES = 5, 3
 PLACES = torch.randn(1, SMALL.bev_hw[0] * SMALL.bev_hw[1], SMALL.bev_dims, generator=torch.Generator().manual_seed(9))
@@ -49,7 +50,7 @@ PLACES = torch.randn(1, SMALL.bev_hw[0] * SMALL.bev_hw[1], SMALL.bev_dims, gener
 
 @lru_cache
 def occ_head(name: str) -> OccHead:
-    return fill(OccHead(MODELS[name].occ), "occ_head.", name)
+    return fill(OccHead(MODELS[name].stage2.occ), "occ_head.", name)
 
 
 # Against recorded numbers -----------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_masks_and_logits_of_the_recorded_bev_and_queries(golden) -> None:
 def test_occupancy_from_images_is_the_recorded_one(name: str, frames: int) -> None:
     """Tracks, motion and occupancy, frame after frame; in base the grid is cut out of the BEV."""
     spec, head, extract = MODELS[name], occ_head(name), Recorded.extract("occ")
-    motion_head = fill(MotionHead(spec.motion, extract["anchors"]), "motion_head.", name)
+    motion_head = fill(MotionHead(spec.stage2.motion, extract["anchors"]), "motion_head.", name)
     sources = [extract]
     if golden_dir() is not None:
         sources.append(Prefixed(Recorded.golden(golden_dir(), STEMS[name], ("forward",)), f"{name}/"))
@@ -82,7 +83,7 @@ def test_occupancy_from_images_is_the_recorded_one(name: str, frames: int) -> No
         step = frame.outputs
         agents = select_agents(step.track, 100, spec.track)
         motion = motion_head(step.bev, agents, step.map.query, step.map.query_pos)
-        vehicle = torch.isin(agents.label, torch.tensor(spec.motion.vehicle_ids)) & agents.valid & (agents.obj_id >= 0)
+        vehicle = torch.isin(agents.label, torch.tensor(spec.stage2.motion.vehicle_ids)) & agents.valid & (agents.obj_id >= 0)
         raw = head.predict(step.bev, motion, agents, vehicle)
         out, took_part = head(step.bev, motion, agents, vehicle), vehicle[0]
         assert raw.mask_logits is not None and torch.equal(raw.logits, out.logits)
@@ -117,7 +118,7 @@ def test_ids_of_cells_are_the_recorded_ones() -> None:
 @pytest.mark.parametrize("variant, name", [("tiny", "tiny"), ("base", "base"), ("full", "base")])
 def test_parameters_carry_the_upstream_names_and_shapes(variant: str, name: str) -> None:
     with torch.device("meta"):
-        head = OccHead({"tiny": tiny_spec, "base": full_spec}[name](2).model.occ)
+        head = OccHead({"tiny": tiny_spec, "base": full_spec}[name](2).model.stage2.occ)
     learns = dict(head.named_parameters())
     entries = sorted(
         [f"occ_head.{k}", list(v.shape), str(v.dtype)[len("torch.") :], learns[k].requires_grad if k in learns else "buffer"]
@@ -366,7 +367,7 @@ def test_cutting_the_grid_samples_bilinearly(step: float) -> None:
 
 
 def aligned(variant: str) -> OccSpec:
-    return load_spec(config_path(variant, 2), ["native.compat=dict(occ_grid='fixed')"]).model.occ
+    return load_spec(config_path(variant, 2), ["native.compat=dict(occ_grid='fixed')"]).model.stage2.occ
 
 
 @pytest.mark.parametrize("variant", ["tiny", "full", "nano"])
@@ -388,7 +389,7 @@ def centres(first: float, step: float, count: int) -> Tensor:
 
 
 def test_the_aligned_head_needs_no_new_parameter_and_keeps_the_labels_grid() -> None:
-    upstream, fixed = MODELS["tiny"].occ, aligned("tiny")
+    upstream, fixed = MODELS["tiny"].stage2.occ, aligned("tiny")
     assert (fixed.xbound, fixed.ybound) == (upstream.xbound, upstream.ybound) and not upstream.slice_bev
     with torch.device("meta"):
         shapes = [{k: v.shape for k, v in OccHead(s).state_dict().items()} for s in (upstream, fixed)]

@@ -26,7 +26,7 @@ from uniad.interface.types import MotionOutput
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.planning import PlanHead, SingleQueryAttention
 
-SPECS = {"tiny": tiny_spec(2).model.plan, "base": full_spec(2, model__plan__bev_hw=(50, 50)).model.plan}
+SPECS = {"tiny": tiny_spec(2).model.stage2.plan, "base": full_spec(2, model__stage2__plan__bev_hw=(50, 50)).model.stage2.plan}
 FRAMES = {"tiny": 3, "base": 2}
 SMALL = PlanSpec(32, (6, 5), 6, False, True, ())
 
@@ -67,7 +67,7 @@ def small_inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, MotionOutpu
 
 @pytest.mark.parametrize("name", ["tiny", "base"])
 def test_parameters_are_those_of_published_checkpoints(name: str, recorded: Recorded) -> None:
-    spec = {"tiny": tiny_spec, "base": full_spec}[name](2).model.plan
+    spec = {"tiny": tiny_spec, "base": full_spec}[name](2).model.stage2.plan
     ours = PlanHead(spec)
     learn = {k for k, p in ours.named_parameters() if p.requires_grad}
     found = sorted(
@@ -81,7 +81,7 @@ def test_parameters_are_those_of_published_checkpoints(name: str, recorded: Reco
 def test_parameters_are_those_of_every_recorded_config(variant: str, golden: Path) -> None:
     entries = json.loads((golden / f"state_dict_{variant}_stage2.json").read_text())
     recorded = {k: shape for k, shape, *_ in entries if k.startswith("planning_head.")}
-    spec = {"tiny": tiny_spec, "base": full_spec, "full": full_spec}[variant](2).model.plan
+    spec = {"tiny": tiny_spec, "base": full_spec, "full": full_spec}[variant](2).model.stage2.plan
     assert recorded == {f"planning_head.{k}": list(v.shape) for k, v in PlanHead(spec).state_dict().items()}
 
 
@@ -235,7 +235,7 @@ def test_onnx_computes_the_same() -> None:
 
 
 def test_nano_has_a_planning_head_too() -> None:
-    spec = nano_spec(2).model.plan
+    spec = nano_spec(2).model.stage2.plan
     assert PlanHead(spec).reg_branch[-1].out_features == 2 * spec.steps
 
 

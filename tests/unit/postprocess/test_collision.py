@@ -10,8 +10,8 @@ from uniad.config.spec import CompatSpec
 from uniad.errors import UserError
 from uniad.postprocess import collision
 
-TINY = tiny_spec(2).model.plan
-SPECS = {"tiny": TINY, "base": full_spec(2, model__plan__bev_hw=(50, 50)).model.plan}
+TINY = tiny_spec(2).model.stage2.plan
+SPECS = {"tiny": TINY, "base": full_spec(2, model__stage2__plan__bev_hw=(50, 50)).model.stage2.plan}
 FIXED = CompatSpec(collision_pixels="fixed")
 GRID = ((-12.5, 12.5, 0.5), (-12.5, 12.5, 0.5))
 METRES = 1e-5  # the same steps of the same solver: measured 0; rounding alone stays below its own tolerance of 1e-8

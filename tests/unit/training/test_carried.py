@@ -23,7 +23,8 @@ RUN = {"seed": 0, "precision": "fp32", "world_size": 1, "samples_per_gpu": 1, "m
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Spec:
-    return nano_spec(2, **SMALL, model__motion__det_layers=2, model__motion__anchor_path=str(tmp_path / "anchors.pkl"))
+    motion = {"det_layers": 2, "anchor_path": str(tmp_path / "anchors.pkl")}
+    return nano_spec(2, **SMALL, **{f"model__stage2__motion__{key}": value for key, value in motion.items()})
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def save(model: UniAD, spec: Spec, path: Path) -> Path:
 
 
 def put_anchors(spec: Spec, values: torch.Tensor) -> None:
-    save_motion_anchors(spec.model.motion.anchor_path, values.double().numpy(), spec.model.motion, spec.data.class_names)
+    motion = spec.model.stage2.motion
+    save_motion_anchors(motion.anchor_path, values.double().numpy(), motion, spec.data.class_names)
 
 
 def test_its_own_anchors_are_used_and_no_file_is_needed(tmp_path, spec, model):
@@ -89,7 +91,7 @@ def test_a_config_that_means_something_else_is_told_what_it_was_made_with(tmp_pa
 def test_thresholds_metrics_and_a_config_of_another_name_fit(tmp_path, spec, model):
     path = save(model, spec, tmp_path / "a.pth")
     load_trained(edit(spec, name="mine_e2e", variant="mine", model__track__score_thresh=0.1,
-                      model__compat__planning_metric="fixed", model__plan__use_col_optim=False), path, None)  # fmt: skip
+                      model__compat__planning_metric="fixed", model__stage2__plan__use_col_optim=False), path, None)  # fmt: skip
 
 
 def test_a_stage_1_checkpoint_is_named_as_one_without_any_anchors(tmp_path, spec):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.clips import small_clip, small_model, small_stage2_spec, with_future
 from helpers.no_host import NoHost
+from torch.utils._pytree import tree_map
 from uniad.config.spec import FreezeSpec, ModelSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import Clip
@@ -75,7 +76,7 @@ def test_frozen_parts_keep_still_as_in_upstream() -> None:
 
 def test_a_batch_loses_the_mean_of_its_samples_in_motion_and_planning() -> None:
     spec, clips = small_stage2_spec(), [with_future(small_clip(frames=2, objects=(n,), seed=n), seed=n) for n in (1, 4)]
-    both = Clip(*(type(a)(*(torch.cat(pair) for pair in zip(a, b))) for a, b in zip(*(c[:2] for c in clips))), [[{}]] * 2)
+    both = Clip(*(tree_map(lambda *pair: torch.cat(pair), *parts) for parts in zip(*(c[:2] for c in clips))), [[{}]] * 2)
     alone = [run(spec, clip)[1] for clip in clips]
     together = run(spec, both)[1]
     for name in together:
@@ -96,11 +97,12 @@ def test_no_object_no_lane_and_no_agent_leave_finite_losses_and_gradients(object
 
 def test_no_future_at_all_is_finite() -> None:
     clip = with_future(small_clip(frames=2))
+    ahead = clip.targets.stage2
     none = {
-        name: torch.zeros_like(getattr(clip.targets, name))
+        name: torch.zeros_like(getattr(ahead, name))
         for name in ("fut_traj_mask", "sdc_fut_traj_mask", "occ_img_is_valid", "future_boxes_valid", "sdc_planning_mask")
     }
-    model, losses, _ = run(small_stage2_spec(), clip._replace(targets=clip.targets._replace(**none)))
+    model, losses, _ = run(small_stage2_spec(), clip._replace(targets=clip.targets._replace(stage2=ahead._replace(**none))))
     back(losses, model)
     assert losses["planning.loss_ade"] == losses["occ.loss_mask"] == losses["motion.l_reg"] == 0
 
@@ -112,7 +114,7 @@ def test_a_clip_of_one_frame_is_a_clip() -> None:
 
 def test_agents_beyond_the_slots_are_counted_and_the_best_stay() -> None:
     clip = with_future(small_clip(frames=1, objects=(5,)))
-    model, losses, out = run(small_stage2_spec(agent_capacity=2), clip)
+    model, losses, out = run(small_stage2_spec(stage2__agent_capacity=2), clip)
     back(losses, model)
     assert out.ahead.agents.dropped.tolist() == [3] and out.ahead.agents.valid.tolist() == [[True] * 3]
     score = out.det[-1].cls[-1][0, :5].sigmoid().amax(-1)

@@ -27,7 +27,7 @@ def spec1():
 
 @pytest.fixture(scope="module")
 def spec2():
-    return nano_spec(2, **SMALL, model__motion__det_layers=2)
+    return nano_spec(2, **SMALL, model__stage2__motion__det_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def test_stage_2_may_go_on_from_a_stage_2_checkpoint(tmp_path, spec2, model2) ->
 def test_missing_anchors_name_the_target_that_makes_them(spec2, tmp_path) -> None:
     path = tmp_path / "none.pkl"
     with pytest.raises(UserError, match=r"none\.pkl are missing: `make anchors` makes them"):
-        build_model(edit(spec2, model__motion__anchor_path=str(path)))
-    save_motion_anchors(path, anchors(spec2.model).double().numpy(), spec2.model.motion, spec2.data.class_names)
-    model = build_model(edit(spec2, model__motion__anchor_path=str(path)))
+        build_model(edit(spec2, model__stage2__motion__anchor_path=str(path)))
+    save_motion_anchors(path, anchors(spec2.model).double().numpy(), spec2.model.stage2.motion, spec2.data.class_names)
+    model = build_model(edit(spec2, model__stage2__motion__anchor_path=str(path)))
     torch.testing.assert_close(model.motion_head.anchors, anchors(spec2.model))
 
 

@@ -33,7 +33,7 @@ def record():
 def iteration(record):
     """Losses, what the clip left behind, and the model with its gradients."""
     motion = Recorded.extract("motion")
-    spec = tiny_spec(2, **motion_data.RANDOM_OFF, model__track__capacity=12, model__agent_capacity=12).model
+    spec = tiny_spec(2, **motion_data.RANDOM_OFF, model__track__capacity=12, model__stage2__agent_capacity=12).model
     model = motion_data.without_dropout(weights.fill(UniAD(spec, motion["anchors"]), kind="train"))
     clip = stage2_clip.clip(*motion_data.clip_inputs(motion.arrays, "train/in/"))
     losses, out = forward_clip(model, clip, Criterion(spec))

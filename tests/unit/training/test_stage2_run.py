@@ -29,8 +29,8 @@ def spec(tmp_path: Path) -> Spec:
     torch.manual_seed(0)
     torch.save({"state_dict": UniAD(nano_spec().model).state_dict()}, tmp_path / "stage1.pth")
     path = tmp_path / "anchors.pkl"
-    save_motion_anchors(path, anchors(spec.model).double().numpy(), spec.model.motion, spec.data.class_names)
-    return edit(spec, model__motion__anchor_path=str(path), train__load_from=str(tmp_path / "stage1.pth"))
+    save_motion_anchors(path, anchors(spec.model).double().numpy(), spec.model.stage2.motion, spec.data.class_names)
+    return edit(spec, model__stage2__motion__anchor_path=str(path), train__load_from=str(tmp_path / "stage1.pth"))
 
 
 def run(spec: Spec, work_dir: Path, stop_after: int | None = None, **options) -> Outcome:
@@ -70,4 +70,4 @@ def test_stage_2_from_scratch_needs_no_checkpoint_and_trains_all(tmp_path: Path,
 
 def test_missing_anchors_end_a_run_in_one_line(tmp_path: Path, spec: Spec) -> None:
     with pytest.raises(UserError, match="are missing: `make anchors` makes them"):
-        run(edit(spec, model__motion__anchor_path=str(tmp_path / "no.pkl")), tmp_path / "a")
+        run(edit(spec, model__stage2__motion__anchor_path=str(tmp_path / "no.pkl")), tmp_path / "a")

@@ -45,7 +45,7 @@ def test_shapes_of_the_future_follow_the_config():
     ports = {name: {p.name: p for p in contract_for(spec).outputs} for name, spec in
              (("tiny", tiny_spec(2)), ("full", full_spec(2)))}  # fmt: skip
     for spec, name in ((tiny_spec(2), "tiny"), (full_spec(2), "full")):
-        agents = spec.model.agent_capacity + 1
+        agents = spec.model.stage2.agent_capacity + 1
         assert ports[name]["motion_traj"].shape == (1, agents, 6, 12, 5)
         assert ports[name]["motion_score"].shape == (1, agents, 6)
         assert ports[name]["plan_traj"].shape == (1, 6, 2)
@@ -173,7 +173,7 @@ def test_a_command_that_is_none_is_refused_before_the_graph_sees_it(contract, se
 def test_the_card_says_that_the_collision_optimiser_comes_after_the_graph(tmp_path):
     anchors = tmp_path / "anchors.pkl"
     anchors.write_bytes(b"made of bytes")
-    entries = future_entries(nano_spec(2, model__motion__anchor_path=str(anchors)))
+    entries = future_entries(nano_spec(2, model__stage2__motion__anchor_path=str(anchors)))
     optimiser = entries["post_processing"]["collision_optimiser"]
     assert "not in the graph" in optimiser["what"] and optimiser["wanted_by_config"] is True
     assert (optimiser["sigma_m"], optimiser["alpha"], optimiser["filter_range_m"]) == (1.0, 5.0, 5.0)
