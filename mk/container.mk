@@ -86,3 +86,14 @@ define image-rules
 IMAGE_INPUTS.$1 = $$(call IMAGE_DIGEST,$1)
 endef
 $(foreach i,$(IMAGES),$(eval $(call image-rules,$i)))
+
+# All of them as one graph (docker-bake.hcl), for a builder that has BuildKit's bake: `docker buildx`
+$(call subset,IMAGES_OF,$(IMAGES))
+BAKED := TORCH112_BASE DEPLOY_BASE JETSON_BASE TORCH112_DIGEST DEPLOY_DIGEST JETSON_DIGEST TORCH112_INDEX_URL DEPLOY_INDEX_URL JETSON_INDEX_URL \
+  PIP_INDEX_URL PIP_TRUSTED_HOST APT_MIRROR
+.PHONY: contexts images
+contexts: ## Lay out what the builds of all images see, in .make/context
+	@$(foreach i,$(IMAGES_OF),mk/lib/stage_context.sh docker/$i .make/context/$i $(call q,$(CA_CERTS)) $(call qs,$(WHEELS)) &&) true
+images: contexts ## Build the images as one graph with docker buildx bake (IMAGES_OF: some of them)
+	@docker buildx version > /dev/null 2>&1 || { echo 'error: docker buildx is not installed (docs.docker.com/build): `make image IMAGE=deploy` builds one image with any container engine' >&2; exit 2; }
+	$(foreach v,$(BAKED),$(if $($v),$v=$(call q,$($v)) ))REVISION=$(REVISION) docker buildx bake --load $(BUILD_FLAGS) $(subst .,_,$(IMAGES_OF))

@@ -16,6 +16,9 @@ endef
 # $(call one-of,NAME,choices): stops when the variable's value is not one of them.
 one-of = $(if $(filter-out 1,$(words $($1)))$(filter-out $2,$($1)),$(error $1=$($1) is unknown: choose $(subst $(space),$(comma) ,$(strip $2))))
 
+# $(call subset,NAME,choices): stops when a word of the variable's value is not one of them.
+subset = $(if $(filter-out $2,$(or $($1),nothing)),$(error $1=$($1) is unknown: choose among $(subst $(space),$(comma) ,$(strip $2))))
+
 # $(call whole,NAME), $(call positive,NAME): stops when the variable's value is no whole number, or less than 1.
 # A leading zero is none: the shell takes 010 for 8.
 digits-gone = $(subst 9,,$(subst 8,,$(subst 7,,$(subst 6,,$(subst 5,,$(subst 4,,$(subst 3,,$(subst 2,,$(subst 1,,$(subst 0,,$1))))))))))

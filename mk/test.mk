@@ -9,6 +9,14 @@ export UNIAD_GOLDEN
 test: $(ENV) ## Unit, parity, pipeline and make tests; TESTS='tests/unit -k config' for some of them
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not long' $(TESTS) $(TEST_ARGS)
 
+.PHONY: test-fast
+test-fast: $(ENV) ## Only the tests that take less than ten seconds each: the ones to run while you work
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not slow and not long' $(TESTS) $(TEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(ENV) ## The rest of `make test`: tests of ten seconds and more
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal -m 'slow and not long' $(TESTS) $(TEST_ARGS)
+
 .PHONY: test-long
 test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation, a fault found in a whole graph
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long tests/pipeline $(TEST_ARGS)

@@ -108,6 +108,8 @@ WHEELS ?= $(wildcard $(PIP_FIND_LINKS))
 http_proxy ?=
 https_proxy ?=
 no_proxy ?=
+# The images that `make images` builds as one graph: torch1.12, deploy, jetson. Unless said: all
+IMAGES_OF ?= $(IMAGES)
 # More build arguments (BUILD_ARGS='MAX_JOBS=2'), more options for `docker build`
 BUILD_ARGS ?=
 BUILD_FLAGS ?=

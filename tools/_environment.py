@@ -4,6 +4,8 @@
 them. The package is the one beside tools/, also in a copied clone whose environment was made for another. What a shell put on
 PYTHONPATH (a sourced ROS) stays outside.
 
+In a wheel there is no tree: a tool runs where it is installed, and a package that it lacks gets one line.
+
 As a script it prints the interpreter, for shell scripts. Standard library only, and old Pythons must be able to read it.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from types import TracebackType
 from typing import NoReturn
 
 TOOLS = os.path.dirname(os.path.abspath(__file__))
@@ -96,7 +99,16 @@ def keep_to_the_tree() -> None:
     sys.path.insert(1 if sys.path and os.path.abspath(sys.path[0]) == TOOLS else 0, PROJECTS)
 
 
+def one_line_where_a_package_lacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        fail(f"this needs the package {error.name}, which is not installed: pip install 'uniad[train]'")
+    sys.__excepthook__(kind, error, trace)
+
+
 def enter() -> None:
+    if not os.path.isdir(PROJECTS):
+        sys.excepthook = one_line_where_a_package_lacks
+        return
     keep_to_the_tree()
     # Only a tool that was started starts again: not a test that imports one, and not a loader's process.
     script = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -49,9 +49,10 @@ VERBS = {
 
 
 def tools_folder() -> Path | None:
-    """tools/ of the checkout that this package lies in; None where it was installed without one."""
-    folder = Path(__file__).resolve().parents[2] / "tools"
-    return folder if (folder / "_environment.py").is_file() else None
+    """tools/ of the checkout that this package lies in, or what a wheel carries of it; None where there is neither."""
+    package = Path(__file__).resolve().parent
+    folders = (package.parents[1] / "tools", package / "_tools")
+    return next((folder for folder in folders if (folder / "_environment.py").is_file()), None)
 
 
 def summary(tool: Path) -> str:
@@ -61,8 +62,8 @@ def summary(tool: Path) -> str:
 
 
 def usage(tools: Path) -> str:
-    lines = ["usage: uniad VERB [options]      uniad VERB --help says which; `make help` lists what does all steps by itself", ""]
-    lines += [f"  {verb:18s} {summary(tools / name)}" for verb, name in VERBS.items()]
+    lines = ["usage: uniad VERB [options]      uniad VERB --help says which; `make help` of a clone lists all steps", ""]
+    lines += [f"  {verb:18s} {summary(tools / name)}" for verb, name in VERBS.items() if (tools / name).is_file()]
     return "\n".join(lines)
 
 
@@ -70,11 +71,7 @@ def main() -> int:
     words = sys.argv[1:]
     tools = tools_folder()
     if tools is None:
-        print(
-            "error: this is an installation without the repository, which has the command lines: use uniad.deploy.runtime from "
-            "Python, or run uniad in a clone",
-            file=sys.stderr,
-        )
+        print("error: the command lines are not here: run uniad in a clone, or install it from a wheel", file=sys.stderr)
         return EXIT_USER_ERROR
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(tools))
@@ -87,8 +84,11 @@ def main() -> int:
         hint = f"did you mean {near[0]}?" if near else "`uniad --help` lists them"
         print(f"error: uniad has no verb {verb!r}: {hint}", file=sys.stderr)
         return EXIT_USER_ERROR
-    tool = str(tools / VERBS[verb])
-    os.execv(sys.executable, [sys.executable, tool, *rest])
+    tool = tools / VERBS[verb]
+    if not tool.is_file():
+        print(f"error: uniad {verb} is for a clone of the repository, which is not here", file=sys.stderr)
+        return EXIT_USER_ERROR
+    os.execv(sys.executable, [sys.executable, str(tool), *rest])
 
 
 if __name__ == "__main__":

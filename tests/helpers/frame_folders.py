@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from uniad.deploy.sources import DatasetFrames
-from uniad.formats.frames import INDEX
+from uniad.deploy.sources import INDEX, DatasetFrames
 
 
 def record_folder(dataset: DatasetFrames, folder: Path, **changes: object) -> Path:

@@ -32,6 +32,13 @@ def test_no_test_file_imports_another_one_or_a_conftest() -> None:
     assert not wrong, "what two tests need is a module of tests/helpers"
 
 
+def test_what_is_no_test_is_a_helper() -> None:
+    folders = ("unit", "pipeline", "make", "contract", "jetson", "containers")
+    wrong = [str(p.relative_to(REPO)) for p in FILES if p.relative_to(TESTS).parts[0] in folders
+             and not p.stem.startswith("test_") and p.stem not in ("conftest", "__init__")]  # fmt: skip
+    assert not wrong, "move it to tests/helpers"
+
+
 def test_helpers_are_imported_one_way() -> None:
     wrong = {f"{path.relative_to(REPO)}: {name}" for path in FILES for name in imported(path)
              if name.split(".")[0] in {"tests", *SHARED} - {"helpers"}}  # fmt: skip

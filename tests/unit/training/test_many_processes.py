@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import small_model, small_spec
-from fake_clips import FakeClips
-from ranks import in_ranks
-from specs import edit, nano_spec
-from test_trainer import log_of, same_checkpoint
+from helpers.clips import small_model, small_spec
+from helpers.fake_clips import FakeClips
+from helpers.ranks import in_ranks
+from helpers.specs import edit, nano_spec
+from helpers.toy_training import ToyModel, run, toy_trainer
+from helpers.training_runs import log_of, same_checkpoint
 from torch import Tensor, nn
-from toy import ToyModel, run, toy_trainer
 from uniad.data.collate import collate
 from uniad.training import reduce
 from uniad.training.capture import EagerStep, RecordedStep, record_on_host

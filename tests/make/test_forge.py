@@ -1,0 +1,56 @@
+"""A public forge and a devcontainer run the scripts that a person runs: .ci/run and make's targets."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from helpers import REPO
+
+WORKFLOWS = sorted((REPO / ".github/workflows").glob("*.yml"))
+TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", "\n".join(p.read_text() for p in (REPO / "mk").glob("*.mk")), re.M))
+
+
+def ours(command: str) -> bool:
+    words = command.split()
+    return words == [".ci/run"] or (words[0] == "make" and words[1] in TARGETS)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_a_workflow_runs_nothing_but_ours(path) -> None:
+    text = path.read_text()
+    steps = re.findall(r"^ *- run: (.*)$", text, re.M)
+    assert steps and all(map(ours, steps)), steps
+    assert len(re.findall(r"\brun:", text)) == len(steps), "a step is one line that a person can type"
+    assert "permissions:\n  contents: read" in text
+    assert all(re.search(r"@v\d", use) for use in re.findall(r"uses: (\S+)", text))
+
+
+def test_ci_is_run_whole_and_the_other_pythons_are_tried() -> None:
+    text = (REPO / ".github/workflows/ci.yml").read_text()
+    assert "- run: .ci/run" in text
+    tried = set(re.findall(r'"(3\.\d+)"', text))
+    project = (REPO / "pyproject.toml").read_text()
+    low, high = re.search(r'^requires-python = ">=3\.(\d+),<3\.(\d+)"', project, re.M).groups()
+    assert tried == {f"3.{minor}" for minor in range(int(low), int(high))}
+
+
+def test_the_devcontainer_makes_the_environment_as_a_person_does() -> None:
+    settings = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
+    assert settings["postCreateCommand"] == "make env"
+    assert settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
+
+
+def test_ci_says_what_takes_long() -> None:
+    lines = [line for line in (REPO / ".ci/run").read_text().splitlines() if line.startswith(("make test ", "make test-long"))]
+    assert len(lines) == 2 and all("$slowest" in line for line in lines)
+    assert "--durations=" in (REPO / ".ci/run").read_text()
+
+
+def test_fast_slow_and_long_tests_are_all_tests() -> None:
+    """Each test is selected by `make test-fast`, `make test-slow` or `make test-long`, and `make test` is the first two."""
+    text = (REPO / "mk/test.mk").read_text()
+    chosen = dict(re.findall(r"^(test[a-z-]*): .*\n.* -m '([^']+)'", text, re.M))
+    assert chosen == {"test": "not long", "test-fast": "not slow and not long", "test-slow": "slow and not long"}
+    assert re.search(r"^test-long: .*\n.* -m long ", text, re.M)
