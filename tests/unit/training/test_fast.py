@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from specs import edit, full_spec, nano_spec, tiny_spec
+from helpers.specs import edit, full_spec, nano_spec, tiny_spec
 from toy import ToyModel
 from uniad.errors import UserError
 from uniad.training import fast, identity
