@@ -67,7 +67,7 @@ def timed(name: str, part: Callable[[], Any], repeats: int, note: str = "") -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--compile", nargs="*", default=[], metavar="PART", help="parts to time again behind torch.compile")
@@ -100,13 +100,17 @@ def main() -> None:
         _, terms = criterion.frame(det, rows.tracks.obj_id, iou, rows.valid, frame_targets(clip.targets, 0))
         return criterion.tracking([terms])
 
+    def mapping() -> Any:
+        match = criterion.match_map(queries, clip.targets)
+        return criterion.mapping(queries, match, model.seg_head.learnt_masks(queries, match.chosen.clamp(min=0)))
+
     parts: dict[str, Callable[[], Any]] = {
         "images": lambda: model.extract_features(frame.img),
         "bev": lambda: model.encode_bev(feats, frame, delta, prev, has_prev),
         "decoder": lambda: model.detect(bev, model.rows(carried.tracks, carried.valid)),
         "track_losses": matching,
         "map_queries": lambda: model.seg_head.queries(bev),
-        "map_losses": lambda: criterion.mapping(model.seg_head, queries, clip.targets),
+        "map_losses": mapping,
     }
     unknown = [name for name in args.compile if name not in parts]
     if unknown:

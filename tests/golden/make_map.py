@@ -18,12 +18,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import train_clip
+from helpers.map_losses import losses_of
 from helpers.recorded import Recorded
 from helpers.specs import tiny_spec
 from helpers.tolerances import TOLERANCES
 from helpers.weights import rule_state_dict
-from uniad.losses.map import map_losses
-from uniad.losses.map_matcher import map_targets, match_queries
+from uniad.losses.map_matcher import canvas_size, map_targets, match_queries
 from uniad.models.track import take_rows
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, clip_bevs
@@ -92,13 +92,13 @@ def loss_inputs() -> dict[str, torch.Tensor]:
     bev, _ = clip_bevs(model, clip.frames, None, ClipOptions())
     head = model.seg_head
     queries = head.queries(bev[:, -1])
-    losses = map_losses(head, queries, clip.targets, spec.model.map_loss)
+    losses = losses_of(head, queries, clip.targets, spec.model.map_loss)
     want = dict(zip(recorded["loss_names"].tolist(), recorded["losses"].tolist()))
     for name, value in losses.items():
         error = abs(value.item() - want[name]) / max(abs(want[name]), 1e-3)
         assert error < TOLERANCES["map_loss"], f"{name} is {value.item()}, recorded {want[name]}"
-    gt = map_targets(clip.targets, head.canvas_size, spec.model.map.num_things)
-    chosen = match_queries(queries.cls[-1], queries.boxes[-1], gt, head.canvas_size, spec.model.map_loss)
+    gt = map_targets(clip.targets, canvas_size(head.spec.canvas_hw), spec.model.map.num_things)
+    chosen = match_queries(queries.cls[-1], queries.boxes[-1], gt, canvas_size(head.spec.canvas_hw), spec.model.map_loss)
     things = head.thing_masks(queries.memory, take_rows(queries.query, chosen.clamp(min=0))).mask
     return {
         "cls": queries.cls, "boxes": queries.boxes, "chosen": chosen,

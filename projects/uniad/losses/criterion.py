@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from uniad.config.spec import ModelSpec
 from uniad.interface.types import Agents, DetOutput, MotionOutput, PlanOutput, Targets
-from uniad.losses.map import map_losses
+from uniad.losses.map import MapMatch, map_losses, match_map
+from uniad.losses.map_matcher import canvas_size
 from uniad.losses.matcher import FrameTargets, Match, match_frame
 from uniad.losses.motion import motion_losses
 from uniad.losses.occ import occ_losses
 from uniad.losses.planning import plan_losses
 from uniad.losses.track import FrameTerms, frame_terms, track_losses
-from uniad.models.map import MapHead, MapQueries
+from uniad.models.map import LearntMasks, MapQueries
 from uniad.models.occ import OccRaw
 
 
@@ -37,6 +38,7 @@ class Criterion(nn.Module):
     """
 
     code_weights: Tensor
+    canvas: Tensor
 
     def __init__(self, spec: ModelSpec, reduce_mean: Callable[[Tensor], Tensor] = alone) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class Criterion(nn.Module):
         self.reduce_mean = reduce_mean
         self.ego_row = spec.track.num_query  # the ego query follows the others
         self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights))
+        self.register_buffer("canvas", canvas_size(spec.map.canvas_hw), persistent=False)
 
     def frame(
         self, det: DetOutput, obj_id: Tensor, iou: Tensor, row_valid: Tensor, gt: FrameTargets
@@ -57,9 +60,13 @@ class Criterion(nn.Module):
         """Losses of a clip from the sums of its frames."""
         return track_losses(terms, self.spec.track_loss, self.reduce_mean)
 
-    def mapping(self, head: MapHead, queries: MapQueries, targets: Targets) -> dict[str, Tensor]:
-        """Losses of the map head on the clip's last frame."""
-        return map_losses(head, queries, targets, self.spec.map_loss, self.reduce_mean)
+    def match_map(self, queries: MapQueries, targets: Targets) -> MapMatch:
+        """Which map queries answer for the elements of the clip's last frame: ``mapping`` needs masks of those."""
+        return match_map(queries, targets, self.canvas, self.spec.map_loss)
+
+    def mapping(self, queries: MapQueries, match: MapMatch, masks: LearntMasks) -> dict[str, Tensor]:
+        """Losses of the map head on the clip's last frame. masks: ``MapHead.learnt_masks`` of ``match.chosen``."""
+        return map_losses(queries, match, masks, self.canvas, self.spec.map_loss, self.reduce_mean)
 
     def looking_ahead(
         self, agents: Agents, matched_gt: Tensor, motion: MotionOutput, occ: OccRaw, plan: PlanOutput, targets: Targets

@@ -7,6 +7,7 @@ fixed capacity, divided by a count averaged over processes: finite and different
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from uniad.config.spec import MapLossSpec
 from uniad.interface.types import Targets
 from uniad.losses.common import binary_focal_loss, dice_loss, giou_loss, masked_sum
 from uniad.losses.map_matcher import MapTargets, map_targets, match_masks, match_queries, xyxy_from_cxcywh
-from uniad.models.map import MapHead, MapQueries
+from uniad.models.map import LearntMasks, MapQueries
 from uniad.models.track import take_rows
 
 # Upstream's mask decoder weighs its class losses twice.
@@ -26,33 +27,50 @@ GIOU_EPS = 1e-6
 MASK_UPSAMPLING = 2
 
 
+class MapMatch(NamedTuple):
+    """Which query answers for which map element."""
+
+    gt: MapTargets
+    query_of_gt: Tensor  # [L * B, G] int64, layer by layer; -1 none
+
+    @property
+    def chosen(self) -> Tensor:
+        """[B, K = G] the last layer's queries, which get a mask: slot k is element k's query; -1 none."""
+        return self.query_of_gt[-len(self.gt.valid) :]
+
+
+def match_map(queries: MapQueries, targets: Targets, canvas: Tensor, spec: MapLossSpec) -> MapMatch:
+    """Matches the queries of every decoder layer. canvas: [4] (w, h, w, h) in pixels."""
+    gt = map_targets(targets, canvas, spec.num_things)
+    cls, boxes = queries.cls.float().flatten(0, 1), queries.boxes.float().flatten(0, 1)
+    return MapMatch(gt, match_queries(cls, boxes, gt, canvas, spec))
+
+
 def map_losses(
-    head: MapHead,
     queries: MapQueries,
-    targets: Targets,
+    match: MapMatch,
+    masks: LearntMasks,
+    canvas: Tensor,
     spec: MapLossSpec,
     reduce_mean: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> dict[str, Tensor]:
     """Weighted scalars ``map.*`` of a batch, under upstream's names.
 
-    queries: what ``head.queries(bev)`` returned for the clip's last frame. reduce_mean averages a tensor over processes; it
-    is called once, with the counts that everything is divided by. Things and stuff weigh by their share of all elements.
+    queries: of the map head for the clip's last frame; masks: what its mask heads made of ``match.chosen`` (any query where that
+    is -1). reduce_mean averages a tensor over processes; it is called once, with the counts that everything is divided by.
+    Things and stuff weigh by their share of all elements.
     """
-    canvas = head.canvas_size
-    gt = map_targets(targets, canvas, spec.num_things)
+    gt, query_of_gt, chosen_BK = match.gt, match.query_of_gt, match.chosen
     num_layers, batch = queries.cls.shape[:2]
     cls, boxes = queries.cls.float(), queries.boxes.float()
-    query_of_gt = match_queries(cls.flatten(0, 1), boxes.flatten(0, 1), gt, canvas, spec)  # [L*B, G]
-
-    chosen_BK = query_of_gt[-batch:]  # the last layer's queries get a mask; slot k is element k's query
     counts = torch.stack([(chosen_BK >= 0).sum(), torch.full_like(chosen_BK[0, 0], batch * spec.num_stuff)])
     num_things, num_stuff = reduce_mean(counts.float()).clamp(min=1).unbind()
     things_ratio = num_things / (num_things + num_stuff)
     stuff_ratio = num_stuff / (num_things + num_stuff)
 
     per_layer = _detection_losses(cls, boxes, query_of_gt, gt, canvas, num_things, spec)
-    things = _thing_losses(head, queries, chosen_BK, gt, canvas, num_things, spec)
-    stuff = _stuff_losses(head, queries, gt, num_stuff, spec)
+    things = _thing_losses(queries, masks, chosen_BK, gt, canvas, num_things, spec)
+    stuff = _stuff_losses(masks, gt, num_stuff, spec)
 
     losses = {f"map.{name}": value[-1] * things_ratio for name, value in per_layer.items()}
     losses["map.loss_mask_things"] = things.pop("mask") * things_ratio
@@ -95,7 +113,7 @@ def _detection_losses(
 
 
 def _thing_losses(
-    head: MapHead, queries: MapQueries, chosen_BK: Tensor, gt: MapTargets, canvas: Tensor, num_things: Tensor,
+    queries: MapQueries, masks: LearntMasks, chosen_BK: Tensor, gt: MapTargets, canvas: Tensor, num_things: Tensor,
     spec: MapLossSpec,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Mask losses of the chosen queries: "mask" of the last layer and "d{i}.loss_mask_things_f" of the ones before.
@@ -103,47 +121,40 @@ def _thing_losses(
     Upstream's mask decoder also predicts a class and a box, and multiplies their losses by zero. They are kept: their
     weights get a gradient of zero, not none, so an optimizer that decays weights treats them alike in both stacks.
     """
-    bev_hw = head.spec.bev_hw
     slot_valid, rows = chosen_BK >= 0, chosen_BK.clamp(min=0)
-    masks = head.thing_masks(queries.memory, take_rows(queries.query, rows), all_layers=True)
-    slot_masks = _unflatten(masks.mask, bev_hw)
+    *before, last = masks.things
     slot_of_gt = match_masks(
-        take_rows(queries.cls[-1].float(), rows), take_rows(queries.boxes[-1].float(), rows), slot_masks.detach(),
+        take_rows(queries.cls[-1].float(), rows), take_rows(queries.boxes[-1].float(), rows), last.detach(),
         slot_valid, gt, canvas, spec,
     )  # fmt: skip
     gt_of_slot = _inverse(slot_of_gt)
-    fine = _upsample(take_rows(gt.masks, gt_of_slot.clamp(min=0)), bev_hw)
+    fine = _upsample(take_rows(gt.masks, gt_of_slot.clamp(min=0)), last)
 
-    def mask_loss(mask_BKS: Tensor) -> Tensor:
-        loss = dice_loss(_upsample(_unflatten(mask_BKS, bev_hw), bev_hw).flatten(2), fine.flatten(2))
+    def mask_loss(mask_BKhw: Tensor) -> Tensor:
+        loss = dice_loss(_upsample(mask_BKhw, last).flatten(2), fine.flatten(2))
         return spec.weight_mask * masked_sum(loss, gt_of_slot >= 0, (0, 1)) / num_things
 
-    losses = {"mask": mask_loss(masks.mask)}
-    for layer, (mask, query) in enumerate(zip(masks.layer_masks, masks.layer_queries)):
+    losses = {"mask": mask_loss(last)}
+    for layer, (mask, unused_cls, unused_box) in enumerate(zip(before, masks.thing_cls, masks.thing_boxes)):
         losses[f"d{layer}.loss_mask_things_f"] = mask_loss(mask)
-        unused_box = head.reg_branches2[layer](query).float().sum() * 0
-        losses[f"d{layer}.loss_iou_f"] = unused_box
-        losses[f"d{layer}.loss_bbox_f"] = unused_box
-        losses[f"d{layer}.loss_cls_f"] = head.cls_thing_branches[layer](query).float().sum() * 0
+        losses[f"d{layer}.loss_iou_f"] = losses[f"d{layer}.loss_bbox_f"] = unused_box.float().sum() * 0
+        losses[f"d{layer}.loss_cls_f"] = unused_cls.float().sum() * 0
     return losses
 
 
-def _stuff_losses(
-    head: MapHead, queries: MapQueries, gt: MapTargets, num_stuff: Tensor, spec: MapLossSpec
-) -> dict[str, Tensor]:
+def _stuff_losses(masks: LearntMasks, gt: MapTargets, num_stuff: Tensor, spec: MapLossSpec) -> dict[str, Tensor]:
     """Mask loss of the drivable area, and mask and class losses of the mask layers before the last."""
-    bev_hw = head.spec.bev_hw
-    masks = head.stuff_masks(queries.memory, all_layers=True)
-    fine = _upsample(gt.drivable, bev_hw)
+    *before, last = masks.stuff
+    fine = _upsample(gt.drivable, last)
 
-    def mask_loss(mask_B1S: Tensor) -> Tensor:
-        loss = dice_loss(_upsample(_unflatten(mask_B1S, bev_hw), bev_hw).flatten(2), fine.flatten(2))
+    def mask_loss(mask_B1hw: Tensor) -> Tensor:
+        loss = dice_loss(_upsample(mask_B1hw, last).flatten(2), fine.flatten(2))
         return spec.weight_mask * loss.sum() / num_stuff
 
-    losses = {"mask": mask_loss(masks.mask)}
-    for layer, (mask, query) in enumerate(zip(masks.layer_masks, masks.layer_queries)):
+    losses = {"mask": mask_loss(last)}
+    for layer, (mask, cls) in enumerate(zip(before, masks.stuff_cls)):
         losses[f"d{layer}.loss_mask_stuff_f"] = mask_loss(mask)
-        logits = head.cls_stuff_branches[layer](query).float()  # [B, 1, 1]: is the area there? It always is.
+        logits = cls.float()  # [B, 1, 1]: is the area there? It always is.
         focal = binary_focal_loss(logits, torch.ones_like(logits), gamma=spec.focal_gamma, alpha=spec.focal_alpha)
         losses[f"d{layer}.loss_cls_stuff_f"] = STUFF_CLS_FACTOR * spec.weight_cls * focal.sum() / num_stuff
     return losses
@@ -157,11 +168,7 @@ def _inverse(slot_BG: Tensor) -> Tensor:
     return inverse.scatter_(1, torch.where(slot_BG >= 0, slot_BG, capacity), element)[:, :capacity]
 
 
-def _unflatten(mask_BKS: Tensor, bev_hw: tuple[int, int]) -> Tensor:
-    return mask_BKS.float().unflatten(-1, bev_hw)
-
-
-def _upsample(mask_BKhw: Tensor, bev_hw: tuple[int, int]) -> Tensor:
-    """Masks on the grid that they are compared on."""
-    size = (MASK_UPSAMPLING * bev_hw[0], MASK_UPSAMPLING * bev_hw[1])
+def _upsample(mask_BKhw: Tensor, like: Tensor) -> Tensor:
+    """Masks on the grid that they are compared on; like: [..., h, w] on the BEV's cells."""
+    size = (MASK_UPSAMPLING * like.shape[-2], MASK_UPSAMPLING * like.shape[-1])
     return F.interpolate(mask_BKhw, size=size, mode="bilinear", align_corners=False)

@@ -37,6 +37,12 @@ class MapTargets(NamedTuple):
     drivable: Tensor  # [B, 1, h, w] float, the only stuff class; every image has one
 
 
+def canvas_size(canvas_hw: tuple[int, int]) -> Tensor:
+    """[4] (w, h, w, h), by which a box as fractions of the canvas becomes pixels."""
+    height, width = canvas_hw
+    return torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
 def map_targets(targets: Targets, canvas: Tensor, num_things: int) -> MapTargets:
     """The part of a clip's ground truth that the map head learns from. canvas: [4] (w, h, w, h) in pixels."""
     corners = targets.lane_boxes.float() / canvas

@@ -43,6 +43,16 @@ class MapQueries(NamedTuple):
     reference: Tensor  # [B, R, 2 or 4] inverse sigmoid of what the last layer refined (2 if there is one layer)
 
 
+class LearntMasks(NamedTuple):
+    """Masks of K thing queries and of the stuff classes after every mask layer, for losses. L and L' mask layers."""
+
+    things: list[Tensor]  # L + 1 times [B, K, h, w] float32; the last is what the head is asked for
+    thing_cls: list[Tensor]  # L times [B, K, C] logits; upstream trains them with weight 0
+    thing_boxes: list[Tensor]  # L times [B, K, 4], likewise
+    stuff: list[Tensor]  # L' + 1 times [B, num_stuff, h, w] float32
+    stuff_cls: list[Tensor]  # L' times [B, num_stuff, 1] logits: is the class there?
+
+
 class EncoderLayer(nn.Module):
     def __init__(self, spec: MapSpec) -> None:
         super().__init__()
@@ -91,7 +101,7 @@ class MapTransformer(nn.Module):
 class MapHead(nn.Module):
     """``forward`` makes a map of a BEV: ``queries`` finds elements, ``select`` masks, sorts and merges the best.
 
-    Losses take ``queries``, ``thing_masks`` and ``stuff_masks`` instead.
+    Losses take ``queries`` and, of those that answer for an element, ``learnt_masks``.
     """
 
     def __init__(self, spec: MapSpec) -> None:
@@ -113,9 +123,6 @@ class MapHead(nn.Module):
         self.stuff_mask_head = MaskHead(dim, spec.num_heads, spec.stuff_mask_layers, self_attn=True)
         self.register_buffer("cell_code", sine_position((h, w), dim).flatten(1).t().contiguous(), persistent=False)
         self.register_buffer("cell_centres", _cell_centres(h, w), persistent=False)
-        canvas_h, canvas_w = spec.canvas_hw
-        canvas_size = torch.tensor([canvas_w, canvas_h, canvas_w, canvas_h], dtype=torch.float32)
-        self.register_buffer("canvas_size", canvas_size, persistent=False)  # [4] scales a box to pixels
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -181,6 +188,18 @@ class MapHead(nn.Module):
         query, pos = self.stuff_query.weight.expand(batch, -1, -1).chunk(2, dim=-1)
         return self.stuff_mask_head(memory_BSD, query, pos, all_layers)
 
+    def learnt_masks(self, queries: MapQueries, rows: Tensor) -> LearntMasks:
+        """What losses read of the mask heads. rows: [B, K] int64, the thing queries to make masks of."""
+        things = self.thing_masks(queries.memory, take_rows(queries.query, rows), all_layers=True)
+        stuff = self.stuff_masks(queries.memory, all_layers=True)
+        return LearntMasks(
+            things=[self._on_cells(mask) for mask in (*things.layer_masks, things.mask)],
+            thing_cls=[branch(query) for branch, query in zip(self.cls_thing_branches, things.layer_queries)],
+            thing_boxes=[branch(query) for branch, query in zip(self.reg_branches2, things.layer_queries)],
+            stuff=[self._on_cells(mask) for mask in (*stuff.layer_masks, stuff.mask)],
+            stuff_cls=[branch(query) for branch, query in zip(self.cls_stuff_branches, stuff.layer_queries)],
+        )
+
     def select(self, queries: MapQueries) -> MapOutput:
         """The ``top_k`` elements in the order of their final score, and the merged lanes."""
         spec = self.spec
@@ -206,6 +225,9 @@ class MapHead(nn.Module):
             query_pos=queries.query_pos,
             settled=merged.settled,
         )
+
+    def _on_cells(self, mask_BGS: Tensor) -> Tensor:
+        return mask_BGS.float().unflatten(-1, self.spec.bev_hw)
 
     def _on_canvas(self, mask_BGS: Tensor) -> Tensor:
         return cell_masks_to_canvas(mask_BGS.float(), self.spec.bev_hw, self.spec.canvas_hw)

@@ -116,7 +116,8 @@ def forward_clip(
     draws = draw(model.spec, *clip.frames.img.shape[:2], rng, clip.frames.img.device)
     terms, maps, out = forward_stage1(model, clip, criterion, draws, options)
     losses = criterion.tracking(terms)
-    losses |= criterion.mapping(model.seg_head, maps, targets)
+    match = criterion.match_map(maps, targets)
+    losses |= criterion.mapping(maps, match, model.seg_head.learnt_masks(maps, match.chosen.clamp(min=0)))
     if model.spec.stage2 is not None:
         ahead = look_ahead(model, stage1_result(model, out, maps, clip), targets)
         losses |= criterion.looking_ahead(*ahead, targets)
@@ -221,7 +222,8 @@ def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOpti
             has_prev = torch.ones_like(has_prev)
             bevs.append(prev)
         history = torch.stack([bevs[max(0, t - 1)] for t in range(num_frames)], dim=1)
-    # Weights that autocast turned to half precision above carry no gradient; the pass below must not find them.
+    # Weights that autocast turned to half precision above carry no gradient, and older PyTorch hands them to the pass below
+    # (pytorch issue 158232; 2.13 does not).
     torch.clear_autocast_cache()
 
     every, prev, deltas = torch.ones_like(flat.scene_start), history.flatten(0, 1), deltas.flatten(0, 1)

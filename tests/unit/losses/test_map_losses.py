@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import map_literal, train_clip
+from helpers.map_losses import losses_of
 from helpers.recorded import Recorded
 from helpers.specs import edit, nano_spec, tiny_spec
 from helpers.tolerances import TOLERANCES, close
 from helpers.weights import fill
 from torch import Tensor
 from uniad.interface.types import Targets
-from uniad.losses.map import map_losses
-from uniad.losses.map_matcher import map_targets, match_queries
+from uniad.losses.map_matcher import canvas_size, map_targets, match_queries
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_masks import Masks
 
@@ -82,13 +82,13 @@ def test_losses_are_those_of_plain_loops(head: MapHead, counts: list[int], chang
     targets, batch = change(make_targets(counts)), len(counts)
     with torch.no_grad():
         queries = head.queries(bev(batch))
-        got = map_losses(head, queries, targets, LOSS)
+        got = losses_of(head, queries, targets, LOSS)
 
         def thing_masks(b: int, rows: list[int]) -> list[np.ndarray]:
             masks = head.thing_masks(queries.memory[b : b + 1], queries.query[b : b + 1, rows], all_layers=True)
             return [m[0].unflatten(-1, (H, W)).numpy() for m in (*masks.layer_masks, masks.mask)]
 
-        gt = map_targets(targets, head.canvas_size, 3)
+        gt = map_targets(targets, canvas_size(head.spec.canvas_hw), 3)
         images = [
             {"cls": queries.cls[:, b].tolist(), "boxes": queries.boxes[:, b].tolist(), "elements": [
                 {"label": int(gt.labels[b, g]), "box": gt.boxes[b, g].tolist(), "mask": targets.lane_masks[b, g].numpy()}
@@ -103,7 +103,7 @@ def test_losses_are_those_of_plain_loops(head: MapHead, counts: list[int], chang
 
 def test_padding_adds_nothing(head: MapHead) -> None:
     queries = head.queries(bev(2))
-    short = map_losses(head, queries, make_targets([2, 3], capacity=3), LOSS)
+    short = losses_of(head, queries, make_targets([2, 3], capacity=3), LOSS)
     long = make_targets([2, 3], capacity=3)
     rubbish = make_targets([9, 9], capacity=9, seed=5)
     joined = {
@@ -111,14 +111,14 @@ def test_padding_adds_nothing(head: MapHead) -> None:
         for name in ("lane_labels", "lane_boxes", "lane_masks")
     }
     valid = torch.cat([long.lane_valid, torch.zeros(2, 9, dtype=torch.bool)], dim=1)
-    padded = map_losses(head, queries, long._replace(**joined | {"lane_valid": valid}), LOSS)
+    padded = losses_of(head, queries, long._replace(**joined | {"lane_valid": valid}), LOSS)
     for name, value in short.items():
         close(padded[name], value, "module")
 
 
 def test_without_any_element_all_is_finite_and_stuff_still_learns(head: MapHead) -> None:
     head.zero_grad()
-    losses = map_losses(head, head.queries(bev(2)), make_targets([0, 0]), LOSS)
+    losses = losses_of(head, head.queries(bev(2)), make_targets([0, 0]), LOSS)
     assert losses["map.loss_bbox"] == 0 and losses["map.loss_iou"] == 0 and losses["map.loss_mask_things"] == 0
     assert losses["map.loss_cls"] > 0 and losses["map.loss_mask_stuff"] > 0
     total(losses).backward()
@@ -132,16 +132,16 @@ def test_without_any_element_all_is_finite_and_stuff_still_learns(head: MapHead)
 def test_half_precision_changes_losses_little_and_gives_fp32_values(head: MapHead) -> None:
     targets = make_targets([2, 4])
     with torch.no_grad():
-        exact = map_losses(head, head.queries(bev(2)), targets, LOSS)
+        exact = losses_of(head, head.queries(bev(2)), targets, LOSS)
         with torch.autocast("cpu", torch.bfloat16):
-            half = map_losses(head, head.queries(bev(2)), targets, LOSS)
+            half = losses_of(head, head.queries(bev(2)), targets, LOSS)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in half.values())
     assert total(half).item() == pytest.approx(total(exact).item(), rel=0.05)
 
 
 def test_branches_trained_with_weight_zero_get_a_gradient_of_zero(head: MapHead) -> None:
     head.zero_grad()
-    losses = map_losses(head, head.queries(bev(2)), make_targets([2, 1]), LOSS)
+    losses = losses_of(head, head.queries(bev(2)), make_targets([2, 1]), LOSS)
     total(losses).backward()
     for name, parameter in head.named_parameters():
         if name.startswith(("reg_branches2", "cls_thing_branches")):
@@ -153,11 +153,11 @@ def test_more_elements_than_queries_leave_some_without(head: MapHead) -> None:
     few = MapHead(edit(SPEC, num_query=4, top_k=4)).eval()
     targets = make_targets([9, 2], capacity=9)
     queries = few.queries(bev(2))
-    gt = map_targets(targets, few.canvas_size, 3)
-    chosen = match_queries(queries.cls[-1], queries.boxes[-1], gt, few.canvas_size, LOSS)
+    gt = map_targets(targets, canvas_size(few.spec.canvas_hw), 3)
+    chosen = match_queries(queries.cls[-1], queries.boxes[-1], gt, canvas_size(few.spec.canvas_hw), LOSS)
     assert (chosen >= 0).sum(1).tolist() == [4, 2]
     assert sorted(chosen[0][chosen[0] >= 0].tolist()) == [0, 1, 2, 3]
-    losses = map_losses(few, queries, targets, LOSS)
+    losses = losses_of(few, queries, targets, LOSS)
     total(losses).backward()
     assert all(p.grad.isfinite().all() for p in few.parameters() if p.grad is not None)
 
@@ -171,8 +171,8 @@ def test_counts_are_averaged_over_processes_once(head: MapHead) -> None:
 
     with torch.no_grad():
         queries = head.queries(bev(2))
-        alone = map_losses(head, queries, targets, LOSS)
-        pair = map_losses(head, queries, targets, LOSS, other_process_has_none)
+        alone = losses_of(head, queries, targets, LOSS)
+        pair = losses_of(head, queries, targets, LOSS, other_process_has_none)
     assert calls == [[6.0, 2.0]]
     # Things are divided by 3 in place of 6, and weigh 3 of 5 in place of 6 of 8; stuff weighs 2 of 5 in place of 2 of 8.
     close(pair["map.loss_bbox"], alone["map.loss_bbox"] * (2 * (3 / 5) / (6 / 8)), "module")
@@ -183,8 +183,8 @@ def test_an_image_twice_in_a_batch_gives_the_losses_of_one(head: MapHead) -> Non
     one = make_targets([3])
     two = one._replace(**{n: v.repeat(2, *[1] * (v.dim() - 1)) for n, v in one._asdict().items() if v is not None})
     with torch.no_grad():
-        single = map_losses(head, head.queries(bev(1)), one, LOSS)
-        double = map_losses(head, head.queries(bev(1).repeat(2, 1, 1)), two, LOSS)
+        single = losses_of(head, head.queries(bev(1)), one, LOSS)
+        double = losses_of(head, head.queries(bev(1).repeat(2, 1, 1)), two, LOSS)
     for name, value in single.items():
         close(double[name], value, "module")
 
@@ -194,7 +194,7 @@ def test_no_value_decides_a_shape_or_visits_the_host() -> None:
 
     with FakeTensorMode(allow_non_fake_inputs=True):  # a fake tensor has no value to read
         head = MapHead(SPEC)
-        losses = map_losses(head, head.queries(torch.randn(2, H * W, SPEC.embed_dims)), make_fake_targets(2, 6), LOSS)
+        losses = losses_of(head, head.queries(torch.randn(2, H * W, SPEC.embed_dims)), make_fake_targets(2, 6), LOSS)
         total(losses).backward()
 
 
@@ -254,7 +254,7 @@ def test_recorded_losses_follow_from_stored_classes_boxes_and_masks(clip_losses:
     cls, boxes = stored["train/cls"], stored["train/boxes"]
     queries = MapQueries(cls, boxes, torch.zeros(1, 2500, 256), torch.zeros(1, 2500, 256), unread, unread, boxes[0])
     targets = recorded_targets()
-    got = map_losses(head, queries, targets, tiny_spec().model.map_loss)
+    got = losses_of(head, queries, targets, tiny_spec().model.map_loss)
     assert len(got) == 6 * 3 + 2
     for name, value in got.items():
         assert value.item() == pytest.approx(clip_losses[name], rel=TOLERANCES["map_loss"]), name
@@ -264,9 +264,9 @@ def test_recorded_queries_are_chosen(golden: Path) -> None:
     stored = Recorded.extract("map")
     want = np.load(golden / "tiny_stage1_train_outputs.npz")["seg_pos_inds_mask"]
     head = StoredMasks(stored["train/things_mask"], stored["train/stuff_mask"])
-    gt = map_targets(recorded_targets(), head.canvas_size, 3)
+    gt = map_targets(recorded_targets(), canvas_size(head.spec.canvas_hw), 3)
     spec = tiny_spec().model.map_loss
-    chosen = match_queries(stored["train/cls"][-1], stored["train/boxes"][-1], gt, head.canvas_size, spec)
+    chosen = match_queries(stored["train/cls"][-1], stored["train/boxes"][-1], gt, canvas_size(head.spec.canvas_hw), spec)
     assert sorted(chosen[chosen >= 0].tolist()) == sorted(want.tolist())
 
 
@@ -275,5 +275,5 @@ def test_names_and_their_order_are_upstreams(clip_losses: dict[str, float]) -> N
     head = fill(MapHead(spec), "seg_head.", "train")
     with torch.no_grad():
         queries = head.queries(torch.randn(1, H * W, spec.embed_dims))
-        losses = map_losses(head, queries, make_targets([2]), tiny_spec().model.map_loss)
+        losses = losses_of(head, queries, make_targets([2]), tiny_spec().model.map_loss)
     assert list(losses) == list(clip_losses)
