@@ -128,7 +128,7 @@ def busy(work: list[Kernel]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--stage", type=int, choices=(1, 2), default=2)
     parser.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
     parser.add_argument("--data-root", help="the dataset (default: the config's)")

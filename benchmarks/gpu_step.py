@@ -2,7 +2,7 @@
 """Times on one GPU: the stage-1 step of tiny and full (eager and as a CUDA graph), the attention kernel and the assignment.
 
 Every row is measured side by side in one run, by device events after a warm-up.
-`benchmarks/gpu_step.py [--variants tiny full]`
+`benchmarks/gpu_step.py --variants tiny full`
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def assignment_row() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="+", default=["tiny", "full"], choices=sorted(CONFIG_OF))
+    parser.add_argument("--variants", nargs="+", choices=sorted(CONFIG_OF), required=True)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")

@@ -309,7 +309,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--variant", choices=VARIANTS, default="tiny")
+    p.add_argument("--variant", choices=VARIANTS, required=True)
     p.add_argument("--stage", type=int, choices=sorted(KINDS), default=2)
     p.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
     p.add_argument("--data-root", help="the dataset (default: the config's)")

@@ -193,7 +193,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=VARIANTS, default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--stage", type=int, choices=sorted(KINDS), default=1)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--frames", type=int, nargs="+", default=[5])

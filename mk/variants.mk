@@ -37,7 +37,7 @@ DEMO_ITERS.full := 2 1
 DEMO_CLIPS.nano := 20
 
 # Seconds of an iteration of one clip, of stage 1 and stage 2, in fp32: from which preflight tells how long a training takes.
-# native: one H200, `benchmarks/train_step.py --samples 1 --frames 5 --frozen` (stage 2: --frames 3; docs/results.md). torch1.12:
+# native: one H200, `benchmarks/train_step.py --variant V --samples 1 --frames 5 --frozen` (stage 2: --frames 3; docs/results.md). torch1.12:
 # full from upstream's docs/TRAIN_EVAL.md (2 and 4 days on 8 A100), tiny timed on one H200. On two CPU cores: half the CPU seconds of a
 # clip, "The demo" in docs/results.md
 PACE.full := native=2.0,1.34 torch1.12=8.2,4.9

@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     )
     p.add_argument("--opset", type=int, help="16 to 19 (default: from --trt, else 17)")
     p.add_argument("--sampling", help="gridsample, gather or plugin (default: from --trt, else gridsample)")
-    p.add_argument("--frames", type=int, help="frames of the recorded sequence (default 10; of the end-to-end step 20, full 3)")
+    p.add_argument("--frames", type=int, help="frames to record (default 10; end to end 20, on a large BEV 3)")
     p.add_argument("--split", default="val", choices=("train", "val"), help="split that the recorded frames come from")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="override config values")
     return p.parse_args()

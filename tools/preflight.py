@@ -200,7 +200,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stack", choices=configure.STACKS, default="native")
     parser.add_argument("--runtime", choices=configure.RUNTIMES, default="host")
-    parser.add_argument("--variant", default="tiny")
+    parser.add_argument("--variant", required=True)
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--data", type=Path, default=Path("data/nuscenes"), help="folder of the dataset")
     parser.add_argument("--infos", type=Path, default=Path("data/infos/nuscenes_infos_temporal_train.pkl"))

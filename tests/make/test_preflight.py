@@ -34,7 +34,7 @@ def plenty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def inspected(*words: str) -> preflight.Report:
-    return preflight.inspect(preflight.parse_args(list(words)))
+    return preflight.inspect(preflight.parse_args(["--variant", "tiny", *words]))
 
 
 def test_a_machine_that_lacks_nothing_hears_nothing():

@@ -65,9 +65,10 @@ class FutureScores:
         gt, steps = sample.targets.stage2, spec.model.stage2.plan.steps
         plans = {MODEL: result.plan.raw, OPTIMISED: result.plan.path, BASELINE: constant_velocity_plan(velocity, steps)}
         boxes = [gt.future_boxes[0, t][gt.future_boxes_valid[0, t]].numpy() for t in range(1, steps + 1)]
-        truth = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1], boxes
+        path, mask, occupied = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1]
+        driver = self.planning[MODEL].driver_hits(path, occupied, boxes)
         for name, metric in self.planning.items():
-            metric.update(plans[name], *truth)
+            metric.update(plans[name], path, mask, occupied, boxes, driver)
         self.agents_dropped += result.agents_dropped
 
     def _update_motion(self, agents: Forecasts, sample: SceneSample, spec: Spec) -> None:

@@ -26,9 +26,6 @@ HORIZONS_S = (1, 2, 3)
 METRICS = ("L2", "obj_col", "obj_box_col")
 
 Bound = tuple[float, float, float]
-FULL_GRID: tuple[Bound, Bound] = ((-50.0, 50.0, 0.5), (-50.0, 50.0, 0.5))
-# What upstream's evaluation of every config uses, full ones too; tiny's labels have this grid.
-TINY_GRID: tuple[Bound, Bound] = ((-12.5, 12.5, 0.5), (-12.5, 12.5, 0.5))
 
 
 class PlanningMetric:
@@ -42,7 +39,7 @@ class PlanningMetric:
 
     def __init__(
         self,
-        grid: tuple[Bound, Bound] = FULL_GRID,
+        grid: tuple[Bound, Bound],
         steps: int = 6,
         compat: CompatChoice = UPSTREAM,
     ) -> None:
@@ -58,12 +55,14 @@ class PlanningMetric:
         gt_mask: ArrayLike,
         segmentation: ArrayLike,
         boxes: Sequence[NDArray[np.float32]] | None = None,
+        driver: NDArray[np.bool_] | None = None,
     ) -> None:
         """One sample.
 
         traj, gt_traj: [F, >=2] metres, lidar frame, steps of 0.5 s from 0.5 s on; gt_mask: [F] or [F, 2], non-zero where the
         driver's path is known; segmentation: [F, h, w] of the same steps (not of the present), non-zero where occupied or
-        unknown; boxes: of each of these steps, [n, >=7] box9 in the lidar frame of now, which ``fixed`` takes instead.
+        unknown; boxes: of each of these steps, [n, >=7] box9 in the lidar frame of now, which ``fixed`` takes instead;
+        driver: what ``driver_hits`` says of the same ground truth, where several plans are held against it.
         """
         traj, gt = (np.asarray(x, np.float32)[:, :2] for x in (traj, gt_traj))
         mask = np.asarray(gt_mask, np.float32)
@@ -78,18 +77,25 @@ class PlanningMetric:
         known = (mask != 0).any(1)
         # where, because an unknown step may hold anything
         self.sums[0] += np.sqrt((np.where(mask != 0, traj - gt, 0) ** 2 * mask).sum(1))
-        # Upstream looks where the ground truth stands at every step, known or not; no number ends in the first cell there.
-        finite = np.nan_to_num(gt, nan=-1e6, posinf=-1e6, neginf=-1e6)
+        clean = ~(self.driver_hits(gt, occupied, boxes) if driver is None else driver)
+        counted = clean & known if self.compat == "fixed" else clean
         if self.compat == "fixed" and boxes is not None:
-            counted = ~box_hits(finite, boxes)[1] & known
             self.sums[1:] += box_hits(traj, boxes) & counted
         else:
-            clean = ~self.footprint_hits(finite, occupied)
-            counted = clean & known if self.compat == "fixed" else clean
             self.sums[1] += np.where(counted, self.point_value(traj, occupied), 0)
             self.sums[2] += counted & self.footprint_hits(traj, occupied)
         self.counts += known if self.compat == "fixed" else 1
         self.samples += 1
+
+    def driver_hits(
+        self, gt_traj: ArrayLike, segmentation: ArrayLike, boxes: Sequence[NDArray[np.float32]] | None = None
+    ) -> NDArray[np.bool_]:
+        """At which steps [F] the driver's own path meets something, which no plan is blamed for. Arguments as for ``update``."""
+        # Upstream looks where the ground truth stands at every step, known or not; no number ends in the first cell there.
+        finite = np.nan_to_num(np.asarray(gt_traj, np.float32)[:, :2], nan=-1e6, posinf=-1e6, neginf=-1e6)
+        if self.compat == "fixed" and boxes is not None:
+            return box_hits(finite, boxes)[1]
+        return self.footprint_hits(finite, np.asarray(segmentation))
 
     def merge(self, other: PlanningMetric) -> None:
         self.sums += other.sums

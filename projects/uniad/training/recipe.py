@@ -86,7 +86,7 @@ def read_recipe(path: str | Path) -> Recipe:
     _only(content, known, f"{path}")
     for key in sorted(known - {"options"}):
         if key not in content:
-            raise ConfigError(f"{path}: {key} is missing; projects/configs/recipes/nano.py has all that a recipe needs")
+            raise ConfigError(f"{path}: {key} is missing; those in projects/configs/recipes have all that a recipe needs")
     worlds = content["worlds"]
     _only(worlds, {"scenes", "frames"}, f"{path}, worlds")
     phases = tuple(_phase(entry, f"{path}, phase {number}") for number, entry in enumerate(content["phases"], 1))

@@ -60,7 +60,7 @@ def test_a_report_names_parts_and_longest_kernels(bench, capsys) -> None:
 
 def test_unknown_modes_and_a_machine_without_a_gpu_are_one_line(bench, capsys, monkeypatch) -> None:
     for argv, want in ((["--modes", "fast"], "unknown mode 'fast'"), ([], "needs a GPU")):
-        monkeypatch.setattr(sys, "argv", ["frame_parts.py", *argv])
+        monkeypatch.setattr(sys, "argv", ["frame_parts.py", "--variant", "nano", *argv])
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         with pytest.raises(SystemExit) as stopped:
             run_cli(bench.main)

@@ -19,6 +19,7 @@ from uniad.data.labels import Labeller
 from uniad.deploy.plausible import Limits
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
+from uniad.evaluation import planning
 from uniad.evaluation.future import BASELINE, MODEL, OPTIMISED, EgoMotion, FutureScores, ego_in_lidar
 from uniad.evaluation.report import table
 from uniad.evaluation.run import Collected, collect, score
@@ -143,6 +144,18 @@ def test_compatibility_switches_reach_the_metrics(fine: Spec) -> None:
     fixed = edit(fine, model__compat__planning_metric="fixed", model__compat__motion_metric="fixed")
     assert all(m.compat == "fixed" for m in (*FutureScores(fixed).planning.values(), *FutureScores(fixed).motion.values()))
     assert all(m.compat == UPSTREAM for m in FutureScores(fine).planning.values())
+
+
+@pytest.mark.parametrize("compat", ["upstream", "fixed"])
+def test_the_drivers_own_collisions_are_looked_for_once_for_all_plans(samples, fine, monkeypatch, compat) -> None:
+    spec = edit(fine, model__compat__planning_metric=UPSTREAM if compat == "upstream" else "fixed")
+    paths = []
+    for owner, name in ((planning.PlanningMetric, "footprint_hits"), (planning, "box_hits")):
+        look = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, look=look: paths.append(args) or look(*args))
+    scores = FutureScores(spec)
+    scores.update(perfect(samples[0], spec), samples[0], EgoMotion().velocity(samples[0].frame), spec)
+    assert len(scores.planning) == 3 and len(paths) == 1 + 3
 
 
 def test_metrics_stand_on_the_grid_of_the_labels(spec: Spec, fine: Spec) -> None:

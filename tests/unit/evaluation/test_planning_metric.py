@@ -7,8 +7,6 @@ import pytest
 from helpers.recorded import Recorded
 from uniad.config.spec import UPSTREAM
 from uniad.evaluation.planning import (
-    FULL_GRID,
-    TINY_GRID,
     PlanningMetric,
     box_hits,
     constant_velocity_plan,
@@ -16,6 +14,8 @@ from uniad.evaluation.planning import (
     ego_velocity_from_can_bus,
 )
 
+FULL_GRID = ((-50.0, 50.0, 0.5), (-50.0, 50.0, 0.5))
+TINY_GRID = ((-12.5, 12.5, 0.5), (-12.5, 12.5, 0.5))  # of tiny's labels; upstream evaluates every config on it
 GRIDS = {"tiny": TINY_GRID, "base": FULL_GRID}
 
 
@@ -74,6 +74,11 @@ def test_collisions_of_centre_and_footprint_where_the_driver_has_none() -> None:
     standing = PlanningMetric(TINY_GRID)
     standing.update(np.zeros((6, 2)), np.zeros((6, 2)), np.ones((6, 2)), occupied)
     assert not standing.sums.any(), "the driver stood there too"
+    told = PlanningMetric(TINY_GRID)
+    hits = told.driver_hits(driver, occupied)
+    assert hits.tolist() == [False] * 5 + [True]
+    told.update(np.zeros((6, 2)), driver, np.ones((6, 2)), occupied, driver=hits)
+    assert np.array_equal(told.sums, metric.sums)
 
 
 def test_steps_without_ground_truth_count_as_in_upstream_or_not_at_all() -> None:
@@ -91,7 +96,7 @@ def test_steps_without_ground_truth_count_as_in_upstream_or_not_at_all() -> None
     nothing = PlanningMetric(TINY_GRID, compat="fixed")
     nothing.update(plan, gt, np.zeros(6), empty())
     assert all(np.isnan(v) for v in nothing.compute().values())
-    assert all(np.isnan(v) for v in PlanningMetric().compute().values())
+    assert all(np.isnan(v) for v in PlanningMetric(FULL_GRID).compute().values())
 
 
 def test_a_step_without_ground_truth_is_left_out_where_upstream_leaves_it_out() -> None:

@@ -84,6 +84,15 @@ def test_keys_that_an_earlier_version_kept_unread_are_no_difference():
     assert differences(load_spec(STAGE2), json.dumps(saved)) == []
 
 
+def test_checkpoints_name_the_parts_of_stage_2_as_ever():
+    """What a checkpoint holds and what it is compared with: names of its parts stand beside those of stage 1, empty there."""
+    one, two = (flatten(load_spec(config)) for config in (STAGE1, STAGE2))
+    empty = {"model.motion": None, "model.occ": None, "model.plan": None, "model.agent_capacity": 0}
+    assert {key: one[key] for key in empty} == empty
+    assert two["model.agent_capacity"] == 64 and two["model.motion.predict_modes"] == 6 and "model.plan.use_col_optim" in two
+    assert not [key for key in (*one, *two) if "stage2" in key]
+
+
 def test_harmless_keys_are_keys_of_a_spec():
     known = set(flatten(load_spec(STAGE2)))
     assert identity.HARMLESS_SPEC_KEYS <= known, identity.HARMLESS_SPEC_KEYS - known

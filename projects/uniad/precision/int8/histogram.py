@@ -28,15 +28,15 @@ class Magnitudes:
         if not np.isfinite(largest):
             raise UserError("a value is not finite")
         self.largest = max(self.largest, largest)
-        if self.largest == 0:
-            self.counts[0] += min(flat.size, SAMPLED)
+        some = flat[:: -(-flat.size // SAMPLED) | 1]  # an odd stride, so that it does not follow channels
+        if self.largest == 0:  # nothing but zeros until now, which lie in the first bin of any range
+            self.counts[0] += some.size
             return
         if self.range == 0:
             self.range = largest
         while self.range < largest:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self.range *= 2
-        some = flat[:: -(-flat.size // SAMPLED) | 1]  # an odd stride, so that it does not follow channels
         self.counts += np.bincount(np.minimum((some * (BINS / self.range)).astype(np.int32), BINS - 1), minlength=BINS)
 
     def limit(self, method: str, percentile: float = 99.99) -> float:

@@ -40,6 +40,12 @@ def test_a_range_that_grows_from_frame_to_frame_loses_no_count() -> None:
     assert grown.limit("percentile", 90) == pytest.approx(at_once.limit("percentile", 90), abs=4 * grown.range / BINS)
 
 
+def test_zeros_count_alike_before_and_after_the_first_other_number() -> None:
+    for size in (1000, 2 * SAMPLED, 4 * SAMPLED + 1):
+        zeros, one = np.zeros(size), np.ones(1)
+        assert np.array_equal(of(zeros, one).counts, of(one, zeros).counts), size
+
+
 def test_entropy_cuts_the_tail_of_a_long_distribution_and_keeps_a_flat_one() -> None:
     rng = np.random.default_rng(0)
     long = of(np.concatenate([rng.normal(size=200_000), [40.0, -60.0]]))
