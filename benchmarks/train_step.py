@@ -141,7 +141,8 @@ def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
     return replace(model, queue_length=frames)
 
 
-def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> None:
+def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> float:
+    """Prints a line; returns GiB of memory that were reserved at the peak."""
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = UniAD(with_frames(spec.model, frames), random_anchors(spec.model)).to(device).train()
@@ -189,6 +190,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> N
         print(f"  GPU busy {busy / 1e3:.1f} ms in {sum(e.count for e in events)} kernels")
         for e in events[: args.top]:
             print(f"  {e.self_device_time_total / 1e3:8.2f} ms {e.count:6d} x  {e.key[:150]}", flush=True)
+    return reserved
 
 
 def main() -> None:

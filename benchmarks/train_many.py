@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Clips a second of whole trainings, on one GPU and on several, recorded as a CUDA graph and kernel by kernel, in one run.
+
+    benchmarks/train_many.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --gpus 1 2 --clips 8 \\
+        --train-args --from-scratch --no-regularisation \\
+        --cfg-options queue_length=3 model.queue_length=3 data.train.queue_length=3
+
+Every row is a training by tools/train.py from the packs that are named, from the dataset (``--data disk``), or from a small
+synthetic world that is made and packed first. Seconds of an iteration are the median of the log's, without its first lines; the
+share that waited for data is the log's too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODES = {"graph": [], "eager": ["--no-fast", "--precision", "bf16"], "graph-bf16": ["--reduce-bf16"]}
+INTERVAL = 10  # iterations of a line of the log
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config")
+    p.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--modes", nargs="+", choices=MODES, default=["graph", "eager"],
+                   help="graph: as picked; eager: bf16, kernel by kernel; graph-bf16: gradients travel in bf16")
+    p.add_argument("--clips", type=int, default=8, help="of a step, on each GPU")
+    p.add_argument("--iterations", type=int, default=60)
+    p.add_argument("--data", choices=("packs", "disk"), default="packs")
+    p.add_argument("--packs", nargs="+", default=[], help="packs that are there (default: a small world is made)")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    p.add_argument("--out", type=Path, help="also write the rows here, as JSON")
+    p.add_argument("--train-args", nargs=argparse.REMAINDER, default=[], help="options of tools/train.py, to the end of the line")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = ["--packs", *(args.packs or [small_pack(args, Path(folder))])] if args.data == "packs" else []
+        rows = [measure(args, gpus, mode, data, Path(folder)) for gpus in args.gpus for mode in args.modes]
+    first = {row["mode"]: row["clips_per_s"] for row in rows if row["gpus"] == min(args.gpus)}
+    for row in rows:
+        row["of_linear"] = round(row["clips_per_s"] / first[row["mode"]] / row["gpus"] * min(args.gpus), 3)
+        print(f"{row['gpus']} GPU(s), {row['mode']:10s}: {row['seconds'] * 1e3:8.1f} ms, {row['clips_per_s']:8.2f} clips/s "
+              f"({row['of_linear']:.0%} of linear), {row['waiting']:.0%} waiting for data, {row['memory_gb']:.1f} GB, "
+              f"loss {row['loss']:.3f}")  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def small_pack(args: argparse.Namespace, folder: Path) -> str:
+    size = ["--scenes", "4", "--frames", "20"]
+    run([sys.executable, "tools/make_packs.py", args.config, "--seeds", "11", "--out", str(folder), *size])
+    return str(folder / "11.pt")
+
+
+def measure(args: argparse.Namespace, gpus: int, mode: str, data: list[str], folder: Path) -> dict:
+    """One training, from its log."""
+    work = folder / f"{gpus}.{mode}"
+    words = [
+        args.config, "--work-dir", str(work), "--resume", "none", "--save-every", "0", "--no-tensorboard",
+        "--device", args.device, "--max-iters", str(args.iterations), "--samples-per-gpu", str(args.clips),
+        *data, *MODES[mode], *args.train_args, "--cfg-options", f"log_config.interval={INTERVAL}",
+    ]  # fmt: skip
+    tool = [sys.executable, "tools/train.py"] if gpus == 1 else ["tools/uniad_dist_train.sh"]
+    run([*tool, words[0], *([str(gpus)] if gpus > 1 else []), *words[1:]])
+    lines = [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
+    steady = lines[2:] or lines[-1:]
+    seconds = statistics.median(line["time"] for line in steady)
+    waiting = statistics.median(line["data_time"] for line in steady)
+    return {
+        "gpus": gpus, "mode": mode, "seconds": seconds, "clips_per_s": gpus * args.clips / seconds, "waiting": waiting / seconds,
+        "memory_gb": lines[-1]["memory"] / 1e3, "loss": lines[-1]["loss"],
+    }  # fmt: skip
+
+
+def run(words: list[str]) -> None:
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable})
+    if done.returncode:
+        sys.exit(f"error: {' '.join(words)} ended with status {done.returncode}")
+
+
+if __name__ == "__main__":
+    main()
