@@ -172,7 +172,7 @@ def main() -> int:
         limits=Limits.parse(args.limits),
     ) as runtime:
         dataset = DatasetFrames(runtime.spec.data, args.split)
-        a, b = ([shot.sensors for shot in dataset.scene(name, args.most)] for name in args.scenes)
+        a, b = ([record.sensors for record in dataset.scene(name, args.most)] for name in args.scenes)
         report = {"model": str(args.model), "backend": runtime.backend, **endure(runtime, a, b, args.frames)}
     if args.out:
         with atomic_path(args.out) as temporary:

@@ -26,7 +26,7 @@ import torch
 from gpu_step import milliseconds
 from latency import TORCH_MODES, VARIANTS, make_model, read_frames, store_frames, the_spec
 from torch.profiler import ProfilerActivity, profile, record_function
-from uniad.backends.cuda_graph import ResidentStep, parts
+from uniad.backends.cuda_graph import CudaGraphStep, parts
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import contract_for
 
@@ -81,7 +81,7 @@ def traced(call: Callable[[], object]) -> list[Kernel]:
         return kernels(json.loads(path.read_text())["traceEvents"])
 
 
-def mark(step: ResidentStep) -> None:
+def mark(step: CudaGraphStep) -> None:
     """Put each part of the step under its name in a trace."""
     names = {module: name for name, module in step.model.named_modules()}
     for owner, method in parts(step.model):
@@ -154,17 +154,17 @@ def main() -> int:
             store_frames(spec, contract, 4, stored)
         frames = read_frames(spec, stored, "cuda")
     for mode in args.modes:
-        way, precision = mode.split("-")
+        step_mode, precision = mode.split("-")
         torch._dynamo.reset()
         begun = time.perf_counter()
-        step = ResidentStep(make_model(spec, args.checkpoint), contract, precision, way, compile_options=options or None)
+        step = CudaGraphStep(make_model(spec, args.checkpoint), contract, precision, step_mode, compile_options=options or None)
         for frame in frames:
             step.load(frame)
             step.run()
         ready_s = time.perf_counter() - begun
         frame_ms = milliseconds(step.run, 50)
         replay = traced(step.run)
-        if way != "compile":  # nothing of it is called by name any more
+        if step_mode != "compile":  # nothing of it is called by name any more
             mark(step)
         report(mode, ready_s, frame_ms, replay, traced(step.advance), args.longest)
         if args.out:

@@ -18,7 +18,7 @@ from uniad.export.to_onnx import example_tensors
 from uniad.interface.contract import contract_for, unpack_inputs
 from uniad.models.uniad import UniAD
 from uniad.ops.assignment import linear_assignment
-from uniad.ops.deformable_attention import deformable_attention, sampling_lowering
+from uniad.ops.deformable_attention import deformable_attention, sampling_as
 from uniad.ops.recording import record
 
 CONFIG_OF = config_files(1)
@@ -74,7 +74,7 @@ def attention_rows() -> None:
 
         with torch.no_grad():
             forward = milliseconds(lambda inputs=inputs: deformable_attention(inputs[0], shapes, *inputs[1:]))
-            with sampling_lowering("gridsample"):
+            with sampling_as("gridsample"):
                 plain = milliseconds(lambda inputs=inputs: deformable_attention(inputs[0], shapes, *inputs[1:]), 5)
         name = str(dtype).removeprefix("torch.")
         print(f"deformable attention, {name}: forward {forward:.3f} ms, with backward {milliseconds(both):.3f} ms, "

@@ -29,7 +29,7 @@ from typing import Any
 import _tools  # noqa: F401
 import numpy as np
 import torch
-from uniad.backends.cuda_graph import PRECISIONS, WAYS
+from uniad.backends.cuda_graph import MODES, PRECISIONS
 from uniad.config.read import load_spec
 from uniad.config.spec import CompatSpec, Spec, Stage2Spec
 from uniad.config.variants import KINDS, config_files
@@ -41,7 +41,7 @@ from uniad.verify.objects import pairs
 
 VARIANTS = sorted(config_files(1))
 REFERENCE = "eager-fp32"
-TORCH_MODES = tuple(f"{way}-{precision}" for way in WAYS for precision in PRECISIONS)
+TORCH_MODES = tuple(f"{mode}-{precision}" for mode in MODES for precision in PRECISIONS)
 ORT_MODES = ("ort-cpu", "ort-cuda", "ort-cuda-tf32", "ort-tensorrt")
 KEPT = ("boxes", "obj_id", "label", "active", "plan_traj")  # outputs that modes are compared by
 
@@ -84,7 +84,7 @@ def store_frames(spec: Spec, contract: Contract, count: int, path: Path) -> tupl
 
 
 def read_frames(spec: Spec, path: Path, device: str) -> list[list[torch.Tensor]]:
-    """Border tensors of every frame on the device, images normalised."""
+    """Graph inputs of every frame on the device, images normalised."""
     image = spec.data.image
     mean, std = (torch.tensor(v, device=device).view(1, 1, 3, 1, 1) for v in (image.mean, image.std))
     frames = []
@@ -114,25 +114,25 @@ def make_model(spec: Spec, checkpoint: str | None) -> UniAD:
 def make_step(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace) -> Any:
     """The mode's step: ``load``, ``run``, ``outputs``, ``reset``."""
     if mode in ORT_MODES:
-        from uniad.backends.resident_ort import ResidentOrt
+        from uniad.backends.onnxruntime_step import OnnxRuntimeStep
 
         _, provider, *more = mode.split("-")
         make = dict(provider=provider, tf32="tf32" in more, threads=args.threads)
         try:
-            return ResidentOrt(contract, args.graph, **make, capture=provider == "cuda" and not args.no_capture)
+            return OnnxRuntimeStep(contract, args.graph, **make, capture=provider == "cuda" and not args.no_capture)
         except UserError:
             raise
         except Exception as error:
             if provider != "cuda" or args.no_capture:
                 raise
             print(f"{mode}: no CUDA graph ({first_line(error)})", file=sys.stderr, flush=True)
-            return ResidentOrt(contract, args.graph, **make, capture=False)
-    from uniad.backends.cuda_graph import ResidentStep
+            return OnnxRuntimeStep(contract, args.graph, **make, capture=False)
+    from uniad.backends.cuda_graph import CudaGraphStep
 
-    way, precision = mode.split("-")
+    step_mode, precision = mode.split("-")
     options = dict(pair.split("=", 1) for pair in args.inductor)
     options = {name: json.loads(value) for name, value in options.items()}
-    return ResidentStep(make_model(spec, args.checkpoint), contract, precision, way, args.device, options or None)
+    return CudaGraphStep(make_model(spec, args.checkpoint), contract, precision, step_mode, args.device, options or None)
 
 
 def run_mode(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def input_copy_ms(frame: list[torch.Tensor]) -> float:
 
 
 def on_cpu(contract: Contract, args: argparse.Namespace) -> Any:
-    from uniad.backends.resident_ort import nodes_on_cpu
+    from uniad.backends.onnxruntime_step import nodes_on_cpu
 
     try:
         return nodes_on_cpu(contract, args.graph, args.work)
@@ -447,8 +447,8 @@ def run_all(spec: Spec, contract: Contract, args: argparse.Namespace, work: Path
                 with np.load(work / f"{label}.npz") as got, np.load(work / f"{REFERENCE}.npz") as want:
                     row |= errors(dict(got), dict(want))
             rows[label] = row
-            said = row.get("failed") or f"{row['median_ms']:.2f} ms"
-            print(f"{label}: {said} ({time.perf_counter() - begun:.0f} s in all)", flush=True)
+            shown = row.get("failed") or f"{row['median_ms']:.2f} ms"
+            print(f"{label}: {shown} ({time.perf_counter() - begun:.0f} s in all)", flush=True)
     return rows
 
 

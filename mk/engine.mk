@@ -6,15 +6,15 @@ $(call numbers,COMPUTE_CAPABILITIES)
 $(if $(WORKSPACE_GIB),$(call amount,WORKSPACE_GIB))
 
 # The graph of each precision: types lie in it.
-LOWERED := $(ONNX:.onnx=_fp16.onnx)
+FP16_ONNX := $(ONNX:.onnx=_fp16.onnx)
 QUANTISED := $(ONNX:.onnx=_int8.onnx)
 ENGINE_ONNX.fp32 := $(ONNX)
-ENGINE_ONNX.fp16 := $(LOWERED)
+ENGINE_ONNX.fp16 := $(FP16_ONNX)
 ENGINE_ONNX.int8 := $(QUANTISED)
 ENGINE_ONNX := $(ENGINE_ONNX.$(PRECISION))
 
-$(LOWERED): $(ONNX) $(call code,precision verify) | $(ENV)
-	$(RUN) tools/lower_onnx.py $< --out $@
+$(FP16_ONNX): $(ONNX) $(call code,precision verify) | $(ENV)
+	$(RUN) tools/convert_precision.py $< --out $@
 
 $(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call positive,$v)))
 $(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,auto percentile entropy minmax))

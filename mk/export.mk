@@ -34,14 +34,14 @@ $(REPORT): $(ONNX) $(call code,verify backends artifacts postprocess) .make/var/
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }
 
 # The same step by either way of sampling, beside the graph that is deployed.
-SAMPLED := $(foreach s,gridsample gather,$(ONNX:.onnx=.$s.onnx))
+SAMPLING_ONNX := $(foreach s,gridsample gather,$(ONNX:.onnx=.$s.onnx))
 SAMPLING_REPORT := $(ONNX:.onnx=.sampling.json)
 compare-sampling: $(SAMPLING_REPORT) ## Replay one recorded sequence through both exports, GridSample and gather, and print how they differ
-$(SAMPLED): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
+$(SAMPLING_ONNX): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX)) --sampling $*
 
-$(SAMPLING_REPORT): $(SAMPLED) $(call code,verify backends artifacts postprocess) | $(ENV)
-	$(RUN) tools/compare_exports.py $(SAMPLED) --out $@
+$(SAMPLING_REPORT): $(SAMPLING_ONNX) $(call code,verify backends artifacts postprocess) | $(ENV)
+	$(RUN) tools/compare_sampling.py $(SAMPLING_ONNX) --out $@
 
 # Pictures name the scores of their model, where `make eval` has written them by then.
 SCORES = $(if $(filter native,$(STACK)), --scores $(call q,$(RESULTS)))

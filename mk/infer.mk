@@ -20,19 +20,19 @@ INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
 RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
 # FRAMES_DIR=.. has its name from where it lies.
 $(if $(FRAMES_DIR),$(call check-word,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR))))$(call path-is,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR)))))
-INFERRED := outputs/$(SUB)infer/$(RUN_NAME)
+INFER_DIR := outputs/$(SUB)infer/$(RUN_NAME)
 VIDEO_DIR := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
 
 # An ONNX and an engine know their config by their card; where the data lies now is said to each.
-INFER_FLAGS.$(INFERRED) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) \
+INFER_FLAGS.$(INFER_DIR) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) \
   $(if $(FRAMES_DIR),--folder $(call q,$(FRAMES_DIR)),--scene $(call q,$(or $(SCENE),0))) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
 
 .PHONY: infer
-infer: $(INFERRED)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
-	@echo $(call q,$(INFERRED))
-$(INFERRED)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
-  $(call code,deploy backends postprocess artifacts $(if $(filter torch compiled,$(INFER_BACKEND)),models ops)) .make/var/INFER_FLAGS.$(INFERRED) | $(ENV)
-	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFERRED))
+infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
+	@echo $(call q,$(INFER_DIR))
+$(INFER_DIR)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
+  $(call code,deploy backends postprocess artifacts $(if $(filter torch compiled,$(INFER_BACKEND)),models ops)) .make/var/INFER_FLAGS.$(INFER_DIR) | $(ENV)
+	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFER_DIR))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
 $(call whole,ENDURANCE_FRAMES)
@@ -43,21 +43,21 @@ endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a B
 
 # `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and videos.
 PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
-VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFERRED)))
+VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFER_DIR)))
 VIDEO_FLAGS.$(VIDEO_DIR) = $(VIDEO_OF) $(VIDEO_ARGS)
-$(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFERRED)/.finished) $(call code,viz) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
+$(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFER_DIR)/.finished) $(call code,viz) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
 	$(RUN) tools/make_video.py $(VIDEO_OF) --out $(call q,$(@D))$(if $(COMPARE),,$(SCORES)) $(VIDEO_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 $(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$(@D) holds no results; `make infer` writes them' >&2; exit 2))
 
 # The same as a recording for Rerun's viewer, in three dimensions and with a timeline
 VIEW_DIR := outputs/$(SUB)view/$(RUN_NAME)
-VIEW_FLAGS.$(VIEW_DIR) = $(call q,$(INFERRED)) $(VIEW_ARGS)
+VIEW_FLAGS.$(VIEW_DIR) = $(call q,$(INFER_DIR)) $(VIEW_ARGS)
 .PHONY: view
 view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/view/...rrd: images, boxes, map, forecasts, plan, cells
 	@echo 'open it: $(if $(filter host,$(TOOLS_RUNTIME)),$(VENV)/bin/)rerun $(VIEW_DIR)/*.rrd      (--web-viewer: in a browser)'
-$(VIEW_DIR)/.finished: $(INFERRED)/.finished $(call code,viz) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
-	$(RUN) tools/make_recording.py $(call q,$(INFERRED)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)
+$(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $(call code,viz) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
+	$(RUN) tools/make_recording.py $(call q,$(INFER_DIR)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
 METADATA := nuscenes_np/$(SUB)

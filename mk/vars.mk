@@ -149,7 +149,7 @@ VERIFY_BACKENDS ?= torch,onnxruntime
 LOCATE ?=
 # tensorrt_rtx builds without a GPU; tensorrt and trtexec need the GPU they build for
 ENGINE_BACKEND ?= tensorrt_rtx
-# fp32; fp16 and int8, which lower the graph first and measure what must stay in fp32
+# fp32; fp16 and int8, which convert the graph first and measure what must stay in fp32
 PRECISION ?= fp32
 # int8: scenes of the training split to calibrate on (empty: 4), and the first frames of each (empty: 20)
 CALIB_SCENES ?=

@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from uniad.evaluation.side_by_side import compare_graphs, side_by_side
+    from uniad.evaluation.compare_metrics import compare_graphs, comparison_table
     from uniad.files import atomic_path
 
     def progress(name: str, done: int, frames: int) -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             out = args.out or Path(f"{other}.metrics.json")
             with atomic_path(out) as temporary:
                 temporary.write_text(json.dumps(report, indent=2) + "\n")
-            print(f"{side_by_side(report)}\n\n{out}", flush=True)
+            print(f"{comparison_table(report)}\n\n{out}", flush=True)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; `make data` prepares the dataset") from None
 

@@ -107,7 +107,7 @@ def main() -> None:
             "sequence_frames": count,
             "sequence_sha256": sha256(sequence_path(args.out)),
             "contract": contract.to_json(),
-            **(future_entries(spec, args.checkpoint) if contract.looks_ahead else {}),
+            **(future_entries(spec, args.checkpoint) if contract.has_stage2 else {}),
         },
     )
     print(f"{sequence_path(args.out)}: {count} recorded frames, {recorded - started:.0f} s")

@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     )
     p.add_argument("--workspace-gib", type=float, default=4.0, help="memory that a build may take")
     p.add_argument("--timing-cache", default="", help="file that builds read and add to (tensorrt, trtexec): makes them shorter")
-    p.add_argument("--memory-mib", type=int, default=1024, help="memory for the tensors laid open at a time")
+    p.add_argument("--memory-mib", type=int, default=1024, help="memory for the tensors exposed at a time")
     p.add_argument("--out", type=Path, help="JSON of what was found (default: ONNX.locate.json)")
     return p.parse_args()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a training would stop at here, and how long it would take, said before anything is cloned, built or downloaded.
+"""What a training would stop at here, and how long it would take, before anything is cloned, built or downloaded.
 
 Both stacks ask it. An error is what is certain to fail: no dataset, no container engine, a GPU that this torch cannot use, a
 /dev/shm that the image refuses. What may work is a note. Standard library only, a second or two, and it changes nothing.

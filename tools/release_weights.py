@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write_card(args: argparse.Namespace) -> None:
-    """Only what an evaluation of this very file said becomes part of its card."""
+    """Only results of an evaluation of this very file become part of its card."""
     from uniad.files import atomic_path, sha256
     from uniad.viz.about import figures_of, results_of
 

@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from uniad.training.distributed import one_voice
+    from uniad.training.distributed import report_once
 
-    with one_voice():
+    with report_once():
         evaluate(args)
 
 

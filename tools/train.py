@@ -24,9 +24,9 @@ def main() -> int:
         raise UserError("--max-epochs and --max-iters both say how long to train: give one")
 
     # imported after the arguments are known to be right: PyTorch takes seconds
-    from uniad.training.distributed import one_voice
+    from uniad.training.distributed import report_once
 
-    with one_voice():
+    with report_once():
         return run(args)
 
 

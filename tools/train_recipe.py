@@ -181,8 +181,8 @@ def claim(work_dir: Path, words: list[str], packs: list[Path], before: str | Non
     wanted["data.samples_per_gpu"] *= processes  # however many share a step, it is the same run
     wanted |= identity.content(reads, lambda path: identity.file_digest(path, DIGESTS))
     same = identity.record_of(work_dir, wanted) is not None
-    if said := identity.claim(work_dir, wanted):
-        print(said, flush=True)
+    if message := identity.claim(work_dir, wanted):
+        print(message, flush=True)
         return False
     return same
 

@@ -38,8 +38,8 @@ def main() -> None:
             if not path.is_file():
                 raise UserError(f"{path}: no such file, and the run reads it")
         wanted.update(identity.content(args.reads, lambda path: identity.file_digest(path, DIGESTS)))
-        if said := identity.claim(args.work_dir, wanted):
-            print(said)
+        if message := identity.claim(args.work_dir, wanted):
+            print(message)
         return
     wanted.update(identity.content(args.reads, lambda path: identity.known_digest(path, DIGESTS)))
     there = identity.record_of(args.work_dir, wanted)

@@ -106,13 +106,13 @@ def main() -> None:
     for row in three_figures(results):
         print(f"  {row}")
     other = f"  make demo VARIANT={args.other}             the same with the model for Jetson Orin\n" if args.other else ""
-    said = (
+    message = (
         f"\nThe model is {args.continued}, trained on here for a moment; FROM_SCRATCH=1 starts from nothing. Next:\n"
         if args.continued
         else "\nThis training was a glimpse, and so are its scores. Next:\n"
     )
     print(
-        f"{said}"
+        f"{message}"
         f"  look at {args.picture}\n"
         f"  make view DATASET=demo VARIANT={args.variant}   the same drive in three dimensions, as a Rerun recording\n"
         f"  make train VARIANT={args.variant}            a whole schedule on a larger synthetic world\n"

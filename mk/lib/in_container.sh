@@ -8,8 +8,8 @@ shift 3
 fail() { echo "error: $*" >&2; exit 2; }
 
 command -v "$engine" > /dev/null || fail "no container engine: $engine is not installed; install it, or use STACK=native RUNTIME=host"
-if ! said=$("$engine" version 2>&1); then
-  fail "$engine does not answer (${said##*$'\n'}): start it or join its group, or use STACK=native RUNTIME=host"
+if ! answer=$("$engine" version 2>&1); then
+  fail "$engine does not answer (${answer##*$'\n'}): start it or join its group, or use STACK=native RUNTIME=host"
 fi
 "$engine" image inspect "$image" > /dev/null 2>&1 || fail "image $image is missing: make image"
 

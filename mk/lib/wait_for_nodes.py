@@ -68,10 +68,10 @@ def call(nodes: int, rank: int, address: str, port: int, timeout: float) -> None
             with socket.create_connection((address, port), timeout=5) as line:
                 line.sendall(f"uniad {rank} {nodes}\n".encode())
                 line.settimeout(max(0.01, end - time.monotonic()))
-                said = line.recv(16)
-            if said == b"go":
+                answer = line.recv(16)
+            if answer == b"go":
                 return
-            if said == b"taken":
+            if answer == b"taken":
                 raise Refused(f"another machine has NODE_RANK={rank} already: ranks run from 0 to {nodes - 1}, each once")
             why = "it answers, but is no run of UniAD with the same NNODES"
         except OSError as error:

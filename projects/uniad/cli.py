@@ -33,8 +33,8 @@ VERBS = {
     "export": "export_onnx.py",
     "verify": "verify.py",
     "locate": "locate.py",
-    "compare-sampling": "compare_exports.py",
-    "lower": "lower_onnx.py",
+    "compare-sampling": "compare_sampling.py",
+    "convert-precision": "convert_precision.py",
     "quantize": "quantize.py",
     "compare-precision": "compare_precision.py",
     "engine": "build_engine.py",
@@ -46,6 +46,8 @@ VERBS = {
     "metadata": "process_metadata.py",
     "release-weights": "release_weights.py",
 }
+# Names that verbs had
+EARLIER = {"lower": "convert-precision"}
 
 
 def tools_folder() -> Path | None:
@@ -76,7 +78,7 @@ def main() -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(tools))
         return 0
-    verb, rest = words[0], words[1:]
+    verb, rest = EARLIER.get(words[0], words[0]), words[1:]
     if verb not in VERBS:
         from difflib import get_close_matches
 

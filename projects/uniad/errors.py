@@ -52,7 +52,7 @@ _WHAT_TO_DO = {
 
 
 def of_system(error: OSError) -> UserError:
-    """What the system said, with the path and, where it is known, what to do."""
+    """The system's message, with the path and, where it is known, what to do."""
     paths = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
     why = error.strerror or str(error) or type(error).__name__
     advice = _WHAT_TO_DO.get(error.errno)

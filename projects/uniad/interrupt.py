@@ -45,7 +45,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def held_off(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """What is begun here is finished, however often Ctrl-C comes."""
         self.writing += 1
         try:

@@ -47,8 +47,8 @@ def test_the_image_holds_our_pins_and_nothing_that_is_not_needed(machine: Machin
     assert inside(machine, "id -u; touch ~/mine").split() == ["1000"], "no tree is mounted: nobody special"
     command = [machine.engine, "image", "inspect", "--format", "{{json .Config.Labels}}", "uniad_test"]
     labels = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = {k.removeprefix("org.opencontainers.image."): v for k, v in json.loads(labels.stdout).items()}
-    assert said["title"] == "uniad_torch1.12" and said["licenses"] == "Apache-2.0" and said["base.name"] == "uniad_base_test"
+    label = {k.removeprefix("org.opencontainers.image."): v for k, v in json.loads(labels.stdout).items()}
+    assert label["title"] == "uniad_torch1.12" and label["licenses"] == "Apache-2.0" and label["base.name"] == "uniad_base_test"
 
 
 BY_HAND = """

@@ -92,8 +92,8 @@ def test_an_index_without_the_pinned_torch_is_one_line_and_nothing_else_is_taken
     wheel(packages.general, "faketorch", "2.8.0")
     done = packages.install("faketorch==2.8.0", INDEX_ALONE=list_all(own), WITH_DEPENDENCIES="1")
     assert done.returncode != 0 and not list((tmp_path / "uniad/site").iterdir())
-    said = f"error: {own.as_uri()} has not all of faketorch==2.8.0 for this Python: name another index (TORCH_INDEX_URL)"
-    assert done.stderr.splitlines()[-1].startswith(said)
+    output = f"error: {own.as_uri()} has not all of faketorch==2.8.0 for this Python: name another index (TORCH_INDEX_URL)"
+    assert done.stderr.splitlines()[-1].startswith(output)
 
 
 def test_a_wheel_at_hand_is_taken_before_any_index(packages: Packages, tmp_path: Path):

@@ -132,8 +132,8 @@ def test_an_address_that_does_not_answer_says_how_else(server: Server, tmp_path:
     "url", ["nonsense", "http://", "http://[::1", "http://host:port/x.pth", "http://a b/x.pth", "gopher://x"]
 )
 def test_what_is_no_address_is_one_line(tmp_path: Path, url: str):
-    said = refused(fetch(tmp_path / "weights.pth", "--url", url))
-    assert url in said and "WEIGHTS_URL" in said
+    output = refused(fetch(tmp_path / "weights.pth", "--url", url))
+    assert url in output and "WEIGHTS_URL" in output
     assert not list(tmp_path.iterdir())
 
 

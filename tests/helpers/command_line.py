@@ -31,10 +31,10 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 def refused(*command: object) -> str:
     """Runs a command that must fail, and returns the one line that says why."""
     code, out, err = finish(start(*command))
-    said = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(said) == 1, (code, out, err)
+    output = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(output) == 1, (code, out, err)
     assert "Traceback" not in err and "Traceback" not in out, err
-    return said[0]
+    return output[0]
 
 
 class World:

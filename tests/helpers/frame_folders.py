@@ -13,11 +13,11 @@ from uniad.deploy.sources import INDEX, DatasetFrames
 def record_folder(dataset: DatasetFrames, folder: Path, **changes: object) -> Path:
     """The dataset's scene as the folder that a user would record, images linked."""
     frames = []
-    for shot in dataset.scene("0"):
-        info, sensors = shot.info, shot.sensors
+    for record in dataset.scene("0"):
+        info, sensors = record.info, record.sensors
         images = {}
         for camera, path in info["cams"].items():
-            link = folder / camera / f"{shot.number}.jpg"
+            link = folder / camera / f"{record.number}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, link)
             images[camera] = str(link.relative_to(folder))

@@ -35,7 +35,7 @@ case "$tool" in
   train) mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
          # no two trainings write the same bytes, and one that is complete writes nothing
          [[ -e $last ]] || { date +%s%N > "$last"; ln -sf "$(basename "$last")" "$work/latest.pth"; } ;;
-  test|held_loss|export_onnx|lower_onnx|quantize|verify|compare_exports|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights)
+  test|held_loss|export_onnx|convert_precision|quantize|verify|compare_sampling|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights)
          mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
 esac
 """

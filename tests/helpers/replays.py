@@ -34,7 +34,7 @@ def draw_sequence(contract: Contract) -> Sequence:
         _draw_masks(rng, frame["map_mask"][0])
         frame["map_settled"][:] = 1
         frame["map_lanes"] = merged_anew(frame, contract.map_merge)
-        if contract.looks_ahead:
+        if contract.has_stage2:
             _draw_future(rng, frame)
     end = {p.name: draw(p) for p in contract.state}
     end["track_id"][:, :6] = np.arange(6)

@@ -27,8 +27,8 @@ def contract() -> Contract:
 
 def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = False) -> Path:
     """ONNX, card and recorded sequence. Boxes and BEV depend on the BEV of the frame before and on the images."""
-    border = contract()
-    said = draw_sequence(border)
+    io = contract()
+    output = draw_sequence(io)
     nodes, constants = [], []
 
     def constant(name: str, value: np.ndarray) -> str:
@@ -38,14 +38,14 @@ def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = Fa
     nodes.append(helper.make_node("ReduceMean", ["state_bev"], ["old"], keepdims=0))
     nodes.append(helper.make_node("ReduceMean", ["img"], ["seen"], keepdims=0))
     nodes.append(helper.make_node("Add", ["old", "seen"], ["moved"]))
-    for port in border.outputs:
-        base = constant(f"base_{port.name}", said.expected[0][port.name])
+    for port in io.outputs:
+        base = constant(f"base_{port.name}", output.expected[0][port.name])
         if port.name == "boxes":
             nodes.append(helper.make_node("Add", [base, "moved"], [port.name]))
         else:
             nodes.append(helper.make_node("Identity", [base], [port.name]))
     passed = {"l2g_r": "l2g_r", "l2g_t": "l2g_t", "time_s": "time_s"}
-    for port in border.state:
+    for port in io.state:
         out = f"next_{port.name}"
         if port.name in passed:
             nodes.append(helper.make_node("Identity", [passed[port.name]], [out]))
@@ -59,10 +59,10 @@ def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = Fa
         elif port.name == "bev":
             half = constant("half", np.array(0.5, np.float32))
             nodes.append(helper.make_node("Mul", ["state_bev", half], ["less"]))
-            nodes.append(helper.make_node("Add", ["less", constant("base_bev", said.end_state["bev"])], ["sum"]))
+            nodes.append(helper.make_node("Add", ["less", constant("base_bev", output.end_state["bev"])], ["sum"]))
             nodes.append(helper.make_node("Add", ["sum", "seen"], [out]))
         else:
-            nodes.append(helper.make_node("Identity", [constant(f"base_{out}", said.end_state[port.name])], [out]))
+            nodes.append(helper.make_node("Identity", [constant(f"base_{out}", output.end_state[port.name])], [out]))
     if quantised:
         scale, zero = constant("scale", np.array(1e-3, np.float32)), constant("zero", np.array(0, np.int8))
         nodes.append(helper.make_node("QuantizeLinear", ["old", scale, zero], ["q"]))
@@ -74,33 +74,33 @@ def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = Fa
     def values(ports: dict) -> list:
         return [helper.make_tensor_value_info(name, TYPES[p.dtype], p.shape) for name, p in ports.items()]
 
-    graph = helper.make_graph(nodes, "toy", values(border.input_ports()), values(border.output_ports()), constants)
+    graph = helper.make_graph(nodes, "toy", values(io.input_ports()), values(io.output_ports()), constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(path))
-    _record(path, border, said, frames)
+    _record(path, io, output, frames)
     card = {
         "kind": "onnx", "variant": "nano", "stage": 1, "config": str(NANO), "config_options": [], "opset": opset,
         "sampling": "gridsample", "target": None, "sequence": sequence_path(path).name, "sequence_frames": frames,
-        "contract": border.to_json(),
+        "contract": io.to_json(),
     }  # fmt: skip
     write_card(path, card)
     return path
 
 
-def _record(path: Path, border: Contract, drawn: Sequence, frames: int) -> None:
+def _record(path: Path, io: Contract, drawn: Sequence, frames: int) -> None:
     rng, session = np.random.default_rng(1), onnxruntime.InferenceSession(str(path))
-    arrays, state, outputs = {"mean": MEAN, "std": STD}, border.initial_state(), {}
+    arrays, state, outputs = {"mean": MEAN, "std": STD}, io.initial_state(), {}
     for i in range(frames):
         feed = dict(drawn.feeds[i])
         feed["can_bus"] = feed["can_bus"] + np.float32(1234.56789)  # places on earth have more than six digits
         n, _, h, w = feed["img"].shape[1:]
         pixels = rng.integers(0, 255, (n, h, w, 3), np.uint8)
         feed["img"] = normalise_images(pixels, MEAN, STD)
-        outputs = dict(zip(border.output_names, session.run(border.output_names, {**feed, **state})))
-        state = border.carry(outputs)
+        outputs = dict(zip(io.output_names, session.run(io.output_names, {**feed, **state})))
+        state = io.carry(outputs)
         arrays |= {f"f{i}/{name}": value for name, value in feed.items() if name != "img"} | {f"f{i}/img_u8": pixels}
-        said = finish_lanes({p.name: outputs[p.name] for p in border.outputs}, border.map_merge)
-        arrays |= {f"f{i}/out/{name}": value for name, value in said.items()}
-    arrays |= {f"end/{p.name}": outputs[f"next_{p.name}"] for p in border.state}
+        output = finish_lanes({p.name: outputs[p.name] for p in io.outputs}, io.map_merge)
+        arrays |= {f"f{i}/out/{name}": value for name, value in output.items()}
+    arrays |= {f"end/{p.name}": outputs[f"next_{p.name}"] for p in io.state}
     np.savez_compressed(sequence_path(path), **arrays)

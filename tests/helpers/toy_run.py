@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from uniad.errors import UserError, run_cli
 from uniad.training import distributed
-from uniad.training.logging import RunLog
+from uniad.training.run_log import RunLog
 
 from helpers.toy_training import ToyModel, toy_loss, toy_trainer
 
 
 def main() -> int:
-    with distributed.one_voice():
+    with distributed.report_once():
         return train()
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from uniad.config.spec import Spec
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
-from uniad.training.logging import RunLog
 from uniad.training.options import Outcome, TrainOptions
+from uniad.training.run_log import RunLog
 from uniad.training.trainer import Trainer
 
 from helpers.specs import edit, nano_spec
@@ -103,16 +103,16 @@ def toy_trainer(work_dir: Path, *, world: World | None = None, batch: int = 2, w
 
 
 def run(trainer: Trainer, resume: str = "none") -> tuple[Outcome, list[str]]:
-    """Trains; returns the outcome and what was said."""
-    said: list[str] = []
-    found = trainer.store.resume_from(resume, said.append)
+    """Trains; returns the outcome and the messages."""
+    output: list[str] = []
+    found = trainer.store.resume_from(resume, output.append)
     if found:
-        trainer.resume(*found, said.append)
+        trainer.resume(*found, output.append)
     log = RunLog(trainer.options.work_dir, active=trainer.world.is_main, total=trainer.max_iters, start=trainer.iteration,
                  tensorboard=trainer.options.tensorboard)  # fmt: skip
     if log.active:
-        log.say = said.append  # type: ignore[method-assign]
+        log.say = output.append  # type: ignore[method-assign]
     try:
-        return trainer.fit(log), said
+        return trainer.fit(log), output
     finally:
         log.close()

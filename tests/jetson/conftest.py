@@ -25,12 +25,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lowered_toy(toy: Path) -> Path:
+def converted_toy(toy: Path) -> Path:
     """The toy in fp16."""
-    from uniad.precision.write import lowered_name, write_lowered
+    from uniad.precision.write import converted_name, write_converted
 
-    write_lowered(toy, lowered_name(toy), say=lambda line: None, threads=1)
-    return lowered_name(toy)
+    write_converted(toy, converted_name(toy), say=lambda line: None, threads=1)
+    return converted_name(toy)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def tree(tmp_path: Path, toy: Path, device: Device) -> JetsonTree:
     # the whole package, where lay_tree has the few files that make itself runs
     shutil.rmtree(root / "projects/uniad")
     (root / "projects/uniad").symlink_to(REPO / "projects/uniad")
-    for tool in ("_environment.py", "jetson_engine.py", "lower_onnx.py"):
+    for tool in ("_environment.py", "jetson_engine.py", "convert_precision.py"):
         shutil.copy(REPO / "tools" / tool, root / "tools")
     (root / "onnx").mkdir()
     for file in toy.parent.glob(f"{toy.stem}*"):

@@ -172,8 +172,8 @@ def test_what_travels_needs_only_python_3_8_and_numpy():
 
 
 def test_inputs_that_are_handed_on_are_those_of_the_contract():
-    border = contract()
-    frame = {p.path for p in border.frame}
-    expected = {f"next_{p.name}" for p in border.state if p.path.removeprefix("prev_") in frame and p.path.startswith("prev_")}
-    expected |= {f"next_{p.name}" for p in border.state if p.path in ("prev_pos", "prev_angle")}
-    assert set(bundles.passed_on(border.to_json())) == expected
+    io = contract()
+    frame = {p.path for p in io.frame}
+    expected = {f"next_{p.name}" for p in io.state if p.path.removeprefix("prev_") in frame and p.path.startswith("prev_")}
+    expected |= {f"next_{p.name}" for p in io.state if p.path in ("prev_pos", "prev_angle")}
+    assert set(bundles.passed_on(io.to_json())) == expected

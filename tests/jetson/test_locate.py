@@ -58,7 +58,7 @@ def spoil(toy: Path, out: Path) -> Path:
 
 def test_another_version_of_a_graph_is_held_against_it(toy: Path, tmp_path: Path):
     other, out = spoil(toy, tmp_path / "other.onnx"), tmp_path / "found.json"
-    code, said, err = finish(start("tools/locate.py", toy, "--candidate", other, "--out", out))
+    code, printed, err = finish(start("tools/locate.py", toy, "--candidate", other, "--out", out))
     assert code == 1, err
     assert json.loads(out.read_text())["tensor"] == "moved"
 
@@ -69,9 +69,9 @@ def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to
     arrays["f0/out/boxes"] = arrays["f0/out/boxes"] + np.float32(0.01)
     with open(path, "wb") as handle:
         np.savez_compressed(handle, **arrays)
-    code, said, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime"))
+    code, printed, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime"))
     assert code == 1 and "the export or the recording is at fault" in err and "frame 0: boxes differs" in err
-    code, said, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never"))
+    code, printed, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never"))
     assert code == 1 and "at fault" not in err
     assert f"to find the first tensor that departs: tools/locate.py {own_toy} --backend onnxruntime" in err
 
@@ -85,21 +85,21 @@ def test_a_mistake_is_one_line(toy: Path, words: tuple[str, str], hint: str):
     assert hint in refused("tools/locate.py", toy, *words)
 
 
-def test_a_lowered_graph_without_its_source_is_one_line(lowered_toy: Path, tmp_path: Path):
-    for name in (lowered_toy.name, f"{lowered_toy.name}.json"):
-        (tmp_path / name).write_bytes((lowered_toy.parent / name).read_bytes())
-    assert "was made from" in refused("tools/locate.py", tmp_path / lowered_toy.name)
+def test_a_converted_graph_without_its_source_is_one_line(converted_toy: Path, tmp_path: Path):
+    for name in (converted_toy.name, f"{converted_toy.name}.json"):
+        (tmp_path / name).write_bytes((converted_toy.parent / name).read_bytes())
+    assert "was made from" in refused("tools/locate.py", tmp_path / converted_toy.name)
 
 
-def test_a_lowered_graph_is_held_against_the_one_it_was_made_from(lowered_toy: Path, tmp_path: Path):
-    code, said, err = finish(start("tools/locate.py", lowered_toy, "--out", tmp_path / "found.json"))
+def test_a_converted_graph_is_held_against_the_one_it_was_made_from(converted_toy: Path, tmp_path: Path):
+    code, printed, err = finish(start("tools/locate.py", converted_toy, "--out", tmp_path / "found.json"))
     assert json.loads((tmp_path / "found.json").read_text())["precision"] == "fp16", err
-    assert code == 0 and "nothing departs" in said
+    assert code == 0 and "nothing departs" in printed
 
 
 def test_two_exports_of_one_checkpoint_are_compared_and_of_two_refused(toy: Path, own_toy: Path):
-    code, said, err = finish(start("tools/compare_exports.py", toy, own_toy, "--out", own_toy.with_suffix(".both.json")))
-    assert code == 0 and "boxes_m" in said and own_toy.with_suffix(".both.json").exists(), err
+    code, printed, err = finish(start("tools/compare_sampling.py", toy, own_toy, "--out", own_toy.with_suffix(".both.json")))
+    assert code == 0 and "boxes_m" in printed and own_toy.with_suffix(".both.json").exists(), err
     card = json.loads(Path(f"{own_toy}.json").read_text())
     Path(f"{own_toy}.json").write_text(json.dumps({**card, "checkpoint_sha256": "another"}))
-    assert "its checkpoint is another" in refused("tools/compare_exports.py", toy, own_toy)
+    assert "its checkpoint is another" in refused("tools/compare_sampling.py", toy, own_toy)

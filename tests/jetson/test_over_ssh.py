@@ -17,9 +17,9 @@ KEPT = {f"engines/uniad_nano_track_map.fp32.{end}" for end in ("engine", "engine
 
 def error_of(result: tuple[int, str, str]) -> str:
     code, out, err = result
-    said = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(said) == 1 and "Traceback" not in err, (code, out, err)
-    return said[0]
+    output = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(output) == 1 and "Traceback" not in err, (code, out, err)
+    return output[0]
 
 
 def test_builds_verifies_and_times_there_and_brings_engine_and_card_back(tree, device):
@@ -46,8 +46,8 @@ def test_builds_verifies_and_times_there_and_brings_engine_and_card_back(tree, d
 
 def test_an_engine_with_wrong_numbers_is_rejected_there(tree, device):
     device.trtexec.behave(wrong=True)
-    said = error_of(tree.build())
-    assert "wrong on this device" in said and "boxes differs by 0.01" in said and "kept for a look" in said
+    output = error_of(tree.build())
+    assert "wrong on this device" in output and "boxes differs by 0.01" in output and "kept for a look" in output
     assert not (tree.root / ENGINE).exists()
     assert not any(name.endswith(".engine") for name in device.left())
     device.trtexec.behave()
@@ -56,8 +56,8 @@ def test_an_engine_with_wrong_numbers_is_rejected_there(tree, device):
 
 def test_a_connection_that_breaks_while_copying_is_continued(tree, device):
     proxy = f"-o 'ProxyCommand={sys.executable} {REPO}/tests/helpers/dying_proxy.py %h %p 600000'"
-    said = error_of(tree.build(flags=proxy))
-    assert "run the same again" in said
+    output = error_of(tree.build(flags=proxy))
+    assert "run the same again" in output
     (part,) = [p for p in device.home.rglob("*.part")]
     begun = part.stat().st_size
     assert begun > 50_000
@@ -110,8 +110,8 @@ def test_a_login_that_fails_says_why(tree, device):
     assert "host key is not known" in error_of(tree.build())
     own = (device.root / "key.pub").read_text().split()
     (device.root / "known_hosts").write_text(f"[127.0.0.1]:{device.port} {own[0]} {own[1]}\n")
-    said = error_of(tree.build())
-    assert "host key changed" in said and f"ssh-keygen -R '[127.0.0.1]:{device.port}'" in said
+    output = error_of(tree.build())
+    assert "host key changed" in output and f"ssh-keygen -R '[127.0.0.1]:{device.port}'" in output
     (device.root / "known_hosts").write_text(known)
     device.stop()
     try:

@@ -67,15 +67,15 @@ def test_a_part_is_continued_unless_it_is_longer_than_its_source(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "said, why",
+    "output, why",
     [
         ("ssh: connect to host x port 22: Connection timed out", "no answer"),
         ("ssh: Could not resolve hostname x: Name or service not known", "no host of that name"),
         ("client_loop: send disconnect: Broken pipe", "run the same again, it goes on"),
     ],
 )
-def test_what_ssh_says_becomes_advice(said, why, monkeypatch):
-    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", f"echo '{said}' >&2; exit 255"])
+def test_what_ssh_says_becomes_advice(output, why, monkeypatch):
+    monkeypatch.setattr(Remote, "command", lambda self, script: ["sh", "-c", f"echo '{output}' >&2; exit 255"])
     with pytest.raises(UserError, match=why):
         Remote("x").run("true")
 
@@ -113,5 +113,5 @@ def test_a_login_without_a_shell_is_said(monkeypatch):
 @pytest.mark.parametrize("folder", ["~", "~/", "~root/x", "", "/", ".", "..", "a/../..", "-rf", "a\nb"])
 def test_a_folder_on_the_device_that_is_none_is_refused(folder, tmp_path):
     graph, out = tmp_path / "a.onnx", tmp_path / "a.engine"
-    said = refused("tools/jetson_engine.py", graph, "--out", out, "--where", "me@orin", f"--folder={folder}")
-    assert "JETSON_DIR=" in said and "name a folder of its own" in said
+    output = refused("tools/jetson_engine.py", graph, "--out", out, "--where", "me@orin", f"--folder={folder}")
+    assert "JETSON_DIR=" in output and "name a folder of its own" in output

@@ -133,9 +133,9 @@ def test_a_jetpack_that_is_too_old_is_refused():
 
 
 def test_one_table_says_which_graph_a_jetpack_gets():
-    said = dict(re.findall(r"^TRT\.([\d.]+) := ([\d.]+)$", (REPO / "mk" / "jetson.mk").read_text(), re.MULTILINE))
+    output = dict(re.findall(r"^TRT\.([\d.]+) := ([\d.]+)$", (REPO / "mk" / "jetson.mk").read_text(), re.MULTILINE))
     table = {name: row.target for row in jetpack.JETPACKS for name in row.name.split("/")}
-    assert {name: said[name] for name in table} == table
+    assert {name: output[name] for name in table} == table
     for row in jetpack.JETPACKS:
         assert TARGETS[row.target].opset <= row.highest_opset
 
@@ -171,13 +171,13 @@ def test_int8_needs_a_quantised_graph(toy, tmp_path):
     check_graph(write_toy(tmp_path / "q.onnx", quantised=True), "int8")
 
 
-def test_fp16_needs_a_graph_with_halves_and_fp32_one_without(toy, lowered_toy):
+def test_fp16_needs_a_graph_with_halves_and_fp32_one_without(toy, converted_toy):
     check_graph(toy, "fp32")
-    check_graph(lowered_toy, "fp16")
+    check_graph(converted_toy, "fp16")
     with pytest.raises(UserError, match="needs the fp16 graph, this one has no halves.*PRECISION=fp16"):
         check_graph(toy, "fp16")
     with pytest.raises(UserError, match="precision fp32: this graph is in fp16"):
-        check_graph(lowered_toy, "fp32")
+        check_graph(converted_toy, "fp32")
 
 
 def test_onnx_changed_or_card_missing(own_toy, tmp_path):
@@ -187,8 +187,8 @@ def test_onnx_changed_or_card_missing(own_toy, tmp_path):
     Path(f"{own_toy}.json").unlink()
     with pytest.raises(UserError, match="the card of .* is missing"):
         write_bundle(own_toy, tmp_path / "bundle")
-    said = refused("tools/jetson_engine.py", own_toy, "--out", tmp_path / "x", "--where", "bundle")
-    assert "the card of" in said
+    output = refused("tools/jetson_engine.py", own_toy, "--out", tmp_path / "x", "--where", "bundle")
+    assert "the card of" in output
     assert "choose one of" in refused("tools/build_engine.py", own_toy, "--out", tmp_path / "x", "--precision", "int4")
 
 
@@ -205,14 +205,14 @@ def test_an_engine_belongs_to_its_builder_and_its_gpu():
         identity.check_identity("e", ahead, "10.3.0", {"model": "H200", "compute_capability": "9.0"})
 
 
-def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(lowered_toy, stand_in, tmp_path):
+def test_the_builder_makes_engines_through_trtexec_as_through_the_packages(converted_toy, stand_in, tmp_path):
     from uniad.backends.trtexec_runner import measure
     from uniad.engines.build import BuildOptions, build_engine
     from uniad.verify.run import verify_engine
 
     options = BuildOptions("trtexec", precision="fp16", timing_cache=str(tmp_path / "cache"), workspace_gib=2)
     engine = tmp_path / "toy.engine"
-    toy = lowered_toy
+    toy = converted_toy
     card = build_engine(toy, engine, options)
     assert card["builder_version"] == "10.3.0" and card["typing"] == "strong" and card["precision"] == "fp16"
     assert card["precision_of_groups"] == {"glue": "fp32", "img_neck": "fp16"}

@@ -62,8 +62,8 @@ def test_the_upstream_stack_evaluates_the_file_that_was_brought_where_its_contai
 
 def test_a_brought_first_stage_is_what_the_second_starts_from_and_stays(tree: Tree):
     mine = bring(tree, "ckpts/nano_track_map.pth")
-    said = tree.done("train", "VARIANT=nano")
-    assert "ckpts/nano_track_map.pth: brought here" in said
+    output = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_track_map.pth: brought here" in output
     (line,) = (line for line in tree.calls() if line.startswith("tools/train.py"))
     assert "stage2_e2e" in line
     assert mine.read_text() == "mine"
@@ -74,18 +74,18 @@ def test_a_brought_first_stage_is_what_the_second_starts_from_and_stays(tree: Tr
 
 def test_a_brought_second_stage_is_not_trained_for(tree: Tree):
     mine = bring(tree, "ckpts/nano_e2e.pth")
-    said = tree.done("train", "VARIANT=nano")
-    assert "ckpts/nano_e2e.pth: brought here" in said and not any("stage2" in line for line in tree.calls())
+    output = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_e2e.pth: brought here" in output and not any("stage2" in line for line in tree.calls())
     assert mine.read_text() == "mine" and (tree.root / "ckpts/nano_e2e_ep20.pth").read_text() == "mine"
 
 
 def test_training_leaves_a_deployed_checkpoint_that_was_brought(tree: Tree):
     mine = bring(tree, "ckpts/nano_e2e_ep20.pth")
-    said = tree.done("train", "VARIANT=nano")
-    assert "ckpts/nano_e2e_ep20.pth: brought here" in said and "train" in tree.tools()
+    output = tree.done("train", "VARIANT=nano")
+    assert "ckpts/nano_e2e_ep20.pth: brought here" in output and "train" in tree.tools()
     assert mine.read_text() == "mine" and (tree.root / "ckpts/nano_e2e.pth").is_file()
-    said = tree.done("eval", "VARIANT=nano")
-    assert "[ckpts/nano_e2e_ep20.pth]" in tree.calls()[-1] and "CKPT=ckpts/nano_e2e.pth takes the other" in said
+    output = tree.done("eval", "VARIANT=nano")
+    assert "[ckpts/nano_e2e_ep20.pth]" in tree.calls()[-1] and "CKPT=ckpts/nano_e2e.pth takes the other" in output
     tree.done("eval", "VARIANT=nano", "CKPT=ckpts/nano_e2e.pth")
     assert "[ckpts/nano_e2e.pth]" in tree.calls()[-1]
 
@@ -120,8 +120,8 @@ def test_what_is_said_of_training_trains_nothing_where_a_checkpoint_is_there(tre
 
 
 def test_where_nothing_is_there_training_is_announced(tree: Tree):
-    said = tree.done("export", "VARIANT=nano")
-    assert said.count("ckpts/nano_e2e.pth: not there, so `make export` trains it first; CKPT=FILE") == 1
+    output = tree.done("export", "VARIANT=nano")
+    assert output.count("ckpts/nano_e2e.pth: not there, so `make export` trains it first; CKPT=FILE") == 1
     assert "train" in tree.tools()
 
 
@@ -150,10 +150,10 @@ def test_a_comment_and_a_config_of_ones_own_train_nothing(tree: Tree):
 def test_another_run_is_set_aside_and_said(tree: Tree):
     tree.done("train", "VARIANT=nano")
     tree.calls()
-    said = tree.done("train", "VARIANT=nano", "SEED=1")
-    assert "an earlier run differs (seed: 0 -> 1); it was set aside as" in said
+    output = tree.done("train", "VARIANT=nano", "SEED=1")
+    assert "an earlier run differs (seed: 0 -> 1); it was set aside as" in output
     # the second starts from other weights
-    assert "content of nano_track_map.pth" in said
+    assert "content of nano_track_map.pth" in output
     assert tree.tools() == ["train", "train"]
     kept = list((tree.root / "projects/work_dirs/stage1_track_map").glob("nano_track_map.2*/epoch_6.pth"))
     assert len(kept) == 1
@@ -256,9 +256,9 @@ def test_it_is_that_of_one_variant_and_of_the_synthetic_world(shipped: Tree):
 
 
 def test_training_continues_it_unless_told_to_start_from_nothing(shipped: Tree):
-    said = shipped.done("train", "VARIANT=nano")
+    output = shipped.done("train", "VARIANT=nano")
     (line,) = (line for line in shipped.calls() if line.startswith("tools/train.py"))
-    assert "stage2_e2e" in line and f"[load_from={SHIPPED}]" in line and SHIPPED in said
+    assert "stage2_e2e" in line and f"[load_from={SHIPPED}]" in line and SHIPPED in output
     shipped.done("eval", "VARIANT=nano")
     assert "[ckpts/nano_e2e.pth]" in shipped.calls()[-1], "what was trained is read from then on"
     shipped.done("train", "VARIANT=nano", "FROM_SCRATCH=1")
@@ -356,23 +356,23 @@ def test_promote_in_the_upstream_stack_trains_nothing(tree: Tree):
 def test_a_stage_that_was_trained_and_not_yet_copied_is_evaluated(tree: Tree):
     tree.done("train-stage1", "VARIANT=nano")
     tree.calls()
-    said = tree.done("eval", "VARIANT=nano")
-    assert "train" not in tree.tools() and "trains it first" not in said
+    output = tree.done("eval", "VARIANT=nano")
+    assert "train" not in tree.tools() and "trains it first" not in output
     assert (tree.root / "projects/work_dirs/stage1_track_map/nano_track_map/results.json").exists()
 
 
 def test_training_is_announced_of_the_stage_that_is_trained_and_only_then(tree: Tree):
-    said = plan(tree, "eval-stage1", "VARIANT=nano")
-    assert "ckpts/nano_track_map.pth: not there, so `make eval-stage1` trains it first" in said and "nano_e2e" not in said
-    assert " --stages 1 --epochs" in said, "preflight counts the days of that stage alone"
+    output = plan(tree, "eval-stage1", "VARIANT=nano")
+    assert "ckpts/nano_track_map.pth: not there, so `make eval-stage1` trains it first" in output and "nano_e2e" not in output
+    assert " --stages 1 --epochs" in output, "preflight counts the days of that stage alone"
     bring(tree, "ckpts/nano_track_map.pth")
-    said = plan(tree, "eval-stage1", "VARIANT=nano")
-    assert "not there" not in said and "preflight" not in said
+    output = plan(tree, "eval-stage1", "VARIANT=nano")
+    assert "not there" not in output and "preflight" not in output
     assert " --stages 2 --epochs" in plan(tree, "train", "VARIANT=nano"), "nor those of a stage that was brought"
     bring(tree, "UniAD_train/UniAD/ckpts/full_e2e.pth")
     for goal in ("eval", "export"):
-        said = plan(tree, goal, "VARIANT=full", *UPSTREAM)
-        assert "trains it first" not in said and "tools/preflight.py" not in said
+        output = plan(tree, goal, "VARIANT=full", *UPSTREAM)
+        assert "trains it first" not in output and "tools/preflight.py" not in output
 
 
 def test_upstreams_container_refuses_links_that_lead_out_of_it(tree: Tree):

@@ -89,8 +89,8 @@ def test_make_and_images_name_another_interpreter(clone: Path, tmp_path: Path):
     assert found(run(*own, cwd=clone, PYTHON="python3", PATH=f"{elsewhere}/bin"))[0] == elsewhere
 
 
-@pytest.mark.parametrize("state, said", [("absent", "run `make env`"), ("broken", "lost its Python: rm -r .venv && make env")])
-def test_without_an_environment_one_line_says_how_to_get_it(clone: Path, state: str, said: str):
+@pytest.mark.parametrize("state, output", [("absent", "run `make env`"), ("broken", "lost its Python: rm -r .venv && make env")])
+def test_without_an_environment_one_line_says_how_to_get_it(clone: Path, state: str, output: str):
     shutil.rmtree(clone / ".venv")
     if state == "broken":  # the Python that it was made with was removed
         (clone / ".venv" / "bin").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_without_an_environment_one_line_says_how_to_get_it(clone: Path, state: 
     for command in ([SYSTEM, "-S", "tools/tool.py"], ["bash", "-c", f'python3() {{ {SYSTEM} -S "$@"; }}; {script}']):
         done = run(*command, cwd=clone)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-        assert said in done.stderr
+        assert output in done.stderr
 
 
 def test_what_ros_puts_on_pythonpath_stays_outside(clone: Path, tmp_path: Path):

@@ -151,7 +151,7 @@ def test_a_changed_flag_rebuilds_what_depends_on_it_and_a_repeated_one_does_not(
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1")
     assert tree.tools() == ["export_onnx", "build_engine"]
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1", "PRECISION=fp16")
-    assert tree.tools() == ["lower_onnx", "build_engine"]
+    assert tree.tools() == ["convert_precision", "build_engine"]
     tree.done("engine", "VARIANT=nano", "EPOCHS=2", "SEED=1", "PRECISION=fp16", "COMPUTE_CAPABILITIES=8.6")
     assert tree.tools() == ["build_engine"]
 
@@ -294,8 +294,8 @@ def test_a_wrong_value_stops_at_once_with_one_line_and_the_choices(tree: Tree, s
     assert result.returncode != 0
     assert tree.calls() == []
     lines = [line for line in result.stderr.splitlines() if line.strip()]
-    said = [line for line in lines if setting.split("=")[0] in line]
-    assert len(said) == 1 and hint in said[0], result.stderr
+    output = [line for line in lines if setting.split("=")[0] in line]
+    assert len(output) == 1 and hint in output[0], result.stderr
     assert len(lines) <= 2, result.stderr
 
 

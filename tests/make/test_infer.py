@@ -1,4 +1,4 @@
-"""Inference, films and metadata by make: each once, through the model that was asked for, and one line for what cannot be."""
+"""Inference, videos and metadata by make: each once, through the model that was asked for, and one line for what cannot be."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_visualize_draws_a_frame_and_films_a_scene_when_one_is_named(tree: Tree)
     assert tree.tools() == []
 
 
-def test_two_runs_are_filmed_side_by_side(tree: Tree):
+def test_two_runs_are_drawn_in_one_video(tree: Tree):
     for run in ("a", "b"):
         (tree.root / run).mkdir()
         (tree.root / run / "summary.json").write_text("{}")
@@ -137,10 +137,10 @@ def test_plot_draws_the_logs_that_are_here_and_says_where_there_is_none(tree: Tr
 def test_a_drive_becomes_a_recording_of_the_same_results(tree: Tree):
     tree.done("visualize", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
     tree.calls()
-    said = tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
+    output = tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
     (line,) = tree.calls()
     where = "[outputs/infer/nano_e2e.onnxruntime/0] [--out] [outputs/view/nano_e2e.onnxruntime/0]"
     assert line.startswith(f"tools/make_recording.py {where}")
-    assert "rerun outputs/view/nano_e2e.onnxruntime/0/*.rrd" in said
+    assert "rerun outputs/view/nano_e2e.onnxruntime/0/*.rrd" in output
     tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
     assert tree.calls() == []

@@ -53,8 +53,8 @@ def test_a_second_training_says_who_trains_there_and_touches_nothing(slow: Tree)
         assert second.returncode != 0
         (line,) = (line for line in second.stderr.splitlines() if line.startswith("error: "))
         place = "projects/work_dirs/stage1_track_map/nano_track_map"
-        said = rf"training in {place} \(pid {first.pid} on \S+, since [\d: -]+\): wait for it"
-        assert re.search(said, line), line
+        output = rf"training in {place} \(pid {first.pid} on \S+, since [\d: -]+\): wait for it"
+        assert re.search(output, line), line
     assert sorted(p.name for p in (slow.root / "projects/work_dirs/stage1_track_map").iterdir()) == [
         "nano_track_map", "nano_track_map.lock",
     ], "and nothing was set aside"  # fmt: skip

@@ -31,14 +31,14 @@ def trainings(tree: Tree) -> list[str]:
 
 
 def test_nano_from_nothing_is_trained_by_its_recipe_and_promoted(recipes: Tree):
-    said = recipes.done("train", "VARIANT=nano", "FROM_SCRATCH=1", "GPUS=0")
+    output = recipes.done("train", "VARIANT=nano", "FROM_SCRATCH=1", "GPUS=0")
     first, second = trainings(recipes)
     assert first.startswith(f"tools/train_recipe.py [{NANO}] [--stage] [1]") and "[--device] [cpu]" in first
     assert "[--stage] [2]" in second and "[--load-from] [ckpts/nano_track_map.pth]" in second
     assert "[--packs] [data/synthetic/packs/nano]" in first and "[anchor_root=weights/nano/]" in second
     for name in ("ckpts/nano_track_map.pth", "ckpts/nano_e2e.pth", "ckpts/nano_e2e_ep20.pth"):
         assert (recipes.root / name).is_file()
-    assert "on two CPU cores this takes about" in said, "a person is told before"
+    assert "on two CPU cores this takes about" in output, "a person is told before"
     recipes.done("train", "VARIANT=nano", "FROM_SCRATCH=1", "GPUS=0")
     assert recipes.calls() == [], "and it is done once"
 

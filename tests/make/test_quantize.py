@@ -51,13 +51,13 @@ def test_stage_1_has_an_int8_graph_of_its_own_name(tree: Tree):
     assert (tree.root / "onnx/uniad_nano_track_map_int8.onnx.metrics.json").is_file()
 
 
-@pytest.mark.parametrize("word, said", [
+@pytest.mark.parametrize("word, output", [
     ("CALIB_SCENES=few", "CALIB_SCENES=few is no whole number"),
     ("CALIB_METHOD=mean", "CALIB_METHOD=mean is unknown: choose auto, percentile, entropy, minmax"),
 ])  # fmt: skip
-def test_a_wrong_value_is_one_line(tree: Tree, word: str, said: str):
+def test_a_wrong_value_is_one_line(tree: Tree, word: str, output: str):
     result = tree.make("quantize", word)
-    assert result.returncode != 0 and said in result.stderr
+    assert result.returncode != 0 and output in result.stderr
 
 
 def test_a_failed_quantisation_leaves_no_graph_and_is_done_again(tree: Tree):

@@ -52,11 +52,11 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("continued, said", [
+@pytest.mark.parametrize("continued, output", [
     ([], ["loss 12.50 -> 9.25 on the same 2 clips, lower on 1 of them (forecasts, plan)", "This training was a glimpse"]),
     (["--continued", "weights/x.pth"], ["The model is weights/x.pth", "FROM_SCRATCH=1 starts from nothing"]),
 ])  # fmt: skip
-def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path, continued, said):
+def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, capsys, tmp_path: Path, continued, output):
     results = tmp_path / "results.json"
     content = {
         "detection": {"NDS": 0.1, "mAP": 0.05, "AP": {"car": {"2.0": 0.2}}},
@@ -80,7 +80,7 @@ def test_the_demo_ends_with_what_was_made_and_what_to_type_next(monkeypatch, cap
     text = capsys.readouterr().out
     for words in (
         "cars found within 2 m (AP)            0.20", "onnxruntime agrees over 10 frames, 473 tracks", "minADE 1.500",
-        "plan 3e-06 m", "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", *said,
+        "plan 3e-06 m", "occupancy IoU 0.400", "2.25 m   constant velocity 4.50 m", *output,
         "make train", "make help", paths["picture"], paths["video"],
     ):  # fmt: skip
         assert words in text

@@ -34,8 +34,8 @@ def cut_images(world: World, camera: str) -> None:
 
 def test_an_unknown_variant_is_one_line_and_runs_nothing():
     done = subprocess.run(["make", "-n", "train", "VARIANT=huge"], cwd=REPO, capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if "huge" in line]
-    assert done.returncode != 0 and len(said) == 1 and "nano" in said[0] and "tiny" in said[0], done.stderr
+    output = [line for line in done.stderr.splitlines() if "huge" in line]
+    assert done.returncode != 0 and len(output) == 1 and "nano" in output[0] and "tiny" in output[0], done.stderr
     assert "tools/train.py" not in done.stdout
 
 

@@ -65,14 +65,14 @@ def test_a_checkpoint_of_the_other_stage_is_refused_with_what_to_do(
 ):
     options = ("--cfg-options", *world.data_options(), f"anchor_root={anchors}/")
     where = ("--device", "cpu", "--out", tmp_path / "out" / "x", *options)
-    said = refused(f"tools/{tool}", E2E, nano_checkpoint, *where)
-    assert f"{nano_checkpoint} is of stage 1, nano_e2e is stage 2" in said and "make train-stage2" in said
-    said = refused(f"tools/{tool}", NANO, nano_e2e_checkpoint, *where)
-    assert f"{nano_e2e_checkpoint} is of stage 2, nano_track_map is stage 1" in said and "stage2_e2e" in said
+    output = refused(f"tools/{tool}", E2E, nano_checkpoint, *where)
+    assert f"{nano_checkpoint} is of stage 1, nano_e2e is stage 2" in output and "make train-stage2" in output
+    output = refused(f"tools/{tool}", NANO, nano_e2e_checkpoint, *where)
+    assert f"{nano_e2e_checkpoint} is of stage 2, nano_track_map is stage 1" in output and "stage2_e2e" in output
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_anchors_name_their_target(world, nano_e2e_checkpoint, tmp_path):
-    said = refused("tools/test.py", E2E, nano_e2e_checkpoint, "--device", "cpu", "--out", tmp_path / "x.json",
+    output = refused("tools/test.py", E2E, nano_e2e_checkpoint, "--device", "cpu", "--out", tmp_path / "x.json",
                    "--cfg-options", *world.data_options(), f"anchor_root={tmp_path}/")  # fmt: skip
-    assert "make anchors" in said
+    assert "make anchors" in output

@@ -189,6 +189,6 @@ def test_fixed_clips_give_the_same_losses_for_the_same_weights_and_others_for_ot
     assert np.mean(first["each"]) == pytest.approx(first["loss"]) and len(first["each"]) == 2
     before = out.read_bytes()
     gone = ["--start", work / "gone.pth"]
-    for more, said in ((["--clips", 99], "fewer than the 99 clips"), (gone, "gone.pth: no such checkpoint")):
-        assert said in one_line_error(run("held_loss.py", *words, *more, *options(work)))
+    for more, output in ((["--clips", 99], "fewer than the 99 clips"), (gone, "gone.pth: no such checkpoint")):
+        assert output in one_line_error(run("held_loss.py", *words, *more, *options(work)))
     assert out.read_bytes() == before

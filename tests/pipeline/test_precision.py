@@ -12,7 +12,7 @@ import onnx
 import pytest
 from helpers.nano_pipeline import export, one_line_error, run
 from uniad.backends.rounding import tensor_types
-from uniad.export.groups import GLUE, layer_groups
+from uniad.export.groups import UNGROUPED, layer_groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TARGETS = ["8.6", "8.9"]
@@ -20,11 +20,11 @@ TARGETS = ["8.6", "8.9"]
 
 @pytest.fixture(scope="module")
 def graphs(work: Path) -> dict[str, Path]:  # noqa: F811
-    """The exported step, and what tools/lower_onnx.py makes of it."""
+    """The exported step, and what tools/convert_precision.py makes of it."""
     source = work / "precision" / "nano.onnx"
     result = export(work, source, "--frames", 2)
     assert result.returncode == 0, result.stderr
-    result = run("lower_onnx.py", source, "--threads", 1)
+    result = run("convert_precision.py", source, "--threads", 1)
     assert result.returncode == 0, result.stderr
     return {"fp32": source, "fp16": source.with_name("nano_fp16.onnx")}
 
@@ -40,14 +40,14 @@ def test_every_node_of_an_export_belongs_to_one_layer_of_the_model(graphs: dict[
     assert sorted(names) == sorted(n.name for n in graph.graph.node)
     assert {"img_backbone.stem", "img_backbone.layer1", "img_neck", "pts_bbox_head.transformer.encoder.layers.0",
             "pts_bbox_head.transformer.decoder.layers.2", "query_interact", "memory_bank",
-            "seg_head.things_mask_head", GLUE} <= set(groups)  # fmt: skip
+            "seg_head.things_mask_head", UNGROUPED} <= set(groups)  # fmt: skip
     # The step's own arithmetic is a small part, or the names were lost on the way.
-    assert len(groups[GLUE]) < 0.4 * len(names)
+    assert len(groups[UNGROUPED]) < 0.4 * len(names)
 
 
 def test_the_fp16_graph_holds_its_tolerance_and_has_no_cast_of_a_cast(graphs: dict[str, Path]) -> None:
     card, graph = card_of(graphs["fp16"]), onnx.load(graphs["fp16"])
-    assert card["precision_of_groups"][GLUE] == "fp32" and card["precision_of_groups"]["img_backbone.layer2"] == "fp16"
+    assert card["precision_of_groups"][UNGROUPED] == "fp32" and card["precision_of_groups"]["img_backbone.layer2"] == "fp16"
     types = tensor_types(graph)
     half = sum(types[n.output[0]] == onnx.TensorProto.FLOAT16 for n in graph.graph.node if n.op_type != "Cast")
     floats = sum(types[n.output[0]] == onnx.TensorProto.FLOAT for n in graph.graph.node if n.op_type != "Cast")

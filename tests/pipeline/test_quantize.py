@@ -44,9 +44,9 @@ def kept(exported: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def quantised(exported: Path, kept: list[str]) -> Path:
     out = exported.with_name("nano_int8.onnx")
-    code, said, err = finish(start("tools/quantize.py", exported, *FEW, "--keep", *kept))
-    assert code == 0, said + err
-    assert "layers in int8" in said
+    code, output, err = finish(start("tools/quantize.py", exported, *FEW, "--keep", *kept))
+    assert code == 0, output + err
+    assert "layers in int8" in output
     return out
 
 
@@ -68,13 +68,13 @@ def test_the_int8_graph_has_a_card_that_says_what_it_was_made_of_and_what_it_kee
 
 
 def test_it_passes_the_verification_of_its_precision(quantised: Path) -> None:
-    code, said, err = finish(start("tools/verify.py", quantised, "--backend", "onnxruntime", "--precision", "int8"))
-    assert code == 0, said + err
+    code, output, err = finish(start("tools/verify.py", quantised, "--backend", "onnxruntime", "--precision", "int8"))
+    assert code == 0, output + err
 
 
 def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
-    code, said, err = finish(start("tools/compare_precision.py", exported, quantised, exported, "--threads", 1))
-    assert code == 0, said + err
+    code, output, err = finish(start("tools/compare_precision.py", exported, quantised, exported, "--threads", 1))
+    assert code == 0, output + err
     itself = json.loads(Path(f"{exported}.metrics.json").read_text())
     assert itself["plans_apart_m"]["worst_frame"] == 0 and not any(row["difference"] for row in itself["differences"])
     report = json.loads(Path(f"{quantised}.metrics.json").read_text())
@@ -84,7 +84,7 @@ def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
     }  # fmt: skip
     assert report["reference"]["sha256"] != report["other"]["sha256"]
     assert report["plans_apart_m"]["mean"] < 0.02 and report["plans_apart_m"]["frames"] == report["other"]["metrics"]["samples"]
-    assert "planning" in said and "plans apart" in said
+    assert "planning" in output and "plans apart" in output
 
 
 def test_one_report_has_no_room_for_two_graphs(exported: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_one_report_has_no_room_for_two_graphs(exported: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (("--scenes", 0), "the calibration set is empty"),
         (("--frames", 0), "the calibration set is empty"),
@@ -104,9 +104,9 @@ def test_one_report_has_no_room_for_two_graphs(exported: Path, tmp_path: Path) -
         (("--percentile", 0), "percentile 0"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_writes_nothing(exported: Path, tmp_path: Path, words: tuple, said: str) -> None:
+def test_a_wrong_request_is_one_line_and_writes_nothing(exported: Path, tmp_path: Path, words: tuple, output: str) -> None:
     out = tmp_path / "out.onnx"
-    assert said in refused("tools/quantize.py", exported, "--out", out, *words)
+    assert output in refused("tools/quantize.py", exported, "--out", out, *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -121,8 +121,8 @@ def test_a_recorded_sequence_that_cannot_be_read_is_one_line_and_writes_nothing(
     elif spoil == "of another model":
         with np.load(sequence_path(exported)) as file:
             np.savez(sequence_path(graph), **{k: file[k] for k in file.files if not k.endswith("plan_traj")})
-    said = refused("tools/quantize.py", graph, "--out", tmp_path / "out" / "o.onnx")
-    assert "sequence.npz" in said and "make export" in said
+    output = refused("tools/quantize.py", graph, "--out", tmp_path / "out" / "o.onnx")
+    assert "sequence.npz" in output and "make export" in output
     assert not (tmp_path / "out").exists()
 
 

@@ -14,8 +14,8 @@ MAKE = "tools/make_random_weights.py"
 
 
 def made(out: Path, *words: object) -> dict:
-    code, said, err = finish(start(MAKE, *words, "--out", out))
-    assert code == 0 and "random weights" in said, err
+    code, output, err = finish(start(MAKE, *words, "--out", out))
+    assert code == 0 and "random weights" in output, err
     return torch.load(out, weights_only=True)
 
 
@@ -39,7 +39,8 @@ def test_their_export_says_what_they_are(world: World, tmp_path: Path):
     made(tmp_path / "random.pth", NANO)
     options = ("--cfg-options", *world.data_options())
     onnx = tmp_path / "uniad_nano_track_map_dummy.onnx"
-    code, said, err = finish(start("tools/export_onnx.py", NANO, tmp_path / "random.pth", "--out", onnx, "--frames", 2, *options))
-    assert code == 0 and "random weights, which say nothing of a scene" in said, err
+    words = ("tools/export_onnx.py", NANO, tmp_path / "random.pth", "--out", onnx, "--frames", 2, *options)
+    code, output, err = finish(start(*words))
+    assert code == 0 and "random weights, which say nothing of a scene" in output, err
     (card,) = tmp_path.glob("*.json")
     assert json.loads(card.read_text())["weights"] == "random"

@@ -38,7 +38,7 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
     for source in (graph, Path(f"{graph}.json"), REPO / "tests" / "helpers" / "runtime_elsewhere.py"):
         shutil.copy(source, away)
     spec = spec_of(read_card(graph))
-    frames = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 3)]
+    frames = [record.sensors for record in DatasetFrames(spec.data).scene("0", 3)]
     runtime_elsewhere.save_sensors(away / "sensors.npz", frames)
 
     source = tmp_path / "source"  # building writes beside the sources
@@ -63,8 +63,8 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
         for name, value in here.items():
             np.testing.assert_array_equal(there[name], value, err_msg=name)
     # its command lines came along; what training needs did not
-    assert "usage: lower_onnx.py" in ran(away / "drive/bin/uniad", "lower", "--help", cwd=away)
+    assert "usage: convert_precision.py" in ran(away / "drive/bin/uniad", "convert-precision", "--help", cwd=away)
     command = [away / "drive/bin/uniad", "eval", "x.py", "y.pth"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=away)
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=away)
     lacking = "this needs the package torch, which is not installed: pip install 'uniad[train]'"
-    assert said.returncode == 2 and said.stderr == f"error: {lacking}\n"
+    assert output.returncode == 2 and output.stderr == f"error: {lacking}\n"

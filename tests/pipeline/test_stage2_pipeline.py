@@ -34,7 +34,7 @@ def work(world: World, tmp_path_factory: pytest.TempPathFactory) -> Work:
 @pytest.fixture(scope="module", params=["gridsample", "gather"])
 def exported(request: pytest.FixtureRequest, work: Work) -> Path:
     out = work.folder / request.param / "uniad_nano_cp.onnx"
-    code, said, err = finish(start(*work.export(out, "--sampling", request.param, "--frames", FRAMES)))
+    code, printed, err = finish(start(*work.export(out, "--sampling", request.param, "--frames", FRAMES)))
     assert code == 0 and err == "", err
     return out
 
@@ -72,13 +72,13 @@ def test_agents_come_and_go_and_occupy_cells_in_the_recorded_sequence(exported: 
 
 
 def test_onnxruntime_and_torch_agree_on_the_future_over_fed_back_frames(exported: Path) -> None:
-    code, said, err = finish(start("tools/verify.py", exported, "--backend", "torch,onnxruntime"))
-    assert code == 0, said + err
+    code, printed, err = finish(start("tools/verify.py", exported, "--backend", "torch,onnxruntime"))
+    assert code == 0, printed + err
     for report in json.loads(Path(f"{exported}.verify.json").read_text()):
         worst = report["worst"]
         assert report["ok"] and report["tracks"] > FRAMES and worst["ids"] == 0
         assert worst["plan_m"] <= 1e-3 and worst["traj_m"] <= 1e-3 and worst["occ_cells"] <= 1e-3
-    assert "before the collision optimiser" in said
+    assert "before the collision optimiser" in printed
 
 
 @pytest.mark.long
@@ -90,9 +90,10 @@ def test_a_miscompiled_sample_of_the_whole_step_is_found_among_its_thousands_of_
     next(a for a in node.attribute if a.name == "mode").s = b"nearest"
     onnx.save(bad, tmp_path / "bad.onnx")
     out = tmp_path / "found.json"
-    code, said, err = finish(start("tools/locate.py", exported, "--candidate", tmp_path / "bad.onnx", "--out", out))
+    code, printed, err = finish(start("tools/locate.py", exported, "--candidate", tmp_path / "bad.onnx", "--out", out))
     found = json.loads(out.read_text())
-    assert code == 1 and (found["verdict"], found["node"], found["op_type"]) == ("located", node.name, "GridSample"), said + err
+    assert code == 1, printed + err
+    assert (found["verdict"], found["node"], found["op_type"]) == ("located", node.name, "GridSample")
     assert found["probes"] <= 10 and "is at fault" in found["reason"]
 
 
@@ -100,8 +101,8 @@ def test_both_ways_of_sampling_agree_along_one_recording(exported: Path) -> None
     other = exported.parent.parent / "gridsample" / exported.name
     if other == exported or not other.is_file():
         pytest.skip("once both are there")
-    code, said, err = finish(start("tools/compare_exports.py", other, exported))
-    assert code == 0 and "gather - gridsample" in said, said + err
+    code, printed, err = finish(start("tools/compare_sampling.py", other, exported))
+    assert code == 0 and "gather - gridsample" in printed, printed + err
 
 
 def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported: Path, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported:
     # recorded so: a file that was changed afterwards is refused by its digest
     card = tmp_path / "uniad_nano_cp.onnx.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "sequence_sha256": sha256(path)}))
-    code, said, err = finish(start("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime"))
+    code, printed, err = finish(start("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime"))
     assert code == 1 and "frame 3: plan_traj differs by 0.0141" in err, err
 
 

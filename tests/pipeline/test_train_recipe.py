@@ -64,11 +64,11 @@ def test_the_same_command_again_trains_nothing_and_a_changed_phase_alone_is_trai
     assert torch.load(folder / "model.pth", weights_only=True)["meta"]["iter"] == 3
 
 
-@pytest.mark.parametrize("words, said", [
+@pytest.mark.parametrize("words, output", [
     (["--gpus", "3"], "do not divide among so many processes"), (["--stage", "2"], "name that checkpoint with --load-from"),
     (["--device", "cuda"], "finds no GPU here"),
 ])  # fmt: skip
-def test_what_cannot_be_is_one_line(trained, words, said, monkeypatch) -> None:
+def test_what_cannot_be_is_one_line(trained, words, output, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that no GPU is there
     result = run(trained[0], *words)
-    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 2 and output in result.stderr and result.stderr.count("\n") == 1, result.stderr

@@ -121,11 +121,11 @@ def evaluate(cfg, out, weights):
         """Keeps what UniAD only prints."""
 
         def main(self, *args, **kwargs):
-            said = io.StringIO()
-            with contextlib.redirect_stdout(said):
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
                 summary = super().main(*args, **kwargs)
-            print(said.getvalue())
-            epa = re.findall(r"EPA +(\w+) (\S+)", said.getvalue())
+            print(output.getvalue())
+            epa = re.findall(r"EPA +(\w+) (\S+)", output.getvalue())
             motion.append(
                 {
                     "mode": kwargs["eval_mode"],

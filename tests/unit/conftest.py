@@ -35,9 +35,9 @@ def contract(spec: Spec) -> Contract:
 @pytest.fixture(scope="session")
 def frames(spec: Spec, contract: Contract) -> list[tuple[Tensor, ...]]:
     """The first three frames of a scene, as they cross the border of the step."""
-    shots = list(DatasetFrames(spec.data).scene("0", 3))
-    start = shots[0].sensors.time_s
-    return [pack_frame(contract, prepare(shot.sensors, spec.data, start, shot.number == 0)) for shot in shots]
+    records = list(DatasetFrames(spec.data).scene("0", 3))
+    start = records[0].sensors.time_s
+    return [pack_frame(contract, prepare(record.sensors, spec.data, start, record.number == 0)) for record in records]
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ def test_a_quoted_text_stays_one_printable_line(quoted: str, capsys: pytest.Capt
 
     with pytest.raises(SystemExit) as ended:
         run_cli(main)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("error: a.json: key ") and said.endswith("\n")
-    assert said[:-1].isprintable() and len(said) < LONGEST_LINE + 20
+    output = capsys.readouterr().err
+    assert ended.value.code == 2 and output.startswith("error: a.json: key ") and output.endswith("\n")
+    assert output[:-1].isprintable() and len(output) < LONGEST_LINE + 20
 
 
 def test_a_warning_of_this_package_is_a_note_and_anothers_stays_a_warning() -> None:

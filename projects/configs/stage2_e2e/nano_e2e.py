@@ -215,8 +215,8 @@ native = dict(
     compat="fixed",  # nothing was published for nano that learnt upstream's faults
     # By overlap almost no pedestrian would be carried on in training, and then several queries follow each at inference.
     track_overlap="distance",
-    # Where stage 1 learns along, the gradients of forecasts and plan are ten times those of detection, which then gets worse:
-    # car AP at 2 m 0.65 instead of 0.74 after 1,700 steps (docs/results.md).
+    # Trained as well, stage 1 gets worse, because the gradients of forecasts and plan are ten times those of detection: car AP at
+    # 2 m 0.65 instead of 0.74 after 1,700 steps (docs/results.md).
     freeze_stage1=True,
     # Frozen features hold the car's speed to 0.7 m/s, its CAN bus to 0.03: the plan at 1 s is off by 0.2 m instead of 0.8.
     plan_ego_status=True,

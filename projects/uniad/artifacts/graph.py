@@ -26,7 +26,7 @@ def check_graph(onnx_path: str | Path, precision: str) -> None:
             f"{onnx_path}: precision {precision}: this graph is in fp16; give the one that `make export` wrote"
             if precision == "fp32"
             else f"{onnx_path}: precision fp16 needs the fp16 graph, this one has no halves; `make engine PRECISION=fp16` "
-            f"makes it first, by tools/lower_onnx.py"
+            f"makes it first, by tools/convert_precision.py"
         )
 
 

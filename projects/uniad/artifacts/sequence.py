@@ -1,4 +1,4 @@
-"""A recorded sequence: real frames and what the model said, so that any backend can be asked the same questions.
+"""A recorded sequence: real frames and the model's outputs, so that any backend can be asked the same questions.
 
 Images are kept as uint8 at network size (before normalisation) and the expected numbers come from exactly those images, so a
 file of ten frames stays small and is still exact. Layout of the ``.npz``: ``mean`` and ``std`` [3]; ``f{i}/img_u8``
@@ -40,7 +40,7 @@ def default_frames(spec: Spec) -> int:
 
 @dataclass
 class Sequence:
-    """Feeds (frame inputs only) and expected outputs, frame by frame, by border name."""
+    """Feeds (frame inputs only) and expected outputs, frame by frame, by their names in the graph."""
 
     feeds: list[dict[str, np.ndarray]]
     expected: list[dict[str, np.ndarray]]
@@ -84,10 +84,10 @@ def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], 
                 if port.name != "img":
                     arrays[f"f{i}/{port.name}"] = value.numpy()
             outputs, state = model.step(*unpack_inputs(contract, [*packed, *tensors]))
-            border = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
-            said = finish_lanes({p.name: border[p.name].numpy() for p in contract.outputs}, contract.map_merge)
-            arrays |= {f"f{i}/out/{name}": value for name, value in said.items()}
-            tensors = [border[f"next_{p.name}"] for p in contract.state]
+            values = dict(zip(contract.output_names, pack_outputs(contract, outputs, state)))
+            recorded = finish_lanes({p.name: values[p.name].numpy() for p in contract.outputs}, contract.map_merge)
+            arrays |= {f"f{i}/out/{name}": value for name, value in recorded.items()}
+            tensors = [values[f"next_{p.name}"] for p in contract.state]
             count += 1
         for port, value in zip(contract.state, tensors):
             arrays[f"end/{port.name}"] = value.numpy()

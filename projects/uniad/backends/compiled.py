@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uniad.backends.base import Feeds, Runner
-from uniad.backends.cuda_graph import ResidentStep
+from uniad.backends.cuda_graph import CudaGraphStep
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract
 from uniad.models.uniad import UniAD
@@ -23,11 +23,11 @@ class CompiledRunner(Runner):
     name = "compiled"
 
     def __init__(
-        self, contract: Contract, model: UniAD, precision: str = "fp16", way: str = "parts", device: str = "cuda"
+        self, contract: Contract, model: UniAD, precision: str = "fp16", mode: str = "parts", device: str = "cuda"
     ) -> None:
         super().__init__(contract)
-        self.model, self.precision, self.way, self.device = model, precision, way, device
-        self._resident: ResidentStep | None = None
+        self.model, self.precision, self.mode, self.device = model, precision, mode, device
+        self._resident: CudaGraphStep | None = None
         self._on_device = False  # whether the state that counts is the device's, not the one that ``reset`` left here
 
     @property
@@ -67,7 +67,7 @@ class CompiledRunner(Runner):
         return finish_lanes(outputs, self.contract.map_merge)
 
     def _open(self) -> None:
-        self._resident = ResidentStep(self.model, self.contract, self.precision, self.way, self.device)
+        self._resident = CudaGraphStep(self.model, self.contract, self.precision, self.mode, self.device)
 
     def _close(self) -> None:
         self._resident = None

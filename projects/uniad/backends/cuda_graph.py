@@ -26,16 +26,16 @@ from uniad.ops.recording import record
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # queued kernel by kernel; recorded once; fused as a whole, part by part or layer by layer, then recorded. What is recorded in
-# parts has branches that run side by side, see ``models.branches``.
-WAYS = ("eager", "graph", "compile", "parts", "layers")
+# parts has branches that run concurrently, see ``models.branches``.
+MODES = ("eager", "graph", "compile", "parts", "layers")
 _PLAIN, _OWN = (nn.Linear, nn.Conv2d), (MultiheadAttention, DeformConv2d)  # subclasses of the first may switch autocast off
 # none of them lies in another
 _LAYERS = {
     "BasicBlock", "Bottleneck", "FPN", "BevEncoderLayer", "DecoderLayer", "EncoderLayer", "QueryInteraction", "MaskHead",
     "BevInteraction", "CellLayer", "LightProjection", "HalvingBottleneck", "UpsampleAdd", "DenseDecoder", "PlanDecoderLayer",
 }  # fmt: skip
-# What ``UniAD.step`` calls one after the other or side by side: submodule, method; and what stage 2 adds
-_PARTS = (("", "look_back"), ("", "extract_features"), ("", "encode_bev"), ("seg_head", "queries"), ("", "find_tracks"),
+# What ``UniAD.step`` calls one after the other or concurrently: submodule, method; and what stage 2 adds
+_PARTS = (("", "look_back"), ("", "extract_features"), ("", "encode_bev"), ("seg_head", "queries"), ("", "detect_and_associate"),
           ("", "carry_tracks"), ("seg_head", "select"))  # fmt: skip
 _PARTS_AHEAD = (("", "forecast"), ("planning_head", "forward"), ("occ_head", "forward"))
 
@@ -46,7 +46,7 @@ def set_tf32(on: bool) -> None:
     torch.backends.cudnn.allow_tf32 = on
 
 
-def lower_weights(model: nn.Module, dtype: torch.dtype, device: str, run: Callable[[], object]) -> list[str]:
+def convert_weights(model: nn.Module, dtype: torch.dtype, device: str, run: Callable[[], object]) -> list[str]:
     """Store the weights that only autocast reads in ``dtype``, in place; returns the names of the layers that keep theirs.
 
     Autocast turns fp32 weights to half anew in every step. ``run`` is called once and runs the model under autocast; layers that
@@ -105,8 +105,8 @@ def compile_parts(model: UniAD, options: dict[str, Any] | None = None) -> int:
 def compile_flat(call: Callable[..., Any], options: dict[str, Any] | None = None) -> Callable[..., Any]:
     """``call`` compiled as one graph from tensors to tensors. It must be called with arguments of one structure.
 
-    Named tuples are taken apart outside: PyTorch 2.11 breaks some that cross the border of a compiled region. The first call runs
-    as it is, and shows what the result is made of.
+    Named tuples are taken apart outside: PyTorch 2.11 breaks some that enter or leave a compiled region. The first call runs as
+    it is, and shows what the result is made of.
     """
     _allow_recompiling()
     structure: list[Any] = []
@@ -127,7 +127,7 @@ def compile_flat(call: Callable[..., Any], options: dict[str, Any] | None = None
     return run
 
 
-class Resident:
+class DeviceStep:
     """The buffers that a step lives in, filled in place."""
 
     contract: Contract
@@ -140,11 +140,11 @@ class Resident:
             buffer.fill_(port.initial)
 
     def load(self, frame: Sequence[Tensor]) -> None:
-        """Border tensors of the next frame, in the contract's order."""
+        """Graph inputs of the next frame, in the contract's order."""
         torch._foreach_copy_(self.frame, list(frame), non_blocking=True)
 
 
-class ResidentStep(Resident):
+class CudaGraphStep(DeviceStep):
     """``load`` a frame, ``run``, read ``outputs``; ``reset`` begins a scene. Takes the model over: do not use it elsewhere."""
 
     def __init__(
@@ -152,13 +152,13 @@ class ResidentStep(Resident):
         model: UniAD,
         contract: Contract,
         precision: str = "fp32",
-        way: str = "eager",
+        mode: str = "eager",
         device: str = "cuda",
         compile_options: dict[str, Any] | None = None,
     ) -> None:
         """compile_options: of torch.compile's inductor. On a CPU nothing is recorded: ``graph`` runs as ``eager`` does."""
-        if precision not in PRECISIONS or way not in WAYS:
-            raise ValueError(f"{way}-{precision}: choose {', '.join(WAYS)} and {', '.join(PRECISIONS)}")
+        if precision not in PRECISIONS or mode not in MODES:
+            raise ValueError(f"{mode}-{precision}: choose {', '.join(MODES)} and {', '.join(PRECISIONS)}")
         self.contract, self.device, self.dtype = contract, device, PRECISIONS[precision]
         self.model = model.to(device).eval()
         self.outputs: dict[str, Tensor] = {}
@@ -168,29 +168,29 @@ class ResidentStep(Resident):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._forward, self._pack = self._step, partial(pack_outputs, contract)
         # What is compiled for a CPU makes its own code; elsewhere a CPU's own halves would take minutes a frame.
-        self._slow_halves = device == "cpu" and way in ("eager", "graph") and self.dtype is not None
+        self._slow_halves = device == "cpu" and mode in ("eager", "graph") and self.dtype is not None
         # Only parts have branches of their own.
-        self._streams: list[torch.cuda.Stream] | None = [] if way == "parts" and device == "cuda" else None
+        self._streams: list[torch.cuda.Stream] | None = [] if mode == "parts" and device == "cuda" else None
         self.reset()
         if device == "cuda":
             set_tf32(precision == "tf32")
-            torch.backends.cudnn.benchmark = way != "eager"  # shapes are fixed: convolutions are timed once
+            torch.backends.cudnn.benchmark = mode != "eager"  # shapes are fixed: convolutions are timed once
         if precision != "fp32":  # where tensor cores are used, they want channels last
             for part in (model.img_backbone, model.img_neck):
                 part.to(memory_format=torch.channels_last)
         if self.dtype is not None:
-            self.kept_fp32 = lower_weights(model, self.dtype, device, self.advance)
-        if way == "compile":
+            self.kept_fp32 = convert_weights(model, self.dtype, device, self.advance)
+        if mode == "compile":
             # One graph: a break would be an error. Inductor's own CUDA graphs would copy what these buffers hold already.
             self._forward = torch.compile(self._step, fullgraph=True, dynamic=False, options=compile_options)
-        elif way == "layers":
+        elif mode == "layers":
             compile_layers(model, compile_options)
-        elif way == "parts":
+        elif mode == "parts":
             compile_parts(model, compile_options)
             self._pack = compile_flat(self._pack, compile_options)
-        if way != "eager" and device == "cuda":
+        if mode != "eager" and device == "cuda":
             self._graph = record(self.advance)
-        elif way != "eager":
+        elif mode != "eager":
             self.advance()  # compiles
         self.reset()
 
@@ -202,7 +202,7 @@ class ResidentStep(Resident):
             self._graph.replay()
 
     def _autocast(self) -> AbstractContextManager:
-        # Its cache would hold the weights of the recording; weights are lowered already.
+        # Its cache would hold the weights of the recording; weights are converted already.
         return torch.autocast(self.device, self.dtype, cache_enabled=False) if self.dtype is not None else nullcontext()
 
     def _step(self, *tensors: Tensor) -> tuple[Tensor, ...]:

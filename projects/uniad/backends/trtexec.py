@@ -42,7 +42,7 @@ class Trtexec(NamedTuple):
 
     @property
     def strongly_typed_only(self) -> bool:
-        """From 11 on types come from the graph, and there is no flag to lower them."""
+        """From 11 on types come from the graph, and there is no flag to change them."""
         return self.version >= (11,)
 
     @property
@@ -89,12 +89,12 @@ def probe(path: str | None = None) -> Trtexec:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(f"{path}: cannot be run ({error})") from None
-    said = done.stdout.decode("utf8", "replace")
+    output = done.stdout.decode("utf8", "replace")
     try:
-        return Trtexec(path, parse_version(said), said)
+        return Trtexec(path, parse_version(output), output)
     except UserError as error:
-        last = said.strip().splitlines()[-1:] or ["no output"]
-        raise UserError(f"{path}: {error} It said: {last[0]}") from None
+        last = output.strip().splitlines()[-1:] or ["no output"]
+        raise UserError(f"{path}: {error} Its output: {last[0]}") from None
 
 
 def build_command(
@@ -174,14 +174,14 @@ def build(words: Sequence[str], log: Path, say: Callable[[str], None] = print) -
     return time.monotonic() - started
 
 
-def first_error(said: str) -> str:
+def first_error(output: str) -> str:
     """The line that explains a failure: running out of memory or disk first, then the first error of TensorRT."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     for pattern in (r"out of memory|OutOfMemory|No space left", r"\[E\]", r"rror"):
         for line in lines:
             if re.search(pattern, line):
                 return re.sub(r"^(\[[^\]]*\]\s*)+", "", line)[:300]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no output"
 
 
 def _last_line(log: Path) -> str:
@@ -218,9 +218,9 @@ class TrtexecEngine:
                 return self.infer(feeds, Path(made))
         for name, value in feeds.items():
             np.ascontiguousarray(value).tofile(str(folder / f"{name}.in"))
-        said = _run(self.command(list(feeds), self.exact), folder)
+        output = _run(self.command(list(feeds), self.exact), folder)
         if self.exact:
-            return read_raw(folder, self.outputs, said)
+            return read_raw(folder, self.outputs, output)
         return read_json(folder / "outputs.json", self.outputs)
 
     def latency(self, feeds: Mapping[str, np.ndarray], iterations: int = 200, seconds: int = 10) -> dict[str, float]:
@@ -242,24 +242,24 @@ def _run(words: Sequence[str], folder: Path) -> str:
     done = subprocess.run(
         list(words), cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     )
-    said = done.stdout.decode("utf8", "replace")
+    output = done.stdout.decode("utf8", "replace")
     if done.returncode:
-        if re.search(r"(plan|engine).*(version|incompatible|different)|[Ss]erialization|[Dd]eserializ", said):
+        if re.search(r"(plan|engine).*(version|incompatible|different)|[Ss]erialization|[Dd]eserializ", output):
             raise UserError(
-                f"this engine was built for another TensorRT or another GPU, or is damaged: {first_error(said)}; "
+                f"this engine was built for another TensorRT or another GPU, or is damaged: {first_error(output)}; "
                 f"build it again here"
             )
-        raise UserError(f"trtexec could not run the engine: {first_error(said)}")
-    return said
+        raise UserError(f"trtexec could not run the engine: {first_error(output)}")
+    return output
 
 
-def read_raw(folder: Path, ports: Mapping[str, dict], said: str = "") -> Outputs:
+def read_raw(folder: Path, ports: Mapping[str, dict], output: str = "") -> Outputs:
     """Outputs from the files NAME.output.SHAPE.TYPE.raw that trtexec leaves."""
     outputs = {}
     for name, port in ports.items():
         files = sorted(Path(folder).glob(f"{name}.output.*.raw"))
         if not files:
-            raise UserError(f"trtexec wrote no {name}: {first_error(said) if said else 'is this the engine of this graph?'}")
+            raise UserError(f"trtexec wrote no {name}: {first_error(output) if output else 'is this the engine of this graph?'}")
         outputs[name] = _shaped(name, np.fromfile(str(files[0]), port["dtype"]), port)
     return outputs
 

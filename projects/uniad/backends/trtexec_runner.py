@@ -19,10 +19,10 @@ class TrtexecRunner(Runner):
 
     def __init__(self, contract: Contract, path: str | Path, tool: trtexec.Trtexec | None = None) -> None:
         super().__init__(contract)
-        border = contract.to_json()
-        outputs = {o["name"]: {"shape": o["shape"], "dtype": o["dtype"]} for o in border["outputs"]}
+        graph_io = contract.to_json()
+        outputs = {o["name"]: {"shape": o["shape"], "dtype": o["dtype"]} for o in graph_io["outputs"]}
         self.engine = trtexec.TrtexecEngine(tool or trtexec.probe(), Path(path), outputs)
-        self._passed_on = passed_on(border)
+        self._passed_on = passed_on(graph_io)
 
     def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         outputs = self.engine.infer({name: feeds[name] for name in self.contract.input_names})

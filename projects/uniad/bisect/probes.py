@@ -1,7 +1,8 @@
-"""Run a graph with inner tensors laid open, through any back end: what locating a fault asks its questions with.
+"""Run a graph with inner tensors exposed as outputs, through any back end: what locating a fault asks its questions with.
 
-A probe is a part of a graph, from given inputs to given tensors, whose border any back end takes: float32 and int32. Tensors of
-another type pass a Cast there. A ``Side`` is a graph and a back end that runs probes of it; every probe of an engine is a build.
+A probe is a part of a graph, from given inputs to given tensors. Its inputs and outputs are float32 and int32, which any back end
+takes; tensors of another type pass a Cast there. A ``Side`` is a graph and a back end that runs probes of it; every probe of a
+TensorRT engine is a build.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Kind:
 
     @property
     def plain(self) -> int:
-        """The type that it has at a probe's border."""
+        """The type that it has as a probe's input or output."""
         return TensorProto.FLOAT if self.elem in _FLOATS else TensorProto.INT32
 
     @property
@@ -101,7 +102,7 @@ def _read_kinds(model: onnx.ModelProto) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class Probe:
-    """A part of a graph. ``inputs`` and ``outputs``: tensor -> name and kind at the border."""
+    """A part of a graph. ``inputs`` and ``outputs``: tensor -> name and kind in the probe."""
 
     model: onnx.ModelProto
     inputs: dict[str, tuple[str, Kind]]
@@ -112,7 +113,7 @@ def cut_out(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Prob
     """The nodes from ``inputs`` to ``outputs``, with their constants."""
     kept = [graph.nodes[i] for i in graph.ancestors(outputs, stop=inputs)]
     read = {name for node in kept for name in node.input} | set(outputs)
-    before, after, border_in, border_out = [], [], {}, {}
+    before, after, probe_inputs, probe_outputs = [], [], {}, {}
     for t in inputs:
         if t not in read:
             continue
@@ -121,14 +122,14 @@ def cut_out(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Prob
         if kind.elem not in _PLAIN:
             name = f"{t}_given"
             before.append(helper.make_node("Cast", [name], [t], name=f"{t}/given", to=kind.elem))
-        border_in[t] = (name, replace(kind, elem=kind.plain))
+        probe_inputs[t] = (name, replace(kind, elem=kind.plain))
     for t in outputs:
         kind = graph.kinds[t]
         name = t
-        if kind.elem not in _PLAIN or t in border_in:  # an input that is asked for needs a node between
+        if kind.elem not in _PLAIN or t in probe_inputs:  # an input that is asked for needs a node between
             name = f"{t}_seen"
             after.append(helper.make_node("Cast", [t], [name], name=f"{t}/seen", to=kind.plain))
-        border_out[t] = (name, replace(kind, elem=kind.plain))
+        probe_outputs[t] = (name, replace(kind, elem=kind.plain))
     made = onnx.ModelProto()
     made.ir_version, made.producer_name = graph.model.ir_version, "probe"
     made.opset_import.extend(graph.model.opset_import)
@@ -136,9 +137,9 @@ def cut_out(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Prob
     made.graph.name = "probe"
     made.graph.node.extend([*before, *kept, *after])
     made.graph.initializer.extend(i for i in graph.model.graph.initializer if i.name in read)
-    made.graph.input.extend(helper.make_tensor_value_info(n, k.elem, k.shape) for n, k in border_in.values())
-    made.graph.output.extend(helper.make_tensor_value_info(n, k.elem, k.shape) for n, k in border_out.values())
-    return Probe(made, border_in, border_out)
+    made.graph.input.extend(helper.make_tensor_value_info(n, k.elem, k.shape) for n, k in probe_inputs.values())
+    made.graph.output.extend(helper.make_tensor_value_info(n, k.elem, k.shape) for n, k in probe_outputs.values())
+    return Probe(made, probe_inputs, probe_outputs)
 
 
 class Side:
@@ -152,7 +153,7 @@ class Side:
         self.builds = 0
 
     def gives(self, tensor: str) -> bool:
-        """Whether this graph has that tensor, to be laid open."""
+        """Whether this graph has that tensor, to be exposed as an output."""
         name = self.called(tensor)
         return (name in self.graph.producer or name in self.graph.constant) and name in self.graph.kinds
 
@@ -245,18 +246,18 @@ class EngineSide(Side):
                 yield run
 
     @contextmanager
-    def _loaded(self, engine: Path, border: Contract) -> Iterator[Run]:
+    def _loaded(self, engine: Path, contract: Contract) -> Iterator[Run]:
         if self.options.backend == "trtexec":
             from uniad.backends import trtexec
 
-            outputs = {p.name: {"shape": p.shape, "dtype": p.dtype} for p in border.outputs}
+            outputs = {p.name: {"shape": p.shape, "dtype": p.dtype} for p in contract.outputs}
             yield trtexec.TrtexecEngine(trtexec.probe(), engine, outputs).infer
         else:
             from uniad.backends.tensorrt import TensorRtRunner
 
-            with TensorRtRunner(border, engine, self.options.backend) as runner:
+            with TensorRtRunner(contract, engine, self.options.backend) as runner:
                 yield runner.infer
 
 
-def _ports(border: Mapping[str, tuple[str, Kind]]) -> list[Port]:
-    return [Port(name, name, kind.shape, _PLAIN[kind.elem], "") for name, kind in border.values()]
+def _ports(tensors: Mapping[str, tuple[str, Kind]]) -> list[Port]:
+    return [Port(name, name, kind.shape, _PLAIN[kind.elem], "") for name, kind in tensors.values()]

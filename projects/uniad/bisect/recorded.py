@@ -31,7 +31,7 @@ def locate_fault(
     """The first tensor at which ``options.backend`` (onnxruntime, or one that builds) departs from onnxruntime in fp32.
 
     ``candidate``: another version of the graph, which the back end is given instead. A graph whose card says that it was made
-    from another, by lowering or quantisation, is held against that one.
+    from another, by conversion to fp16 or quantisation, is held against that one.
     """
     source = source_of(onnx_path)
     if source and candidate is None:
@@ -68,7 +68,7 @@ def source_of(onnx_path: str | Path) -> Path | None:
 
 
 def precision_of(onnx_path: str | Path) -> str:
-    """What the graph's card says: fp32 unless it was lowered."""
+    """What the graph's card says: fp32 unless it was converted."""
     return read_card(onnx_path).get("precision", "fp32")
 
 
@@ -79,8 +79,8 @@ def replay_of(contract: Contract, sequence: recorded.Sequence, precision: str) -
         broken = [name for name, value in got.items() if not np.isfinite(value).all()]
         if broken:
             return broken
-        said = [finish_lanes(side, contract.map_merge) for side in (got, want)]
-        report = compare(said[:1], recorded.Sequence([{}], said[1:], end_state), contract, "", row)
+        outputs = [finish_lanes(side, contract.map_merge) for side in (got, want)]
+        report = compare(outputs[:1], recorded.Sequence([{}], outputs[1:], end_state), contract, "", row)
         return [name for name in dict.fromkeys(tensor for _, tensor in report.departed) if name in contract.output_names]
 
     return Replay(

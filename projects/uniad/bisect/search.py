@@ -1,11 +1,11 @@
 """Find the first tensor of a graph at which a back end, or a graph of lower precision, departs from the reference.
 
 The reference is onnxruntime in fp32 without its optimisations. Both sides are fed the reference's state, so that a fault shows in
-the frame that makes it. Then the graph is cut in two: all tensors that cross the cut are laid open on both sides. If one departs
-the fault lies before the cut, if all agree behind it. Each cut halves what remains, so a graph of 4000 nodes takes about twelve;
-where a probe is no build, several cuts are looked at in one.
+the frame that makes it. Then the graph is cut in two: all tensors that cross the cut are exposed as outputs on both sides. If one
+departs the fault lies before the cut, if all agree behind it. Each cut halves what remains, so a graph of 4000 nodes takes about
+twelve; where a probe is no build, several cuts are looked at in one.
 
-Laying a tensor open can change what a back end fuses. So every probe also looks at what failed before it; where that has become
+Exposing a tensor can change what a back end fuses. So every probe also looks at what failed before it; where that has become
 right, the cut proves nothing and another is taken, and a fault that no cut leaves alone is told as a range of nodes.
 """
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from uniad.bisect.probes import Arrays, Side
 from uniad.errors import UserError
-from uniad.export.groups import GLUE, group_of
+from uniad.export.groups import UNGROUPED, group_of
 from uniad.precision.half import HALF_MAX
 from uniad.verify.tensors import Difference, Limits, difference
 
 STUBBORN = 3  # cuts that hide the fault before the search stops
-CUTS = 7  # in a probe that costs seconds; a build takes one, for every tensor laid open may change what is fused
+CUTS = 7  # in a probe that costs seconds; a build takes one, for every exposed tensor may change what is fused
 Say = Callable[[str], None]
 
 
@@ -76,26 +76,26 @@ class Finding:
             return [self.reason, *self.notes]
         head = "first tensor that departs" if self.verdict == "located" else "the fault lies between"
         name = self.tensor if self.verdict == "located" else f"{self.tensor or 'the inputs'} and {self.until}"
-        said = [f"{head}: {name}"]
+        lines = [f"{head}: {name}"]
         if self.verdict == "located":
-            said += [
+            lines += [
                 f"  node     {self.node} ({self.op_type})",
                 f"  layer    {self.group}" + (f", module {self.module}" if self.module != self.group else ""),
                 f"  reference |x| up to {self.error.reference_max:.3g}, {self.backend} up to {self.error.candidate_max:.3g}",
                 f"  error    {self.error}; allowed {self.limit.rms:.2g} (worst {self.limit.max:.2g})",
             ]
-            said += [f"  input    {name}: {error}" for name, error in self.inputs.items()]
+            lines += [f"  input    {name}: {error}" for name, error in self.inputs.items()]
             if self.alone is not None:
-                said.append(f"  alone    fed the reference's inputs: {self.alone}")
-        said.append(f"  so       {self.reason}")
-        said.append(f"  seen     frame {self.frame}, in {', '.join(self.outputs[:6])}{' ...' if len(self.outputs) > 6 else ''}")
-        return said + [f"  note     {note}" for note in self.notes]
+                lines.append(f"  alone    fed the reference's inputs: {self.alone}")
+        lines.append(f"  so       {self.reason}")
+        lines.append(f"  seen     frame {self.frame}, in {', '.join(self.outputs[:6])}{' ...' if len(self.outputs) > 6 else ''}")
+        return lines + [f"  note     {note}" for note in self.notes]
 
 
 def locate(
     reference: Side, candidate: Side, replay: Replay, precision: str, *, memory_mib: int = 1024, say: Say = print
 ) -> Finding:
-    """The first tensor that departs beyond the limits of ``precision``; memory for laid open tensors is bounded."""
+    """The first tensor that departs beyond the limits of ``precision``; memory for exposed tensors is bounded."""
     started = time.monotonic()
     finding, wrong = _first_wrong_frame(reference, candidate, replay, precision, say)
     if wrong:
@@ -216,8 +216,8 @@ class _Search:
         rest = [index for index in region if index > low]
         finding.outputs = list(errors)
         if hidden >= STUBBORN:
-            return self._range(rest, targets, finding, "with tensors laid open there the fault vanishes: it is in what the "
-                               "back end fuses across these nodes, not in one of them")  # fmt: skip
+            return self._range(rest, targets, finding, "the fault disappears once tensors there are graph outputs, so it comes "
+                               "from layer fusion across these nodes, not from one of them")  # fmt: skip
         return self._name(rest, targets, finding)
 
     # -- cutting
@@ -269,7 +269,7 @@ class _Search:
     # -- asking
 
     def _measure(self, live: list[str], targets: list[str]) -> tuple[dict[str, Difference], dict[str, Difference]]:
-        """(differences of ``live``, of ``targets``) with ``live`` laid open; in several probes where memory says so."""
+        """(differences of ``live``, of ``targets``) with ``live`` exposed as outputs; in several probes where memory says so."""
         found: dict[str, Difference] = {}
         whole: dict[str, Difference] = {}
         for batch in self._batches(live):
@@ -314,12 +314,12 @@ class _Search:
         found, _ = self._measure([*dict.fromkeys(read), *made], targets)
         departing = [t for t in made if found[t].over(self.limit) > 1.0]
         if not departing:
-            return self._range(rest, targets, finding, "with its inputs laid open this node is right: the back end fuses it with "
-                               "what comes before, and that is wrong")  # fmt: skip
+            return self._range(rest, targets, finding, "once its inputs are graph outputs this node is right, so the fault "
+                               "comes from fusing it with what comes before")  # fmt: skip
         tensor = departing[0]
         node = self.graph.nodes[self.graph.producer[tensor]]
         finding.tensor, finding.node, finding.op_type, finding.error = tensor, node.name, node.op_type, found[tensor]
-        finding.module = node.name.partition("/")[0] if "/" in node.name else GLUE
+        finding.module = node.name.partition("/")[0] if "/" in node.name else UNGROUPED
         finding.group = group_of(finding.module)
         finding.candidate_type = self.candidate.type_of(tensor)
         finding.inputs = {t: found[t] for t in self.graph.reads(self.graph.producer[tensor]) if t in found}
@@ -329,7 +329,7 @@ class _Search:
 
     def _constant(self, tensor: str, errors: dict[str, Difference], finding: Finding) -> Finding:
         finding.tensor, finding.op_type, finding.error, finding.outputs = tensor, "constant", errors[tensor], list(errors)
-        finding.node, finding.module, finding.group = tensor, GLUE, GLUE
+        finding.node, finding.module, finding.group = tensor, UNGROUPED, UNGROUPED
         finding.reason = f"the graph holds {tensor} as a constant, and it comes out as another"
         return finding
 

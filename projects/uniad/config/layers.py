@@ -33,24 +33,25 @@ class FocalLoss(NamedTuple):
 def plain_attention(n: Node, dims: int) -> Attention:
     with n:
         n.type("MultiheadAttention")
-        n.same("embed_dims", dims, "model.embed_dims")
-        return Attention(n.whole("num_heads", 8), n.number("dropout", 0.1))
+        n.must_equal("embed_dims", dims, "model.embed_dims")
+        return Attention(n.integer("num_heads", 8), n.number("dropout", 0.1))
 
 
 def deformable_attention(n: Node, name: str, dims: int, levels: int | None) -> DeformableAttention:
     with n:
         n.type(name)
-        n.same("embed_dims", dims, "model.embed_dims")
+        n.must_equal("embed_dims", dims, "model.embed_dims")
         if levels is not None:
-            n.same("num_levels", levels, "the number of levels that it is fed")
-        points = n.whole("num_points", 8 if name == "MSDeformableAttention3D" else 4)
-        return DeformableAttention(n.whole("num_heads", 8), points, n.whole("num_levels", levels or 4), n.number("dropout", 0.1))
+            n.must_equal("num_levels", levels, "the number of levels that it is fed")
+        points = n.integer("num_points", 8 if name == "MSDeformableAttention3D" else 4)
+        heads, num_levels = n.integer("num_heads", 8), n.integer("num_levels", levels or 4)
+        return DeformableAttention(heads, points, num_levels, n.number("dropout", 0.1))
 
 
 def focal_loss(n: Node) -> FocalLoss:
     with n:
         n.type("FocalLoss")
-        n.fixed(use_sigmoid=True)
+        n.only(use_sigmoid=True)
         return FocalLoss(n.number("gamma", 2.0), n.number("alpha", 0.25), n.number("loss_weight", 1.0))
 
 

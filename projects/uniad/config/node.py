@@ -66,7 +66,7 @@ class Node:
             raise self.fail(key, f"it must be at most {high}")
         return float(value)
 
-    def whole(self, key: str, default: Any = _REQUIRED, low: int = 1) -> int:
+    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1) -> int:
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.fail(key, "it must be a whole number")
@@ -74,7 +74,7 @@ class Node:
             raise self.fail(key, f"it must be at least {low}")
         return value
 
-    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+    def boolean(self, key: str, default: Any = _REQUIRED) -> bool:
         value = self.get(key, default)
         if not isinstance(value, bool):
             raise self.fail(key, "it must be True or False")
@@ -109,7 +109,7 @@ class Node:
             raise self.fail(key, f"native supports {names}{nearest(value, allowed) if isinstance(value, str) else ''}")
         return value
 
-    def fixed(self, **values: Any) -> None:
+    def only(self, **values: Any) -> None:
         """Keys for which native has one way; an absent key means that way."""
         for key, value in values.items():
             got = self.get(key, value)
@@ -118,7 +118,7 @@ class Node:
             if got != value:
                 raise self.fail(key, f"native supports {value!r} only")
 
-    def same(self, key: str, value: Any, other: str) -> None:
+    def must_equal(self, key: str, value: Any, other: str) -> None:
         """A key that restates a value from elsewhere; absent is as good as equal."""
         got = self.get(key, value)
         if (tuple(got) if isinstance(got, (list, tuple)) else got) != (tuple(value) if isinstance(value, list) else value):

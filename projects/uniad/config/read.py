@@ -35,23 +35,23 @@ def _compat(native: Node) -> S.CompatSpec:
 def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
     with cfg.sub("model") as n:
         n.type("UniAD")
-        n.fixed(video_test_mode=True, upsample_if_tiny=False)
+        n.only(video_test_mode=True, upsample_if_tiny=False)
         # torchvision's backbone is overwritten by load_from; the assigner of train_cfg is built and never used
         n.skip("pretrained", "train_cfg", "test_cfg", "upsample_scale_factor", "vehicle_id_list")
         pc_range: S.Range6 = n.numbers("pc_range", 6)  # type: ignore[assignment]
-        dims = n.whole("embed_dims", 256)
+        dims = n.integer("embed_dims", 256)
         backbone = read_backbone(n)
         neck = read_neck(n, backbone, dims)
         with n.sub("pts_bbox_head") as head:
             head.type("BEVFormerTrackHead")
-            head.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
-            head.same("in_channels", dims, "model.embed_dims")
+            head.only(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
+            head.must_equal("in_channels", dims, "model.embed_dims")
             head.skip("loss_cls", "loss_bbox", "loss_iou")
             bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes)
         map_spec, map_loss = read_map(n, pc_range, dims, bev)
-        freeze_bn = n.flag("freeze_bn", False)
+        freeze_bn = n.boolean("freeze_bn", False)
         if freeze_bn and not backbone.norm_eval:
             raise n.fail("freeze_bn", "native keeps norms as they are by model.img_backbone.norm_eval=True, which is False")
         stage2 = {"motion_head", "occ_head", "planning_head"}
@@ -68,20 +68,20 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             track_loss=read_track_loss(n, native, pc_range, track.num_classes, compat),
             map_loss=map_loss,
             freeze=S.FreezeSpec(
-                img_backbone=n.flag("freeze_img_backbone", False),
-                img_neck=n.flag("freeze_img_neck", False),
+                img_backbone=n.boolean("freeze_img_backbone", False),
+                img_neck=n.boolean("freeze_img_neck", False),
                 bn=freeze_bn,
-                bev_encoder=n.flag("freeze_bev_encoder", False),
-                stage1=native.flag("freeze_stage1", False),
+                bev_encoder=n.boolean("freeze_bev_encoder", False),
+                stage1=native.boolean("freeze_stage1", False),
             ),
-            use_grid_mask=n.flag("use_grid_mask", False),
-            queue_length=n.whole("queue_length", 3),
+            use_grid_mask=n.boolean("use_grid_mask", False),
+            queue_length=n.integer("queue_length", 3),
             compat=compat,
             stage2=S.Stage2Spec(
                 motion=read_motion(n, pc_range, bev, decoder, compat),
                 occ=read_occ(n, native, bev, compat),
                 plan=read_plan(n, native, bev),
-                agent_capacity=native.whole("agent_capacity", min(128, track.capacity)),
+                agent_capacity=native.integer("agent_capacity", min(128, track.capacity)),
             )
             if present
             else None,
@@ -99,22 +99,22 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
                         mult = backbone.number("lr_mult", 1.0, low=0)
                 keys.skip("img_backbone")
     with cfg.sub("optimizer_config") as n, n.sub("grad_clip") as clip:
-        clip.fixed(norm_type=2)
+        clip.only(norm_type=2)
         norm = clip.number("max_norm", low=0)
     with cfg.sub("lr_config") as n:
-        n.fixed(policy="CosineAnnealing", warmup="linear")
-        by_epoch = n.flag("by_epoch", True)
-        warmup = n.whole("warmup_iters", low=0), n.number("warmup_ratio"), n.number("min_lr_ratio")
-    epochs = cfg.whole("total_epochs")
+        n.only(policy="CosineAnnealing", warmup="linear")
+        by_epoch = n.boolean("by_epoch", True)
+        warmup = n.integer("warmup_iters", low=0), n.number("warmup_ratio"), n.number("min_lr_ratio")
+    epochs = cfg.integer("total_epochs")
     with cfg.sub("runner") as n:
         n.type("EpochBasedRunner")
-        n.same("max_epochs", epochs, "total_epochs")
+        n.must_equal("max_epochs", epochs, "total_epochs")
     with cfg.sub("log_config") as n:
         n.skip("hooks")
-        interval = n.whole("interval", 10)
+        interval = n.integer("interval", 10)
     with cfg.sub("checkpoint_config") as n:
         n.skip("max_keep_ckpts", "by_epoch")
-        keep = n.whole("interval", 1)
+        keep = n.integer("interval", 1)
     load_from = cfg.get("load_from", None)
     if load_from is not None and not isinstance(load_from, str):
         raise cfg.fail("load_from", "it must be a file name or None")
@@ -130,10 +130,10 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
         log_interval=interval,
         checkpoint_interval=keep,
         load_from=load_from,
-        find_unused_parameters=cfg.flag("find_unused_parameters", False),
+        find_unused_parameters=cfg.boolean("find_unused_parameters", False),
         lr_by_epoch=by_epoch,
-        regularise=native.flag("regularise", True),
-        shared_history=native.flag("shared_history", False),
+        regularise=native.boolean("regularise", True),
+        shared_history=native.boolean("shared_history", False),
     )
 
 
@@ -162,7 +162,7 @@ def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
         model = _model(top, native, compat)
         data = read_data(top, native, model, compat)
         train = read_train(top, native)
-        scratch = native.flag("from_scratch", False)
+        scratch = native.boolean("from_scratch", False)
     stem = Path(path).stem
     stage = 1 if model.stage2 is None else 2
     result = S.Spec(stem, path, variant_of_name(stem), stage, model, data, train)

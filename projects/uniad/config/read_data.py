@@ -23,28 +23,28 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -
                 "MultiScaleFlipAug3D",
             )  # fmt: skip
             if kind == "LoadMultiViewImageFromFilesInCeph":
-                n.fixed(to_float32=True)
+                n.only(to_float32=True)
                 n.skip("file_client_args", "img_root")
             elif kind == "PhotoMetricDistortionMultiViewImage":
                 out["photometric"] = True
             elif kind == "LoadAnnotations3D_E2E":
-                n.fixed(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
+                n.only(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
                 n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d")
             elif kind == "GenerateOccFlowLabels":
-                n.fixed(ignore_index=255, only_vehicle=True, filter_invisible=False)
+                n.only(ignore_index=255, only_vehicle=True, filter_invisible=False)
                 out["bounds"] = bounds(n.sub("grid_conf"))
             elif kind == "ObjectRangeFilterTrack":
-                n.same("point_cloud_range", list(pc_range), "model.pc_range")
+                n.must_equal("point_cloud_range", list(pc_range), "model.pc_range")
             elif kind == "ObjectNameFilterTrack":
-                n.same("classes", classes, "data.train.classes")
+                n.must_equal("classes", classes, "data.train.classes")
             elif kind == "NormalizeMultiviewImage":
-                out.update(mean=n.numbers("mean", 3), std=n.numbers("std", 3), to_rgb=n.flag("to_rgb", True))
+                out.update(mean=n.numbers("mean", 3), std=n.numbers("std", 3), to_rgb=n.boolean("to_rgb", True))
             elif kind == "RandomScaleImageMultiViewImage":
                 (out["scale"],) = n.numbers("scales", 1)
             elif kind == "PadMultiViewImage":
-                out["divisor"] = n.whole("size_divisor")
+                out["divisor"] = n.integer("size_divisor")
             elif kind == "MultiScaleFlipAug3D":
-                n.fixed(flip=False, pts_scale_ratio=1)
+                n.only(flip=False, pts_scale_ratio=1)
                 n.skip("img_scale")
                 inner = _pipeline(n.subs("transforms"), classes, pc_range)
                 blank = _pipeline([], classes, pc_range)
@@ -86,23 +86,23 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             with data.sub(key) as n:
                 n.type("NuScenesE2EDataset")
                 n.skip(*only_upstream)
-                n.same("bev_size", bev_hw, "the BEV size of model.pts_bbox_head")
-                n.same("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
+                n.must_equal("bev_size", bev_hw, "the BEV size of model.pts_bbox_head")
+                n.must_equal("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
                 classes = tuple(n.get("classes"))
                 if len(classes) != model.track.num_classes:
                     raise n.fail("classes", f"model.num_classes is {model.track.num_classes}")
-                n.fixed(occ_filter_invalid_sample=False)  # upstream would leave such samples out; native has labels for each
+                n.only(occ_filter_invalid_sample=False)  # upstream would leave such samples out; native has labels for each
                 here = {
                     "data_root": n.text("data_root"),
                     "class_names": classes,
                     "patch_size": n.numbers("patch_size", 2),
-                    "predict_steps": n.whole("predict_steps"),
-                    "past_steps": n.whole("past_steps"),
-                    "fut_steps": n.whole("fut_steps"),
-                    "planning_steps": n.whole("planning_steps", 6),
-                    "use_nonlinear_optimizer": n.flag("use_nonlinear_optimizer", False),
-                    "occ_receptive_field": n.whole("occ_receptive_field", 3),
-                    "occ_n_future": n.whole("occ_n_future", 4),
+                    "predict_steps": n.integer("predict_steps"),
+                    "past_steps": n.integer("past_steps"),
+                    "fut_steps": n.integer("fut_steps"),
+                    "planning_steps": n.integer("planning_steps", 6),
+                    "use_nonlinear_optimizer": n.boolean("use_nonlinear_optimizer", False),
+                    "occ_receptive_field": n.integer("occ_receptive_field", 3),
+                    "occ_n_future": n.integer("occ_n_future", 4),
                 }
                 for name, value in here.items():
                     if shared.setdefault(name, value) != value:
@@ -113,8 +113,8 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                 pipeline = _pipeline(n.subs("pipeline"), classes, model.bev.pc_range)
                 if key == "train":
                     train_pipeline, ann_train = pipeline, n.text("ann_file")
-                    n.same("queue_length", model.queue_length, "model.queue_length")
-                    use_valid_flag = n.flag("use_valid_flag", False)
+                    n.must_equal("queue_length", model.queue_length, "model.queue_length")
+                    use_valid_flag = n.boolean("use_valid_flag", False)
                 else:
                     test_pipeline, ann_val = pipeline, n.text("ann_file")
                     eval_mod = tuple(n.get("eval_mod", ()))
@@ -140,16 +140,16 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             canvas_hw=model.map.canvas_hw,
             bev_hw=bev_hw,
             queue_length=model.queue_length,
-            samples_per_gpu=data.whole("samples_per_gpu"),
-            workers_per_gpu=data.whole("workers_per_gpu", low=0),
+            samples_per_gpu=data.integer("samples_per_gpu"),
+            workers_per_gpu=data.integer("workers_per_gpu", low=0),
             use_valid_flag=use_valid_flag,
             occ_xbound=bounds[0],
             occ_ybound=bounds[1],
             eval_mod=eval_mod,
-            max_objects=native.whole("max_objects", 192),
-            max_lanes=native.whole("max_lanes", 64),
-            lane_thickness=native.whole("lane_thickness", 1),
-            decode_threads=native.whole("decode_threads", 1),
+            max_objects=native.integer("max_objects", 192),
+            max_lanes=native.integer("max_lanes", 64),
+            lane_thickness=native.integer("lane_thickness", 1),
+            decode_threads=native.integer("decode_threads", 1),
             image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
             image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
             compat=compat,

@@ -43,35 +43,35 @@ def _costs(n: Node, mask: bool) -> _Costs:
 def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tuple[S.MapSpec, S.MapLossSpec]:
     with model.sub("seg_head") as n:
         n.type("PansegformerHead")
-        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
-        n.same("pc_range", list(pc_range), "model.pc_range")
-        n.fixed(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
+        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.must_equal("pc_range", list(pc_range), "model.pc_range")
+        n.only(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
         # Upstream overrides the quality of things; those of stuff are for a panoptic picture that native does not draw.
         n.skip("in_channels", "quality_threshold_things", "quality_threshold_stuff", "overlap_threshold_stuff")
-        things, stuff = n.whole("num_things_classes"), n.whole("num_stuff_classes")
-        n.same("num_classes", things + stuff, "num_things_classes + num_stuff_classes")
+        things, stuff = n.integer("num_things_classes"), n.integer("num_stuff_classes")
+        n.must_equal("num_classes", things + stuff, "num_things_classes + num_stuff_classes")
         with n.sub("positional_encoding") as p:
             p.type("SinePositionalEncoding")
-            p.same("num_feats", dims // 2, "half of model.embed_dims")
-            p.fixed(normalize=True, offset=-0.5)
+            p.must_equal("num_feats", dims // 2, "half of model.embed_dims")
+            p.only(normalize=True, offset=-0.5)
         with n.sub("transformer") as t:
             t.type("SegDeformableTransformer")
             with t.sub("encoder") as encoder, t.sub("decoder") as decoder:
                 encoder.type("DetrTransformerEncoder")
                 decoder.type("DeformableDetrTransformerDecoder")
-                decoder.fixed(return_intermediate=True)
-                encoder_layers, decoder_layers = encoder.whole("num_layers"), decoder.whole("num_layers")
+                decoder.only(return_intermediate=True)
+                encoder_layers, decoder_layers = encoder.integer("num_layers"), decoder.integer("num_layers")
                 with encoder.sub("transformerlayers") as layer:
                     layer.type("BaseTransformerLayer")
-                    layer.fixed(operation_order=SELF_ORDER)
-                    ffn, ffn_dropout = layer.whole("feedforward_channels"), layer.number("ffn_dropout", 0.1)
+                    layer.only(operation_order=SELF_ORDER)
+                    ffn, ffn_dropout = layer.integer("feedforward_channels"), layer.number("ffn_dropout", 0.1)
                     attn = deformable_attention(layer.sub("attn_cfgs"), "MultiScaleDeformableAttention", dims, None)
                 with decoder.sub("transformerlayers") as layer:
                     layer.type("DetrTransformerDecoderLayer")
-                    layer.fixed(operation_order=BEV_ORDER)
-                    layer.same("feedforward_channels", ffn, "the encoder's")
-                    layer.same("ffn_dropout", ffn_dropout, "the encoder's")
+                    layer.only(operation_order=BEV_ORDER)
+                    layer.must_equal("feedforward_channels", ffn, "the encoder's")
+                    layer.must_equal("ffn_dropout", ffn_dropout, "the encoder's")
                     attention, deformable = layer.subs("attn_cfgs", 2)
                     if deformable_attention(deformable, "MultiScaleDeformableAttention", dims, None) != attn:
                         raise deformable.fail("num_levels", "heads, points, levels and dropout must equal the encoder's")
@@ -81,21 +81,21 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
         for key in ("thing_transformer_head", "stuff_transformer_head"):
             with n.sub(key) as h:
                 h.type("SegMaskHead")
-                h.same("d_model", dims, "model.embed_dims")
-                h.fixed(nhead=attn.heads)
-                if h.flag("self_attn", False) != (key == "stuff_transformer_head"):
+                h.must_equal("d_model", dims, "model.embed_dims")
+                h.only(nhead=attn.heads)
+                if h.boolean("self_attn", False) != (key == "stuff_transformer_head"):
                     raise h.fail("self_attn", "native supports True for the stuff head and False for the thing head")
-                masks[key] = h.whole("num_decoder_layers")
+                masks[key] = h.integer("num_decoder_layers")
         top_k = 100
         if "test_cfg" in n.data:
             with n.sub("test_cfg") as test:
-                top_k = test.whole("max_per_img", 100)
+                top_k = test.integer("max_per_img", 100)
         spec = S.MapSpec(
             embed_dims=dims,
             bev_hw=(bev.height, bev.width),
             canvas_hw=n.wholes("canvas_size", 2),  # type: ignore[arg-type]
             pc_range=pc_range,
-            num_query=n.whole("num_query"),
+            num_query=n.integer("num_query"),
             num_things=things,
             num_stuff=stuff,
             encoder_layers=encoder_layers,
@@ -143,52 +143,52 @@ def read_motion(
 ) -> S.MotionSpec:
     with model.sub("motion_head") as n:
         n.type("MotionHead")
-        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
-        n.same("embed_dims", bev.embed_dims, "model.embed_dims")
-        n.same("num_classes", decoder.num_classes, "model.num_classes")
-        n.same("pc_range", list(pc_range), "model.pc_range")
-        det_layers = n.whole("det_layer_num", 6)
+        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.must_equal("embed_dims", bev.embed_dims, "model.embed_dims")
+        n.must_equal("num_classes", decoder.num_classes, "model.num_classes")
+        n.must_equal("pc_range", list(pc_range), "model.pc_range")
+        det_layers = n.integer("det_layer_num", 6)
         if det_layers != decoder.num_layers:
             raise ConfigError(
                 f"{n.file}: {n.at('det_layer_num')} is {det_layers}; it must equal the detection decoder's layers, "
                 f"{decoder.num_layers}"
             )
         n.skip("num_query", "bbox_coder")
-        modes = n.whole("predict_modes", 6)
-        n.same("num_anchor", modes, "model.motion_head.predict_modes")
+        modes = n.integer("predict_modes", 6)
+        n.must_equal("num_anchor", modes, "model.motion_head.predict_modes")
         with n.sub("loss_traj") as loss:
             loss.type("TrajLoss")
-            variance = loss.flag("use_variance")
+            variance = loss.boolean("use_variance")
             weights = [
                 loss.number(key)
                 for key in ("cls_loss_weight", "nll_loss_weight", "loss_weight_minade", "loss_weight_minfde")
             ]
         with n.sub("transformerlayers") as t, t.sub("transformerlayers") as layer:
             t.type("MotionTransformerDecoder")
-            t.same("pc_range", list(pc_range), "model.pc_range")
-            t.same("embed_dims", bev.embed_dims, "model.embed_dims")
+            t.must_equal("pc_range", list(pc_range), "model.pc_range")
+            t.must_equal("embed_dims", bev.embed_dims, "model.embed_dims")
             layer.type("MotionTransformerAttentionLayer")
-            layer.fixed(batch_first=True, operation_order=CROSS_ORDER)
+            layer.only(batch_first=True, operation_order=CROSS_ORDER)
             (attention,) = layer.subs("attn_cfgs", 1)
-            attention.same("num_steps", n.get("predict_steps"), "model.motion_head.predict_steps")
-            attention.fixed(sample_index=-1)
+            attention.must_equal("num_steps", n.get("predict_steps"), "model.motion_head.predict_steps")
+            attention.only(sample_index=-1)
             attn = deformable_attention(attention, "MotionDeformableAttention", bev.embed_dims, 1)
             return S.MotionSpec(
                 embed_dims=bev.embed_dims,
                 bev_hw=(bev.height, bev.width),
                 pc_range=pc_range,
-                num_layers=t.whole("num_layers"),
+                num_layers=t.integer("num_layers"),
                 num_classes=decoder.num_classes,
-                predict_steps=n.whole("predict_steps"),
+                predict_steps=n.integer("predict_steps"),
                 predict_modes=modes,
                 group_ids=tuple(tuple(int(i) for i in group) for group in n.get("group_id_list")),
                 vehicle_ids=tuple(n.get("vehicle_id_list", model.wholes("vehicle_id_list", None, (0, 1, 2, 3, 4, 6, 7)))),
                 anchor_path=n.text("anchor_info_path"),
-                use_nonlinear_optimizer=n.flag("use_nonlinear_optimizer", False),
-                ffn_dims=layer.whole("feedforward_channels"),
+                use_nonlinear_optimizer=n.boolean("use_nonlinear_optimizer", False),
+                ffn_dims=layer.integer("feedforward_channels"),
                 det_layers=det_layers,
-                num_cls_fcs=n.whole("num_cls_fcs", 2),
+                num_cls_fcs=n.integer("num_cls_fcs", 2),
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
                 num_heads=attn.heads,
                 num_points=attn.points,
@@ -205,54 +205,54 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
     align = compat.occ_grid == "fixed"
     with model.sub("occ_head") as n:
         n.type("OccHead")
-        n.same("bev_size", (bev.height, bev.width), "the BEV size of model.pts_bbox_head")
-        n.fixed(pan_eval=True, init_cfg=None, detach_query_pos=True, sample_ignore_mode="all_valid", temporal_mlp_layer=2)
+        n.must_equal("bev_size", (bev.height, bev.width), "the BEV size of model.pts_bbox_head")
+        n.only(pan_eval=True, init_cfg=None, detach_query_pos=True, sample_ignore_mode="all_valid", temporal_mlp_layer=2)
         n.skip("spatial_extent")
         xbound, ybound = bounds(n.sub("grid_conf"))
-        slice_bev = n.flag("bevslicer", True) or align
+        slice_bev = n.boolean("bevslicer", True) or align
         grid = BevGrid.from_bounds(xbound, ybound).shape
         if not slice_bev and grid != (bev.height, bev.width):
             raise n.fail("grid_conf", f"it has {grid} cells, the BEV ({bev.height}, {bev.width}); set bevslicer=True to cut it")
-        ignore = n.whole("ignore_index", 255)
+        ignore = n.integer("ignore_index", 255)
         with n.sub("transformer_decoder") as t, t.sub("transformerlayers") as layer:
             t.type("DetrTransformerDecoder")
-            t.fixed(return_intermediate=True, init_cfg=None)
+            t.only(return_intermediate=True, init_cfg=None)
             layer.type("DetrTransformerDecoderLayer")
-            layer.fixed(operation_order=BEV_ORDER)
+            layer.only(operation_order=BEV_ORDER)
             with layer.sub("attn_cfgs") as a:
                 a.type("MultiheadAttention")
-                a.fixed(attn_drop=0.0, proj_drop=0.0, dropout_layer=None, batch_first=False)
-                dims, heads = a.whole("embed_dims"), a.whole("num_heads", 8)
-            ffn = layer.whole("feedforward_channels")
+                a.only(attn_drop=0.0, proj_drop=0.0, dropout_layer=None, batch_first=False)
+                dims, heads = a.integer("embed_dims"), a.integer("num_heads", 8)
+            ffn = layer.integer("feedforward_channels")
             with layer.sub("ffn_cfgs") as f:
-                f.same("embed_dims", dims, "that of the attention")
-                f.same("feedforward_channels", ffn, "the layer's feedforward_channels")
-                f.fixed(num_fcs=2, ffn_drop=0.0, dropout_layer=None, add_identity=True)
+                f.must_equal("embed_dims", dims, "that of the attention")
+                f.must_equal("feedforward_channels", ffn, "the layer's feedforward_channels")
+                f.only(num_fcs=2, ffn_drop=0.0, dropout_layer=None, add_identity=True)
                 f.skip("act_cfg")
-            layers = t.whole("num_layers")
+            layers = t.integer("num_layers")
         with n.sub("loss_mask") as mask, n.sub("loss_dice") as dice:
             mask.type("FieryBinarySegmentationLoss")
-            mask.fixed(use_top_k=True)
-            mask.same("ignore_index", ignore, "model.occ_head.ignore_index")
+            mask.only(use_top_k=True)
+            mask.must_equal("ignore_index", ignore, "model.occ_head.ignore_index")
             dice.type("DiceLossWithMasks")
-            dice.fixed(use_sigmoid=True, activate=True, reduction="mean", naive_dice=True)
-            dice.same("ignore_index", ignore, "model.occ_head.ignore_index")
+            dice.only(use_sigmoid=True, activate=True, reduction="mean", naive_dice=True)
+            dice.must_equal("ignore_index", ignore, "model.occ_head.ignore_index")
             return S.OccSpec(
                 bev_hw=(bev.height, bev.width),
-                bev_dims=n.whole("bev_emb_dim", 256),
-                proj_dims=n.whole("bev_proj_dim", 64),
-                proj_layers=n.whole("bev_proj_nlayers", 1, low=0),
+                bev_dims=n.integer("bev_emb_dim", 256),
+                proj_dims=n.integer("bev_proj_dim", 64),
+                proj_layers=n.integer("bev_proj_nlayers", 1, low=0),
                 slice_bev=slice_bev,
                 xbound=xbound,
                 ybound=ybound,
                 num_layers=layers,
                 embed_dims=dims,
                 ffn_dims=ffn,
-                query_dims=n.whole("query_dim", 256),
-                query_mlp_layers=n.whole("query_mlp_layers", 3),
+                query_dims=n.integer("query_dim", 256),
+                query_mlp_layers=n.integer("query_mlp_layers", 3),
                 num_heads=heads,
-                n_future=n.whole("n_future", 4),
-                receptive_field=n.whole("receptive_field", 3),
+                n_future=n.integer("n_future", 4),
+                receptive_field=n.integer("receptive_field", 3),
                 attn_mask_thresh=n.number("attn_mask_thresh", 0.5),
                 ignore_index=ignore,
                 weight_aux=n.number("aux_loss_weight", 1.0),
@@ -262,9 +262,9 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
                 weight_dice=dice.number("loss_weight", 1.0),
                 dice_eps=dice.number("eps", 1e-3),
                 test_seg_thresh=n.number("test_seg_thresh", 0.5),
-                test_with_track_score=n.flag("test_with_track_score", False),
-                cell_features=native.flag("occ_cell_features", False),
-                draw_boxes=native.flag("occ_draw_boxes", False),
+                test_with_track_score=n.boolean("test_with_track_score", False),
+                cell_features=native.boolean("occ_cell_features", False),
+                draw_boxes=native.boolean("occ_draw_boxes", False),
                 **({"bev_centres": _cell_centres(bev)} if align else {}),
             )
 
@@ -279,10 +279,10 @@ def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
 def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
     with model.sub("planning_head") as n:
         n.type("PlanningHeadSingleMode")
-        n.same("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.same("bev_w", bev.width, "model.pts_bbox_head.bev_w")
-        n.same("embed_dims", bev.embed_dims, "model.embed_dims")
-        n.fixed(planning_eval=True)
+        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
+        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.must_equal("embed_dims", bev.embed_dims, "model.embed_dims")
+        n.only(planning_eval=True)
         with n.sub("loss_planning") as loss:
             loss.type("PlanningLoss")
         collision = []
@@ -298,11 +298,11 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
         return S.PlanSpec(
             embed_dims=bev.embed_dims,
             bev_hw=(bev.height, bev.width),
-            steps=n.whole("planning_steps", 6),
-            use_col_optim=n.flag("use_col_optim", False),
-            with_adapter=n.flag("with_adapter", False),
+            steps=n.integer("planning_steps", 6),
+            use_col_optim=n.boolean("use_col_optim", False),
+            with_adapter=n.boolean("with_adapter", False),
             collision=tuple(collision),
-            ego_status=native.flag("plan_ego_status", False),
-            motion_prior=native.flag("plan_motion_prior", False),
+            ego_status=native.boolean("plan_ego_status", False),
+            motion_prior=native.boolean("plan_motion_prior", False),
             **extra,
         )

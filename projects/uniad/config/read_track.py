@@ -13,11 +13,11 @@ def read_backbone(model: Node) -> S.BackboneSpec:
         depth = n.choice("depth", (18, 50, 101))
         stages_built = n.choice("num_stages", (3, 4), 4)
         # Upstream's class wants these spelt out when a stage is left off.
-        n.fixed(strides=(1, 2, 2, 2)[:stages_built], dilations=(1, 1, 1, 1)[:stages_built])
+        n.only(strides=(1, 2, 2, 2)[:stages_built], dilations=(1, 1, 1, 1)[:stages_built])
         n.skip("init_cfg", "with_cp")
         with n.sub("norm_cfg") as norm:
             norm.choice("type", ("BN", "BN2d"))
-            norm_requires_grad = norm.flag("requires_grad", True)
+            norm_requires_grad = norm.boolean("requires_grad", True)
         dcn = n.get("dcn", None)
         stages = tuple(n.get("stage_with_dcn", (False,) * 4))
         groups = 1
@@ -29,8 +29,8 @@ def read_backbone(model: Node) -> S.BackboneSpec:
                 raise n.fail("dcn", "native has deformable convolution in depth 50 and 101 only")
             with n.sub("dcn") as d:
                 d.type("DCNv2")
-                groups = d.whole("deform_groups", 1)
-                d.fixed(fallback_on_stride=False)
+                groups = d.integer("deform_groups", 1)
+                d.only(fallback_on_stride=False)
         if len(stages) != 4 or not all(isinstance(s, bool) for s in stages):
             raise n.fail("stage_with_dcn", "it must be four times True or False")
         if max(n.wholes("out_indices")) >= stages_built:
@@ -39,20 +39,20 @@ def read_backbone(model: Node) -> S.BackboneSpec:
             depth=depth,
             style=n.choice("style", ("pytorch", "caffe"), "pytorch"),
             out_indices=n.wholes("out_indices"),
-            frozen_stages=n.whole("frozen_stages", -1, low=-1),
-            norm_eval=n.flag("norm_eval", True),
+            frozen_stages=n.integer("frozen_stages", -1, low=-1),
+            norm_eval=n.boolean("norm_eval", True),
             norm_requires_grad=norm_requires_grad,
             stage_with_dcn=stages,
             dcn_groups=groups,
             num_stages=stages_built,
-            base_channels=n.whole("base_channels", 64),
+            base_channels=n.integer("base_channels", 64),
         )
 
 
 def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
     with model.sub("img_neck") as n:
         n.type("FPN")
-        n.same("out_channels", dims, "model.embed_dims")
+        n.must_equal("out_channels", dims, "model.embed_dims")
         width = backbone.base_channels * (1 if backbone.depth == 18 else 4)
         expected = tuple(width * 2**i for i in backbone.out_indices)
         if n.wholes("in_channels") != expected:
@@ -63,44 +63,44 @@ def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
         return S.NeckSpec(
             in_channels=expected,
             out_channels=dims,
-            num_outs=n.whole("num_outs"),
-            start_level=n.whole("start_level", 0, low=0),
+            num_outs=n.integer("num_outs"),
+            start_level=n.integer("start_level", 0, low=0),
             add_extra_convs=extra,
-            relu_before_extra_convs=n.flag("relu_before_extra_convs", False),
+            relu_before_extra_convs=n.boolean("relu_before_extra_convs", False),
         )
 
 
 def read_bev(
     model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int, compat: S.CompatSpec
 ) -> S.BevSpec:
-    height, width = head.whole("bev_h"), head.whole("bev_w")
+    height, width = head.integer("bev_h"), head.integer("bev_w")
     with head.sub("positional_encoding") as n:
         n.type("LearnedPositionalEncoding")
-        n.same("num_feats", dims // 2, "half of model.embed_dims")
-        n.same("row_num_embed", height, "model.pts_bbox_head.bev_h")
-        n.same("col_num_embed", width, "model.pts_bbox_head.bev_w")
+        n.must_equal("num_feats", dims // 2, "half of model.embed_dims")
+        n.must_equal("row_num_embed", height, "model.pts_bbox_head.bev_h")
+        n.must_equal("col_num_embed", width, "model.pts_bbox_head.bev_w")
     transformer = head.sub("transformer")
     transformer.skip("decoder")
     with transformer as t:
         t.type("PerceptionTransformer")
-        t.same("embed_dims", dims, "model.embed_dims")
-        t.fixed(can_bus_norm=True, use_cams_embeds=True, num_feature_levels=4)
+        t.must_equal("embed_dims", dims, "model.embed_dims")
+        t.only(can_bus_norm=True, use_cams_embeds=True, num_feature_levels=4)
         rotate_center: tuple[float, float] = t.numbers("rotate_center", 2, (100, 100))  # type: ignore[assignment]
         with t.sub("encoder") as n:
             n.type("BEVFormerEncoder")
-            n.same("pc_range", list(pc_range), "model.pc_range")
-            n.fixed(return_intermediate=False)
+            n.must_equal("pc_range", list(pc_range), "model.pc_range")
+            n.only(return_intermediate=False)
             with n.sub("transformerlayers") as layer:
                 layer.type("BEVFormerLayer")
-                layer.fixed(operation_order=BEV_ORDER)
+                layer.only(operation_order=BEV_ORDER)
                 temporal, spatial = layer.subs("attn_cfgs", 2)
                 tsa = deformable_attention(temporal, "TemporalSelfAttention", dims, 1)
                 with spatial:
                     spatial.type("SpatialCrossAttention")
-                    spatial.same("pc_range", list(pc_range), "model.pc_range")
-                    spatial.same("embed_dims", dims, "model.embed_dims")
-                    spatial.same("num_cams", t.whole("num_cams", 6), "model.pts_bbox_head.transformer.num_cams")
-                    spatial.same("dropout", tsa.dropout, "the temporal attention's dropout")
+                    spatial.must_equal("pc_range", list(pc_range), "model.pc_range")
+                    spatial.must_equal("embed_dims", dims, "model.embed_dims")
+                    spatial.must_equal("num_cams", t.integer("num_cams", 6), "model.pts_bbox_head.transformer.num_cams")
+                    spatial.must_equal("dropout", tsa.dropout, "the temporal attention's dropout")
                     inner = spatial.sub("deformable_attention")
                     sca = deformable_attention(inner, "MSDeformableAttention3D", dims, levels)
                 if sca.heads != tsa.heads:
@@ -110,19 +110,19 @@ def read_bev(
                     width=width,
                     pc_range=pc_range,
                     embed_dims=dims,
-                    num_layers=n.whole("num_layers"),
+                    num_layers=n.integer("num_layers"),
                     num_levels=levels,
-                    ffn_dims=layer.whole("feedforward_channels"),
+                    ffn_dims=layer.integer("feedforward_channels"),
                     num_heads=tsa.heads,
-                    num_cams=t.whole("num_cams", 6),
-                    points_in_pillar=n.whole("num_points_in_pillar", 4),
+                    num_cams=t.integer("num_cams", 6),
+                    points_in_pillar=n.integer("num_points_in_pillar", 4),
                     sca_points=sca.points,
                     tsa_points=tsa.points,
                     dropout=tsa.dropout,
                     ffn_dropout=layer.number("ffn_dropout", 0.1),
-                    rotate_prev_bev=t.flag("rotate_prev_bev", True),
-                    use_shift=t.flag("use_shift", True),
-                    use_can_bus=t.flag("use_can_bus", True),
+                    rotate_prev_bev=t.boolean("rotate_prev_bev", True),
+                    use_shift=t.boolean("use_shift", True),
+                    use_can_bus=t.boolean("use_can_bus", True),
                     rotate_center=(width / 2, height / 2) if compat.rotate_center == "fixed" else rotate_center,
                     shift_now=compat.shift_now == S.UPSTREAM,
                     sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
@@ -132,61 +132,61 @@ def read_bev(
 def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int) -> S.DecoderSpec:
     with head.sub("transformer").sub("decoder") as n:
         n.type("DetectionTransformerDecoder")
-        n.fixed(return_intermediate=True)
+        n.only(return_intermediate=True)
         with n.sub("transformerlayers") as layer:
             layer.type("DetrTransformerDecoderLayer")
-            layer.fixed(operation_order=BEV_ORDER)
+            layer.only(operation_order=BEV_ORDER)
             attention, deformable = layer.subs("attn_cfgs", 2)
             plain = plain_attention(attention, dims)
             attn = deformable_attention(deformable, "CustomMSDeformableAttention", dims, 1)
             if (attn.heads, attn.dropout) != plain:
                 raise deformable.fail("num_heads", "heads and dropout must equal those of the attention before it")
             return S.DecoderSpec(
-                num_layers=n.whole("num_layers"),
+                num_layers=n.integer("num_layers"),
                 embed_dims=dims,
                 num_classes=classes,
-                ffn_dims=layer.whole("feedforward_channels"),
+                ffn_dims=layer.integer("feedforward_channels"),
                 pc_range=pc_range,
                 num_heads=attn.heads,
                 num_points=attn.points,
                 dropout=attn.dropout,
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
-                past_steps=head.whole("past_steps", 4),
-                fut_steps=head.whole("fut_steps", 4),
+                past_steps=head.integer("past_steps", 4),
+                fut_steps=head.integer("fut_steps", 4),
             )
 
 
 def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int) -> S.TrackSpec:
-    queries, classes = model.whole("num_query", 900), model.whole("num_classes", 10)
-    head.same("num_query", queries, "model.num_query")
-    head.same("num_classes", classes, "model.num_classes")
+    queries, classes = model.integer("num_query", 900), model.integer("num_classes", 10)
+    head.must_equal("num_query", queries, "model.num_query")
+    head.must_equal("num_classes", classes, "model.num_classes")
     with head.sub("bbox_coder") as coder:
         coder.type("NMSFreeCoder", "DETRTrack3DCoder")
-        coder.same("pc_range", list(pc_range), "model.pc_range")
-        coder.same("num_classes", classes, "model.num_classes")
+        coder.must_equal("pc_range", list(pc_range), "model.pc_range")
+        coder.must_equal("num_classes", classes, "model.num_classes")
         coder.skip("voxel_size", "score_threshold")
         post_range = coder.numbers("post_center_range", 6)
-        max_num = coder.whole("max_num", 300)
+        max_num = coder.integer("max_num", 300)
     with model.sub("qim_args") as q, model.sub("mem_args") as m:
-        q.fixed(qim_type="QIMBase")
-        m.fixed(memory_bank_type="MemoryBank")
+        q.only(qim_type="QIMBase")
+        m.only(memory_bank_type="MemoryBank")
         return S.TrackSpec(
             num_query=queries,
             num_classes=classes,
             embed_dims=dims,
             pc_range=pc_range,
             post_center_range=post_range,  # type: ignore[arg-type]
-            capacity=native.whole("track_capacity", 256),
+            capacity=native.integer("track_capacity", 256),
             score_thresh=model.number("score_thresh"),
             filter_score_thresh=model.number("filter_score_thresh"),
             gt_iou_threshold=model.number("gt_iou_threshold"),
-            miss_tolerance=model.whole("miss_tolerance", 5),
+            miss_tolerance=model.integer("miss_tolerance", 5),
             max_num=max_num,
-            update_query_pos=q.flag("update_query_pos"),
+            update_query_pos=q.boolean("update_query_pos"),
             merger_dropout=q.number("merger_dropout"),
             fp_ratio=q.number("fp_ratio"),
             random_drop=q.number("random_drop"),
-            mem_len=m.whole("memory_bank_len"),
+            mem_len=m.integer("memory_bank_len"),
             mem_score_thresh=m.number("memory_bank_score_thresh"),
         )
 
@@ -194,12 +194,12 @@ def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: 
 def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int, compat: S.CompatSpec) -> S.TrackLossSpec:
     with model.sub("loss_cfg") as n:
         n.type("ClipMatcher")
-        n.same("num_classes", classes, "model.num_classes")
-        n.fixed(weight_dict=None)
+        n.must_equal("num_classes", classes, "model.num_classes")
+        n.only(weight_dict=None)
         focal = focal_loss(n.sub("loss_cls"))
         with n.sub("assigner") as a:
             a.type("HungarianAssigner3DTrack")
-            a.same("pc_range", list(pc_range), "model.pc_range")
+            a.must_equal("pc_range", list(pc_range), "model.pc_range")
             cost_cls = weight(a.sub("cls_cost"), "FocalLossCost", key="weight")
             cost_box = weight(a.sub("reg_cost"), "BBox3DL1Cost", key="weight")
         return S.TrackLossSpec(

@@ -23,17 +23,17 @@ def decoder_messages() -> Iterator[list[str]]:
     global _lock, _owner
     if _owner != os.getpid():  # forked, perhaps while another thread held it
         _lock, _owner = threading.Lock(), os.getpid()
-    said: list[str] = []
+    messages: list[str] = []
     with _lock:
         try:
             real = os.dup(2)
         except OSError:  # a daemon without stderr
-            yield said
+            yield messages
             return
         memory = os.memfd_create("decoder")
         try:
             os.dup2(memory, 2)
-            yield said
+            yield messages
         finally:
             os.dup2(real, 2)
             size = os.lseek(memory, 0, os.SEEK_END)
@@ -41,7 +41,7 @@ def decoder_messages() -> Iterator[list[str]]:
             os.close(memory)
             os.close(real)
             lines = content.decode(errors="replace").splitlines(keepends=True)
-            said += [line.strip() for line in lines if line.startswith(_DECODERS)]
+            messages += [line.strip() for line in lines if line.startswith(_DECODERS)]
             others = "".join(line for line in lines if not line.startswith(_DECODERS))
             if others:
                 os.write(2, others.encode())

@@ -46,14 +46,14 @@ def decode(path: str | Path) -> U8:
 
 def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
     """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free."""
-    with decoder_messages() as said:
+    with decoder_messages() as messages:
         images = [_decode(path) for path in paths] if threads <= 1 else list(_pool(threads).map(_decode, paths))
-    if any(map(_is_damage, said)):
+    if any(map(_is_damage, messages)):
         # Which of them it was, the decoder does not say: one at a time tells.
         for path in paths:
-            with decoder_messages() as said:
+            with decoder_messages() as messages:
                 _decode(path)
-            damage = next(filter(_is_damage, said), None)
+            damage = next(filter(_is_damage, messages), None)
             if damage:
                 raise UserError(f"image {path} is damaged ({damage}); download or make it again")
     return images

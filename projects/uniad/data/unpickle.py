@@ -333,7 +333,7 @@ def _try(path: Path, size: int) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        said = b"it cannot be read"
+        message = b"it cannot be read"
         try:
             os.close(reading)
             gc.disable()  # objects of the parent must not be finalised here
@@ -344,16 +344,16 @@ def _try(path: Path, size: int) -> None:
             _bound(size)
             with open(path, "rb") as handle:
                 _read(handle, size)
-            said = b""
+            message = b""
         except BaseException as error:
-            said = (str(error) or type(error).__name__).encode("utf-8", "replace")[:1000]
+            message = (str(error) or type(error).__name__).encode("utf-8", "replace")[:1000]
         finally:
-            os.write(writing, said)
-            os._exit(1 if said else 0)
+            os.write(writing, message)
+            os._exit(1 if message else 0)
     os.close(writing)
     try:
         with open(reading, "rb") as pipe:
-            said = pipe.read().decode("utf-8", "replace")
+            message = pipe.read().decode("utf-8", "replace")
         _, status = os.waitpid(child, 0)
         child = 0
     finally:
@@ -364,7 +364,7 @@ def _try(path: Path, size: int) -> None:
         number = os.WTERMSIG(status)
         _refuse("it takes too long to read" if number == signal.SIGXCPU else f"reading it ended a process by signal {number}")
     if status:
-        _refuse(said)
+        _refuse(message)
 
 
 def _bound(size: int) -> None:

@@ -64,10 +64,10 @@ def run(
             for scene in scenes:
                 entry = {"name": scene.name, "token": scene.token, "folder": folder_name(scene.name), "frames": 0}
                 done.append(entry)
-                for shot, result in results_along(runtime, scene):
-                    write_frame(out / entry["folder"], shot.number, result, shot.info, names)
-                    token = shot.info["token"]
-                    detections[token], tracks[token] = entries_of(result, shot.info, names, ranges)
+                for record, result in results_along(runtime, scene):
+                    write_frame(out / entry["folder"], record.number, result, record.info, names)
+                    token = record.info["token"]
+                    detections[token], tracks[token] = entries_of(result, record.info, names, ranges)
                     timings.append(result.timings_ms)
                     entry["frames"] += 1
                     progress()
@@ -77,7 +77,7 @@ def run(
                     break
             finished = not interrupt.requested
         finally:
-            with interrupt.held_off():
+            with interrupt.deferred():
                 summary = account(finished)
     return summary
 

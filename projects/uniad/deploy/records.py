@@ -65,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, Any], class_names: Sequence[str]) -> None:
-    """One frame's two files. ``info``: as ``sources.Shot`` has it."""
+    """One frame's two files. ``info``: as ``sources.FrameRecord`` has it."""
     masks = {"lanes": result.lanes, "drivable": result.drivable}
     if result.occupancy is not None:
         masks |= {"occupancy": result.occupancy, "occupancy_ids": result.occupancy_ids.astype(np.int32)}
@@ -119,14 +119,14 @@ def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str
     number = {name: index for index, name in enumerate(class_names)}
     forecasts = plan = None
     if "plan" in frame:
-        said = frame["forecasts"]
+        entries = frame["forecasts"]
         forecasts = Forecasts(
-            ids=np.array([f["id"] for f in said], np.int64),
-            starts=np.array([f["start"] for f in said], np.float32).reshape(-1, 3),
-            labels=np.array([number[f["class"]] for f in said], np.int64),
-            traj=np.array([[m["path"] for m in f["modes"]] for f in said], np.float32),
-            prob=np.array([[m["prob"] for m in f["modes"]] for f in said], np.float32),
-        ) if said else _no_forecasts()  # fmt: skip
+            ids=np.array([f["id"] for f in entries], np.int64),
+            starts=np.array([f["start"] for f in entries], np.float32).reshape(-1, 3),
+            labels=np.array([number[f["class"]] for f in entries], np.int64),
+            traj=np.array([[m["path"] for m in f["modes"]] for f in entries], np.float32),
+            prob=np.array([[m["prob"] for m in f["modes"]] for f in entries], np.float32),
+        ) if entries else _no_forecasts()  # fmt: skip
         plan = Plan(frame["plan"]["path"], frame["plan"]["raw"], COMMANDS.index(frame["plan"]["command"]))
     result = Result(
         tracks=_arrays(frame["tracks"], number),
@@ -171,12 +171,12 @@ def _objects(objects: Objects, class_names: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def _arrays(said: list[dict[str, Any]], number: Mapping[str, int]) -> Objects:
+def _arrays(entries: list[dict[str, Any]], number: Mapping[str, int]) -> Objects:
     return Objects(
-        boxes=np.array([o["box"] for o in said], np.float32).reshape(-1, 9),
-        labels=np.array([number[o["class"]] for o in said], np.int64),
-        scores=np.array([o["score"] for o in said], np.float32),
-        ids=np.array([o["id"] for o in said], np.int64),
+        boxes=np.array([o["box"] for o in entries], np.float32).reshape(-1, 9),
+        labels=np.array([number[o["class"]] for o in entries], np.int64),
+        scores=np.array([o["score"] for o in entries], np.float32),
+        ids=np.array([o["id"] for o in entries], np.int64),
     )
 
 

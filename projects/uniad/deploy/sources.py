@@ -27,7 +27,7 @@ INDEX = "frames.json"
 
 
 @dataclass(frozen=True)
-class Shot:
+class FrameRecord:
     """One frame, its images decoded. ``info``: token, time and poses as in an info file; cams: image paths by camera."""
 
     sensors: Sensors
@@ -62,9 +62,9 @@ class Scene:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[FrameRecord]:
         for number, key in enumerate(self.keys):
-            yield Shot(*self.source.read(key), number, self.name, self.previous_can_bus)
+            yield FrameRecord(*self.source.read(key), number, self.name, self.previous_can_bus)
 
 
 class DatasetFrames:

@@ -28,7 +28,7 @@ class Built:
 
     version: str
     targets: list[str]
-    typing: str  # strong: types are the graph's; weak: the builder may lower them
+    typing: str  # strong: types are the graph's; weak: the builder may choose lower ones
     notes: tuple[str, ...] = ()  # where the engine is not all that was asked for; for its card, and for people
 
 

@@ -40,9 +40,10 @@ def _build(onnx_path: Path, source: dict, part: Path, options: BuildOptions, pro
 
 
 def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildOptions) -> dict:
-    """Build, check that the network's border is what the ONNX card says, write engine and card; return the card.
+    """Build, check that the network's inputs and outputs are what the ONNX card says, write engine and card; return the card.
 
-    Raises UserError when the ONNX changed after its export, does not parse, has another border, or cannot have that precision.
+    Raises UserError when the ONNX changed after its export, does not parse, has other inputs or outputs, or cannot have that
+    precision.
     """
     check_precision(options.precision)
     source = read_card(onnx_path)

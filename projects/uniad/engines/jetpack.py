@@ -85,13 +85,13 @@ def _device_model() -> str:
     file = Path("/proc/device-tree/model")
     if file.is_file():
         return file.read_text(errors="replace").strip("\0\n ")
-    said = _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return said.splitlines()[0] if said else os.uname().machine
+    output = _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return output.splitlines()[0] if output else os.uname().machine
 
 
 def _power_mode() -> str | None:
     """Such as "MAXN"; nvpmodel is only asked."""
-    found = re.search(r"Power Mode:\s*(\S.*)", _said(["nvpmodel", "-q"]))
+    found = re.search(r"Power Mode:\s*(\S.*)", _output_of(["nvpmodel", "-q"]))
     return found.group(1).strip() if found else None
 
 
@@ -112,7 +112,7 @@ def _number(path: Path) -> float:
         return 0.0
 
 
-def _said(command: list) -> str:
+def _output_of(command: list) -> str:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
         return done.stdout.decode("utf8", "replace")

@@ -36,7 +36,7 @@ class PythonBackend:
             raise UserError(
                 f"{onnx}: {self.package} {trt.__version__} cannot parse it: node {first.node()}: {first.desc().splitlines()[0]}"
             )
-        _check_border(trt, network, source, onnx)
+        _check_io(trt, network, source, onnx)
         config = builder.create_builder_config()
         if self.package == "tensorrt":
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
@@ -122,7 +122,7 @@ def _report_progress(trt: Any, config: Any, options: BuildOptions) -> None:
     config.progress_monitor = Monitor()
 
 
-def _check_border(trt: Any, network: Any, card: dict, onnx_path: str | Path) -> None:
+def _check_io(trt: Any, network: Any, card: dict, onnx_path: str | Path) -> None:
     found = {}
     for count, get in ((network.num_inputs, network.get_input), (network.num_outputs, network.get_output)):
         for i in range(count):

@@ -37,7 +37,7 @@ STOCK_PLUGINS = {"MultiscaleDeformableAttnPlugin_TRT"}
 
 
 def audit(model: onnx.ModelProto, contract: Contract | None = None, allow_plugin: bool = False) -> list[str]:
-    """Faults of a graph, one sentence each; empty when it may leave the house."""
+    """Faults of a graph, one sentence each; empty where it is deployable."""
     faults: list[str] = []
     opset = opset_of(model)
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
@@ -63,7 +63,7 @@ def audit(model: onnx.ModelProto, contract: Contract | None = None, allow_plugin
             mode = next((a.s.decode() for a in node.attribute if a.name == "mode"), "bilinear")
             if mode not in ("bilinear", "nearest", "bicubic"):
                 faults.append(f"{label}: mode {mode!r} is the opset-20 spelling, which older parsers read as nearest")
-    faults += _border_faults(model, contract)
+    faults += _io_faults(model, contract)
     faults += [
         f"tensor {v.name!r} is float64, which TensorRT does not compute"
         for v in model.graph.value_info
@@ -72,7 +72,7 @@ def audit(model: onnx.ModelProto, contract: Contract | None = None, allow_plugin
     return faults
 
 
-def _border_faults(model: onnx.ModelProto, contract: Contract | None) -> list[str]:
+def _io_faults(model: onnx.ModelProto, contract: Contract | None) -> list[str]:
     faults = []
     onnx_dtype = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
     sides = (

@@ -13,7 +13,8 @@ import onnx
 
 from uniad.errors import UserError
 
-GLUE = "glue"  # what belongs to no module with a group: poses, clocks, track slots, ids
+# Nodes of no module with a group: poses, clocks, track slots, ids. "glue" is their name in graphs and cards, which stays.
+UNGROUPED = "glue"
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's: module paths from the outermost to the operator
 _ROOT = "model."  # the export wrapper's attribute
 
@@ -49,7 +50,7 @@ def group_of(path: str) -> str:
         if found:
             return found.group(1)
     head = path.partition(".")[0]
-    return _HEADS.get(head, head if head in _WHOLE else GLUE)
+    return _HEADS.get(head, head if head in _WHOLE else UNGROUPED)
 
 
 def layer_groups(model: onnx.ModelProto) -> dict[str, list[str]]:
@@ -74,7 +75,7 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Name each node ``module.path/operator_i`` by what PyTorch's exporter recorded about it; the step's own are ``glue/...``."""
     nodes = model.graph.node
     for i, (node, path) in enumerate(zip(nodes, _inherit(nodes, [_recorded(node) for node in nodes]))):
-        node.name = f"{path or GLUE}/{node.op_type}_{i}"
+        node.name = f"{path or UNGROUPED}/{node.op_type}_{i}"
     return model
 
 

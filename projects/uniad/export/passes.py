@@ -55,7 +55,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return found
 
 
-def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+def downgrade_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """Rewrite an opset-18 graph for opset 16 or 17: reduction axes become attributes, Split states its sizes, Resize
     loses newer attributes, layer norms are decomposed below 17. Raises UnsupportedGraph where an operator has no older form."""
     if not LOWEST_OPSET <= version <= HIGHEST_OPSET:

@@ -15,12 +15,12 @@ import torch
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import name_nodes
-from uniad.export.passes import decompose_layer_norm, fix_casts, keep_int32_indices, lower_opset
+from uniad.export.passes import decompose_layer_norm, downgrade_opset, fix_casts, keep_int32_indices
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
 from uniad.interface.contract import Contract
 
-EXPORTER_OPSET = 18  # the oldest that PyTorch's exporter writes; lower_opset goes down from here
+EXPORTER_OPSET = 18  # the oldest that PyTorch's exporter writes; downgrade_opset goes down from here
 SAMPLINGS = ("gridsample", "gather", "plugin")
 
 
@@ -70,10 +70,10 @@ def export_onnx(
     plain_layer_norm: bool = False,
 ) -> onnx.ModelProto:
     """Write ``model.step`` as one ONNX file. Raises UserError, and leaves no file, when the graph fails its audit."""
-    from uniad.ops.deformable_attention import sampling_lowering
+    from uniad.ops.deformable_attention import sampling_as
 
     step = ExportStep(model, contract).eval()
-    with torch.no_grad(), sampling_lowering(sampling), _quiet_exporter():
+    with torch.no_grad(), sampling_as(sampling), _quiet_exporter():
         program = torch.onnx.export(
             step,
             example_tensors(contract),
@@ -88,7 +88,7 @@ def export_onnx(
     graph = keep_int32_indices(fix_casts(name_nodes(program.model_proto)))
     if plain_layer_norm and opset >= 17:
         graph = decompose_layer_norm(graph)
-    graph = lower_opset(graph, opset)
+    graph = downgrade_opset(graph, opset)
     graph.doc_string = ""
     for node in graph.graph.node:  # exporter metadata carries the paths of the machine that exported
         del node.metadata_props[:]

@@ -1,4 +1,4 @@
-"""The pure step behind the graph's border: named tensors in, named tensors out."""
+"""The pure step behind the graph's inputs and outputs: named tensors in, named tensors out."""
 
 from __future__ import annotations
 

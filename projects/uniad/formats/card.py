@@ -1,7 +1,7 @@
 """The JSON card beside an ONNX or a TensorRT engine.
 
-A card of an ONNX may say that it was lowered to fp16 or quantised; one of an engine comes from our builders or from a device that
-built it itself. A key that none of them writes is an error: whoever wrote it expects it to be read.
+A card of an ONNX may say that it was converted to fp16 or quantised; one of an engine comes from our builders or from a device
+that built it itself. A key that none of them writes is an error: whoever wrote it expects it to be read.
 """
 
 from __future__ import annotations

@@ -312,13 +312,13 @@ def column(records: Sequence[Any], path: Sequence[str], kind: Any, where: Where)
 
 
 def _at(record: Any, path: Sequence[str], where: str) -> Any:
-    value, said = record, where
+    value, place = record, where
     for key in path:
         if not isinstance(value, Mapping):
-            raise refuse(value, said, f"a mapping with {key}")
+            raise refuse(value, place, f"a mapping with {key}")
         if key not in value:
-            raise UserError(f"{said} lacks {key}")
-        value, said = value[key], f"{said}: {key}"
+            raise UserError(f"{place} lacks {key}")
+        value, place = value[key], f"{place}: {key}"
     return value
 
 

@@ -1,8 +1,8 @@
 """The graph's interface: the one place that spells the name, shape, dtype and meaning of every input, output and state tensor.
 
-An engine is the pure step with its state laid open: it takes ``frame`` tensors and ``state_*`` tensors, and returns outputs and
-``next_*`` tensors. Feed each ``next_x`` back as ``state_x``; start from the ``initial`` values. Masks travel as int32 (0 or 1),
-because not every runtime takes boolean bindings. The batch is 1: a car has one world.
+The graph is the pure step with its state as inputs and outputs: it takes ``frame`` tensors and ``state_*`` tensors, and returns
+outputs and ``next_*`` tensors. Feed each ``next_x`` back as ``state_x``; start from the ``initial`` values. Masks travel as int32
+(0 or 1), because not every runtime takes boolean bindings. The batch is 1: a car has one world.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CONTRACT_VERSION = 2
 
 @dataclass(frozen=True)
 class Port:
-    """One tensor at the graph's border. ``path`` is where it lives in Frame, State or StepOutputs."""
+    """One input or output of the graph. ``path`` is where it lives in Frame, State or StepOutputs."""
 
     name: str
     path: str
     shape: tuple[int, ...]
-    dtype: str  # numpy name of the border's dtype
+    dtype: str  # numpy name of the dtype in the graph
     meaning: str
-    is_mask: bool = False  # bool inside, int32 at the border
+    is_mask: bool = False  # bool inside, int32 in the graph
     initial: float = 0.0  # state ports only: value of every element before the first frame
 
 
@@ -70,7 +70,7 @@ class Contract:
     occ_grid: OccGrid | None = None  # None: the step of stage 1, which tracks and maps and looks no further
 
     @property
-    def looks_ahead(self) -> bool:
+    def has_stage2(self) -> bool:
         """Whether the graph is the end-to-end step, with motion, occupancy and planning."""
         return self.occ_grid is not None
 
@@ -266,13 +266,13 @@ def _lookup(owner: object, path: str) -> Tensor:
     return owner
 
 
-def _to_border(port: Port, value: Tensor) -> Tensor:
+def _to_graph(port: Port, value: Tensor) -> Tensor:
     import torch
 
     return value.to(torch.int32 if port.is_mask else getattr(torch, port.dtype))
 
 
-def _from_border(port: Port, value: Tensor) -> Tensor:
+def _from_graph(port: Port, value: Tensor) -> Tensor:
     return value != 0 if port.is_mask else value
 
 
@@ -287,35 +287,35 @@ def frame_feeds(contract: Contract, frame: Frame) -> dict[str, np.ndarray]:
 
 
 def pack_frame(contract: Contract, frame: Frame) -> tuple[Tensor, ...]:
-    """Border tensors of a frame, in the contract's order."""
-    return tuple(_to_border(p, _lookup(frame, p.path)) for p in contract.frame)
+    """Graph inputs of a frame, in the contract's order."""
+    return tuple(_to_graph(p, _lookup(frame, p.path)) for p in contract.frame)
 
 
 def pack_state(contract: Contract, state: State) -> tuple[Tensor, ...]:
-    return tuple(_to_border(p, _lookup(state, p.path)) for p in contract.state)
+    return tuple(_to_graph(p, _lookup(state, p.path)) for p in contract.state)
 
 
 def pack_outputs(contract: Contract, outputs: StepOutputs, state: State) -> tuple[Tensor, ...]:
-    return tuple(_to_border(p, _lookup(outputs, p.path)) for p in contract.outputs) + pack_state(contract, state)
+    return tuple(_to_graph(p, _lookup(outputs, p.path)) for p in contract.outputs) + pack_state(contract, state)
 
 
 def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame, State]:
-    """Border tensors (frame ports, then state ports) back to what ``UniAD.step`` takes."""
+    """Graph inputs (frame ports, then state ports) back to what ``UniAD.step`` takes."""
     import torch
 
     tensors = list(tensors)
     ports = (*contract.frame, *contract.state)
     if len(tensors) != len(ports):
         raise ValueError(f"{len(tensors)} tensors for {len(ports)} ports")
-    values = {p.path: _from_border(p, t) for p, t in zip(contract.frame, tensors)}
+    values = {p.path: _from_graph(p, t) for p, t in zip(contract.frame, tensors)}
     # Stage 1 has no use for the command; the frame still carries one.
     values.setdefault("command", torch.full((1,), 2, dtype=torch.int32, device=tensors[0].device))
     frame = Frame(**values)
-    held = {p.path: _from_border(p, t) for p, t in zip(contract.state, tensors[len(contract.frame) :])}
+    held = {p.path: _from_graph(p, t) for p, t in zip(contract.state, tensors[len(contract.frame) :])}
     tracks = Tracks(**{path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("tracks.")})
     return frame, State(tracks=tracks, **held)
 
 
 def as_feeds(contract: Contract, tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
-    """Border tensors as named numpy arrays."""
+    """Graph tensors as named numpy arrays."""
     return {name: as_array(t) for name, t in zip(contract.input_names, tensors)}

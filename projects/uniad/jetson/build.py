@@ -70,8 +70,8 @@ def build_there(
 
 def _look_there(remote: Remote, plan: dict) -> None:
     """Find out what cannot work before anything is copied."""
-    said = remote.run(LOOK.format(release=jetpack.RELEASE_FILE, places=" ".join(trtexec.PLACES)))
-    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    output = remote.run(LOOK.format(release=jetpack.RELEASE_FILE, places=" ".join(trtexec.PLACES)))
+    found = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     if found.get("release"):
         row = jetpack.jetpack_of(jetpack.parse_release(found["release"], remote.target))
         if plan["opset"] > row.highest_opset:
@@ -142,9 +142,9 @@ def _run_there(remote: Remote, work: str, say: Say) -> None:
             say(f"  {line}")
 
     if remote.follow(START.format(work=shlex.quote(work)), note):
-        said = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
-        said = said or lines[-1:] or ["no reason given"]
-        raise UserError(f"{remote.target}: {said[-1]} [kept for a look, and for another try: {work}]")
+        messages = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
+        messages = messages or lines[-1:] or ["no reason given"]
+        raise UserError(f"{remote.target}: {messages[-1]} [kept for a look, and for another try: {work}]")
 
 
 def _take(built: Path, engine: Path, where: str, say: Say) -> dict:

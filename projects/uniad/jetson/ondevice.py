@@ -123,7 +123,7 @@ def run(here: Path, plan: dict, keep: str | None = None, timing_cache: str | Non
         try:
             seconds = trtexec.build(words, out / "build.log", say)
             if not part.is_file():
-                raise UserError(f"trtexec wrote no engine; all that it said: {out / 'build.log'}")
+                raise UserError(f"trtexec wrote no engine; its whole output: {out / 'build.log'}")
             os.replace(str(part), str(engine))
         finally:
             if part.exists():
@@ -224,7 +224,7 @@ def judged(outputs: list, sequence, plan: dict):
 def contract_of(plan: dict) -> SimpleNamespace:
     """As much of a contract as comparing needs."""
     contract = plan["card"]["contract"]
-    return SimpleNamespace(map_merge=SimpleNamespace(**contract["map_merge"]), looks_ahead="occ_grid" in contract)
+    return SimpleNamespace(map_merge=SimpleNamespace(**contract["map_merge"]), has_stage2="occ_grid" in contract)
 
 
 def initial_state(plan: dict) -> dict:
@@ -236,7 +236,7 @@ def load_sequence(path: Path, plan: dict):
     """Frames, expected outputs and end state of a recorded sequence."""
     contract = plan["card"]["contract"]
     states = [name[len("state_") :] for name in contract["feedback"].values()]
-    said = [o["name"] for o in contract["outputs"] if o["name"] not in contract["feedback"]]
+    outputs = [o["name"] for o in contract["outputs"] if o["name"] not in contract["feedback"]]
     frames = [i["name"] for i in contract["inputs"] if "initial" not in i]
     with np.load(str(path), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
@@ -248,7 +248,7 @@ def load_sequence(path: Path, plan: dict):
         pixels = (arrays[f"f{i}/img_u8"].astype(np.float32) - arrays["mean"]) / arrays["std"]
         feed["img"] = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[None]
         feeds.append(feed)
-        expected.append({name: arrays[f"f{i}/out/{name}"] for name in said})
+        expected.append({name: arrays[f"f{i}/out/{name}"] for name in outputs})
     end = {name: arrays[f"end/{name}"] for name in states}
 
     class Recorded(SimpleNamespace):
@@ -270,8 +270,8 @@ def _check_disk(folder: Path, needed: int, spare_mib: int) -> None:
 
 def _verdict(report, plan: dict) -> str:
     worst = {"plan_m": "plan", "boxes_m": "boxes"}
-    said = ", ".join(f"{label} {report.worst[row]:.2g} m" for row, label in worst.items() if row in report.worst)
-    return f"{'right' if report.ok else 'WRONG'} over {report.frames} frames, {report.tracks} tracks, {plan['precision']}: {said}"
+    off = ", ".join(f"{label} {report.worst[row]:.2g} m" for row, label in worst.items() if row in report.worst)
+    return f"{'right' if report.ok else 'WRONG'} over {report.frames} frames, {report.tracks} tracks, {plan['precision']}: {off}"
 
 
 def _more(report) -> str:

@@ -68,21 +68,21 @@ class Remote:
 
     def __enter__(self) -> Remote:
         folder = tempfile.TemporaryDirectory(prefix="ssh-")
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as output:
             try:
                 process = subprocess.Popen(
                     [*self._ssh(f"ControlPath={folder.name}/c"), "-M", "-N", "--", self._host[0]],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=said,
+                    stderr=output,
                 )
             except FileNotFoundError:
                 raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
             while not os.path.exists(f"{folder.name}/c") and process.poll() is None:
                 time.sleep(0.02)
             if process.returncode:
-                said.seek(0)
-                raise self._failure(subprocess.CompletedProcess([], LOST, b"", said.read()))
+                output.seek(0)
+                raise self._failure(subprocess.CompletedProcess([], LOST, b"", output.read()))
         self._kept[:] = [folder, process]
         return self
 
@@ -106,22 +106,22 @@ class Remote:
         done = self._start(script, stdin=stdin, stdout=subprocess.PIPE)
         if done.returncode:
             raise self._failure(done)
-        _, begun, said = done.stdout.decode("utf8", "replace").rpartition(f"{BEGIN}\n")
+        _, begun, output = done.stdout.decode("utf8", "replace").rpartition(f"{BEGIN}\n")
         if not begun:
             raise self._no_shell(done.stdout)
-        return said
+        return output
 
-    def _no_shell(self, said: bytes) -> UserError:
-        line = (said.decode("utf8", "replace").strip().splitlines() or ["nothing"])[-1]
+    def _no_shell(self, output: bytes) -> UserError:
+        line = (output.decode("utf8", "replace").strip().splitlines() or ["nothing"])[-1]
         return UserError(f"{self.target}: the login there runs no commands (it says: {line[:80]}); make sh or bash its shell")
 
     def _numbers(self, script: str, what: str) -> list[int]:
         """The whole numbers that ``script`` prints, one a line or word."""
-        said = self.run(script)
+        output = self.run(script)
         try:
-            return [int(word) for word in said.split()]
+            return [int(word) for word in output.split()]
         except ValueError:
-            raise UserError(f"{self.target}: asked for {what}, it says: {' '.join(said.split())[:80]}") from None
+            raise UserError(f"{self.target}: asked for {what}, it says: {' '.join(output.split())[:80]}") from None
 
     def _start(self, script: str, **pipes) -> subprocess.CompletedProcess:
         try:
@@ -131,16 +131,16 @@ class Remote:
             raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
 
     def _failure(self, done: subprocess.CompletedProcess) -> UserError:
-        said = (done.stderr or b"").decode("utf8", "replace")
+        output = (done.stderr or b"").decode("utf8", "replace")
         if done.returncode == LOST:
             for pattern, advice in REASONS:
-                if pattern in said:
+                if pattern in output:
                     return ConnectionLost(f"{self.target}: {advice.format(name=self._name())}")
-            last = said.strip().splitlines()[-1:] or ["no reason given"]
+            last = output.strip().splitlines()[-1:] or ["no reason given"]
             return ConnectionLost(f"{self.target}: the connection broke ({last[0].strip()}); run the same again, it goes on")
-        if "No space left" in said or "Disk quota" in said:
+        if "No space left" in output or "Disk quota" in output:
             return UserError(f"{self.target}: out of disk there; make room, or name another folder with JETSON_DIR")
-        last = said.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        last = output.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return UserError(f"{self.target}: {last[0].strip()}")
 
     def _name(self) -> str:

@@ -25,7 +25,7 @@ def total_loss(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([value.float().reshape(()) for name, value in losses.items() if "loss" in name]).sum()
 
 
-def alone(values: Tensor) -> Tensor:
+def identity(values: Tensor) -> Tensor:
     """Mean over processes where there is only this one."""
     return values
 
@@ -40,7 +40,7 @@ class Criterion(nn.Module):
     code_weights: Tensor
     canvas: Tensor
 
-    def __init__(self, spec: ModelSpec, reduce_mean: Callable[[Tensor], Tensor] = alone) -> None:
+    def __init__(self, spec: ModelSpec, reduce_mean: Callable[[Tensor], Tensor] = identity) -> None:
         super().__init__()
         self.spec = spec
         self.reduce_mean = reduce_mean
@@ -56,7 +56,7 @@ class Criterion(nn.Module):
         terms = frame_terms(det, match, row_valid, gt, self.code_weights, self.ego_row, self.spec.track_loss)
         return match, terms
 
-    def tracking(self, terms: list[FrameTerms]) -> dict[str, Tensor]:
+    def track_losses(self, terms: list[FrameTerms]) -> dict[str, Tensor]:
         """Losses of a clip from the sums of its frames."""
         return track_losses(terms, self.spec.track_loss, self.reduce_mean)
 
@@ -64,11 +64,11 @@ class Criterion(nn.Module):
         """Which map queries answer for the elements of the clip's last frame: ``mapping`` needs masks of those."""
         return match_map(queries, targets, self.canvas, self.spec.map_loss)
 
-    def mapping(self, queries: MapQueries, match: MapMatch, masks: LearntMasks) -> dict[str, Tensor]:
+    def map_losses(self, queries: MapQueries, match: MapMatch, masks: LearntMasks) -> dict[str, Tensor]:
         """Losses of the map head on the clip's last frame. masks: ``MapHead.learnt_masks`` of ``match.chosen``."""
         return map_losses(queries, match, masks, self.canvas, self.spec.map_loss, self.reduce_mean)
 
-    def looking_ahead(
+    def stage2_losses(
         self, agents: Agents, matched_gt: Tensor, motion: MotionOutput, occ: OccRaw, plan: PlanOutput, targets: Targets
     ) -> dict[str, Tensor]:
         """Losses of motion, occupancy and planning on the clip's last frame. matched_gt [B, A]: each agent's object, -1 none."""

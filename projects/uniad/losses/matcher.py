@@ -104,7 +104,7 @@ def match_frame(
     row_of_gt = torch.where(carrier_BG >= 0, carrier_BG, new_row)
     present = (row_of_gt[-1] >= 0).sum(-1)
     absent = (carries & (carried_gt_BR < 0)).sum(-1)
-    after, iou_after = _carry_on(det.boxes[-1], obj_id, iou, gt_of_row[-1], untracked_BG, gt, spec)
+    after, iou_after = _select_carried(det.boxes[-1], obj_id, iou, gt_of_row[-1], untracked_BG, gt, spec)
     return Match(gt_of_row, row_of_gt, present + absent, present, after, iou_after)
 
 
@@ -117,7 +117,7 @@ def pair_cost(det: DetOutput, gt: FrameTargets, spec: TrackLossSpec) -> Tensor:
     return cost_cls * spec.cost_cls + l1_cost(det.boxes[..., :MATCHED_DIMS].float(), boxes) * spec.cost_box
 
 
-def _carry_on(
+def _select_carried(
     boxes: Tensor, obj_id: Tensor, iou: Tensor, gt_of_row: Tensor, untracked: Tensor, gt: FrameTargets, spec: TrackLossSpec
 ) -> tuple[Tensor, Tensor]:
     """Ids and overlaps [B, R] that the next frame starts from. A row whose object is absent keeps its last overlap.

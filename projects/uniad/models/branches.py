@@ -18,7 +18,7 @@ _idle: list[torch.cuda.Stream] | None = None  # streams that no part is on; None
 
 @contextmanager
 def on_streams(streams: list[torch.cuda.Stream]) -> Iterator[None]:
-    """Within, ``side_by_side`` uses ``streams`` and adds to them what it lacks. Pass the same list to a warm-up and to the
+    """Within, ``run_concurrently`` uses ``streams`` and adds to them what it lacks. Pass the same list to a warm-up and to the
     recording: libraries keep a workspace for each stream."""
     global _idle
     before, _idle = _idle, streams
@@ -28,7 +28,7 @@ def on_streams(streams: list[torch.cuda.Stream]) -> Iterator[None]:
         _idle = before
 
 
-def side_by_side(*parts: Callable[[], Any]) -> tuple[Any, ...]:
+def run_concurrently(*parts: Callable[[], Any]) -> tuple[Any, ...]:
     """The results of ``parts``, none of which may need another's. The last one stays on the current stream."""
     if _idle is None:
         return tuple([part() for part in parts])

@@ -15,7 +15,7 @@ from uniad.models.attention import MultiheadAttention
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, first_level_of_many, level_sizes
 
 __all__ = ["BIAS_OF_PRIOR", "FFN", "DeformableAttention", "LearnedPositionalEncoding", "MultiheadAttention", "ResidualAttention",
-           "init_linear", "inverse_sigmoid", "ring_bias", "sine_position"]
+           "init_linear", "inverse_sigmoid", "init_offsets", "sine_position"]
 
 BIAS_OF_PRIOR = -math.log((1.0 - 0.01) / 0.01)  # of class logits: an untrained model gives 1 % (Lin et al. 2017)
 EPS = 1e-5  # of inverse_sigmoid: outside pc_range references saturate at +-11.5, which the next frame relies on
@@ -34,7 +34,7 @@ def init_linear(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
-def ring_bias(num_heads: int, repeat: int, num_points: int) -> Tensor:
+def init_offsets(num_heads: int, repeat: int, num_points: int) -> Tensor:
     """Starting offsets of deformable attention: head h looks along h/num_heads of a turn, point p lies p + 1 pixels out.
 
     Returns the flat bias [heads * repeat * points * 2]; ``repeat`` counts levels (times BEVs in temporal attention).
@@ -51,7 +51,7 @@ def init_sampling(module: nn.Module, repeat: int) -> None:
     """Start a deformable attention: offsets on the ring, equal weights, Xavier projections."""
     nn.init.zeros_(module.sampling_offsets.weight)
     with torch.no_grad():
-        module.sampling_offsets.bias.copy_(ring_bias(module.num_heads, repeat, module.num_points))
+        module.sampling_offsets.bias.copy_(init_offsets(module.num_heads, repeat, module.num_points))
     nn.init.zeros_(module.attention_weights.weight)
     nn.init.zeros_(module.attention_weights.bias)
     init_linear(module.value_proj)
@@ -175,10 +175,10 @@ def sine_position(hw: tuple[int, int], dim: int, offset: float = -0.5, temperatu
     half = dim // 2
     exponent = torch.div(torch.arange(half), 2, rounding_mode="floor").float() * 2.0 / half
 
-    def code(n: int) -> Tensor:  # [n, half], sine and cosine alternating
+    def encode_position(n: int) -> Tensor:  # [n, half], sine and cosine alternating
         position = (torch.arange(1, n + 1, dtype=torch.float32) + offset) / (n + 1e-6) * (2.0 * math.pi)
         angle = position[:, None] / temperature**exponent
         return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
 
-    (h, w), rows, cols = hw, code(hw[0]), code(hw[1])
+    (h, w), rows, cols = hw, encode_position(hw[0]), encode_position(hw[1])
     return torch.cat([rows.t()[:, :, None].expand(-1, -1, w), cols.t()[:, None, :].expand(-1, h, -1)], 0).contiguous()

@@ -49,7 +49,7 @@ class MotionHead(nn.Module):
             group_of_class[list(classes)] = group
         self.register_buffer("anchors", anchors.detach().float().clone(), persistent=False)
         self.register_buffer("group_of_class", group_of_class, persistent=False)
-        self.register_buffer("divisor", geometry.wavelengths(dim), persistent=False)
+        self.register_buffer("divisor", geometry.inv_freq(dim), persistent=False)
 
     def forward(self, bev: Tensor, agents: Agents, map_query: Tensor, map_query_pos: Tensor) -> MotionOutput:
         """bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries. See ``MotionOutput``.
@@ -58,7 +58,7 @@ class MotionHead(nn.Module):
         """
         former, boxes = self.motionformer, agents.boxes.float()
         modes = (-1, -1, self.spec.predict_modes, -1)
-        track_pos = self.boxes_query_embedding_layer(self.code(boxes[..., :2]))
+        track_pos = self.boxes_query_embedding_layer(self.encode_position(boxes[..., :2]))
         track_K = agents.query.unsqueeze(2).expand(modes)
         pos_K = track_pos.unsqueeze(2).expand(modes)
         padding = ~agents.valid
@@ -103,12 +103,12 @@ class MotionHead(nn.Module):
         """Ends of modes [B, A, K, 2], metres from the agent's centre in its own and in lidar axes, and the boxes [B, A, 9] that
         they start from -> embeddings [B, A, K, D]: agent level, scene offset, scene."""
         return (
-            self.agent_level_embedding_layer(self.code(agent_end)),
-            self.scene_level_offset_embedding_layer(self.code(scene_end)),
-            self.scene_level_ego_embedding_layer(self.code(geometry.at_centre(scene_end, boxes))),
+            self.agent_level_embedding_layer(self.encode_position(agent_end)),
+            self.scene_level_offset_embedding_layer(self.encode_position(scene_end)),
+            self.scene_level_ego_embedding_layer(self.encode_position(geometry.at_centre(scene_end, boxes))),
         )
 
-    def code(self, points: Tensor) -> Tensor:
+    def encode_position(self, points: Tensor) -> Tensor:
         """Position code [..., D] of lidar positions, or offsets as if they were ones, [..., 2] in metres."""
         with full_precision(points):
             return geometry.position_code(geometry.to_fraction(points.float(), self.spec.pc_range), self.divisor)

@@ -49,7 +49,7 @@ def to_fraction(points: Tensor, pc_range: Range6) -> Tensor:
     )
 
 
-def wavelengths(dim: int) -> Tensor:
+def inv_freq(dim: int) -> Tensor:
     """Divisors [dim / 2] of ``position_code``; being constant, hold them in a buffer."""
     half = dim // 2
     exponent = torch.div(torch.arange(half), 2, rounding_mode="floor").float() * 2.0 / half
@@ -59,7 +59,7 @@ def wavelengths(dim: int) -> Tensor:
 def position_code(fraction: Tensor, divisor: Tensor) -> Tensor:
     """Sines and cosines, alternating, of positions [..., 2] given as fractions of the range -> [..., D]; y in the first half.
 
-    divisor: [D / 2] from ``wavelengths``.
+    divisor: [D / 2] from ``inv_freq``.
     """
     angle = (fraction.flip(-1) * (2.0 * math.pi)).unsqueeze(-1) / divisor
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-3)

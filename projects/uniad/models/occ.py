@@ -34,7 +34,7 @@ class OccRaw(NamedTuple):
     """What the losses compare; F' = now and the future steps, on the head's grid."""
 
     logits: Tensor  # [B, A, F', h, w]
-    mask_logits: Tensor | None  # [B, A, F', h, w] the rough masks that steer the attention, enlarged; None at test
+    mask_logits: Tensor | None  # [B, A, F', h, w] the rough masks that steer the attention, enlarged; None at inference
     valid: Tensor  # [B, A] bool, agents that take part
 
 
@@ -94,7 +94,7 @@ class OccHead(nn.Module):
         bev_pos: Tensor | None = None,
         with_masks: bool = True,
     ) -> OccRaw:
-        """Logits before any threshold, arguments as in ``forward``. Training also needs the rough masks, at test they cost."""
+        """Logits before any threshold, arguments as in ``forward``. Training needs the rough masks; inference does not."""
         valid = vehicle & agents.valid
         query = self.fuse(motion, valid)
         raw = self.roll_out(bev, query, valid, bev_pos, with_masks)

@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     valid: Tensor  # [B, R] bool, False for an empty carried slot
 
 
-class Carry(NamedTuple):
+class Selection(NamedTuple):
     """Which rows go into which slot of the next frame."""
 
     index: Tensor  # [B, Q] int32, row of each slot (some row where the slot stays empty)
@@ -74,10 +74,10 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
 
 
-def take_tracks(tracks: Tracks, carry: Carry) -> Tracks:
+def take_tracks(tracks: Tracks, selection: Selection) -> Tracks:
     """The carried rows of ``tracks`` in their new slots; slots that stay empty get no id and no memory."""
-    taken = Tracks(*(take_rows(field, carry.index) for field in tracks))
-    return release(taken, ~carry.valid)
+    taken = Tracks(*(take_rows(field, selection.index) for field in tracks))
+    return release(taken, ~selection.valid)
 
 
 def release(tracks: Tracks, freed: Tensor) -> Tracks:
@@ -128,7 +128,7 @@ def count_before(mask: Tensor) -> Tensor:
 # Which rows live on ---------------------------------------------------------------------------------------------------
 
 
-def compact(selected: Tensor, priority: Tensor, capacity: int) -> Carry:
+def compact(selected: Tensor, priority: Tensor, capacity: int) -> Selection:
     """Put the selected rows into ``capacity`` slots, in row order.
 
     selected: [B, R] bool; priority: [B, R] float >= 0. If more rows are selected than there are slots, those of highest priority
@@ -146,19 +146,19 @@ def compact(selected: Tensor, priority: Tensor, capacity: int) -> Carry:
         index = torch.nn.functional.pad(index, (0, capacity - slots))
         valid = torch.nn.functional.pad(valid, (0, capacity - slots))
     dropped = selected.sum(dim=1, dtype=torch.int32) - valid.sum(dim=1, dtype=torch.int32)
-    return Carry(index, valid, dropped)
+    return Selection(index, valid, dropped)
 
 
 def select_training_tracks(
     obj_id: Tensor, iou: Tensor, score: Tensor, valid: Tensor, drop_rand: Tensor, fp_rand: Tensor, spec: TrackSpec
-) -> Carry:
+) -> Selection:
     """Which rows a training clip carries to its next frame (MOTR, Zeng et al. 2022, section 3.4).
 
     obj_id: [B, R] int32; iou: [B, R] overlap with the matched object; score: [B, R]; valid: [B, R] bool; drop_rand, fp_rand:
     [B, R] uniform in [0, 1), passed in so that a run can be repeated and a test can choose.
     Tracks that overlap their object (see ``matcher.overlaps``) are kept, each dropped with probability ``random_drop``. Every
     kept track admits, with probability ``fp_ratio``, one false positive: those are the best-scored rows without an id (the
-    upstream code counts the ego query among them), and they keep obj_id < 0, so the slot's validity is ``Carry.valid``.
+    upstream code counts the ego query among them), and they keep obj_id < 0, so the slot's validity is ``Selection.valid``.
     Slots are in row order; upstream's code appends the false positives instead, which no result depends on.
     """
     kept = valid & (obj_id >= 0) & (iou > TRAINING_IOU)

@@ -15,7 +15,7 @@ from uniad.interface.types import Tracks
 from uniad.models.attention import MultiheadAttention
 from uniad.models.precision import full_precision
 
-SAVE_PERIOD = 3.0  # frames between two memories of a track at test
+SAVE_PERIOD = 3.0  # frames between two memories of a track at inference
 
 
 class MemoryBank(nn.Module):
@@ -38,7 +38,7 @@ class MemoryBank(nn.Module):
 
         embedding: [B, Q, D] of this frame; score: [B, Q]; tracks: the slots with their memories.
         Returns the embedding [B, Q, D] with the past in it, and tracks with updated mem_bank, mem_padding and save_period.
-        In training every frame is remembered, at test every fourth.
+        In training every frame is remembered, at inference every fourth.
         """
         embedding = self.recall(embedding, tracks.mem_bank, tracks.mem_padding)
         save, save_period = self.due_in_training(score, tracks) if self.training else self.due_at_test(score, tracks)

@@ -29,7 +29,7 @@ from uniad.interface.types import (
 from uniad.models.agents import select_agents
 from uniad.models.backbone import ResNet
 from uniad.models.bev_encoder import PerceptionTransformer
-from uniad.models.branches import side_by_side
+from uniad.models.branches import run_concurrently
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.map import MapHead
@@ -38,8 +38,8 @@ from uniad.models.neck import FPN
 from uniad.models.occ import OccHead
 from uniad.models.planning import PlanHead
 from uniad.models.track import (
-    Carry,
     Rows,
+    Selection,
     compact,
     empty_tracks,
     move_reference_points,
@@ -133,15 +133,15 @@ class UniAD(nn.Module):
 
     def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
         """One frame: frame tensors [B, ...] and the state that the frame before left."""
-        (pose, rows), feats = side_by_side(lambda: self.look_back(frame, state), lambda: self.extract_features(frame.img))
+        (pose, rows), feats = run_concurrently(lambda: self.look_back(frame, state), lambda: self.extract_features(frame.img))
         bev = self.encode_bev(feats, frame, pose, state.prev_bev, state.has_prev_bev & ~frame.scene_start)
-        lanes, (track, after, carry, next_id) = side_by_side(
-            lambda: self.seg_head.queries(bev), lambda: self.find_tracks(bev, rows, state.next_id)
+        lanes, (track, after, selection, next_id) = run_concurrently(
+            lambda: self.seg_head.queries(bev), lambda: self.detect_and_associate(bev, rows, state.next_id)
         )
-        tracks, maps, ahead = side_by_side(
-            lambda: self.carry_tracks(after, carry, track),
+        tracks, maps, ahead = run_concurrently(
+            lambda: self.carry_tracks(after, selection, track),
             lambda: self.seg_head.select(lanes),
-            lambda: self.look_ahead(bev, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
+            lambda: self.run_stage2(bev, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
         )
         return StepOutputs(bev, track, maps, ahead), self.next_state(frame, bev, tracks, next_id)
 
@@ -149,11 +149,11 @@ class UniAD(nn.Module):
         """What a frame needs of the one before, whatever its images show: ``pose_delta`` and the detection rows."""
         return self.pose_delta(frame, state), self.rows(self.propagate(frame, state))
 
-    def find_tracks(self, bev: Tensor, rows: Rows, next_id: Tensor) -> tuple[TrackOutput, Tracks, Carry, Tensor]:
-        """Detection and ids of a frame, see ``report_tracks``."""
-        return self.report_tracks(rows, self.detect(bev, rows, all_layers=False), next_id)
+    def detect_and_associate(self, bev: Tensor, rows: Rows, next_id: Tensor) -> tuple[TrackOutput, Tracks, Selection, Tensor]:
+        """Detection and ids of a frame, see ``associate``."""
+        return self.associate(rows, self.detect(bev, rows, all_layers=False), next_id)
 
-    def look_ahead(
+    def run_stage2(
         self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor, can_bus: Tensor
     ) -> Stage2Outputs | None:
         """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
@@ -164,7 +164,7 @@ class UniAD(nn.Module):
             return None
         agents, motion = self.forecast(bev, track, map_query, map_query_pos)
         bev_pos = self.bev_position()
-        plan, occ = side_by_side(
+        plan, occ = run_concurrently(
             lambda: self.planning_head(bev, bev_pos, motion, command, can_bus),
             lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0), bev_pos),
         )
@@ -173,7 +173,7 @@ class UniAD(nn.Module):
     def forecast(
         self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor
     ) -> tuple[Agents, MotionOutput]:
-        """The agents of stage 2 and their futures; arguments as for ``look_ahead``."""
+        """The agents of stage 2 and their futures; arguments as for ``run_stage2``."""
         assert self.spec.stage2 is not None
         agents = select_agents(track, self.spec.stage2.agent_capacity, self.spec.track)
         return agents, self.motion_head(bev, agents, map_query, map_query_pos)
@@ -287,17 +287,15 @@ class UniAD(nn.Module):
             rows.valid, spec.decoder.pc_range, all_layers,
         )  # fmt: skip
 
-    def report_tracks(
-        self, rows: Rows, det: DetOutput, next_id: Tensor
-    ) -> tuple[TrackOutput, Tracks, Carry, Tensor]:
-        """Ids and report of a frame at test. Returns the report, the rows as they are after the frame, which of them the next
-        frame's slots take, and the next free id."""
+    def associate(self, rows: Rows, det: DetOutput, next_id: Tensor) -> tuple[TrackOutput, Tracks, Selection, Tensor]:
+        """Ids and report of a frame at inference. Returns the report, the rows as they are after the frame, which of them the
+        next frame's slots take, and the next free id."""
         spec = self.spec.track
         score, label = det.cls[-1].sigmoid().max(dim=-1)
         obj_id, disappear_time, next_id = update_ids(
             rows.tracks.obj_id, rows.tracks.disappear_time, score, rows.valid, next_id, spec
         )
-        carry = compact(obj_id >= 0, score, spec.capacity)
+        selection = compact(obj_id >= 0, score, spec.capacity)
         report = TrackOutput(
             boxes=decode_boxes(det.boxes[-1]),
             cls_logits=det.cls[-1],
@@ -307,23 +305,23 @@ class UniAD(nn.Module):
             valid=rows.valid,
             active=(obj_id >= 0) & (score >= spec.filter_score_thresh),
             embedding=det.query_feat[-1].float(),
-            dropped=carry.dropped,
+            dropped=selection.dropped,
         )
         after = rows.tracks._replace(
             ref_pts=det.ref_pts, boxes=det.boxes[-1], obj_id=obj_id, disappear_time=disappear_time
         )
-        return report, after, carry, next_id
+        return report, after, selection, next_id
 
-    def carry_tracks(self, after: Tracks, carry: Carry, report: TrackOutput) -> Tracks:
-        """The slots of the next frame: the rows that ``carry`` names, with memory and queries brought up to date."""
-        embedding, score = (take_rows(x, carry.index) for x in (report.embedding, report.score))
-        return self.interact(take_tracks(after, carry), embedding, score, carry.valid)
+    def carry_tracks(self, after: Tracks, selection: Selection, report: TrackOutput) -> Tracks:
+        """The slots of the next frame: the rows that ``selection`` names, with memory and queries brought up to date."""
+        embedding, score = (take_rows(x, selection.index) for x in (report.embedding, report.score))
+        return self.interact(take_tracks(after, selection), embedding, score, selection.valid)
 
     def interact(self, tracks: Tracks, embedding: Tensor, score: Tensor, valid: Tensor) -> Tracks:
         """Memory bank, then query interaction: the queries that the carried tracks ask with in the next frame.
 
         tracks: [B, Q, ...] rows already in their slots; embedding [B, Q, D], score [B, Q] of this frame; valid [B, Q] bool.
-        The memory bank saves every frame in training mode and every fourth at test.
+        The memory bank saves every frame in training mode and every fourth at inference.
         """
         embedding, tracks = self.memory_bank(embedding, score, tracks)
         return tracks._replace(query=self.query_interact(tracks.query, embedding, valid))

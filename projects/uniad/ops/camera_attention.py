@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, gpu_kernels, level_sizes
-from uniad.ops.lowering import exporting
+from uniad.ops.sampling import exporting
 
 
 def camera_attention(

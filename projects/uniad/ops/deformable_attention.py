@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniad.ops import lowering
 from uniad.ops.bilinear import corners, pad_rows
 from uniad.ops.kernels import deformable_kernels
-from uniad.ops.lowering import get_sampling, sampling_lowering, set_sampling
+from uniad.ops.sampling import exporting, get_sampling, sampling_as, set_sampling
 
-__all__ = ["SpatialShapes", "deformable_attention", "first_level_of_many", "get_sampling", "sampling_lowering",
+__all__ = ["SpatialShapes", "deformable_attention", "first_level_of_many", "get_sampling", "sampling_as",
            "set_sampling"]
 
 SpatialShapes = tuple[tuple[int, int], ...]  # (height, width) of every level: static, so part of the graph
@@ -44,7 +43,7 @@ def deformable_attention(
             f"but the levels {spatial_shapes} have {rows} rows"
         )
     chosen = get_sampling()
-    if chosen == "plugin" and lowering.exporting():
+    if chosen == "plugin" and exporting():
         return _plugin_node(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
     if chosen == "gather":
         return _by_gather(value_BVHD, spatial_shapes, loc_BQHLP2, weight_BQHLP)
@@ -55,8 +54,8 @@ def deformable_attention(
 
 
 def gpu_kernels(value: Tensor, levels: int) -> ModuleType | None:
-    """The Triton kernels where they can run: on a GPU, no lowering asked for, nothing being exported."""
-    if value.device.type != "cuda" or get_sampling() is not None or lowering.exporting():
+    """The Triton kernels where they can run: on a GPU, no decomposition asked for, nothing being exported."""
+    if value.device.type != "cuda" or get_sampling() is not None or exporting():
         return None
     kernels, _ = deformable_kernels()
     return kernels if kernels is not None and kernels.supports(levels, value.shape[-1]) else None

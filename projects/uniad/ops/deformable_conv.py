@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uniad.ops.bilinear import corners, pad_rows
 from uniad.ops.kernels import deformable_kernels
-from uniad.ops.lowering import exporting, get_sampling
+from uniad.ops.sampling import exporting, get_sampling
 
 # Sampled columns kept at a time, in values: 2**27 float32 are 512 MB. A larger batch is cut into groups of images.
 COLUMN_LIMIT = 2**27

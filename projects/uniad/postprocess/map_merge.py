@@ -22,7 +22,7 @@ def merged_anew(outputs: Outputs, merge: MapMerge) -> np.ndarray:
 
 
 def finish_lanes(outputs: Outputs, merge: MapMerge) -> dict[str, np.ndarray]:
-    """The outputs with final lanes. ``map_settled`` stays what the graph said."""
+    """The outputs with final lanes. ``map_settled`` stays what the graph put out."""
     if outputs["map_settled"].all():
         return dict(outputs)
     return {**outputs, "map_lanes": merged_anew(outputs, merge)}

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from uniad.artifacts.sequence import Sequence
 from uniad.backends.rounding import MOVES, has_halves, tensor_types
 from uniad.errors import UserError
-from uniad.export.groups import GLUE, layer_groups
+from uniad.export.groups import UNGROUPED, layer_groups
 from uniad.interface.contract import Contract
 from uniad.precision.half import HALF_MAX, choose_types, convert, fold_batch_norms, lift_constants
 from uniad.precision.ranges import record_peaks
@@ -36,7 +36,7 @@ _ON_INDICES = {"Floor", "Ceil", "Round", "Mod"}
 
 
 @dataclass(frozen=True)
-class Lowered:
+class Converted:
     """A mixed graph and how it came to be."""
 
     model: onnx.ModelProto
@@ -97,15 +97,15 @@ def _fits(value: np.ndarray) -> bool:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float graph as it is lowered: constants one by one, norms folded into convolutions. Changes ``model``."""
+    """The float graph as it is converted: constants one by one, norms folded into convolutions. Changes ``model``."""
     if has_halves(model):
-        raise UserError("this graph has halves already; lower the fp32 graph that `make export` wrote")
+        raise UserError("this graph has halves already; convert the fp32 graph that `make export` wrote")
     return fold_batch_norms(lift_constants(model))
 
 
-def lower(
+def convert_precision(
     model: onnx.ModelProto, contract: Contract, sequence: Sequence, say: Say = print, threads: int = 0, precision: str = "fp16"
-) -> Lowered:
+) -> Converted:
     """Choose, convert, measure. Raises UserError where no choice holds the tolerance. Changes ``model``."""
     model = prepare(model)
     types = tensor_types(model)
@@ -113,7 +113,7 @@ def lower(
     say(f"recording ranges over {len(sequence)} frames")
     peaks = record_peaks(model, contract, sequence, threads)
     fixed = {
-        "glue": set(groups.get(GLUE, ())),
+        "glue": set(groups.get(UNGROUPED, ())),
         "positions": position_nodes(model, types),
         "range": out_of_range(model, peaks, types),
     }
@@ -125,16 +125,16 @@ def lower(
     def effect_of(kept: frozenset[str], span: Span) -> Effect:
         return measure(convert(model, kept_nodes(kept)), contract, sequence, precision, span, threads=threads)
 
-    choice = choose(groups, effect_of, say, always=[GLUE] if GLUE in groups else [])
+    choice = choose(groups, effect_of, say, always=[UNGROUPED] if UNGROUPED in groups else [])
     keep = kept_nodes(frozenset(choice.kept))
     half = choose_types(model, keep, types)
-    fixed["accuracy"] = set().union(*(groups[g] for g in choice.kept if g != GLUE)) if choice.kept else set()
+    fixed["accuracy"] = set().union(*(groups[g] for g in choice.kept if g != UNGROUPED)) if choice.kept else set()
     reasons: dict[str, list[str]] = {reason: [] for reason in (*fixed, "operators")}
     for node in model.graph.node:
         if node.name not in half and any(types.get(n) == TensorProto.FLOAT for n in (*node.input, *node.output)):
             # "operators": those that have no half, and moves that hand floats on
             reason = next((r for r, names in fixed.items() if node.name in names), "operators")
             reasons[reason].append(node.name)
-    lowered = convert(model, keep)
-    onnx.checker.check_model(lowered, full_check=True)
-    return Lowered(lowered, reasons, choice, peaks)
+    converted = convert(model, keep)
+    onnx.checker.check_model(converted, full_check=True)
+    return Converted(converted, reasons, choice, peaks)

@@ -1,4 +1,4 @@
-"""A graph of two float types: some nodes compute in half (fp16), the others in float, with one cast at each border.
+"""A graph of two float types: some nodes compute in half (fp16), the others in float, with one cast wherever they meet.
 
 Only mechanics; ``fp16`` decides which nodes stay. Inputs and outputs of the graph keep their types. Types lie in the graph, so
 every strongly typed builder makes the same engine of it.
@@ -123,11 +123,11 @@ def choose_types(model: onnx.ModelProto, keep: Collection[str], types: dict[str,
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node.name)
-    borders = {o.name for o in model.graph.output}
+    graph_outputs = {o.name for o in model.graph.output}
     for node in model.graph.node:  # a float made of whole numbers or truths is made as its readers want it
         if node.op_type == "Cast" and types[node.output[0]] == FLOAT and types[node.input[0]] != FLOAT:
             after = [name in half for name in readers.get(node.output[0], [])]
-            wanted = bool(after) and all(after) and node.output[0] not in borders
+            wanted = bool(after) and all(after) and node.output[0] not in graph_outputs
             (half.add if wanted else half.discard)(node.name)
     return half
 
@@ -178,18 +178,18 @@ def convert(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
         node = onnx.NodeProto()
         node.CopyFrom(original)
         ins, _ = takes_half(node, opset)
-        lower = node.name in half
+        to_half = node.name in half
         for i, name in enumerate(node.input):
             if types.get(name) == FLOAT:
-                node.input[i] = as_half(name, node.name) if lower and ins[i] else as_float(name, node.name)
-        if lower and node.op_type == "Clip":  # a bound that is not given is the largest float, for parsers too
+                node.input[i] = as_half(name, node.name) if to_half and ins[i] else as_float(name, node.name)
+        if to_half and node.op_type == "Clip":  # a bound that is not given is the largest float, for parsers too
             while len(node.input) < 3:
                 node.input.append("")
             for i, bound in ((1, -HALF_MAX), (2, HALF_MAX)):
                 if not node.input[i]:
                     node.input[i] = f"{node.output[0]}_bound_{i}"
                     graph.initializer.append(numpy_helper.from_array(np.asarray(bound, np.float16), node.input[i]))
-        if lower:
+        if to_half:
             for i, name in enumerate(node.output):
                 if types.get(name) == FLOAT:
                     in_half[name] = f"{name}_half"

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from uniad.artifacts.sequence import Sequence
 from uniad.backends.onnxruntime import OrtRunner
 from uniad.backends.rounding import MOVES, tensor_types
-from uniad.export.groups import GLUE
+from uniad.export.groups import UNGROUPED
 from uniad.interface.contract import Contract
 
 
@@ -23,7 +23,7 @@ def with_peaks(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.Mod
     for i, tensor in enumerate(tensors):
         peaks[tensor] = (f"peak_{i}_high", f"peak_{i}_low")
         for op, out in zip(("ReduceMax", "ReduceMin"), peaks[tensor]):
-            graph.node.append(helper.make_node(op, [tensor], [out], name=f"{GLUE}/{out}", keepdims=0))
+            graph.node.append(helper.make_node(op, [tensor], [out], name=f"{UNGROUPED}/{out}", keepdims=0))
             graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, []))
     return result, peaks
 
@@ -37,12 +37,12 @@ class _Watched(OrtRunner):
 
     def _infer(self, feeds):
         names = self.contract.output_names
-        said = self.session.run([*names, *(out for pair in self.peaks.values() for out in pair)], dict(feeds))
-        ends = np.abs(np.array(said[len(names) :], np.float64)).reshape(-1, 2)
+        values = self.session.run([*names, *(out for pair in self.peaks.values() for out in pair)], dict(feeds))
+        ends = np.abs(np.array(values[len(names) :], np.float64)).reshape(-1, 2)
         ends[~np.isfinite(ends)] = 0.0  # an infinity, such as a mask's, is one in half as well
         for tensor, largest in zip(self.peaks, ends.max(1)):
             self.largest[tensor] = max(self.largest[tensor], float(largest))
-        return dict(zip(names, said))
+        return dict(zip(names, values))
 
 
 def record_peaks(model: onnx.ModelProto, contract: Contract, sequence: Sequence, threads: int = 0) -> dict[str, float]:

@@ -32,14 +32,14 @@ class Span(Enum):
 
     WHOLE = "all frames"
     FIRST = "the first frames, enough to rank by"
-    UNTIL_BROKEN = "all frames where the tolerance holds, else up to the first that breaks it"
+    STOP_ON_FAILURE = "all frames where the tolerance holds, else up to the first that breaks it"
 
 
 @dataclass(frozen=True)
 class Effect:
     """A candidate against the recorded fp32 step."""
 
-    strain: float  # the largest difference over its limit: up to 1 the tolerance holds
+    tolerance_ratio: float  # the largest difference over its limit: up to 1 the tolerance holds
     boxes_m: float
     ids: float  # rows, over all frames, whose id or label differs
     plan_m: float | None = None  # mean over frames of the mean distance of planned positions; None before stage 2
@@ -52,13 +52,14 @@ class Effect:
         return not self.fault
 
     def to_json(self) -> dict:
-        kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "strain": self.strain, "frames": self.frames}
+        kept = {"plan_m": self.plan_m, "boxes_m": self.boxes_m, "ids": self.ids, "frames": self.frames}
+        kept["strain"] = self.tolerance_ratio  # its name in cards
         numbers = {k: (round(v, 9) if isfinite(v) else None) for k, v in kept.items() if v is not None}
         return numbers | ({"fault": self.fault} if self.fault else {})
 
     def __str__(self) -> str:
         plan = "" if self.plan_m is None else f"plan {self.plan_m:.1e} m, "
-        return f"{plan}boxes {self.boxes_m:.1e} m, ids {self.ids:.0f}, {self.strain:.2f} of the tolerance"
+        return f"{plan}boxes {self.boxes_m:.1e} m, ids {self.ids:.0f}, {self.tolerance_ratio:.2f} of the tolerance"
 
 
 def shortened(sequence: Sequence, frames: int) -> Sequence:
@@ -83,15 +84,15 @@ def measure(
     """
     part = shortened(sequence, first) if span is Span.FIRST else sequence
     runner = OrtRunner(contract, rounded(model) if has_halves(model) else model, threads=threads, device="cpu")
-    report = compare(replayed(runner, part), part, contract, "onnxruntime", precision, span is Span.UNTIL_BROKEN)
+    report = compare(replayed(runner, part), part, contract, "onnxruntime", precision, span is Span.STOP_ON_FAILURE)
     limit = TOLERANCES[precision]
     broken = any("non-finite" in fault for fault in report.faults)
-    strains = [value / getattr(limit, row) for row, value in report.worst.items() if 0 < getattr(limit, row) < inf]
+    ratios = [value / getattr(limit, row) for row, value in report.worst.items() if 0 < getattr(limit, row) < inf]
     plan, faults = report.worst.get("plan_mean_m"), list(report.faults)
     if plan is not None and plan > PLAN_ROOM * limit.plan_mean_m:
         faults.append(f"all frames: the plan differs by {plan:.3g} m, over {PLAN_ROOM:.0%} of {limit.plan_mean_m:g} m")
     return Effect(
-        strain=inf if broken else max(strains),
+        tolerance_ratio=inf if broken else max(ratios),
         boxes_m=report.worst["boxes_m"],
         ids=report.worst["ids"],
         plan_m=plan,
@@ -107,9 +108,9 @@ class Choice:
 
     kept: tuple[str, ...]
     effect: Effect  # of what was chosen, over all frames
-    all_lowered: Effect
-    alone: dict[str, Effect]  # group -> effect of lowering it alone, where groups were ranked
-    without: dict[str, Effect]  # kept group -> effect of lowering it too: why it is kept
+    all_converted: Effect
+    alone: dict[str, Effect]  # group -> effect of converting it alone, where groups were ranked
+    without: dict[str, Effect]  # kept group -> effect of converting it too: why it is kept
 
 
 def choose(
@@ -121,10 +122,10 @@ def choose(
 ) -> Choice:
     """The groups to keep in fp32, beside ``always``: none if that holds, else as few as a greedy search finds.
 
-    effect_of(kept, span): the effect of lowering all groups but ``kept``, measured over so much of the sequence.
+    effect_of(kept, span): the effect of converting all groups but ``kept``, measured over so much of the sequence.
     The search starts from a list that holds when kept, and gives up what need not be kept, many at once while that holds. So
-    lowering any kept group as well breaks the tolerance. The same measurements give the same choice.
-    work: what lowering each saves. Where groups differ in that, harm counts by what it buys, and a small sensitive head is kept
+    converting any kept group as well breaks the tolerance. The same measurements give the same choice.
+    work: what converting each saves. Where groups differ in that, harm counts by what it buys, and a small sensitive head is kept
     before a large backbone: groups are ranked by the harm that each does alone, the list is the shortest of the worst, and the
     harmless are given up first. Without it the list is all groups, given up from the graph's beginning, where images are large.
     Raises UserError where even all of them kept do not hold.
@@ -133,9 +134,9 @@ def choose(
     free = [g for g in groups if g not in always]
 
     def hold(kept: Iterable[str]) -> Effect:
-        return effect_of(frozenset(kept) | always, Span.UNTIL_BROKEN)
+        return effect_of(frozenset(kept) | always, Span.STOP_ON_FAILURE)
 
-    say(f"all of {len(free)} groups lowered:")
+    say(f"all of {len(free)} groups converted:")
     everything = effect_of(always, Span.WHOLE)
     say(f"  {everything}")
     if everything.ok:
@@ -151,7 +152,7 @@ def choose(
         for i, group in enumerate(free):
             alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
             say(f"  {i + 1:3d}/{len(free)} {group} alone: {alone[group]}")
-        harm = {g: alone[g].strain / max(work[g], 1e-9) for g in free}
+        harm = {g: alone[g].tolerance_ratio / max(work[g], 1e-9) for g in free}
         ranked = sorted(free, key=lambda g: (-harm[g], free.index(g)))  # of equals the first: its errors travel on
         kept, effect = _shortest(ranked, hold, say)
     without = {}

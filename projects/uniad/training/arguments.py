@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--no-regularisation", action="store_true",
                    help="no dropout, grid mask or photometric distortion: for trainings of minutes, which underfit")
     g.add_argument("--dense-bev", action="store_true",
-                   help="a head on the BEV learns along and shows it where objects are: for trainings of minutes from scratch")
+                   help="an auxiliary head on the BEV learns where objects are: for trainings of minutes from scratch")
     g.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"),
                    help="default: what the run was begun with; else bf16 on a GPU that has it, fp16 on older ones, fp32 on a CPU")
     g.add_argument("--no-fast", action="store_true",

@@ -43,7 +43,7 @@ RANDOM = "random"
 # Constants and counters: a model has them from its construction, and files differ in whether they carry them.
 CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.code_weights")
 
-# A head that only learns along (training/dense.py). Files of runs with it and models without it go together, and the reverse.
+# The auxiliary head (training/dense.py). Files of runs with it and models without it go together, and the reverse.
 DENSE_BEV = "dense_bev"
 
 # Numpy scalars sit in the metadata of files that the upstream stack wrote; building them runs no foreign code.

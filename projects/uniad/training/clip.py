@@ -1,6 +1,6 @@
 """The pure step along a training clip: BEVs of all frames, then detection, matching and tracks frame by frame.
 
-What differs from the step at test, as published weights were trained:
+What differs from the step at inference, as published weights were trained:
 
 * The BEV before is made in evaluation mode, without gradient and without grid mask; only the BEV of a frame itself learns.
   Upstream's code makes the whole history anew for every frame; it comes out the same each time, so here every frame is
@@ -57,7 +57,7 @@ class Draws(NamedTuple):
     tracks: Tensor  # [T, 2, B, R] which tracks are dropped, and which admit a false positive
 
 
-class Carried(NamedTuple):
+class TrackState(NamedTuple):
     """Track slots between two frames of a clip. False positives are carried without an id, so validity is apart."""
 
     tracks: Tracks
@@ -115,12 +115,12 @@ def forward_clip(
     # Drawn here, not below: a compiler leaves its graph once for it, and once more for every function in between.
     draws = draw(model.spec, *clip.frames.img.shape[:2], rng, clip.frames.img.device)
     terms, maps, out = forward_stage1(model, clip, criterion, draws, options)
-    losses = criterion.tracking(terms)
+    losses = criterion.track_losses(terms)
     match = criterion.match_map(maps, targets)
-    losses |= criterion.mapping(maps, match, model.seg_head.learnt_masks(maps, match.chosen.clamp(min=0)))
+    losses |= criterion.map_losses(maps, match, model.seg_head.learnt_masks(maps, match.chosen.clamp(min=0)))
     if model.spec.stage2 is not None:
-        ahead = look_ahead(model, stage1_result(model, out, maps, clip), targets)
-        losses |= criterion.looking_ahead(*ahead, targets)
+        ahead = run_stage2(model, stage1_result(model, out, maps, clip), targets)
+        losses |= criterion.stage2_losses(*ahead, targets)
         out = out._replace(ahead=ahead)
     return losses, out
 
@@ -151,7 +151,7 @@ def forward_stage1(
         out.det.append(det)
         out.match.append(match)
         if t + 1 < num_frames:
-            carried, dropped = carry_on(model, rows, det, match, frames, t, draws.tracks[t])
+            carried, dropped = select_carried(model, rows, det, match, frames, t, draws.tracks[t])
             out = out._replace(dropped=out.dropped + dropped)
     return terms, model.seg_head.queries(bev[:, -1]), out
 
@@ -168,7 +168,7 @@ def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -
     )
 
 
-def look_ahead(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
+def run_stage2(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
     """Stage 2 on the last frame."""
     bev, agents, matched, map_query, map_query_pos, command, can_bus = stage1
     motion = model.motion_head(bev, agents, map_query, map_query_pos)
@@ -276,27 +276,27 @@ def evaluation_mode(model: UniAD) -> Iterator[None]:
 # Tracks ---------------------------------------------------------------------------------------------------------------
 
 
-def no_tracks(model: UniAD, num_samples: int) -> Carried:
+def no_tracks(model: UniAD, num_samples: int) -> TrackState:
     """All slots empty, before the first frame."""
     track, device = model.spec.track, model.query_embedding.weight.device
     slots = empty_tracks(num_samples, track.capacity, track.embed_dims, track.mem_len, device)
     valid = torch.zeros(num_samples, track.capacity, dtype=torch.bool, device=device)
-    return Carried(slots, valid, torch.zeros(num_samples, track.capacity, device=device))
+    return TrackState(slots, valid, torch.zeros(num_samples, track.capacity, device=device))
 
 
-def carry_on(
+def select_carried(
     model: UniAD, rows: Rows, det: DetOutput, match: Match, frames: Frame, t: int, draws: Tensor
-) -> tuple[Carried, Tensor]:
+) -> tuple[TrackState, Tensor]:
     """The slots that frame t + 1 starts with, and how many tracks found none [B].
 
     draws: [2, B, R] uniform in [0, 1): which tracks are dropped, and which admit a false positive.
     """
     score = det.cls[-1].detach().sigmoid().amax(-1)
-    carry = select_training_tracks(match.obj_id, match.iou, score, rows.valid, draws[0], draws[1], model.spec.track)
+    selection = select_training_tracks(match.obj_id, match.iou, score, rows.valid, draws[0], draws[1], model.spec.track)
     after = rows.tracks._replace(ref_pts=det.ref_pts, boxes=det.boxes[-1], obj_id=match.obj_id)
-    tracks = take_tracks(after, carry)
+    tracks = take_tracks(after, selection)
     pose, next_pose = ((frames.l2g_r[:, i], frames.l2g_t[:, i], frames.time_s[:, i]) for i in (t, t + 1))
     tracks = tracks._replace(ref_pts=model.move(tracks, pose, next_pose))
-    embedding, score = take_rows(det.query_feat[-1].float(), carry.index), take_rows(score, carry.index)
-    tracks = model.interact(tracks, embedding, score, carry.valid)
-    return Carried(tracks, carry.valid, take_rows(match.iou, carry.index)), carry.dropped
+    embedding, score = take_rows(det.query_feat[-1].float(), selection.index), take_rows(score, selection.index)
+    tracks = model.interact(tracks, embedding, score, selection.valid)
+    return TrackState(tracks, selection.valid, take_rows(match.iou, selection.index)), selection.dropped

@@ -3,7 +3,8 @@
 Queries that are matched one to one give each image a handful of examples, and weights that start from noise need many more of
 them than a training of minutes has (BEVFormer v2, Yang et al. 2022, makes that point with a head on the images). Here every BEV
 cell tells the classes of objects centred in or near it, as a heat map (CenterPoint, Yin et al. 2021), and the cell of each centre
-its box. The head learns along with the model and serves nothing else: evaluation, export and the upstream stack never see it.
+its box. The head is auxiliary: it trains with the model and serves nothing else. Evaluation, export and the upstream stack never
+see it.
 """
 
 from __future__ import annotations

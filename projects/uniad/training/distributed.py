@@ -135,7 +135,7 @@ _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken p
 
 
 @contextmanager
-def blame_the_right_process(world: World) -> Iterator[None]:
+def explain_peer_loss(world: World) -> Iterator[None]:
     """Turns the broken connection that another process's end leaves behind into one line; the cause is that process's to tell."""
     try:
         yield
@@ -152,7 +152,7 @@ def stop(world: World) -> None:
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def report_once() -> Iterator[None]:
     """Lets rank 0 alone tell a mistake that all processes meet at once, e.g. in the config; put it around everything.
 
     The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same.

@@ -20,7 +20,7 @@ from uniad.data.packs import take_clips, take_targets
 from uniad.interface.types import Clip, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
-from uniad.training.clip import ClipOptions, Stage1Result, draw, forward_stage1, look_ahead, stage1_result
+from uniad.training.clip import ClipOptions, Stage1Result, draw, forward_stage1, run_stage2, stage1_result
 from uniad.training.loader import home, map_tensors, size_of
 from uniad.training.packed import PackedLoader
 from uniad.training.seeding import mix
@@ -42,7 +42,7 @@ def can_freeze(spec: Spec, loader: object, regularise: bool) -> bool:
 
 def frozen_losses(model: UniAD, clip: FrozenClip, criterion: Criterion) -> dict[str, Tensor]:
     """Losses of stage 2, under upstream's names and weighted."""
-    return criterion.looking_ahead(*look_ahead(model, clip.stage1, clip.targets), clip.targets)
+    return criterion.stage2_losses(*run_stage2(model, clip.stage1, clip.targets), clip.targets)
 
 
 class FrozenLoader:

@@ -104,11 +104,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: value}
 
 
-def _said(args: argparse.Namespace) -> dict[str, Any]:
-    said = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    given = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
     if args.no_fast:
-        said.setdefault("precision", "fp32")
-    return said | ({"packs": sorted(path.name for path in args.packs)} if args.packs else {})  # their folder is a place
+        given.setdefault("precision", "fp32")
+    return given | ({"packs": sorted(path.name for path in args.packs)} if args.packs else {})  # their folder is a place
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     found |= {key: "documented" for key, value in found.items() if key.startswith("native.compat") and value == "upstream"}
     if args.samples_per_gpu:
         found["data.samples_per_gpu"] = args.samples_per_gpu
-    found.update(_said(args))
+    found.update(_given(args))
     return json.loads(json.dumps(found, sort_keys=True, default=str))
 
 
@@ -192,7 +192,7 @@ def record_of(work_dir: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | Non
             options = parser().parse_args(["config", *shlex.split(record["options"])])
     except (KeyError, ValueError, AttributeError, SystemExit):
         return None
-    return {**{k: v for k, v in wanted.items() if k not in _OPTIONS}, **_said(options)}
+    return {**{k: v for k, v in wanted.items() if k not in _OPTIONS}, **_given(options)}
 
 
 def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
@@ -201,17 +201,17 @@ def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
     A directory without a record is continued: its own checkpoint says what differs.
     """
     there = record_of(work_dir, wanted)
-    said = None
+    message = None
     if there is not None and (changed := differences(there, wanted)):
         aside = work_dir.with_name(f"{work_dir.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         work_dir.rename(aside)
         shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
-        said = f"{work_dir}: an earlier run differs ({shown}); it was set aside as {aside}"
+        message = f"{work_dir}: an earlier run differs ({shown}); it was set aside as {aside}"
         there = None
     if there is None or set(wanted) != set(there) or _read_json(work_dir / RECORD).get("format") != FORMAT:
         with atomic_path(work_dir / RECORD) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "identity": {**(there or {}), **wanted}}, indent=2) + "\n")
-    return said
+    return message
 
 
 def note_picked(work_dir: Path, picked: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What may be said of a run beside its config: its length, its precision, where it writes; and how it ended."""
+"""What may be set for a run beside its config: its length, its precision, where it writes; and how it ended."""
 
 from __future__ import annotations
 

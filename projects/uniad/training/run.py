@@ -26,10 +26,10 @@ from uniad.training.fast import Wish
 from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader
-from uniad.training.logging import RunLog
 from uniad.training.options import Outcome, TrainOptions, prepare_backend
 from uniad.training.recompute import recompute_layers
 from uniad.training.regularisation import plain_images, without_dropout
+from uniad.training.run_log import RunLog
 from uniad.training.seeding import mix, seed_all
 from uniad.training.store import CheckpointStore
 from uniad.training.trainer import LossFunction, Trainer
@@ -45,7 +45,7 @@ class RunOptions:
     device: str = "auto"
     from_scratch: bool = False
     regularise: bool = True  # with dropout, grid mask and photometric distortion, as far as the config has them
-    dense_bev: bool = False  # a head on the BEV learns along, see training/dense.py
+    dense_bev: bool = False  # an auxiliary head on the BEV, see training/dense.py
     recompute: bool = False  # activations of transformer layers, to save memory
     wish: Wish | None = None  # what is to be picked for the machine; None: everything is as the other options say
     auto_workers: bool = False  # on a GPU: as many loader processes as there are cores for
@@ -125,11 +125,11 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
 def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
     if options.dense_bev and spec.model.freeze.bev_encoder and not options.from_scratch:
         raise UserError(f"--dense-bev teaches the BEV encoder, which {spec.name} freezes: leave it out, or use it in stage 1")
-    said: list[str] = []
+    lines: list[str] = []
 
     def announce(line: str) -> None:
         if world.is_main:
-            said.append(line)
+            lines.append(line)
             print(line, file=sys.stderr, flush=True)
 
     if options.from_scratch:
@@ -148,7 +148,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         without_dropout(model)
     if options.dense_bev:
         add_dense_bev(model, spec.model)
-        announce("a heat map of objects on the BEV learns along")
+        announce("auxiliary head: a heat map of objects on the BEV")
     if options.auto_workers and world.device.type == "cuda":
         chosen = fast.workers(fast.cores_here(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         spec = replace(spec, data=replace(spec.data, workers_per_gpu=chosen))
@@ -176,7 +176,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         loader = trainer.loader = freeze_stage1(trainer, spec, clip, announce)  # the name too: it holds the images
     log = RunLog(
         options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
-        tensorboard=options.train.tensorboard, said_before=said,
+        tensorboard=options.train.tensorboard, lines_before=lines,
     )  # fmt: skip
     try:
         log.say(_summary(spec, trainer, world, options))

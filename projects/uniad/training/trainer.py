@@ -30,9 +30,9 @@ from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of,
 from uniad.training.distributed import World
 from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
 from uniad.training.loader import ClipLoader, prefetch, to_device
-from uniad.training.logging import RunLog, Window
 from uniad.training.nonfinite import bad_from_the_start, locate
 from uniad.training.options import Outcome, TrainOptions, check_graph, check_precision, run_length
+from uniad.training.run_log import RunLog, Window
 from uniad.training.seeding import seed_iteration
 from uniad.training.state import differences, meta_of
 from uniad.training.store import INTERVAL, CheckpointStore
@@ -188,13 +188,13 @@ class Trainer:
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
         clips = prefetch(self.loader.stream(self.iteration), self.world.device)
-        with self.interrupt, distributed.blame_the_right_process(self.world), ExitStack() as ending:
+        with self.interrupt, distributed.explain_peer_loss(self.world), ExitStack() as ending:
             try:
                 while self.iteration < stop_at and not self.stopping:
                     self._iterate(clips)
                     self._save_if_due()
                 # what was trained is saved, even if somebody presses Ctrl-C again meanwhile
-                ending.enter_context(self.interrupt.held_off())
+                ending.enter_context(self.interrupt.deferred())
                 self._flush()
                 self._raise_if_halted()
             except torch.OutOfMemoryError:
@@ -349,7 +349,7 @@ class Trainer:
                 f"{bad} is not finite after step {self.iteration}: {self._kept()}, and nothing replaces it. Try a lower learning "
                 "rate or --precision fp32"
             )
-        with self.interrupt.held_off():
+        with self.interrupt.deferred():
             path = self.store.save(name, self.payload())
         self.last_save = time.monotonic()
         return path

@@ -34,7 +34,7 @@ YAW = 6  # of a box's nine numbers
 class Check(NamedTuple):
     """How far one tensor is off."""
 
-    tensor: str  # its name at the border
+    tensor: str  # its name in the graph
     row: str  # of Tolerance
     value: float
 
@@ -90,15 +90,15 @@ def compare(
     contract: Contract,
     backend: str,
     precision: str = "fp32",
-    until_broken: bool = False,
+    stop_on_failure: bool = False,
     limit: Tolerance | None = None,
 ) -> Report:
     """Judge a replay by ``limit``, or by the row of ``TOLERANCES`` that ``precision`` names.
 
-    until_broken: leave off after the first frame with a fault; what is judged over all frames is then only told of those seen.
+    stop_on_failure: leave off after the first frame with a fault; what is judged over all frames is then only told of those seen.
     """
     limit = limit or TOLERANCES[precision]
-    judged = [row for row in vars(limit) if row not in INSIDE and (contract.looks_ahead or row not in AHEAD)]
+    judged = [row for row in vars(limit) if row not in INSIDE and (contract.has_stage2 or row not in AHEAD)]
     report = Report(backend, precision, 0, 0, dict.fromkeys(judged, 0.0))
 
     def judge(where: str, frame: int, checks: Iterable[Check]) -> None:
@@ -110,7 +110,7 @@ def compare(
                 report.departed += [(frame, tensor) for tensor in check.tensor.split(" and ")]
 
     plans: list[float] = []
-    strangers = reported = 0
+    unmatched = reported = 0
     came, last = iter(outputs), None
     for i, (want, got) in enumerate(zip(sequence.expected, came)):
         report.frames, last = i + 1, got
@@ -121,21 +121,21 @@ def compare(
         if not broken:
             aligned = align(got, want) if limit.ids else _as_it_is(got, want)
             got, reported = aligned.outputs, reported + int((want["active"] != 0).sum() + (got["active"] != 0).sum())
-            strangers += aligned.strangers
+            unmatched += aligned.unmatched
             judge(f"frame {i}", i, _objects(got, want, aligned.comparable, limit))
             judge(f"frame {i}", i, _map(got, want, contract, limit))
-            if contract.looks_ahead:
+            if contract.has_stage2:
                 future = [Check(*found) for found in compare_future(got, want, limit, aligned.comparable)]
                 judge(f"frame {i}", i, future)
                 plans += [check.value for check in future if check.row == "plan_m"]
-        if until_broken and report.faults:
+        if stop_on_failure and report.faults:
             if plans:
                 report.worst["plan_mean_m"] = float(np.mean(plans))
             return report
     end = report.frames - 1
     if last is not None:
         judge("last frame", end, _state(last, sequence.end_state))
-    judge("all frames", end, [Check("active", "objects", strangers / max(reported, 1))])
+    judge("all frames", end, [Check("active", "objects", unmatched / max(reported, 1))])
     if plans:
         judge("all frames", end, [Check("plan_traj", "plan_mean_m", float(np.mean(plans)))])
     report.frames += sum(1 for _ in came)

@@ -20,7 +20,7 @@ NEAR_M = 2.0  # the middle threshold by which nuScenes calls a box the same obje
 class Aligned(NamedTuple):
     outputs: dict  # got, in the rows of want
     comparable: np.ndarray  # [R] rows that hold the same object, or the same query that is none, in both
-    strangers: int  # reported objects, of either, without counterpart
+    unmatched: int  # reported objects, of either, without counterpart
 
 
 def align(got: Outputs, want: Outputs) -> Aligned:
@@ -52,9 +52,9 @@ def pairs(got: Outputs, want: Outputs, ours: np.ndarray, theirs: np.ndarray) -> 
     if not len(ours) or not len(theirs):
         return ours[:0], theirs[:0]
     apart = np.linalg.norm(want["boxes"][0][ours][:, None, :2] - got["boxes"][0][theirs][None, :, :2], axis=-1)
-    strange = (want["label"][0][ours][:, None] != got["label"][0][theirs][None]) | (apart > NEAR_M)
-    # A stranger costs more than any two friends, and a column of its own is there for each.
-    cost = np.where(strange, 4 * NEAR_M, apart)
+    unlike = (want["label"][0][ours][:, None] != got["label"][0][theirs][None]) | (apart > NEAR_M)
+    # A pair that cannot match costs more than any two that can, and each object has a column of its own to stay unmatched in.
+    cost = np.where(unlike, 4 * NEAR_M, apart)
     column = assign(np.concatenate([cost, np.full((len(ours), len(ours)), 2 * NEAR_M)], axis=1))
     row = np.flatnonzero(column < len(theirs))
     return ours[row], theirs[column[row]]

@@ -43,8 +43,8 @@ class Difference:
 
     def __str__(self) -> str:
         if self.infinite or self.nan:
-            said = [f"{n} {what}" for n, what in ((self.infinite, "infinite"), (self.nan, "not a number")) if n]
-            return " and ".join(said)
+            parts = [f"{n} {what}" for n, what in ((self.infinite, "infinite"), (self.nan, "not a number")) if n]
+            return " and ".join(parts)
         if self.flips:
             return f"{100 * self.flips:.2g} % differ"
         return f"off by {self.rms:.2g} (worst {self.max:.2g})" if self.rms else "equal"

@@ -38,8 +38,9 @@ class Difference:
     plan_m: float | None  # mean distance between the plans
 
     def lines(self) -> list[str]:
-        said = f"{len(self.both)} objects in both, up to {self.shift_m:.2f} m apart, {self.ids} of them with other ids"
-        parts = [said, f"{len(self.first)} only in A", f"{len(self.second)} only in B", f"map cells {100 * self.map_cells:.1f} %"]
+        objects = f"{len(self.both)} objects in both, up to {self.shift_m:.2f} m apart, {self.ids} of them with other ids"
+        cells = f"map cells {100 * self.map_cells:.1f} %"
+        parts = [objects, f"{len(self.first)} only in A", f"{len(self.second)} only in B", cells]
         if self.occupied_cells is not None:
             parts.append(f"occupied cells {100 * self.occupied_cells:.1f} %")
         if self.plan_m is not None:
@@ -113,9 +114,9 @@ def _differing(a: Content, b: Content, apart: Difference, pc_range: Range) -> Bi
     view.paint_cells(np.asarray(a.drivable) > 0.5, DRIVABLE)
     futures = (a.future, b.future)
     if all(futures) and futures[0].occupancy.shape == futures[1].occupancy.shape:
-        said = [(future.occupancy != 0).any(0) for future in futures]
-        view.paint_cells(said[0] & ~said[1], _dark(FIRST), occupancy_range(futures[0]))
-        view.paint_cells(said[1] & ~said[0], _dark(SECOND), occupancy_range(futures[1]))
+        occupied = [(future.occupancy != 0).any(0) for future in futures]
+        view.paint_cells(occupied[0] & ~occupied[1], _dark(FIRST), occupancy_range(futures[0]))
+        view.paint_cells(occupied[1] & ~occupied[0], _dark(SECOND), occupancy_range(futures[1]))
     view.outline_boxes(a.boxes[apart.both[:, 0]], FAINT)
     for content, rows, colour in ((a, apart.first, FIRST), (b, apart.second, SECOND)):
         view.outline_boxes(content.boxes[rows], colour, 2)

@@ -1,4 +1,4 @@
-"""Pictures of results on disk: what was said, over the images that it was said of, beside the annotations where there are any."""
+"""Pictures of results on disk: a step's outputs over its images, beside the annotations where there are any."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def plain(contract, make_model):
 
 @pytest.fixture(scope="module")
 def resident(contract, make_model):
-    with CompiledRunner(contract, make_model(), precision="fp32", way="eager", device="cpu") as runner:
+    with CompiledRunner(contract, make_model(), precision="fp32", mode="eager", device="cpu") as runner:
         yield runner
 
 
@@ -54,7 +54,7 @@ def test_it_says_what_the_plain_one_says_scene_after_scene(plain, resident, feed
         kept = []
         for feed in feeds:
             kept.append((resident.step(feed), plain.step(feed)))
-        for got, want in kept:  # after the last: no frame wrote over what an earlier one had said
+        for got, want in kept:  # after the last: no frame wrote over an earlier one's outputs
             same(got, want)
 
 
@@ -91,7 +91,7 @@ def test_frames_that_do_not_fit_are_refused_before_anything_runs(resident, feeds
         CompiledRunner(contract, resident.model).step(feeds[0])
 
 
-WAYS = [
+MODES = [
     pytest.param(("fp32", "eager", "cpu"), id="cpu"),
     pytest.param(
         ("fp16", "parts", "cuda"),
@@ -101,12 +101,12 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_refused_frame_changes_nothing_where_the_state_lies(contract, make_model, spec, way, monkeypatch) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_refused_frame_changes_nothing_where_the_state_lies(contract, make_model, spec, mode, monkeypatch) -> None:
     """Refused before the step, in its midst, after it; on a scene's first frame and on later ones; with the state on the device
     and read to the host before. Good frames then give what they give alone, to the bit."""
-    sensors = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 4)]
-    with Runtime(CompiledRunner(contract, make_model(), *way), spec) as runtime:
+    sensors = [record.sensors for record in DatasetFrames(spec.data).scene("0", 4)]
+    with Runtime(CompiledRunner(contract, make_model(), *mode), spec) as runtime:
         runner = runtime.runner
         step, run = runner.step, runner._resident.run
         alone = [runtime.step(frame) for frame in sensors]

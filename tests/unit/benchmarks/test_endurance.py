@@ -59,7 +59,7 @@ def test_a_runtime_that_forgets_passes_and_one_that_does_not_is_told() -> None:
 def test_a_short_run_of_a_real_model(nano) -> None:
     with nano.open() as runtime:
         spec = runtime.spec.data
-        a = [shot.sensors for shot in DatasetFrames(spec, "val").scene("0", 2)]
-        b = [replace(shot.sensors) for shot in DatasetFrames(spec, "train").scene("0", 1)]
+        a = [record.sensors for record in DatasetFrames(spec, "val").scene("0", 2)]
+        b = [replace(record.sensors) for record in DatasetFrames(spec, "train").scene("0", 1)]
         report = endurance.endure(runtime, a, b, 1)
     assert report["frames"] == 9 and report["a_after_b_m"] == 0 and report["parked_plan_wanders_m"] < 0.5

@@ -53,9 +53,9 @@ def test_kernels_come_in_the_order_of_their_start_under_the_part_that_queued_the
 def test_a_report_names_parts_and_longest_kernels(bench, capsys) -> None:
     found = bench.kernels(TRACE)
     bench.report("parts-fp16", 3.0, 0.5, found, found, longest=1)
-    said = capsys.readouterr().out
-    assert "parts-fp16: 0.50 ms a frame, 4 kernels, first to last 0.03 ms, at work 0.01 ms" in said
-    assert "seg_head                 1 kernels   0.010 ms" in said and said.rstrip().endswith("late")
+    output = capsys.readouterr().out
+    assert "parts-fp16: 0.50 ms a frame, 4 kernels, first to last 0.03 ms, at work 0.01 ms" in output
+    assert "seg_head                 1 kernels   0.010 ms" in output and output.rstrip().endswith("late")
 
 
 def test_unknown_modes_and_a_machine_without_a_gpu_are_one_line(bench, capsys, monkeypatch) -> None:

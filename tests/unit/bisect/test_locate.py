@@ -82,9 +82,9 @@ def replay(frames=FRAMES, recorded=None, precision="fp32") -> Replay:
                   **({"recorded": recorded} if recorded else {}))  # fmt: skip
 
 
-def find(candidate, model=None, precision="fp32", said=None, **more):
+def find(candidate, model=None, precision="fp32", printed=None, **more):
     reference = OrtSide(model or Build().model(), optimise=False, threads=1, name="reference")
-    lines = said if said is not None else []
+    lines = printed if printed is not None else []
     side = candidate if hasattr(candidate, "opened") else OrtSide(candidate, threads=1)
     return locate(reference, side, more.pop("replay", None) or replay(precision=precision), precision, say=lines.append, **more)
 
@@ -93,18 +93,18 @@ def find(candidate, model=None, precision="fp32", said=None, **more):
 def test_a_sample_that_takes_the_nearest_cell_is_named_in_logarithmically_many_probes(cheap, steps):
     bad = nearest()
     node = node_of(bad, "GridSample")
-    said = []
+    printed = []
     side = OrtSide(bad, threads=1)
     side.cheap = cheap
-    finding = find(side, said=said)
+    finding = find(side, printed=printed)
     assert (finding.verdict, finding.frame, finding.outputs) == ("located", 0, ["left"])
     assert (finding.tensor, finding.op_type, finding.node) == (node.output[0], "GridSample", node.name)
     assert finding.module == "left.sampler"
     assert all(error.over(finding.limit) < 1 for error in finding.inputs.values()) and len(finding.inputs) == 2
     assert finding.alone.over(finding.limit) > 1 and "GridSample is at fault" in finding.reason
     assert finding.probes <= 1 + steps + 2, "62 nodes lead there; one probe looks for the frame, two look at what was found"
-    assert ("each a build" in said[1]) is not cheap
-    promised = int(said[1].split("at most ")[1].split()[0])
+    assert ("each a build" in printed[1]) is not cheap
+    promised = int(printed[1].split("at most ")[1].split()[0])
     assert finding.probes - 1 <= promised, "as announced"
     assert "GridSample" in "\n".join(finding.lines()) and json.loads(json.dumps(finding.to_json()))["tensor"] == finding.tensor
 
@@ -191,9 +191,9 @@ def test_a_fault_that_only_a_fusion_makes_is_told_as_a_range():
     model = Build().model()
     sampled = node_of(model, "GridSample").output[0]
     near = {sampled, *node_of(model, "GridSample").input, *(n.output[0] for n in model.graph.node if n.input[0] == sampled)}
-    said = []
-    finding = find(Fails(model, nearest(), lambda tensors, feeds: not near & set(tensors)), said=said)
-    assert finding.verdict == "range" and "fuses" in finding.reason
+    printed = []
+    finding = find(Fails(model, nearest(), lambda tensors, feeds: not near & set(tensors)), printed=printed)
+    assert finding.verdict == "range" and "fusion" in finding.reason
     assert node_of(model, "GridSample").name in finding.nodes and len(finding.nodes) < 8
     assert any("lies between" in line for line in finding.lines())
 
@@ -243,7 +243,7 @@ def test_memory_for_open_tensors_is_bounded_by_asking_in_parts(monkeypatch):
 
 def test_the_search_is_the_same_each_time():
     first, second = [], []
-    a, b = find(nearest(), said=first), find(nearest(), said=second)
+    a, b = find(nearest(), printed=first), find(nearest(), printed=second)
     assert first == second and a.lines() == b.lines()
 
 
@@ -262,12 +262,12 @@ def test_an_engine_is_not_sought_without_its_device(monkeypatch):
         EngineSide(Build().model(), BuildOptions(backend="tensorrt_rtx"))
 
 
-@pytest.mark.parametrize("value, said", [(np.inf, "1 infinite"), (np.nan, "1 not a number"), (2.0, "worst 1")])
-def test_a_difference_tells_what_is_wrong(value, said):
+@pytest.mark.parametrize("value, printed", [(np.inf, "1 infinite"), (np.nan, "1 not a number"), (2.0, "worst 1")])
+def test_a_difference_tells_what_is_wrong(value, printed):
     want = np.ones(4, np.float32)
     got = want.copy()
     got[2] = value
-    assert said in str(difference(got, want))
+    assert printed in str(difference(got, want))
     assert difference(got, want).over(Limits.of("int8")) > 1 or value == 2.0
 
 

@@ -1,4 +1,4 @@
-"""Training heads on what a frozen stage 1 said of every clip: the same losses as with stage 1 in every iteration."""
+"""Training heads on a frozen stage 1's outputs for every clip: the same losses as with stage 1 in every iteration."""
 
 from __future__ import annotations
 

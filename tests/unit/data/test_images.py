@@ -143,9 +143,9 @@ def test_damage_inside_names_the_file(tmp_path, image, fill, threads, capfd):
 
 
 def test_what_others_write_while_images_are_decoded_reaches_stderr(capfd):
-    with decoder_messages() as said:
+    with decoder_messages() as output:
         os.write(2, b"a word of another thread\nCorrupt JPEG data: premature end of data segment\n")
-    assert said == ["Corrupt JPEG data: premature end of data segment"]
+    assert output == ["Corrupt JPEG data: premature end of data segment"]
     assert capfd.readouterr().err == "a word of another thread\n"
 
 

@@ -46,12 +46,12 @@ def test_what_loader_processes_need_is_compared_with_what_there_is():
 
 
 @pytest.mark.parametrize(
-    ("room", "said"),
+    ("room", "output"),
     [(PLENTY._replace(shared_bytes=8 << 20), "/dev/shm has 8 MB free"), (PLENTY._replace(files=5), "5 more files")],
 )
-def test_too_little_room_is_said_before_the_first_batch(monkeypatch, room, said):
+def test_too_little_room_is_said_before_the_first_batch(monkeypatch, room, output):
     monkeypatch.setattr(Room, "now", classmethod(lambda _: room))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=output):
         next(batches(guarded_loader(Samples(), workers=1, batch_size=None)))
 
 

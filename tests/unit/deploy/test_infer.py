@@ -49,10 +49,10 @@ def test_every_frame_is_on_disk_as_the_runtime_said_it(results: Path, runtime: R
     (scene,) = summary["scenes"]
     assert summary["finished"] and summary["frames"] == scene["frames"] == FRAMES and summary["collision_optimiser"]
     runtime.reset()
-    for shot in dataset.scene(scene["name"]):
-        result = runtime.step(shot.sensors)
-        read, info = read_frame(results / scene["folder"] / f"{shot.number:04d}.json", runtime.spec.data.class_names)
-        assert info["token"] == shot.info["token"] and info["scene_token"] == scene["token"]
+    for record in dataset.scene(scene["name"]):
+        result = runtime.step(record.sensors)
+        read, info = read_frame(results / scene["folder"] / f"{record.number:04d}.json", runtime.spec.data.class_names)
+        assert info["token"] == record.info["token"] and info["scene_token"] == scene["token"]
         np.testing.assert_allclose(read.tracks.boxes, result.tracks.boxes, atol=1e-3)
         np.testing.assert_array_equal(read.tracks.ids, result.tracks.ids)
         np.testing.assert_array_equal(read.occupancy_ids, result.occupancy_ids)
@@ -105,11 +105,11 @@ def test_a_recorded_folder_gives_the_same_as_the_dataset(runtime, dataset, tmp_p
     out = tmp_path / "out"
     summary = run(runtime, [FolderFrames(folder).scene(3)], out, {})
     assert summary["frames"] == 3 and summary["scenes"][0]["folder"] == "drive"
-    shots = list(dataset.scene("0"))
+    records = list(dataset.scene("0"))
     runtime.reset()
-    for number, shot in enumerate(shots[:3]):
+    for number, record in enumerate(records[:3]):
         # a folder has one calibration for all frames, where nuScenes' moves with each camera's exposure
-        one = runtime.step(replace(shot.sensors, lidar2img=shots[-1].sensors.lidar2img))
+        one = runtime.step(replace(record.sensors, lidar2img=records[-1].sensors.lidar2img))
         two, _ = read_frame(out / "drive" / f"{number:04d}.json", runtime.spec.data.class_names)
         np.testing.assert_allclose(one.plan.raw, two.plan.raw, atol=2e-3)  # time_s in seconds of another epoch is rounded
         assert set(one.tracks.ids.tolist()) == set(two.tracks.ids.tolist())
@@ -273,5 +273,5 @@ def test_an_intrinsic_and_a_pose_make_a_projection(tmp_path: Path, dataset: Data
     camera = {"CAM_FRONT": {"intrinsic": intrinsic, "lidar2cam": pose}}
     index = {"frames": [FRAME], "cameras": camera, "lidar2ego": LIDAR}
     (tmp_path / INDEX).write_text(json.dumps(index))
-    (shot,) = FolderFrames(tmp_path).scene()
-    np.testing.assert_array_equal(shot.sensors.lidar2img["CAM_FRONT"], np.diag([100.0, 100.0, 1.0, 1.0]))
+    (record,) = FolderFrames(tmp_path).scene()
+    np.testing.assert_array_equal(record.sensors.lidar2img["CAM_FRONT"], np.diag([100.0, 100.0, 1.0, 1.0]))

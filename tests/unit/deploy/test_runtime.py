@@ -15,7 +15,7 @@ from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose, Sensors, prepare
-from uniad.deploy.sources import DatasetFrames, Shot
+from uniad.deploy.sources import DatasetFrames, FrameRecord
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
 from uniad.models.uniad import UniAD
@@ -32,43 +32,43 @@ def runtime(nano) -> Iterator[Runtime]:
 
 
 @pytest.fixture(scope="module")
-def shots(runtime: Runtime) -> list[Shot]:
+def records(runtime: Runtime) -> list[FrameRecord]:
     return list(DatasetFrames(runtime.spec.data).scene("0"))
 
 
 @pytest.fixture
-def sensors(runtime: Runtime, shots: list[Shot]) -> Sensors:
+def sensors(runtime: Runtime, records: list[FrameRecord]) -> Sensors:
     """The first frame of a scene, before a runtime that expects one."""
     runtime.reset()
-    return shots[0].sensors
+    return records[0].sensors
 
 
-def test_raw_sensors_make_the_very_input_that_the_dataset_makes(runtime: Runtime, shots: list[Shot]) -> None:
+def test_raw_sensors_make_the_very_input_that_the_dataset_makes(runtime: Runtime, records: list[FrameRecord]) -> None:
     samples = list(SceneStream(runtime.spec.data, "val", stage=2, workers=0))
-    assert len(samples) == len(shots) == FRAMES
-    for number, (sample, shot) in enumerate(zip(samples, shots)):
-        frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0)
+    assert len(samples) == len(records) == FRAMES
+    for number, (sample, record) in enumerate(zip(samples, records)):
+        frame = prepare(record.sensors, runtime.spec.data, 0.0, number == 0)
         for name, live, stored in zip(frame._fields, frame, sample.frame):
             assert live.dtype == stored.dtype and torch.equal(live, stored), (number, name)
 
 
-def test_it_says_what_the_model_says_frame_by_frame(runtime: Runtime, shots: list[Shot]) -> None:
+def test_it_says_what_the_model_says_frame_by_frame(runtime: Runtime, records: list[FrameRecord]) -> None:
     runtime.reset()
     model, state = runtime._runner.model, runtime._runner.model.init_state(1, torch.device("cpu"))
     seen, moved = set(), 0.0
-    for number, shot in enumerate(shots):
-        result = runtime.step(shot.sensors)
-        frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0)
+    for number, record in enumerate(records):
+        result = runtime.step(record.sensors)
+        frame = prepare(record.sensors, runtime.spec.data, 0.0, number == 0)
         with torch.no_grad():
-            said, state = model.step(frame, state)
-        active = said.track.active[0] & (said.track.obj_id[0] >= 0)
-        assert set(result.tracks.ids.tolist()) <= set(said.track.obj_id[0][active].tolist())
-        np.testing.assert_array_equal(result.plan.raw, said.stage2.plan.traj[0].numpy())
-        np.testing.assert_array_equal(result.occupancy, said.stage2.occ.seg[0].numpy() != 0)
-        np.testing.assert_array_equal(result.drivable, said.map.drivable[0].numpy() > 0.5)
-        agents = said.stage2.agents.valid[0] & (said.stage2.agents.obj_id[0] >= 0)
-        assert result.forecasts.ids.tolist() == said.stage2.agents.obj_id[0][agents].tolist()
-        centres = said.stage2.agents.boxes[0][agents][:, None, None, :2] + said.stage2.motion.traj[-1, 0][agents][..., :2]
+            output, state = model.step(frame, state)
+        active = output.track.active[0] & (output.track.obj_id[0] >= 0)
+        assert set(result.tracks.ids.tolist()) <= set(output.track.obj_id[0][active].tolist())
+        np.testing.assert_array_equal(result.plan.raw, output.stage2.plan.traj[0].numpy())
+        np.testing.assert_array_equal(result.occupancy, output.stage2.occ.seg[0].numpy() != 0)
+        np.testing.assert_array_equal(result.drivable, output.map.drivable[0].numpy() > 0.5)
+        agents = output.stage2.agents.valid[0] & (output.stage2.agents.obj_id[0] >= 0)
+        assert result.forecasts.ids.tolist() == output.stage2.agents.obj_id[0][agents].tolist()
+        centres = output.stage2.agents.boxes[0][agents][:, None, None, :2] + output.stage2.motion.traj[-1, 0][agents][..., :2]
         np.testing.assert_array_equal(result.forecasts.traj, centres.numpy())
         np.testing.assert_allclose(result.forecasts.prob.sum(-1), 1.0, atol=1e-5)
         claimed = set(result.occupancy_ids[result.occupancy].tolist())
@@ -76,32 +76,32 @@ def test_it_says_what_the_model_says_frame_by_frame(runtime: Runtime, shots: lis
         seen |= claimed
         moved = max(moved, float(np.linalg.norm(result.plan.path - result.plan.raw, axis=-1).mean()))
         assert set(result.timings_ms) == {"preprocess", "step", "postprocess"}
-        assert result.plan.command == shot.sensors.command
+        assert result.plan.command == record.sensors.command
     assert len(seen) > 1 and moved > 0, "vehicles occupy cells, and the optimiser has something to do"
 
 
-def test_a_prepared_frame_gives_what_its_sensors_give(runtime: Runtime, shots: list[Shot]) -> None:
+def test_a_prepared_frame_gives_what_its_sensors_give(runtime: Runtime, records: list[FrameRecord]) -> None:
     both = []
     for prepared in (False, True):
         runtime.reset()
-        for number, shot in enumerate(shots[:3]):
-            frame = prepare(shot.sensors, runtime.spec.data, 0.0, number == 0) if prepared else shot.sensors
+        for number, record in enumerate(records[:3]):
+            frame = prepare(record.sensors, runtime.spec.data, 0.0, number == 0) if prepared else record.sensors
             result = runtime.step(frame)
         both.append(result)
     np.testing.assert_array_equal(both[0].tracks.boxes, both[1].tracks.boxes)
     np.testing.assert_array_equal(both[0].plan.path, both[1].plan.path)
 
 
-def test_time_may_count_from_any_epoch_and_reset_forgets(runtime: Runtime, shots: list[Shot]) -> None:
+def test_time_may_count_from_any_epoch_and_reset_forgets(runtime: Runtime, records: list[FrameRecord]) -> None:
     plans = []
     for epoch in (0.0, 1.5e9):
         runtime.reset()
-        for shot in shots[:2]:
-            result = runtime.step(replace(shot.sensors, time_s=shot.sensors.time_s + epoch))
+        for record in records[:2]:
+            result = runtime.step(replace(record.sensors, time_s=record.sensors.time_s + epoch))
         plans.append(result.plan.raw)
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-4)
     runtime.reset()
-    alone = runtime.step(shots[1].sensors).plan.raw
+    alone = runtime.step(records[1].sensors).plan.raw
     assert np.abs(alone - plans[0]).max() > 1e-4, "the frame before mattered"
 
 
@@ -162,43 +162,45 @@ WIDE = np.array([[120.0, 0, 800, 15_200], [0, 120, 450, 8550], [0, 0, 1, 19], [0
 
 
 def test_refused_frames_change_nothing(
-    runtime: Runtime, shots: list[Shot], undisturbed: list[Result], record_property: Callable[[str, object], None]
+    runtime: Runtime, records: list[FrameRecord], undisturbed: list[Result], record_property: Callable[[str, object], None]
 ) -> None:
     record_property("attacks", 2 * len(IMPLAUSIBLE) + len(LATER))
     runtime.reset()
-    for number, (shot, want) in enumerate(zip(shots, undisturbed)):
+    for number, (record, want) in enumerate(zip(records, undisturbed)):
         for case, (spoil, message) in (IMPLAUSIBLE | LATER if number else IMPLAUSIBLE).items():
             with pytest.raises(UserError) as error:
-                runtime.step(spoil(shot.sensors))
+                runtime.step(spoil(record.sensors))
             assert message in str(error.value) and "\n" not in str(error.value), case
-        result = runtime.step(shot.sensors)
+        result = runtime.step(record.sensors)
         np.testing.assert_array_equal(result.plan.raw, want.plan.raw)
         np.testing.assert_array_equal(result.tracks.ids, want.tracks.ids)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(runtime: Runtime, shots: list[Shot]) -> list[Result]:
+def undisturbed(runtime: Runtime, records: list[FrameRecord]) -> list[Result]:
     runtime.reset()
-    return [runtime.step(shot.sensors) for shot in shots[:2]]
+    return [runtime.step(record.sensors) for record in records[:2]]
 
 
-def test_a_refused_frame_begins_no_scene(runtime: Runtime, shots: list[Shot], undisturbed: list[Result]) -> None:
+def test_a_refused_frame_begins_no_scene(runtime: Runtime, records: list[FrameRecord], undisturbed: list[Result]) -> None:
     """Its time and its cameras are not those of the scene; the frame after it starts one."""
     runtime.reset()
-    late = replace(shots[0].sensors, time_s=100.0)
+    late = replace(records[0].sensors, time_s=100.0)
     for spoilt in (replace(late, command=7), replace(late, lidar2img=every(WIDE)), replace(late, can_bus=[1e30] * 18)):
         with pytest.raises(UserError):
             runtime.step(spoilt)
     frame = prepare(late, runtime.spec.data, 0.0, True)
     with pytest.raises(UserError, match="does not fit the model"):
         runtime.step(frame._replace(img=frame.img[:, :5]))
-    result = runtime.step(shots[0].sensors)
+    result = runtime.step(records[0].sensors)
     np.testing.assert_array_equal(result.plan.raw, undisturbed[0].plan.raw)
 
 
-def test_a_step_that_fails_inside_is_undone(runtime: Runtime, shots: list[Shot], undisturbed: list[Result], monkeypatch) -> None:
+def test_a_step_that_fails_inside_is_undone(
+    runtime: Runtime, records: list[FrameRecord], undisturbed: list[Result], monkeypatch
+) -> None:
     runtime.reset()
-    runtime.step(shots[0].sensors)
+    runtime.step(records[0].sensors)
     step = runtime._runner.step
 
     def broken(feed):
@@ -213,17 +215,17 @@ def test_a_step_that_fails_inside_is_undone(runtime: Runtime, shots: list[Shot],
     for failing, kind in ((broken, UserError), (interrupted, KeyboardInterrupt)):
         monkeypatch.setattr(runtime._runner, "step", failing)
         with pytest.raises(kind):
-            runtime.step(shots[1].sensors)
+            runtime.step(records[1].sensors)
         monkeypatch.undo()
-    np.testing.assert_array_equal(runtime.step(shots[1].sensors).plan.raw, undisturbed[1].plan.raw)
+    np.testing.assert_array_equal(runtime.step(records[1].sensors).plan.raw, undisturbed[1].plan.raw)
 
 
-def test_limits_are_the_callers(nano, runtime: Runtime, shots: list[Shot]) -> None:
+def test_limits_are_the_callers(nano, runtime: Runtime, records: list[FrameRecord]) -> None:
     runtime.reset()
-    runtime.step(shots[0].sensors)
+    runtime.step(records[0].sensors)
     usual, runtime.limits = runtime.limits, Limits.parse(["most_step_s=inf", "speed_mps=1e4"])
     try:
-        later = replace(shots[1].sensors, time_s=11.0, ego2global=moved(shots[1].sensors.ego2global, 5000))
+        later = replace(records[1].sensors, time_s=11.0, ego2global=moved(records[1].sensors.ego2global, 5000))
         assert runtime.step(later).plan is not None
     finally:
         runtime.limits = usual
@@ -232,7 +234,7 @@ def test_limits_are_the_callers(nano, runtime: Runtime, shots: list[Shot]) -> No
             Limits.parse([text])
 
 
-def test_calls_from_many_threads_take_their_turns(runtime: Runtime, shots: list[Shot], monkeypatch) -> None:
+def test_calls_from_many_threads_take_their_turns(runtime: Runtime, records: list[FrameRecord], monkeypatch) -> None:
     runtime.reset()
     inside, most, original = [0], [0], runtime._runner.step
 
@@ -244,7 +246,7 @@ def test_calls_from_many_threads_take_their_turns(runtime: Runtime, shots: list[
         return out
 
     monkeypatch.setattr(runtime._runner, "step", watched)
-    frame = prepare(shots[0].sensors, runtime.spec.data, 0.0, True)
+    frame = prepare(records[0].sensors, runtime.spec.data, 0.0, True)
     threads = [threading.Thread(target=runtime.step, args=(frame,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -327,15 +329,15 @@ def test_opening_says_what_is_missing(nano, tmp_path) -> None:
         Runtime.open(tmp_path / "lone.onnx.json")
 
 
-def test_a_model_of_stage_1_tracks_and_maps_and_says_nothing_of_the_future(nano, shots, tmp_path) -> None:
+def test_a_model_of_stage_1_tracks_and_maps_and_says_nothing_of_the_future(nano, records, tmp_path) -> None:
     spec = nano_spec(1)
     state = UniAD(spec.model).state_dict()
     save_checkpoint(tmp_path / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
     with Runtime.open(tmp_path / "nano.pth", "cpu", config=config_path("nano")) as first:
-        result = first.step(shots[0].sensors)
+        result = first.step(records[0].sensors)
     assert result.lanes.shape == (3, *spec.data.canvas_hw) and len(result.detections) > 0
     assert result.plan is result.forecasts is result.occupancy is result.occupancy_ids is None
-    write_frame(tmp_path, 0, result, shots[0].info, spec.data.class_names)
+    write_frame(tmp_path, 0, result, records[0].info, spec.data.class_names)
     read, info = read_frame(tmp_path / "0000.json", spec.data.class_names)
     assert read.plan is None and "plan" not in info and (read.drivable == result.drivable).all()
 

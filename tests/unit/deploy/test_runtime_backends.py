@@ -36,8 +36,8 @@ def test_onnxruntime_says_what_torch_says_over_a_scene(onnx: Path) -> None:
         assert (ort.backend, eager.backend) == ("onnxruntime", "torch")
         scene = DatasetFrames(ort.spec.data).scene("0")
         tracked = 0
-        for shot in scene:
-            one, two = ort.step(shot.sensors), eager.step(shot.sensors)
+        for record in scene:
+            one, two = ort.step(record.sensors), eager.step(record.sensors)
             assert set(one.tracks.ids.tolist()) == set(two.tracks.ids.tolist())
             np.testing.assert_allclose(one.plan.raw, two.plan.raw, atol=1e-3)
             assert (one.occupancy != two.occupancy).mean() <= 1e-3
@@ -47,9 +47,9 @@ def test_onnxruntime_says_what_torch_says_over_a_scene(onnx: Path) -> None:
 
 def test_the_command_infers_through_the_graph(onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, said, err = finish(start("tools/infer.py", onnx, "--out", out, "--frames", 3, "--threads", 1))
+    code, output, err = finish(start("tools/infer.py", onnx, "--out", out, "--frames", 3, "--threads", 1))
     assert code == 0, err
-    assert "p99" in said and "onnxruntime" in said
+    assert "p99" in output and "onnxruntime" in output
     summary = read_summary(out)
     assert summary["backend"] == "onnxruntime" and summary["frames"] == 3 and summary["finished"]
     read_frame(out / summary["scenes"][0]["folder"] / "0002.json", ("car", "truck", "construction_vehicle", "bus", "trailer",
@@ -64,7 +64,7 @@ def test_ctrl_c_keeps_what_was_done_and_ends_as_a_shell_expects(onnx: Path, tmp_
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    code, said, err = finish(process)
+    code, output, err = finish(process)
     assert code == 130 and "Traceback" not in err and "what was done is kept" in err
     summary = read_summary(out)
     assert not summary["finished"] and summary["frames"] >= 2

@@ -48,7 +48,7 @@ def rewrite_card(onnx: Path, **changes: object) -> None:
 def test_it_says_the_same_without_repository_and_training_packages(car: Path, spec) -> None:
     graph = car / "uniad_nano_cp.onnx"
     rewrite_card(graph, config="projects/configs/no/such.py")  # relative to a repository that is not there
-    frames = [shot.sensors for shot in DatasetFrames(spec.data).scene("0", 3)]
+    frames = [record.sensors for record in DatasetFrames(spec.data).scene("0", 3)]
     runtime_elsewhere.save_sensors(car / "sensors.npz", frames)
     done = python(car, "runtime_elsewhere.py", graph, "sensors.npz", "out.npz", "--blocked")
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from uniad.evaluation.side_by_side import ROWS, differences, side_by_side
+from uniad.evaluation.compare_metrics import ROWS, comparison_table, differences
 
 
 def metrics(plan: float, nds: float) -> dict:
@@ -32,7 +32,7 @@ def test_the_table_marks_what_became_worse_and_nothing_else() -> None:
         "reference": side("fp32", first), "other": side("int8", second), "differences": differences(first, second),
         "plans_apart_m": {"mean": 0.003, "worst_frame": 0.01, "frames": 3},
     }  # fmt: skip
-    lines = side_by_side(report).splitlines()
+    lines = comparison_table(report).splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("worse")]
     assert marked == ["vehicles", *["L2"] * 4] and "fp32" in lines[1] and "int8" in lines[1]
     assert "plans apart: 0.0030 m" in lines[-1]

@@ -1,4 +1,4 @@
-"""The image-to-BEV part leaves as a plain static graph in every lowering, and computes the same there."""
+"""The image-to-BEV part leaves as a plain static graph in every decomposition, and computes the same there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from helpers.specs import nano_spec
 from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.export.audit import audit
-from uniad.export.passes import lower_opset
+from uniad.export.passes import downgrade_opset
 from uniad.models.backbone import Bottleneck
 from uniad.models.bev_encoder import PerceptionTransformer
-from uniad.ops.lowering import sampling_lowering
+from uniad.ops.sampling import sampling_as
 
 HW = (64, 96)  # image
 
@@ -63,20 +63,20 @@ def inputs() -> tuple[Tensor, ...]:
             can_bus, lidar2img)  # fmt: skip
 
 
-def export(model: Graph, inputs: tuple[Tensor, ...], lowering: str) -> onnx.ModelProto:
-    with torch.no_grad(), sampling_lowering(lowering):
+def export(model: Graph, inputs: tuple[Tensor, ...], sampling: str) -> onnx.ModelProto:
+    with torch.no_grad(), sampling_as(sampling):
         program = torch.onnx.export(
             model, inputs, input_names=["img", "prev", "has", "can_bus", "l2i"], opset_version=18, dynamo=True, verbose=False
         )
-    return lower_opset(program.model_proto, 17)
+    return downgrade_opset(program.model_proto, 17)
 
 
-@pytest.mark.parametrize("lowering", ["gridsample", "gather"])
-def test_a_plain_graph_computes_what_torch_computes(model, inputs, lowering) -> None:
-    graph = export(model, inputs, lowering)
+@pytest.mark.parametrize("sampling", ["gridsample", "gather"])
+def test_a_plain_graph_computes_what_torch_computes(model, inputs, sampling) -> None:
+    graph = export(model, inputs, sampling)
     assert audit(graph) == []
     used = {node.op_type for node in graph.graph.node}
-    assert ("GridSample" in used) == (lowering == "gridsample")
+    assert ("GridSample" in used) == (sampling == "gridsample")
     assert not used & {"CumSum", "ScatterElements", "ScatterND", "TopK", "Atan"}, "slow or missing in engines"
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for has in (0, 1):

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from uniad.errors import UserError
-from uniad.export.groups import GLUE, group_of, layer_groups, name_nodes
+from uniad.export.groups import UNGROUPED, group_of, layer_groups, name_nodes
 from uniad.export.passes import decompose_layer_norm
 
 
@@ -46,7 +46,7 @@ def test_nodes_are_named_by_the_module_they_come_from_and_grouped_by_layer() -> 
         "planning_head/Tanh_3",
     ]
     assert layer_groups(made) == {
-        GLUE: ["glue/Relu_0"],
+        UNGROUPED: ["glue/Relu_0"],
         "img_backbone.layer3": ["img_backbone.layer3.4.conv1/Mul_1", "img_backbone.layer3.5.bn1/Add_2"],
         "planning_head": ["planning_head/Tanh_3"],
     }
@@ -77,8 +77,8 @@ def test_a_decomposed_layer_norm_stays_in_its_layer() -> None:
 @pytest.mark.parametrize(
     ("path", "group"),
     [
-        ("", GLUE),
-        ("reference_points", GLUE),
+        ("", UNGROUPED),
+        ("reference_points", UNGROUPED),
         ("img_backbone.conv1", "img_backbone.stem"),
         ("img_backbone.layer4.2.conv2.conv_offset", "img_backbone.layer4"),
         ("pts_bbox_head.transformer.encoder", "pts_bbox_head.transformer.encoder"),

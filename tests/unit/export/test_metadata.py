@@ -46,9 +46,9 @@ def spec(options: list[str]) -> Spec:
 @pytest.fixture(scope="module")
 def written(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work") / "nuscenes_np"
-    code, said, err = finish(start("tools/process_metadata.py", "--config", config_path("nano", 2), "--dump_folder", folder,
+    code, output, err = finish(start("tools/process_metadata.py", "--config", config_path("nano", 2), "--dump_folder", folder,
                                    "--num_frame", 6, "--cfg-options", *options))  # fmt: skip
-    assert code == 0 and "6 frames of 1 scene" in said, err
+    assert code == 0 and "6 frames of 1 scene" in output, err
     return folder
 
 

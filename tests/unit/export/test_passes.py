@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from uniad.export.audit import audit
-from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, fix_casts, keep_int32_indices, lower_opset, opset_of
+from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, downgrade_opset, fix_casts, keep_int32_indices, opset_of
 
 
 class Block(torch.nn.Module):
@@ -42,12 +42,12 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("version", [16, 17])
-def test_a_lowered_graph_computes_the_same_numbers(exported, version):
+def test_a_downgraded_graph_computes_the_same_numbers(exported, version):
     graph, x, expected = exported
-    lowered = lower_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
-    assert opset_of(lowered) == version
-    assert ("LayerNormalization" in {n.op_type for n in lowered.graph.node}) == (version >= 17)
-    for got, want in zip(run(lowered, x), expected):
+    downgraded = downgrade_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
+    assert opset_of(downgraded) == version
+    assert ("LayerNormalization" in {n.op_type for n in downgraded.graph.node}) == (version >= 17)
+    for got, want in zip(run(downgraded, x), expected):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_a_split_in_equal_parts_says_the_same_sizes_in_an_older_opset(axis, rows
     graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], ports)
     newer = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     newer = onnx.shape_inference.infer_shapes(newer)
-    older = lower_opset(onnx.ModelProto.FromString(newer.SerializeToString()), 17)
+    older = downgrade_opset(onnx.ModelProto.FromString(newer.SerializeToString()), 17)
     x = np.arange(2 * rows, dtype=np.float32).reshape(shape)
     (split,) = older.graph.node
     sizes = {i.name: numpy_helper.to_array(i) for i in older.graph.initializer}[split.input[1]]
@@ -125,19 +125,19 @@ def test_an_enlarged_map_survives_an_older_opset(version):
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
     graph = torch.onnx.export(Enlarge().eval(), (x,), input_names=["x"], opset_version=18, dynamo=True, verbose=False).model_proto
     assert sum(n.op_type == "Resize" for n in graph.graph.node) == 2
-    lowered = lower_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
-    np.testing.assert_allclose(run(lowered, x.numpy())[0], Enlarge()(x).numpy(), rtol=1e-5, atol=1e-6)
+    downgraded = downgrade_opset(onnx.ModelProto.FromString(graph.SerializeToString()), version)
+    np.testing.assert_allclose(run(downgraded, x.numpy())[0], Enlarge()(x).numpy(), rtol=1e-5, atol=1e-6)
     next(n for n in graph.graph.node if n.op_type == "Resize").attribute.append(helper.make_attribute("antialias", 1))
     with pytest.raises(UnsupportedGraph, match="antialias = 1"):
-        lower_opset(graph, version)
+        downgrade_opset(graph, version)
 
 
 def test_opset_20_is_refused(exported):
     with pytest.raises(UnsupportedGraph, match="16..19"):
-        lower_opset(exported[0], 20)
+        downgrade_opset(exported[0], 20)
 
 
-def test_axes_computed_at_run_time_cannot_be_lowered():
+def test_axes_computed_at_run_time_cannot_be_downgraded():
     node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean")
     graph = helper.make_graph(
         [node],
@@ -149,7 +149,7 @@ def test_axes_computed_at_run_time_cannot_be_lowered():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
     )
     with pytest.raises(UnsupportedGraph, match="ReduceMean 'mean'"):
-        lower_opset(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), 17)
+        downgrade_opset(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), 17)
 
 
 def _graph(nodes: list, opset: int = 17, domain: str = "") -> onnx.ModelProto:

@@ -7,7 +7,7 @@ import torch
 from helpers.specs import edit, nano_spec, tiny_spec
 from uniad.config.spec import UPSTREAM
 from uniad.geometry.boxes import decode_boxes, nearest_bev_iou
-from uniad.losses.matcher import FrameTargets, _carry_on, overlaps
+from uniad.losses.matcher import FrameTargets, _select_carried, overlaps
 
 BY_IOU = tiny_spec().model.track_loss
 BY_DISTANCE = nano_spec().model.track_loss
@@ -46,5 +46,5 @@ def test_only_upstream_keeps_an_overlap_for_want_of_a_new_object(stale, wanted):
     spec = edit(BY_DISTANCE, stale_overlap=stale)
     boxes, ids, iou = box10(1.0, 0.0)[None, None], torch.tensor([[7]]), torch.tensor([[0.9]])
     untracked = torch.zeros(1, 1, dtype=torch.bool)
-    after, measured = _carry_on(boxes, ids, iou, torch.zeros(1, 1, dtype=torch.int64), untracked, gt, spec)
+    after, measured = _select_carried(boxes, ids, iou, torch.zeros(1, 1, dtype=torch.int64), untracked, gt, spec)
     assert after.tolist() == [[7]] and measured.item() == pytest.approx(wanted)

@@ -1,4 +1,4 @@
-"""Which tracks become agents, in which slot, at test and in training."""
+"""Which tracks become agents, in which slot, at inference and in training."""
 
 from __future__ import annotations
 

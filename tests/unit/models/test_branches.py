@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from uniad.models import branches
-from uniad.models.branches import on_streams, side_by_side
+from uniad.models.branches import on_streams, run_concurrently
 
 
 class Machine:
@@ -50,19 +50,19 @@ def machine(monkeypatch) -> Machine:
 
 def test_without_streams_parts_run_in_order() -> None:
     seen: list[int] = []
-    assert side_by_side(lambda: seen.append(1), lambda: seen.append(2) or "two") == (None, "two")
+    assert run_concurrently(lambda: seen.append(1), lambda: seen.append(2) or "two") == (None, "two")
     assert seen == [1, 2]
 
 
 def test_with_streams_they_fork_join_and_their_results_are_kept(machine) -> None:
     with on_streams([]):
-        side_by_side(lambda: machine.part("first"), lambda: {"x": (machine.part("second"), 3)}, lambda: machine.part("last"))
+        run_concurrently(lambda: machine.part("first"), lambda: {"x": (machine.part("second"), 3)}, lambda: machine.part("last"))
     assert machine.log == [
         "A waits for main", "first on A", "B waits for main", "second on B", "last on main",
         "main waits for A", "kept for main", "main waits for B", "kept for main",
     ]  # fmt: skip
     machine.log.clear()
-    side_by_side(lambda: machine.part("first"), lambda: machine.part("last"))
+    run_concurrently(lambda: machine.part("first"), lambda: machine.part("last"))
     assert machine.log == ["first on main", "last on main"]
 
 
@@ -72,9 +72,9 @@ def test_every_run_lends_a_part_the_same_stream_and_forks_may_nest(machine) -> N
     def run() -> list[str]:
         machine.log.clear()
         with on_streams(streams):
-            side_by_side(
-                lambda: side_by_side(lambda: machine.part("a"), lambda: machine.part("b")),
-                lambda: side_by_side(lambda: machine.part("c"), lambda: machine.part("d")),
+            run_concurrently(
+                lambda: run_concurrently(lambda: machine.part("a"), lambda: machine.part("b")),
+                lambda: run_concurrently(lambda: machine.part("c"), lambda: machine.part("d")),
             )
         return list(machine.log)
 

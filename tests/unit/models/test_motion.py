@@ -20,12 +20,12 @@ from helpers.weights import fill
 from torch import Tensor, nn
 from uniad.config.spec import UPSTREAM
 from uniad.export.audit import audit
-from uniad.export.passes import keep_int32_indices, lower_opset
+from uniad.export.passes import downgrade_opset, keep_int32_indices
 from uniad.interface.types import Agents, MotionOutput
 from uniad.models import motion_geometry as geometry
 from uniad.models.map import MapHead
 from uniad.models.motion import MotionHead
-from uniad.ops.lowering import sampling_lowering
+from uniad.ops.sampling import sampling_as
 
 # Small enough for every promise below to be tried in a moment
 SMALL = edit(
@@ -229,14 +229,14 @@ class Graph(nn.Module):
         return out.traj, out.score, out.traj_query, out.query_pos
 
 
-@pytest.mark.parametrize("lowering", ["gridsample", "gather"])
-def test_a_plain_graph_computes_what_torch_computes(lowering: str) -> None:
+@pytest.mark.parametrize("sampling", ["gridsample", "gather"])
+def test_a_plain_graph_computes_what_torch_computes(sampling: str) -> None:
     bev, agents, lane, pos = scene()
     inputs = (bev, agents.query, agents.boxes, agents.label, agents.valid.int(), lane, pos)
     model = Graph(small_head()).eval()
-    with torch.no_grad(), sampling_lowering(lowering):
+    with torch.no_grad(), sampling_as(sampling):
         program = torch.onnx.export(model, inputs, opset_version=18, dynamo=True, verbose=False)
-    graph = lower_opset(keep_int32_indices(program.model_proto), 17)
+    graph = downgrade_opset(keep_int32_indices(program.model_proto), 17)
     assert audit(graph) == []
     used = {node.op_type for node in graph.graph.node}
     assert not used & {"CumSum", "NonZero", "If", "Loop", "ScatterND", "ScatterElements"}

@@ -24,7 +24,7 @@ from uniad.config.spec import ModelSpec, OccSpec
 from uniad.data.occupancy import draw_instances
 from uniad.evaluation.occupancy import consecutive
 from uniad.export.audit import audit
-from uniad.export.passes import lower_opset
+from uniad.export.passes import downgrade_opset
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Agents, MotionOutput, OccOutput
 from uniad.models.agents import select_agents
@@ -430,7 +430,7 @@ def test_onnx_computes_the_same() -> None:
     names = ("bev", "traj", "query", "pos", "score", "vehicle")
     inputs = (case.bev, *case.motion[2:], case.agents.score, case.vehicle.int())
     program = torch.onnx.export(model, inputs, input_names=names, opset_version=18, dynamo=True, verbose=False)
-    graph = lower_opset(program.model_proto, 17)
+    graph = downgrade_opset(program.model_proto, 17)
     assert audit(graph) == []
     assert not {node.op_type for node in graph.graph.node} & {"CumSum", "NonZero", "ScatterND", "GridSample", "TopK"}
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from uniad.config.spec import PlanSpec
 from uniad.errors import UserError
 from uniad.export.audit import audit
-from uniad.export.passes import lower_opset
+from uniad.export.passes import downgrade_opset
 from uniad.interface.command import check_command
 from uniad.interface.types import MotionOutput
 from uniad.models.layers import LearnedPositionalEncoding
@@ -226,7 +226,7 @@ def test_onnx_computes_the_same() -> None:
     program = torch.onnx.export(
         model, tuple(inputs.values()), input_names=list(inputs), opset_version=18, dynamo=True, verbose=False
     )
-    graph = lower_opset(program.model_proto, 17)
+    graph = downgrade_opset(program.model_proto, 17)
     assert audit(graph) == []
     assert not {node.op_type for node in graph.graph.node} & {"CumSum", "NonZero", "ScatterND"}
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -180,8 +180,8 @@ def test_gradients_reach_every_learned_part_of_tracking_over_two_frames(spec: Sp
         bev = model.encode_bev(feats, frame, model.pose_delta(frame, state), state.prev_bev, state.has_prev_bev)
         rows = model.rows(model.propagate(frame, state))
         det = model.detect(bev, rows)
-        report, after, carry, next_id = model.report_tracks(rows, det, state.next_id)
-        tracks = model.carry_tracks(after, carry, report)
+        report, after, selection, next_id = model.associate(rows, det, state.next_id)
+        tracks = model.carry_tracks(after, selection, report)
         state = model.next_state(frame, bev, tracks, next_id)
     carried = det.boxes[:, :, spec.model.track.num_query + 1 :][:, rows.valid[:, spec.model.track.num_query + 1 :]]
     fresh = det.cls[:, :, : spec.model.track.num_query].square().sum() + det.past_traj.square().sum()

@@ -134,10 +134,10 @@ def test_count_before_is_the_exclusive_running_count() -> None:
 def test_compaction_keeps_row_order_and_drops_the_weakest() -> None:
     selected = torch.tensor([[True, False, True, True, False, True], [False, False, False, True, False, False]])
     score = torch.tensor([[0.9, 1.0, 0.1, 0.5, 1.0, 0.7], [0.9, 1.0, 0.1, 0.5, 1.0, 0.7]])
-    carry = compact(selected, score, capacity=3)
-    assert carry.index[0].tolist() == [0, 3, 5] and carry.valid[0].all()
-    assert carry.dropped.tolist() == [1, 0]
-    assert carry.valid[1].tolist() == [True, False, False] and carry.index[1, 0] == 3
+    selection = compact(selected, score, capacity=3)
+    assert selection.index[0].tolist() == [0, 3, 5] and selection.valid[0].all()
+    assert selection.dropped.tolist() == [1, 0]
+    assert selection.valid[1].tolist() == [True, False, False] and selection.index[1, 0] == 3
     everything = compact(selected, score, capacity=9)
     assert everything.index[0][everything.valid[0]].tolist() == [0, 2, 3, 5] and everything.valid.shape == (2, 9)
 
@@ -149,8 +149,8 @@ def test_carried_rows_take_all_their_fields_and_empty_slots_take_none() -> None:
         obj_id=torch.tensor([[0, -1, 2, 3, 4], [-1, -1, 7, -1, -1]], dtype=torch.int32),
         mem_padding=torch.zeros(2, 5, 4, dtype=torch.bool), save_period=torch.full((2, 5), 3.0),
     )  # fmt: skip
-    carry = compact(tracks.obj_id >= 0, torch.ones(2, 5), capacity=5)
-    taken = take_tracks(tracks, carry)
+    selection = compact(tracks.obj_id >= 0, torch.ones(2, 5), capacity=5)
+    taken = take_tracks(tracks, selection)
     assert taken.obj_id.tolist() == [[0, 2, 3, 4, -1], [7, -1, -1, -1, -1]]
     assert torch.equal(taken.query[0, :4], tracks.query[0, [0, 2, 3, 4]]) and torch.equal(taken.query[1, 0], tracks.query[1, 2])
     empty = taken.obj_id < 0
@@ -191,14 +191,14 @@ def _training_rows() -> dict[str, torch.Tensor]:
     ],
 )
 def test_training_selection(drop: list[float], fp: list[float], want: list[int]) -> None:
-    carry = select_training_tracks(**_training_rows(), drop_rand=torch.tensor([drop]), fp_rand=torch.tensor([fp]), spec=TRACK)
-    assert carry.index[0][carry.valid[0]].tolist() == want
-    assert carry.index.shape == (1, TRACK.capacity)
+    selection = select_training_tracks(**_training_rows(), drop_rand=torch.tensor([drop]), fp_rand=torch.tensor([fp]), spec=TRACK)
+    assert selection.index[0][selection.valid[0]].tolist() == want
+    assert selection.index.shape == (1, TRACK.capacity)
 
 
 def test_training_selection_admits_no_more_false_positives_than_there_are() -> None:
     rows = _training_rows()
     rows["obj_id"] = torch.tensor([[3, 8, 9, 1, 2, -1, -1]], dtype=torch.int32)
     rows["iou"] = torch.ones(1, 7)
-    carry = select_training_tracks(**rows, drop_rand=torch.ones(1, 7), fp_rand=torch.zeros(1, 7), spec=TRACK)
-    assert carry.index[0][carry.valid[0]].tolist() == [0, 1, 2, 3, 4, 5]  # the padded row never is one
+    selection = select_training_tracks(**rows, drop_rand=torch.ones(1, 7), fp_rand=torch.zeros(1, 7), spec=TRACK)
+    assert selection.index[0][selection.valid[0]].tolist() == [0, 1, 2, 3, 4, 5]  # the padded row never is one

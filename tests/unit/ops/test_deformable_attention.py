@@ -1,4 +1,4 @@
-"""Deformable attention says what a loop over points says, in every lowering and for any batch."""
+"""Deformable attention says what a loop over points says, in every decomposition and for any batch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 from uniad.models.layers import DeformableAttention
-from uniad.ops.deformable_attention import deformable_attention, first_level_of_many, sampling_lowering, set_sampling
+from uniad.ops.deformable_attention import deformable_attention, first_level_of_many, sampling_as, set_sampling
 
 SHAPES = ((5, 7), (3, 4))
-LOWERINGS = ("gridsample", "gather")
+SAMPLINGS = ("gridsample", "gather")
 
 
 def example(seed: int = 0, batch: int = 2, queries: int = 6, heads: int = 2, dim: int = 3, points: int = 3) -> tuple[Tensor, ...]:
@@ -39,35 +39,35 @@ def by_loops(value: Tensor, loc: Tensor, weight: Tensor, shapes=SHAPES) -> Tenso
     return out.flatten(2)
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_every_lowering_equals_a_loop_over_points(lowering) -> None:
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_every_decomposition_equals_a_loop_over_points(sampling) -> None:
     value, loc, weight = example()
-    with sampling_lowering(lowering):
+    with sampling_as(sampling):
         got = deformable_attention(value, SHAPES, loc, weight)
     torch.testing.assert_close(got, by_loops(value, loc, weight), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_points_on_and_far_beyond_the_border_are_right(lowering) -> None:
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_points_on_and_far_beyond_the_border_are_right(sampling) -> None:
     value, loc, weight = example(queries=6, points=3)
     h, w = SHAPES[0]
     # centre of the corner pixels, edges, one pixel outside, and where the projection of a point beside a camera ends up
     marks = [0.0, 1.0, 0.5 / w, 1 - 0.5 / w, -0.5 / w, 1 + 0.5 / w, -1e3, 1e3, -1.5 / w]
     flat = torch.tensor([(a, b) for a in marks for b in (0.5, -0.5 / h, 1 + 0.5 / h, 1e3)])
     loc = flat[torch.arange(loc[..., 0].numel()) % len(flat)].view_as(loc)
-    with sampling_lowering(lowering):
+    with sampling_as(sampling):
         got = deformable_attention(value, SHAPES, loc, weight)
     torch.testing.assert_close(got, by_loops(value, loc, weight), rtol=1e-5, atol=1e-5)
     assert got.isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:Input #")  # gradcheck would rather have float64
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_gradients_are_those_of_finite_differences(lowering) -> None:
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_gradients_are_those_of_finite_differences(sampling) -> None:
     value, loc, weight = example(batch=1, queries=2, heads=1, dim=2, points=2)
     value, loc, weight = (t.requires_grad_() for t in (value, loc, weight))
     # Computed in float32 inside, so the step and the tolerance are those of float32.
-    with sampling_lowering(lowering):
+    with sampling_as(sampling):
         assert torch.autograd.gradcheck(
             lambda *a: deformable_attention(a[0], SHAPES, a[1], a[2]), (value, loc, weight), eps=1e-3, atol=2e-2, rtol=2e-2
         )
@@ -87,7 +87,7 @@ def test_wrong_level_sizes_are_named() -> None:
         deformable_attention(value[:, 1:], SHAPES, loc, weight)
 
 
-def test_unknown_lowering_is_refused() -> None:
+def test_an_unknown_sampling_is_refused() -> None:
     with pytest.raises(ValueError, match="gridsample, gather, plugin"):
         set_sampling("deform")
 

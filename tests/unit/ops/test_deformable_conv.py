@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from uniad.ops import deformable_conv
 from uniad.ops.deformable_conv import DeformConv2d, modulated_deform_conv2d
-from uniad.ops.lowering import sampling_lowering
+from uniad.ops.sampling import sampling_as
 
-LOWERINGS = ("gridsample", "gather")
+SAMPLINGS = ("gridsample", "gather")
 
 
 def by_loops(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -49,11 +49,11 @@ def example(stride: int = 1, groups: int = 1) -> tuple[Tensor, ...]:
     return x, offset, torch.rand(2, groups * 9, ho, wo, generator=g), weight
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("stride, groups", [(1, 1), (2, 1), (1, 2)])
-def test_equals_a_loop_over_pixels_and_taps(lowering, stride, groups) -> None:
+def test_equals_a_loop_over_pixels_and_taps(sampling, stride, groups) -> None:
     x, offset, mask, weight = example(stride, groups)
-    with sampling_lowering(lowering):
+    with sampling_as(sampling):
         got = modulated_deform_conv2d(x, offset, mask, weight, stride, 1)
     torch.testing.assert_close(got, by_loops(x, offset, mask, weight, stride, 1), rtol=1e-4, atol=1e-4)
 
@@ -71,11 +71,11 @@ def test_images_taken_in_groups_give_the_same(monkeypatch) -> None:
     torch.testing.assert_close(modulated_deform_conv2d(x, offset, mask, weight), whole, rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_of_both_lowerings_agree() -> None:
+def test_gradients_of_both_samplings_agree() -> None:
     grads = []
-    for lowering in LOWERINGS:
+    for sampling in SAMPLINGS:
         inputs = [t.clone().requires_grad_() for t in example()]
-        with sampling_lowering(lowering):
+        with sampling_as(sampling):
             modulated_deform_conv2d(*inputs).square().sum().backward()
         grads.append([t.grad for t in inputs])
     for a, b in zip(*grads, strict=True):

@@ -52,19 +52,19 @@ def test_each_border_has_one_cast_however_many_read_it() -> None:
         ],
         X4, {"y": (FLOAT, [2, 4])}, two=np.float32(2),
     )  # fmt: skip
-    lowered = convert(model, {n.name for n in model.graph.node if n.name.startswith("high")})
-    assert casts(lowered) == [("x", HALF), ("a_half", FLOAT), ("d", HALF), ("y_half", FLOAT)]
-    types = tensor_types(lowered)
+    converted = convert(model, {n.name for n in model.graph.node if n.name.startswith("high")})
+    assert casts(converted) == [("x", HALF), ("a_half", FLOAT), ("d", HALF), ("y_half", FLOAT)]
+    types = tensor_types(converted)
     assert types["e_half"] == types["f_half"] == HALF and types["b"] == types["d"] == FLOAT
-    assert [i.data_type for i in lowered.graph.initializer] == [FLOAT, HALF], "a constant in each type that reads it, once"
+    assert [i.data_type for i in converted.graph.initializer] == [FLOAT, HALF], "a constant in each type that reads it, once"
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
-    assert np.allclose(run(lowered, x=x)[0], run(model, x=x)[0], rtol=1e-2, atol=1e-2)
+    assert np.allclose(run(converted, x=x)[0], run(model, x=x)[0], rtol=1e-2, atol=1e-2)
 
 
 def test_inputs_and_outputs_keep_their_types_and_nothing_kept_means_nothing_changed() -> None:
     model = graph([node("Mul", ["x", "two"], "y", "low")], X4, {"y": (FLOAT, [2, 4])}, two=np.float32(2))
-    lowered = convert(model, set())
-    assert lowered.graph.input == model.graph.input and lowered.graph.output == model.graph.output and has_halves(lowered)
+    converted = convert(model, set())
+    assert converted.graph.input == model.graph.input and converted.graph.output == model.graph.output and has_halves(converted)
     same = convert(model, {"low/Mul_y"})
     assert same.graph.node == model.graph.node and not has_halves(same)
 
@@ -83,15 +83,15 @@ def test_whole_numbers_and_truths_are_untouched_and_become_halves_in_one_cast() 
         {"i": (INT64, [4]), "x": (FLOAT, [9, 3])}, {"y": (FLOAT, [4]), "rows": (FLOAT, [4, 3])},
         one=np.array([1], np.int64), two=np.float32(2),
     )  # fmt: skip
-    lowered = convert(model, {"high/Add_h", "high/Greater_t", "high/Where_y"})
-    assert ("j", HALF) in casts(lowered), "not by way of a float"
-    kinds = {n.output[0]: n for n in lowered.graph.node}
-    assert all(kinds[source].op_type != "Cast" for source, _ in casts(lowered) if source in kinds), "no cast of a cast"
-    assert kinds["j"] == model.graph.node[0] and tensor_types(lowered)["t"] == TensorProto.BOOL
+    converted = convert(model, {"high/Add_h", "high/Greater_t", "high/Where_y"})
+    assert ("j", HALF) in casts(converted), "not by way of a float"
+    kinds = {n.output[0]: n for n in converted.graph.node}
+    assert all(kinds[source].op_type != "Cast" for source, _ in casts(converted) if source in kinds), "no cast of a cast"
+    assert kinds["j"] == model.graph.node[0] and tensor_types(converted)["t"] == TensorProto.BOOL
     assert kinds["rows"].input[0] == "x", "rows of a float stay floats: nothing computes with them here"
     i = np.array([0, 3, 5, 7])
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
-    for got, want in zip(run(lowered, i=i, x=x), run(model, i=i, x=x)):
+    for got, want in zip(run(converted, i=i, x=x), run(model, i=i, x=x)):
         assert np.allclose(got, want, rtol=1e-3)
 
 
@@ -100,11 +100,11 @@ def test_scales_of_a_resize_stay_what_the_operator_wants() -> None:
         [node("Resize", ["x", "", "s"], "y", "low", mode="nearest")],
         {"x": (FLOAT, [1, 1, 2, 2])}, {"y": (FLOAT, [1, 1, 4, 4])}, s=np.array([1, 1, 2, 2], np.float32),
     )  # fmt: skip
-    lowered = convert(model, set())
-    types = tensor_types(lowered)
-    (resize,) = (n for n in lowered.graph.node if n.op_type == "Resize")
+    converted = convert(model, set())
+    types = tensor_types(converted)
+    (resize,) = (n for n in converted.graph.node if n.op_type == "Resize")
     assert types[resize.input[0]] == HALF and types[resize.input[2]] == FLOAT
-    onnx.checker.check_model(lowered, full_check=True)
+    onnx.checker.check_model(converted, full_check=True)
 
 
 def test_a_clip_with_one_bound_gets_the_other_within_half() -> None:
@@ -121,12 +121,12 @@ def test_halves_are_rounded_and_overflow_where_they_are_made() -> None:
         [node("Add", ["x", "c"], "a", "low"), node("Sub", ["a", "c"], "y", "low")],
         {"x": (FLOAT, [2])}, {"y": (FLOAT, [2])}, c=np.float32(2048),
     )  # fmt: skip
-    lowered = convert(model, set())
+    converted = convert(model, set())
     x = np.array([0.5, 65000.0], np.float32)
     with np.errstate(over="ignore"):
         want = (x.astype(np.float16) + np.float16(2048)) - np.float16(2048)
-    assert run(rounded(lowered), x=x)[0].tolist() == want.astype(np.float32).tolist() == [0.0, np.inf]
-    assert not np.array_equal(run(lowered, x=x)[0], want.astype(np.float32)), "then rounded() is not needed any more"
+    assert run(rounded(converted), x=x)[0].tolist() == want.astype(np.float32).tolist() == [0.0, np.inf]
+    assert not np.array_equal(run(converted, x=x)[0], want.astype(np.float32)), "then rounded() is not needed any more"
 
 
 def test_a_norm_is_folded_into_its_convolution() -> None:
@@ -234,13 +234,13 @@ def test_a_comparison_is_taken_on_floats_if_any_of_its_inputs_is_one(op: str, fi
         [node("Add", ["x", "zero"], "kept", "high"), node("Mul", ["x2", "one"], "low", "low"), node(op, names, "y", "low")],
         {"x": (FLOAT, [1]), "x2": (FLOAT, [1])}, {"y": (TRUTH, [1])}, zero=np.float32(0), one=np.float32(1),
     )  # fmt: skip
-    lowered = convert(model, {"high/Add_kept"})
-    (compares,) = (n for n in lowered.graph.node if n.op_type == op)
-    types = tensor_types(lowered)
+    converted = convert(model, {"high/Add_kept"})
+    (compares,) = (n for n in converted.graph.node if n.op_type == op)
+    types = tensor_types(converted)
     assert [types[name] for name in compares.input] == [FLOAT, FLOAT]
     feed = {"x": np.float32([2049]), "x2": np.float32([2048])}
     want = run(model, **feed)[0]
-    assert run(rounded(lowered), **feed)[0] == want == (fine if kept_first or op == "Equal" else not fine)
+    assert run(rounded(converted), **feed)[0] == want == (fine if kept_first or op == "Equal" else not fine)
     types = tensor_types(everything := convert(model, set()))
     assert {types[name] for n in everything.graph.node if n.op_type == op for name in n.input} == {HALF}, "of halves on halves"
 
@@ -254,6 +254,6 @@ def test_a_float_becomes_a_whole_number_by_its_own_value_and_moves_as_what_it_is
         ],
         {"x": (FLOAT, [1])}, {"i": (INT64, [1]), "moved": (FLOAT, [1, 1])}, zero=np.float32(0), shape=np.array([1, 1]),
     )  # fmt: skip
-    lowered = convert(model, {"high/Add_kept"})
-    assert not has_halves(lowered), "nothing computes here but what is kept"
-    assert run(rounded(lowered), x=np.float32([2049]))[0] == 2049
+    converted = convert(model, {"high/Add_kept"})
+    assert not has_halves(converted), "nothing computes here but what is kept"
+    assert run(rounded(converted), x=np.float32([2049]))[0] == 2049

@@ -21,20 +21,20 @@ def run(*words):
 
 
 def test_without_the_upstream_environment_it_is_skipped_with_the_reason():
-    code, said = run()
-    assert code == 77 and said.startswith("skipped: ") and "UPSTREAM_PYTHON=" in said
+    code, output = run()
+    assert code == 77 and output.startswith("skipped: ") and "UPSTREAM_PYTHON=" in output
 
 
 def test_a_tree_without_our_patch_is_named(tmp_path):
-    code, said = run("--python", sys.executable, "--tree", tmp_path)
-    assert code == 77 and str(tmp_path) in said and "make overlay" in said
+    code, output = run("--python", sys.executable, "--tree", tmp_path)
+    assert code == 77 and str(tmp_path) in output and "make overlay" in output
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python3", sys.executable])
 def test_an_interpreter_that_cannot_run_the_upstream_half_is_named(tmp_path, python):
     (tmp_path / "projects/mmdet3d_plugin/uniad_compat").mkdir(parents=True)
-    code, said = run("--python", python, "--tree", tmp_path)
-    assert code == 77 and said.startswith(f"skipped: {python}") and len(said.splitlines()) == 1
+    code, output = run("--python", python, "--tree", tmp_path)
+    assert code == 77 and output.startswith(f"skipped: {python}") and len(output.splitlines()) == 1
 
 
 def test_both_halves_get_what_the_caller_named_although_they_run_elsewhere(tmp_path, monkeypatch):

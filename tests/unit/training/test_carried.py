@@ -74,17 +74,17 @@ def test_a_checkpoint_without_record_takes_the_file_or_says_that_it_is_missing(t
     torch.testing.assert_close(loaded.motion_head.anchors, model.motion_head.anchors + 1)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, output", [
     ({"model__compat__rotate_center": "documented"}, "model.compat.rotate_center=fixed (here documented)"),
     ({"data__class_names": ("car", "truck")}, "data.class_names="),
     ({"data__image__scale": 0.5}, "data.image.scale=0.25 (here 0.5)"),
     ({"model__bev__pc_range": (-10.0, -10.0, -5.0, 10.0, 10.0, 3.0)}, "model.bev.pc_range="),
 ])  # fmt: skip
-def test_a_config_that_means_something_else_is_told_what_it_was_made_with(tmp_path, spec, model, change, said):
+def test_a_config_that_means_something_else_is_told_what_it_was_made_with(tmp_path, spec, model, change, output):
     path = save(model, spec, tmp_path / "a.pth")
     with pytest.raises(UserError) as raised:
         load_trained(edit(spec, **change), path, None)
-    assert "does not fit nano_e2e: it was made by nano (" in str(raised.value) and said in str(raised.value)
+    assert "does not fit nano_e2e: it was made by nano (" in str(raised.value) and output in str(raised.value)
     assert "nano_e2e.py" in str(raised.value)
 
 

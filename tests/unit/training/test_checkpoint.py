@@ -32,10 +32,10 @@ def save(path: Path, state: dict, **more) -> Path:
 
 def test_a_complete_checkpoint_loads_everything_and_says_so(tmp_path):
     source, target = Model(), Model()
-    said = []
-    report = C.load_checkpoint(target, save(tmp_path / "a.pth", source.state_dict()), say=said.append)
+    output = []
+    report = C.load_checkpoint(target, save(tmp_path / "a.pth", source.state_dict()), say=output.append)
     assert not report.missing and not report.unexpected
-    assert said == [f"{tmp_path / 'a.pth'}: 8 loaded, 0 missing (allowed), 0 unexpected (ignored), 0 reshaped"]
+    assert output == [f"{tmp_path / 'a.pth'}: 8 loaded, 0 missing (allowed), 0 unexpected (ignored), 0 reshaped"]
     assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
 
 
@@ -161,15 +161,15 @@ def test_latest_points_at_the_newest_and_a_damaged_one_is_skipped(tmp_path):
     store.save("epoch_1.pth", {"state_dict": {"w": torch.ones(1)}})
     newest = store.save("iter_latest.pth", {"state_dict": {"w": torch.ones(2)}})
     assert (tmp_path / "latest.pth").resolve() == newest.resolve()
-    said = []
-    path, content = CheckpointStore(tmp_path).resume_from("auto", said.append)
-    assert path == newest and len(content["state_dict"]["w"]) == 2 and not said
+    output = []
+    path, content = CheckpointStore(tmp_path).resume_from("auto", output.append)
+    assert path == newest and len(content["state_dict"]["w"]) == 2 and not output
     newest.write_bytes(newest.read_bytes()[:50])
-    path, content = CheckpointStore(tmp_path).resume_from("auto", said.append)
-    assert path.name == "epoch_1.pth" and len(said) == 1
+    path, content = CheckpointStore(tmp_path).resume_from("auto", output.append)
+    assert path.name == "epoch_1.pth" and len(output) == 1
     (tmp_path / "epoch_1.pth").write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint in .* can be read"):
-        CheckpointStore(tmp_path).resume_from("auto", said.append)
+        CheckpointStore(tmp_path).resume_from("auto", output.append)
 
 
 def test_the_newest_is_the_one_that_was_saved_last_whatever_times_a_copy_left(tmp_path):

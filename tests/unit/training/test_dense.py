@@ -1,4 +1,4 @@
-"""The head on the BEV that learns along in short trainings."""
+"""The auxiliary head on the BEV, for short trainings."""
 
 from __future__ import annotations
 

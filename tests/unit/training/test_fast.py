@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.specs import edit, full_spec, nano_spec, tiny_spec
-from toy import ToyModel
+from helpers.toy_training import ToyModel
 from uniad.errors import UserError
 from uniad.training import fast, identity
 from uniad.training.arguments import parser
@@ -130,11 +130,11 @@ def test_what_was_picked_is_in_the_record_and_the_options(tmp_path: Path, monkey
     monkeypatch.setattr(fast, "gpu_of", lambda device: RTX3090)
     wanted = identity.settings(parser().parse_args([str(nano_spec().path)]))
     identity.claim(tmp_path, wanted)
-    said: list[str] = []
+    output: list[str] = []
     spec = edit(nano_spec(), name="full_track_map", data__samples_per_gpu=1, data__queue_length=5)
     options = RunOptions(train=TrainOptions(tmp_path), wish=ANY)
-    found = settle(options, ANY, spec, ToyModel(), World(0, 1, 0, torch.device("cpu")), None, said.append)
-    assert found.recompute and found.train.precision == "bf16" and found.train.cuda_graph and len(said) == 1
+    found = settle(options, ANY, spec, ToyModel(), World(0, 1, 0, torch.device("cpu")), None, output.append)
+    assert found.recompute and found.train.precision == "bf16" and found.train.cuda_graph and len(output) == 1
     record = json.loads((tmp_path / identity.RECORD).read_text())
     assert record["identity"]["precision"] == "bf16" and record["picked"] == found.train.picked
     # the same command again is the same run; another precision is not

@@ -115,11 +115,11 @@ def test_another_run_gets_a_fresh_directory_and_nothing_is_lost(tmp_path: Path, 
     work, wanted = tmp_path / "run", {**settings(STAGE1), "sha256 infos.pkl": "a"}
     identity.claim(work, wanted)
     (work / "epoch_1.pth").write_text("weights")
-    said = identity.claim(work, {**wanted, **other})
-    assert said is not None and what in said and len(said.splitlines()) == 1
+    output = identity.claim(work, {**wanted, **other})
+    assert output is not None and what in output and len(output.splitlines()) == 1
     assert not list(work.glob("*.pth"))
     (aside,) = [p for p in tmp_path.iterdir() if p.name.startswith("run.")]
-    assert (aside / "epoch_1.pth").read_text() == "weights" and str(aside) in said
+    assert (aside / "epoch_1.pth").read_text() == "weights" and str(aside) in output
 
 
 def test_a_run_that_make_did_not_start_or_an_earlier_version_did_is_taken_over(tmp_path: Path):
@@ -138,8 +138,8 @@ def test_of_an_earlier_version_s_record_the_command_line_counts(tmp_path: Path):
     work = tmp_path / "run"
     work.mkdir()
     (work / identity.RECORD).write_text('{"config": "x", "options": "--seed 0 --max-iters 65 --shared-history", "data": "y"}')
-    said = identity.claim(work, settings(STAGE1, "--max-iters", "6", "--shared-history"))
-    assert said is not None and "max_iters: 65 -> 6" in said
+    output = identity.claim(work, settings(STAGE1, "--max-iters", "6", "--shared-history"))
+    assert output is not None and "max_iters: 65 -> 6" in output
 
 
 def test_a_digest_is_read_once_and_again_when_the_file_changed(tmp_path: Path):

@@ -45,14 +45,14 @@ def test_stage_1_starts_from_bevformer_and_reports_every_difference(tmp_path, sp
     weights = bevformer_weights(spec)
     torch.save({"meta": {"epoch": 24}, "state_dict": weights}, tmp_path / "bevformer.pth")
     model = UniAD(spec.model)
-    said = []
-    report = load_initial(model, edit(spec, train__load_from=str(tmp_path / "bevformer.pth")), said.append)
+    output = []
+    report = load_initial(model, edit(spec, train__load_from=str(tmp_path / "bevformer.pth")), output.append)
     queries = model.query_embedding.weight
     assert torch.equal(queries[:-1], weights[OBJECT_QUERIES]) and torch.equal(queries[-1], queries[-2])
     assert torch.equal(model.reference_points.bias, weights["pts_bbox_head.transformer.reference_points.bias"])
     assert report.unexpected == (OBJECT_QUERIES,) and len(report.reshaped) == 3
     assert report.missing and all(name.startswith(NEW_IN_STAGE_1 + ("pts_bbox_head.code_weights",)) for name in report.missing)
-    (line,) = said
+    (line,) = output
     assert "missing (allowed): seg_head.*" in line and f"{len(queries) - 1} -> {len(queries)} rows" in line
 
 

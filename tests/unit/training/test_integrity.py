@@ -106,9 +106,9 @@ def test_resuming_goes_past_a_checkpoint_that_is_not_finite(written, tmp_path):
     run(toy_trainer(tmp_path, max_iters=12, stop_after=7))  # epoch_1 and, newer, iter_latest
     newest = tmp_path / "iter_latest.pth"
     changed(newest, tmp_path, spoil_weights).replace(newest)
-    _, said = run(toy_trainer(tmp_path, max_iters=12), "auto")
-    assert any(line.startswith("skipping a damaged checkpoint") and "img_neck.weight" in line for line in said), said
-    assert any(line.startswith(f"resuming from {tmp_path / 'epoch_1.pth'}") for line in said), said
+    _, output = run(toy_trainer(tmp_path, max_iters=12), "auto")
+    assert any(line.startswith("skipping a damaged checkpoint") and "img_neck.weight" in line for line in output), output
+    assert any(line.startswith(f"resuming from {tmp_path / 'epoch_1.pth'}") for line in output), output
 
 
 # --- undamaged -------------------------------------------------------------------------------------------------------
@@ -148,10 +148,10 @@ def test_every_bit_of_every_tensor_is_covered(written, tmp_path):
 
 
 def test_a_file_without_checksums_says_so(tmp_path):
-    path, said = tmp_path / "old.pth", []
+    path, output = tmp_path / "old.pth", []
     torch.save({"state_dict": ToyModel().state_dict()}, path, _use_new_zipfile_serialization=False)
-    C.load_checkpoint(ToyModel(), path, say=said.append)
-    assert said[1].startswith(f"note: {path} is in the format before PyTorch 1.6, which carries no checksum")
+    C.load_checkpoint(ToyModel(), path, say=output.append)
+    assert output[1].startswith(f"note: {path} is in the format before PyTorch 1.6, which carries no checksum")
 
 
 # --- whole -----------------------------------------------------------------------------------------------------------

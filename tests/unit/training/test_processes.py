@@ -92,7 +92,7 @@ def test_layout_follows_the_upstream_arguments_and_environment():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "env", "said"),
+    ("gpus", "env", "output"),
     [
         ("many", {}, "GPUS='many' is not a whole number"),
         ("3", {"NNODES": "2"}, "GPUS=3 cannot be spread evenly over NNODES=2"),
@@ -100,13 +100,13 @@ def test_layout_follows_the_upstream_arguments_and_environment():
         ("2", {"MASTER_PORT": "x"}, "MASTER_PORT='x'"),
     ],
 )
-def test_layouts_that_cannot_be_are_named(gpus, env, said):
-    with pytest.raises(UserError, match=said):
+def test_layouts_that_cannot_be_are_named(gpus, env, output):
+    with pytest.raises(UserError, match=output):
         layout(gpus, env)
 
 
 def test_command_line_rejects_nonsense_before_it_loads_anything():
-    for args, said in (
+    for args, output in (
         (["x.py", "--max-iters", "-1"], "not a whole number of at least 1"),
         (["x.py", "--save-every", "soon"], "neither a number of iterations"),
         (["x.py", "--max-iters", "3", "--max-epochs", "1"], "give one"),
@@ -114,7 +114,7 @@ def test_command_line_rejects_nonsense_before_it_loads_anything():
     ):
         began = time.monotonic()
         code, _, err = finish(start(REPO / "tools/train.py", *args))
-        assert code == 2 and said in err and time.monotonic() - began < 5
+        assert code == 2 and output in err and time.monotonic() - began < 5
 
 
 def test_shell_script_explains_itself():

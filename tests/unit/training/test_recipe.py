@@ -54,7 +54,7 @@ def test_the_time_on_a_cpu_grows_with_steps_clips_and_frames(tmp_path: Path):
     assert f"in {sum(phase.minutes for phase in nano.phases):.0f} minutes" in nano.time(nano.phases, True)
 
 
-@pytest.mark.parametrize("phases, more, said", [
+@pytest.mark.parametrize("phases, more, output", [
     (f"[{PHASE[:-1]}, stpes=3)]", "", "nothing reads 'stpes'; did you mean 'steps'?"),
     (f"[{PHASE.replace('[11]', '[2]')}]", "", "seed 2 is none to train on"),
     (f"[{PHASE.replace('[11]', '[]')}]", "", "seeds names no world"),
@@ -67,10 +67,10 @@ def test_the_time_on_a_cpu_grows_with_steps_clips_and_frames(tmp_path: Path):
     (f"[{PHASE}]", "clip = 3", "nothing reads 'clip'; did you mean 'clips'?"),
     (f"[{PHASE}]", "clips = 0", "clips is 0"),
 ])  # fmt: skip
-def test_what_a_recipe_cannot_be_is_one_line_that_names_it(tmp_path: Path, phases: str, more: str, said: str):
+def test_what_a_recipe_cannot_be_is_one_line_that_names_it(tmp_path: Path, phases: str, more: str, output: str):
     with pytest.raises(ConfigError) as error:
         read_recipe(write(tmp_path, phases, more))
-    assert said in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
+    assert output in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_stages_come_in_their_order(tmp_path: Path):

@@ -48,15 +48,15 @@ def save(model: UniAD, path: Path) -> str:
 
 
 def test_only_the_new_heads_are_missing_when_stage_2_starts_from_stage_1(tmp_path, spec2, model1, model2) -> None:
-    said: list[str] = []
+    output: list[str] = []
     source = save(model1, tmp_path / "stage1.pth")
-    report = load_initial(model2, edit(spec2, train__load_from=source), said.append)
+    report = load_initial(model2, edit(spec2, train__load_from=source), output.append)
     own = model2.state_dict()
     assert set(report.missing) == {name for name in own if name.startswith(NEW)}
     assert not report.unexpected and not report.reshaped and set(report.loaded) == set(model1.state_dict())
     for name, value in model1.state_dict().items():
         assert torch.equal(own[name], value), name
-    (line,) = said
+    (line,) = output
     assert "missing (allowed): " in line and line.count("_head.* ") == 3 and ", 0 unexpected (ignored), 0 reshaped" in line
 
 

@@ -79,7 +79,7 @@ def test_recorded_bevs_with_and_without_gradient(record, iteration):
 
 
 def test_recorded_agents_occupancy_and_plan(record, iteration):
-    """Which objects the agents stand for, which of them occupancy is about, and what the heads said."""
+    """Which objects the agents stand for, which of them occupancy is about, and the outputs of the heads."""
     ahead = iteration[1].ahead
     matched, valid, vehicle = ahead.matched_gt[0], ahead.agents.valid[0], ahead.occ.valid[0]
     assert valid[-1] and matched[-1] == -1, "the last slot is the ego car"

@@ -42,8 +42,8 @@ def run(spec: Spec, work_dir: Path, stop_after: int | None = None, **options) ->
 def test_stage_2_starts_learns_and_resumes_exactly(tmp_path: Path, spec: Spec, capsys) -> None:
     assert run(spec, tmp_path / "whole").finished
     assert not run(spec, tmp_path / "parts", stop_after=1).finished
-    said = capsys.readouterr().err
-    missing = said.split("missing (allowed): ")[1].split("unexpected")[0]
+    output = capsys.readouterr().err
+    missing = output.split("missing (allowed): ")[1].split("unexpected")[0]
     assert "motion_head.* " in missing and "seg_head" not in missing
     assert run(spec, tmp_path / "parts").finished
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
@@ -64,8 +64,8 @@ def test_stage_2_from_scratch_needs_no_checkpoint_and_trains_all(tmp_path: Path,
         run(absent, tmp_path / "a")
     one_frame = edit(absent, model__queue_length=1, data__queue_length=1)
     assert run(one_frame, tmp_path / "b", from_scratch=True).finished
-    said = capsys.readouterr().err
-    assert "from scratch: no weights are loaded, not even stage 1's; backbone and norms of nano_e2e are trained" in said
+    output = capsys.readouterr().err
+    assert "from scratch: no weights are loaded, not even stage 1's; backbone and norms of nano_e2e are trained" in output
 
 
 def test_missing_anchors_end_a_run_in_one_line(tmp_path: Path, spec: Spec) -> None:

@@ -18,10 +18,10 @@ from uniad.training.options import check_precision, run_length
 def test_two_steps_save_resume_and_two_steps_equal_four(tmp_path):
     outcome, _ = run(toy_trainer(tmp_path / "whole", max_iters=4))
     assert outcome.finished and outcome.checkpoint.name == "iter_4.pth"
-    first, said = run(toy_trainer(tmp_path / "parts", max_iters=4, stop_after=2))
-    assert not first.finished and "run the same command again to continue" in said[-1]
-    second, said = run(toy_trainer(tmp_path / "parts", max_iters=4), "auto")
-    assert second.finished and "resuming from" in said[0]
+    first, output = run(toy_trainer(tmp_path / "parts", max_iters=4, stop_after=2))
+    assert not first.finished and "run the same command again to continue" in output[-1]
+    second, output = run(toy_trainer(tmp_path / "parts", max_iters=4), "auto")
+    assert second.finished and "resuming from" in output[0]
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
     same_checkpoint(tmp_path / "whole/latest.pth", tmp_path / "parts/latest.pth")
 
@@ -66,9 +66,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_exactly(tmp_path):
         return toy_loss(model, clip, generator)
 
     interrupted.calls = 0
-    outcome, said = run(toy_trainer(tmp_path / "parts", loss=interrupted))
+    outcome, output = run(toy_trainer(tmp_path / "parts", loss=interrupted))
     assert not outcome.finished and outcome.iteration < 7 and outcome.checkpoint.name == "iter_latest.pth"
-    assert f"stopped at step {outcome.iteration} of 12" in said[-1]
+    assert f"stopped at step {outcome.iteration} of 12" in output[-1]
     assert signal.getsignal(signal.SIGINT) is before
     run(toy_trainer(tmp_path / "parts"), "auto")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
@@ -84,9 +84,9 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, 
         write(path, payload)
 
     monkeypatch.setattr(store, "save_checkpoint", impatient)
-    outcome, said = run(toy_trainer(tmp_path, max_iters=4))
+    outcome, output = run(toy_trainer(tmp_path, max_iters=4))
     assert outcome.finished and outcome.checkpoint == tmp_path / "iter_4.pth" and outcome.checkpoint.exists()
-    assert "trained 4 iterations" in said[-1]
+    assert "trained 4 iterations" in output[-1]
 
 
 def test_ctrl_c_while_data_workers_are_told_to_go_does_not_lose_the_run(tmp_path, monkeypatch):
@@ -137,8 +137,8 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
 def test_a_finished_run_started_again_does_nothing(tmp_path):
     run(toy_trainer(tmp_path))
     before = (tmp_path / "epoch_2.pth").stat().st_mtime_ns
-    outcome, said = run(toy_trainer(tmp_path), "auto")
-    assert outcome.finished and "nothing to do" in said[-1]
+    outcome, output = run(toy_trainer(tmp_path), "auto")
+    assert outcome.finished and "nothing to do" in output[-1]
     assert (tmp_path / "epoch_2.pth").stat().st_mtime_ns == before
 
 
@@ -240,16 +240,16 @@ def test_bad_data_in_a_worker_is_one_line(tmp_path):
 def test_another_stage_or_variant_cannot_be_resumed(tmp_path):
     run(toy_trainer(tmp_path, stop_after=2))
     trainer = toy_trainer(tmp_path)
-    for change, said in (({"stage": 2}, "stage 2"), ({"variant": "full"}, "full")):
+    for change, output in (({"stage": 2}, "stage 2"), ({"variant": "full"}, "full")):
         trainer.spec = toy_spec(**change)
-        with pytest.raises(UserError, match=f"cannot resume .*{said}.*choose another --resume"):
+        with pytest.raises(UserError, match=f"cannot resume .*{output}.*choose another --resume"):
             trainer.resume(*trainer.store.resume_from("auto", print), print)
 
 
 def test_a_changed_setting_is_said_when_resuming(tmp_path):
     run(toy_trainer(tmp_path, stop_after=2))
-    _, said = run(toy_trainer(tmp_path, train__lr=1e-3, seed=5), "auto")
-    assert any("train.lr: 0.0002 -> 0.001; seed: 0 -> 5" in line for line in said)
+    _, output = run(toy_trainer(tmp_path, train__lr=1e-3, seed=5), "auto")
+    assert any("train.lr: 0.0002 -> 0.001; seed: 0 -> 5" in line for line in output)
 
 
 def test_upstream_checkpoint_resumes_at_its_epoch(tmp_path):
@@ -257,8 +257,8 @@ def test_upstream_checkpoint_resumes_at_its_epoch(tmp_path):
     content = torch.load(tmp_path / "ours/epoch_1.pth", weights_only=True)
     del content["native"], content["meta"]["uniad"]
     torch.save(content, tmp_path / "theirs.pth")
-    outcome, said = run(toy_trainer(tmp_path / "b"), str(tmp_path / "theirs.pth"))
-    assert outcome.finished and "written by the upstream stack: epoch 1" in said[0]
+    outcome, output = run(toy_trainer(tmp_path / "b"), str(tmp_path / "theirs.pth"))
+    assert outcome.finished and "written by the upstream stack: epoch 1" in output[0]
     run(toy_trainer(tmp_path / "whole"))
     same_checkpoint(tmp_path / "whole/epoch_2.pth", tmp_path / "b/epoch_2.pth")  # our draws are positional, so even these agree
 
@@ -272,15 +272,15 @@ def iterations_of(path) -> tuple[int, set[int]]:
 def test_a_run_of_iterations_makes_all_of_them_however_long_an_epoch_is_now(tmp_path):
     """Begun with twice the clips an iteration, as by two processes, and continued by one."""
     run(toy_trainer(tmp_path, batch=4, max_iters=6, stop_after=4))
-    outcome, said = run(toy_trainer(tmp_path, batch=2, max_iters=6), "auto")
-    assert outcome.finished and outcome.iteration == 6 and "at step 4 of 6" in said[1]
+    outcome, output = run(toy_trainer(tmp_path, batch=2, max_iters=6), "auto")
+    assert outcome.finished and outcome.iteration == 6 and "at step 4 of 6" in output[1]
     assert iterations_of(tmp_path / "iter_6.pth") == (6, {6})
 
 
 def test_a_run_of_epochs_goes_on_at_the_same_place_of_its_epoch(tmp_path):
     run(toy_trainer(tmp_path, batch=4, stop_after=4))  # a third of the second epoch
-    outcome, said = run(toy_trainer(tmp_path, batch=2), "auto")
-    assert outcome.finished and "at step 8 of 12" in said[1]
+    outcome, output = run(toy_trainer(tmp_path, batch=2), "auto")
+    assert outcome.finished and "at step 8 of 12" in output[1]
 
 
 def test_a_complete_run_whose_last_checkpoint_lost_its_name_gets_it_back(tmp_path):

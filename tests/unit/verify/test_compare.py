@@ -198,7 +198,7 @@ def test_lanes_that_the_graph_did_not_settle_are_merged_on_the_host_for_every_ru
     assert report.ok, report.faults
     got = finish_lanes(unsettled(1, frame), contract.map_merge)
     np.testing.assert_array_equal(got["map_lanes"], lanes)
-    assert got["map_settled"] == 0, "what the graph said stays"
+    assert got["map_settled"] == 0, "what the graph put out stays"
     kept = finish_lanes(unsettled(1, frame | {"map_settled": np.ones(1, np.int32)}), contract.map_merge)
     assert not kept["map_lanes"].any(), "a graph that settled is believed"
 
@@ -275,11 +275,11 @@ def test_who_has_seen_a_fault_asks_no_further(contract, sequence):
         return out | {"boxes": out["boxes"] + np.float32(i)}
 
     runner = Parrot(contract, sequence, off_by_a_metre_a_frame)
-    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", stop_on_failure=True)
     assert asked == [0, 1] and report.frames == 2 and "frame 1: boxes" in report.faults[0]
     assert not runner._is_open
     right = Parrot(contract, sequence)
-    report = compare(replayed(right, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    report = compare(replayed(right, sequence), sequence, contract, "parrot", "fp16", stop_on_failure=True)
     assert report.ok and report.frames == len(right.fed) == FRAMES
 
 

@@ -64,7 +64,7 @@ def test_what_is_right_passes(contract, sequence):
 
 def test_a_replay_that_is_left_early_tells_the_plans_it_saw(contract, sequence):
     runner = Parrot(contract, sequence, lambda i, out: out | {"plan_traj": out["plan_traj"] + np.float32([2.0 * i, 0.0])})
-    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", until_broken=True)
+    report = compare(replayed(runner, sequence), sequence, contract, "parrot", "fp16", stop_on_failure=True)
     assert report.frames == 2 and "frame 1: plan_traj" in report.faults[0]
     assert report.worst["plan_mean_m"] == pytest.approx(1.0), "0 m in the first frame, 2 m in the second"
 

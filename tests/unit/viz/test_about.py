@@ -61,8 +61,8 @@ def test_an_exported_model_is_described_by_the_checkpoint_that_its_card_names(ch
     onnx = tmp_path / "nano.onnx"
     write(Path(f"{onnx}.json"), {"checkpoint": str(checkpoint), "checkpoint_sha256": sha256(checkpoint)})
     scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
-    said = about_run({"model": str(onnx)}, scores)
-    assert said[0].startswith(f"{onnx} of {checkpoint}: trained") and said[1] == figures_of(RESULTS)
+    output = about_run({"model": str(onnx)}, scores)
+    assert output[0].startswith(f"{onnx} of {checkpoint}: trained") and output[1] == figures_of(RESULTS)
     checkpoint.unlink()
     assert about_run({"model": str(onnx)}, scores) == [str(onnx), figures_of(RESULTS)]
     assert about_run({}) == []
@@ -76,8 +76,8 @@ def test_a_file_that_is_no_evaluation_gets_one_line(checkpoint: Path, tmp_path: 
 def test_the_card_that_a_release_writes_is_what_pictures_read(checkpoint: Path, tmp_path: Path):
     scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
     words = ("tools/release_weights.py", "--card", checkpoint, "--training", "16 towns")
-    code, said, err = finish(start(*words, "--results", scores))
-    assert code == 0 and "3.64 m off" in said, err
+    code, output, err = finish(start(*words, "--results", scores))
+    assert code == 0 and "3.64 m off" in output, err
     assert about_checkpoint(checkpoint) == [f"{checkpoint}: 16 towns", figures_of(RESULTS)]
     other = write(tmp_path / "other.json", {**RESULTS, "checkpoint_sha256": "0" * 64})
     assert "is of another checkpoint" in refused(*words, "--results", other)

@@ -102,8 +102,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path):
 
 def test_the_command_writes_a_picture_and_says_what_is_wrong_with_a_log(tmp_path: Path):
     work = write(tmp_path / "run", [entry(step) for step in range(1, 120)])
-    code, said, err = finish(start("tools/plot_training.py", work, "--out", tmp_path / "curve.png"))
-    assert code == 0 and "curve.png: run" in said, err
+    code, output, err = finish(start("tools/plot_training.py", work, "--out", tmp_path / "curve.png"))
+    assert code == 0 and "curve.png: run" in output, err
     assert cv2.imread(str(tmp_path / "curve.png")).std() > 5
     other = tmp_path / "other.png"
     assert "give the work directory" in refused("tools/plot_training.py", tmp_path / "none", "--out", other)

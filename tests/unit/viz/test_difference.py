@@ -29,17 +29,17 @@ BOTH, MOVED, ALONE, OTHER = car(0, 20), car(0.5, 20), car(-15, 0), car(15, 0)
 
 def test_objects_are_matched_by_class_and_place():
     a, b = content(np.concatenate([BOTH, ALONE]), [1, 2]), content(np.concatenate([OTHER, MOVED]), [3, 7])
-    said = difference(a, b)
-    assert said.both.tolist() == [[0, 1]] and said.first.tolist() == [1] and said.second.tolist() == [0]
-    assert said.shift_m == pytest.approx(0.5) and said.ids == 1
+    output = difference(a, b)
+    assert output.both.tolist() == [[0, 1]] and output.first.tolist() == [1] and output.second.tolist() == [0]
+    assert output.shift_m == pytest.approx(0.5) and output.ids == 1
     b.labels[:] = 1
     assert len(difference(a, b).both) == 0, "a truck in its place is another object"
 
 
 def test_equal_runs_have_no_difference_and_empty_ones_can_be_compared():
     same = content(BOTH, [1])
-    said = difference(same, same)
-    assert (said.shift_m, said.ids, said.map_cells, said.occupied_cells, said.plan_m) == (0, 0, 0, 0, 0)
+    output = difference(same, same)
+    assert (output.shift_m, output.ids, output.map_cells, output.occupied_cells, output.plan_m) == (0, 0, 0, 0, 0)
     assert len(difference(content(EMPTY, []), same).second) == 1
     image = render_pair(same, same, NAMES, RANGE)[TILE_H : TILE_H + VIEW, 2 * VIEW :]
     assert not len(painted(image[60:], FIRST)), "the plans coincide, the second drawn over the first"
@@ -49,9 +49,9 @@ def test_cells_and_plans_are_counted():
     a, b = content(EMPTY, []), content(EMPTY, [], future=future(**NOBODY, plan=STEPS * np.array([0.0, 8.0]) + [3.0, 0.0]))
     a.drivable = np.ones((25, 25))
     b.future.occupancy[0, :5] = True
-    said = difference(a, b)
-    assert said.map_cells == pytest.approx(1 / 4) and said.occupied_cells == pytest.approx(1 / 25)
-    assert said.plan_m == pytest.approx(3.0)
+    output = difference(a, b)
+    assert output.map_cells == pytest.approx(1 / 4) and output.occupied_cells == pytest.approx(1 / 25)
+    assert output.plan_m == pytest.approx(3.0)
 
 
 def test_the_picture_has_six_cameras_once_and_each_run_in_a_view_of_its_own():
@@ -70,6 +70,6 @@ def test_the_picture_has_six_cameras_once_and_each_run_in_a_view_of_its_own():
 
 def test_runs_of_stage_1_have_no_plan_to_compare():
     one = content(BOTH, [1], future=None)
-    said = difference(one, one)
-    assert said.plan_m is None and said.occupied_cells is None and "plans" not in said.lines()[0]
+    output = difference(one, one)
+    assert output.plan_m is None and output.occupied_cells is None and "plans" not in output.lines()[0]
     assert render_pair(one, one, NAMES, RANGE).shape[1] == WIDTH

@@ -178,7 +178,7 @@ def test_annotated_paths_are_lines_and_annotated_occupancy_fills_its_cells_besid
     cell, (rows, columns) = HALF / 25, np.argwhere((true_occupancy == OCCUPIED[0]).all(-1)).T
     assert np.ptp(rows) + 1 == pytest.approx(cell, abs=1) and np.ptp(columns) + 1 == pytest.approx(cell, abs=1)
     assert len(rows) == pytest.approx(cell**2, rel=0.15), "filled"
-    assert not (occupancy == OCCUPIED[0]).all(-1).any(), "the model said nothing there"
+    assert not (occupancy == OCCUPIED[0]).all(-1).any(), "the model has nothing there"
 
 
 def test_a_page_of_stage_2_in_which_nothing_is_known_renders_in_full():

@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[list[np.ndarray], float]:
 
 @pytest.fixture(scope="module")
 def results(nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("film") / "results"
+    out = tmp_path_factory.mktemp("video") / "results"
     with nano.open() as runtime:
         about = {"config": str(nano.config), "config_options": runtime.options, "split": "val"}
         run(runtime, [DatasetFrames(runtime.spec.data).scene("0", 2)], out, about)
@@ -77,15 +77,15 @@ def test_pictures_show_what_was_stored(results: Path) -> None:
 
 
 def test_the_command_writes_pngs_and_a_film_and_compares_two_runs(results: Path, tmp_path: Path) -> None:
-    out = tmp_path / "film"
-    code, said, err = finish(start("tools/make_video.py", "--compare", results, results, "--out", out, "--fps", 4))
+    out = tmp_path / "video"
+    code, output, err = finish(start("tools/make_video.py", "--compare", results, results, "--out", out, "--fps", 4))
     assert code == 0, err
-    (film,) = out.glob("*.mp4")
-    frames, fps = read(film)
+    (video,) = out.glob("*.mp4")
+    frames, fps = read(video)
     assert len(frames) == 2 and fps == 4.0 and frames[0].shape[1] == WIDTH
     views = frames[0][TILE_H : TILE_H + VIEW]
     assert np.abs(views[60:, :VIEW].astype(int) - views[60:, VIEW : 2 * VIEW]).mean() < 2, "the same run twice, titles apart"
-    assert sorted(p.name for p in (out / film.stem).iterdir()) == ["0000.png", "0001.png"]
+    assert sorted(p.name for p in (out / video.stem).iterdir()) == ["0000.png", "0001.png"]
 
 
 def test_runs_of_two_drives_are_not_compared(results: Path, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_runs_of_two_drives_are_not_compared(results: Path, tmp_path: Path) -> N
     shutil.copytree(results, other)
     for path in other.glob("*/0*.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "token": f"another {path.stem}"}))
-    line = refused("tools/make_video.py", "--compare", results, other, "--out", tmp_path / "film")
-    assert "is not the same drive in both" in line and not list((tmp_path / "film").glob("*.mp4"))
+    line = refused("tools/make_video.py", "--compare", results, other, "--out", tmp_path / "video")
+    assert "is not the same drive in both" in line and not list((tmp_path / "video").glob("*.mp4"))
 
 
 def test_a_recorded_folder_has_pictures_without_annotations(nano, tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_a_recorded_folder_has_pictures_without_annotations(nano, tmp_path: Path
 
 
 def test_results_that_are_not_there_or_not_whole_get_one_line(results: Path, tmp_path: Path) -> None:
-    assert "make infer" in refused("tools/make_video.py", tmp_path, "--out", tmp_path / "film")
-    assert "or --compare A B" in refused("tools/make_video.py", "--out", tmp_path / "film")
-    assert "holds no scene 'x'" in refused("tools/make_video.py", results, "--scene", "x", "--out", tmp_path / "film")
+    assert "make infer" in refused("tools/make_video.py", tmp_path, "--out", tmp_path / "video")
+    assert "or --compare A B" in refused("tools/make_video.py", "--out", tmp_path / "video")
+    assert "holds no scene 'x'" in refused("tools/make_video.py", results, "--scene", "x", "--out", tmp_path / "video")
     damaged = tmp_path / "damaged"
     shutil.copytree(results, damaged)
     next(damaged.glob("*/0001.npz")).write_bytes(b"half")
-    assert "0001.json: cannot be read" in refused("tools/make_video.py", damaged, "--out", tmp_path / "film", "--no-png")
-    assert not list((tmp_path / "film").glob("*"))
+    assert "0001.json: cannot be read" in refused("tools/make_video.py", damaged, "--out", tmp_path / "video", "--no-png")
+    assert not list((tmp_path / "video").glob("*"))

@@ -28,7 +28,7 @@ Feed = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Drive:
+class CalibrationSet:
     """Scenes of a split to calibrate on: ``scenes`` of them, spread over it, the first ``frames`` of each."""
 
     spec: Spec
@@ -54,7 +54,7 @@ class Drive:
 
 
 def scene_feeds(stream: SceneStream, scene: int, frames: int, contract: Contract) -> Iterator[Feed]:
-    """Frame inputs of a scene's first frames, by border name."""
+    """Frame inputs of a scene's first frames, by their names in the graph."""
     for i, sample in enumerate(stream.scene(scene)):
         if i >= frames:
             return
@@ -68,14 +68,14 @@ class Watcher(OrtRunner):
         super().__init__(contract, path, threads)
         fed = set(contract.input_names)
         self.inner = [name for name in tensors if name not in fed and name not in contract.output_names]
-        self.border = [name for name in tensors if name not in self.inner]
+        self.graph_io = [name for name in tensors if name not in self.inner]
         self.seen: Feed = {}
 
     def _infer(self, feeds: Feed) -> Feed:
         values = self.session.run([*self.contract.output_names, *self.inner], dict(feeds))
         outputs = dict(zip(self.contract.output_names, values))
         everything = {**feeds, **outputs}
-        self.seen = dict(zip(self.inner, values[len(outputs) :])) | {name: everything[name] for name in self.border}
+        self.seen = dict(zip(self.inner, values[len(outputs) :])) | {name: everything[name] for name in self.graph_io}
         return outputs
 
 
@@ -98,13 +98,13 @@ def calibrate(
     model: onnx.ModelProto,
     layers: Iterable[Layer],
     contract: Contract,
-    drive: Drive,
+    chosen: CalibrationSet,
     memory_mib: int = 1024,
     threads: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Drive along the scenes and count. memory_mib: what the watched tensors of one frame may take together."""
-    stream, scenes = drive.open()
+    stream, scenes = chosen.open()
     magnitudes = {name: Magnitudes() for name in dict.fromkeys(layer.activation for layer in layers)}
     parts = _portions(list(magnitudes), model, memory_mib)
     digest, frames, active = hashlib.sha256(), 0, 0
@@ -115,8 +115,8 @@ def calibrate(
             with Watcher(contract, path, tensors, threads) as runner:
                 for scene in scenes:
                     runner.reset()
-                    for feed in scene_feeds(stream, scene, drive.frames, contract):
-                        said = runner.step(feed)
+                    for feed in scene_feeds(stream, scene, chosen.frames, contract):
+                        outputs = runner.step(feed)
                         for name, values in runner.seen.items():
                             try:
                                 magnitudes[name].add(values)
@@ -125,14 +125,14 @@ def calibrate(
                                 raise UserError(f"{where}: {error}; `make verify` and `make data` find out why") from None
                         if not number:
                             frames += 1
-                            active += int((said["active"] != 0).sum())
+                            active += int((outputs["active"] != 0).sum())
                             for name in contract.input_names:
                                 if name in feed:
                                     digest.update(name.encode() + np.ascontiguousarray(feed[name]).tobytes())
                     if not number:
                         progress(f"calibrated on {frames} frames of {scenes.index(scene) + 1} of {len(scenes)} scenes")
     if not frames:
-        raise UserError(f"the calibration set is empty: the scenes of the {drive.split} split that were chosen hold no frame")
+        raise UserError(f"the calibration set is empty: the scenes of the {chosen.split} split that were chosen hold no frame")
     names = [str(stream.table.scene_token[stream.scenes[scene]]) for scene in scenes]
     return Calibration(magnitudes, digest.hexdigest(), names, frames, active)
 
@@ -156,7 +156,7 @@ def _showing(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
     """A copy with inner tensors among its outputs."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
-    border = {v.name for v in (*shown.graph.input, *shown.graph.output)}
+    graph_io = {v.name for v in (*shown.graph.input, *shown.graph.output)}
     values = {v.name: v for v in shown.graph.value_info}
-    shown.graph.output.extend(values[name] for name in tensors if name not in border)
+    shown.graph.output.extend(values[name] for name in tensors if name not in graph_io)
     return shown

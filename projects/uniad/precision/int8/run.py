@@ -14,8 +14,8 @@ from uniad.artifacts.derived import write_derived
 from uniad.artifacts.graph import is_quantised, load_graph
 from uniad.errors import UserError
 from uniad.export.audit import audit
-from uniad.export.groups import GLUE
-from uniad.precision.int8.calibrate import Calibration, Drive, calibrate
+from uniad.export.groups import UNGROUPED
+from uniad.precision.int8.calibrate import Calibration, CalibrationSet, calibrate
 from uniad.precision.int8.candidates import Layer, check_groups, find_layers, groups_of
 from uniad.precision.int8.histogram import METHODS
 from uniad.precision.int8.qdq import insert_qdq
@@ -78,22 +78,22 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     if not layers:
         raise UserError(f"{onnx_path}: has no convolution or matrix product of a size that int8 is for")
     spec = spec_of(card)
-    drive = Drive(spec, options.split, options.scenes, options.frames)
-    found = calibrate(model, layers, contract, drive, options.memory_mib, options.threads, say)
+    chosen = CalibrationSet(spec, options.split, options.scenes, options.frames)
+    found = calibrate(model, layers, contract, chosen, options.memory_mib, options.threads, say)
     groups = groups_of(layers)
     # Poses, clocks and slots: little work, and global positions of kilometres
-    always = [group for group in groups if group == GLUE or group in options.keep]
+    always = [group for group in groups if group == UNGROUPED or group in options.keep]
 
     def effect_with(limits: dict[str, float], kept: frozenset[str], span: Span) -> Effect:
         candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
         return measure(candidate, contract, sequence, PRECISION, span, options.rank_frames, options.threads)
 
-    methods: dict[str, Effect] = {}  # what lowering all costs with each
+    methods: dict[str, Effect] = {}  # what converting all costs with each
     if options.method == AUTO:
         for method in METHODS:
             methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), Span.WHOLE)
-            say(f"{method}: all lowered, {methods[method]}")
-        options = replace(options, method=min(methods, key=lambda method: methods[method].strain))
+            say(f"{method}: all converted, {methods[method]}")
+        options = replace(options, method=min(methods, key=lambda method: methods[method].tolerance_ratio))
     limits = found.limits(options.method, options.percentile)
 
     def effect_of(kept: frozenset[str], span: Span) -> Effect:
@@ -134,7 +134,7 @@ def _write_card(
             "source_sha256": card["sha256"],
             "scheme": "explicit Q/DQ, symmetric; activations one scale a tensor, weights one an output channel",
             "method": options.method,
-            "methods": {method: effect.to_json() for method, effect in methods.items()},  # all lowered, with each that was tried
+            "methods": {method: effect.to_json() for method, effect in methods.items()},  # all converted, with each tried
             "percentile": options.percentile if options.method == "percentile" else None,
             "calibration": {
                 "sha256": found.digest,
@@ -149,14 +149,14 @@ def _write_card(
             "kept": {
                 group: {
                     "macs_share": round(macs[group] / total, 4),
-                    "why": "asked for" if group in options.keep else "glue" if group == GLUE else "accuracy",
-                    "alone": effects.get(group),  # of lowering this group and no other
-                    "without": choice.without[group].to_json() if group in choice.without else None,  # were it lowered, too
+                    "why": "asked for" if group in options.keep else "glue" if group == UNGROUPED else "accuracy",
+                    "alone": effects.get(group),  # of converting this group and no other
+                    "without": choice.without[group].to_json() if group in choice.without else None,  # were it converted, too
                 }
                 for group in choice.kept
             },
             "alone": effects,
-            "all_lowered": choice.all_lowered.to_json(),
+            "all_lowered": choice.all_converted.to_json(),
             "effect": choice.effect.to_json(),
             "tolerance": {k: v for k, v in asdict(TOLERANCES[PRECISION]).items() if v != float("inf")},
         },

@@ -104,11 +104,11 @@ def test_scenes_are_spread_over_the_whole_of_the_split_that_was_asked_for(monkey
         calibrate, "SceneStream", lambda data, split, **_: opened.append(split) or SimpleNamespace(scenes=list(range(9)))
     )
     spec = SimpleNamespace(data=None)
-    assert calibrate.Drive(spec, scenes=asked).open()[1] == chosen and opened == ["train"], "never what is evaluated on"
-    assert calibrate.Drive(spec, "val", scenes=asked).open()[1] == chosen and opened[1:] == ["val"]
+    assert calibrate.CalibrationSet(spec, scenes=asked).open()[1] == chosen and opened == ["train"], "never what is evaluated on"
+    assert calibrate.CalibrationSet(spec, "val", scenes=asked).open()[1] == chosen and opened[1:] == ["val"]
     for scenes, frames, why in ((0, 1, "is empty"), (1, 0, "is empty"), (10, 1, "CALIB_SCENES 10: the train split has 9 scenes")):
         with pytest.raises(UserError, match=why):
-            calibrate.Drive(spec, scenes=scenes, frames=frames).open()
+            calibrate.CalibrationSet(spec, scenes=scenes, frames=frames).open()
 
 
 def test_what_is_watched_at_once_fits_into_memory_and_all_of_it_is_watched(model) -> None:

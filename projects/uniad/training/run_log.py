@@ -71,7 +71,7 @@ class RunLog:
         start: int = 0,
         tensorboard: bool = True,
         stream: TextIO | None = None,
-        said_before: Iterable[str] = (),
+        lines_before: Iterable[str] = (),
     ):
         self.active = active
         self.total = total
@@ -85,7 +85,7 @@ class RunLog:
         _drop_lines_after(work_dir / JSON_LINES, start)
         self.json = open(work_dir / JSON_LINES, "a", encoding="utf-8")
         self.text = open(work_dir / "logs" / time.strftime("train.%m%d%H%M%S.log"), "a", encoding="utf-8")
-        self.text.writelines(f"{line}\n" for line in said_before)
+        self.text.writelines(f"{line}\n" for line in lines_before)
         if tensorboard:
             # imported here: it takes a second, and processes without a log need none of it
             from torch.utils.tensorboard import SummaryWriter

@@ -129,7 +129,7 @@ def _at(metrics: Mapping[str, Any], path: str) -> float | None:
     return value
 
 
-def side_by_side(report: Mapping[str, Any]) -> str:
+def comparison_table(report: Mapping[str, Any]) -> str:
     """The report for people: one line a metric; a change for the worse is marked."""
     names = [report[side]["precision"] for side in ("reference", "other")]
     lines = [f"{report['reference']['metrics']['samples']} samples", f"{'':34s}{names[0]:>10s}{names[1]:>10s}{'change':>10s}"]

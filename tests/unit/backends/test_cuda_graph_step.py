@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import REPO
-from uniad.backends.cuda_graph import ResidentStep, compile_layers, parts
-from uniad.backends.resident_ort import ResidentOrt
+from uniad.backends.cuda_graph import CudaGraphStep, compile_layers, parts
+from uniad.backends.onnxruntime_step import OnnxRuntimeStep
 from uniad.backends.torch import TorchRunner
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import Contract, MapMerge, Port
@@ -27,17 +27,17 @@ def expected(spec, nano, contract, feeds) -> list[dict[str, np.ndarray]]:
         return [runner.step(feed) for feed in feeds]
 
 
-def replay(step: ResidentStep | ResidentOrt, frames) -> list[dict[str, np.ndarray]]:
-    said = []
+def replay(step: CudaGraphStep | OnnxRuntimeStep, frames) -> list[dict[str, np.ndarray]]:
+    output = []
     for frame in frames:
         step.load(frame)
         step.run()
-        said.append({name: value.clone().numpy() for name, value in step.outputs.items()})
-    return said
+        output.append({name: value.clone().numpy() for name, value in step.outputs.items()})
+    return output
 
 
 def test_it_says_what_the_step_says_scene_after_scene(spec, nano, contract, frames, expected) -> None:
-    step = ResidentStep(bench.make_model(spec, str(nano.checkpoint)), contract, device="cpu")
+    step = CudaGraphStep(bench.make_model(spec, str(nano.checkpoint)), contract, device="cpu")
     for _ in range(2):
         step.reset()
         for got, want in zip(replay(step, frames), expected, strict=True):
@@ -47,7 +47,7 @@ def test_it_says_what_the_step_says_scene_after_scene(spec, nano, contract, fram
 
 
 def test_bf16_stores_weights_in_half_but_for_what_decides_centimetres(spec, nano, contract, frames, expected) -> None:
-    step = ResidentStep(bench.make_model(spec, str(nano.checkpoint)), contract, "bf16", device="cpu")
+    step = CudaGraphStep(bench.make_model(spec, str(nano.checkpoint)), contract, "bf16", device="cpu")
     model = step.model
     assert model.img_backbone.conv1.weight.dtype == model.pts_bbox_head.cls_branches[-1][0].weight.dtype == torch.bfloat16
     assert "planning_head.reg_branch.0" in step.kept_fp32
@@ -76,7 +76,7 @@ def test_parts_compile_each_as_one_graph_and_say_the_same(spec, nano, contract, 
     compile_as_is = torch.compile
     monkeypatch.setattr(torch, "compile", traced)
     model = bench.make_model(spec, str(nano.checkpoint))
-    step = ResidentStep(model, contract, way="parts", device="cpu", compile_options={"x": 1})
+    step = CudaGraphStep(model, contract, mode="parts", device="cpu", compile_options={"x": 1})
     assert compiled == [{"x": 1}] * 11 and len(parts(step.model)) == 10
     for got, want in zip(replay(step, frames), expected, strict=True):
         for name in ("boxes", "obj_id", "occ_seg", "plan_traj"):
@@ -126,31 +126,31 @@ def test_onnxruntime_feeds_its_own_state_back(tmp_path) -> None:
     graph = helper.make_graph(nodes, "sum", [io["x"], io["state_sum"]], [io["y"], io["next_sum"]])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "sum.onnx")
-    step = ResidentOrt(contract, tmp_path / "sum.onnx", "cpu", threads=1)
+    step = OnnxRuntimeStep(contract, tmp_path / "sum.onnx", "cpu", threads=1)
     for _ in range(2):
-        said = [frame["y"][0, 1] for frame in replay(step, [[torch.tensor([[0.0, x]])] for x in (1.0, 2.0, 3.0)])]
-        assert said == [6.0, 8.0, 11.0]
+        output = [frame["y"][0, 1] for frame in replay(step, [[torch.tensor([[0.0, x]])] for x in (1.0, 2.0, 3.0)])]
+        assert output == [6.0, 8.0, 11.0]
         step.reset()
     with pytest.raises(UserError, match="has no TensorrtExecutionProvider"):
-        ResidentOrt(contract, tmp_path / "sum.onnx", "tensorrt")
+        OnnxRuntimeStep(contract, tmp_path / "sum.onnx", "tensorrt")
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "output"),
     [
         (["--modes", "fast"], "unknown mode 'fast': choose eager-fp32"),
         (["--frames", "0"], "--frames 0: give a number from 1 on"),
         (["--onnx", "nowhere.onnx"], "nowhere.onnx: no such file"),
-        (["--onnx", __file__, "--onnx", __file__], "two of --onnx are called test_resident"),
+        (["--onnx", __file__, "--onnx", __file__], "two of --onnx are called test_cuda_graph_step"),
         (["--checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--inductor", "fast"], "--inductor 'fast': give KEY=JSON"),
         (["--data-root", "nowhere", "--info-root", "nowhere"], "nuscenes_infos_temporal_val.pkl does not exist"),
     ],
 )
-def test_bad_arguments_are_one_line(argv, said, capsys, monkeypatch) -> None:
+def test_bad_arguments_are_one_line(argv, output, capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["latency.py", "--device", "cpu", "--variant", "nano", *argv])
     with pytest.raises(SystemExit) as stopped:
         run_cli(bench.main)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert output in error and error.count("\n") == 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lower an exported graph to mixed fp16, keeping in fp32 what measurement over its recorded sequence says. docs/export.md."""
+"""Convert an exported graph to mixed fp16, keeping in fp32 what measurement over its recorded sequence says. docs/export.md."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def main() -> None:
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: should not be below 0")
     from uniad.files import try_place
-    from uniad.precision.write import lowered_name, write_lowered
+    from uniad.precision.write import converted_name, write_converted
 
-    out = args.out or lowered_name(args.onnx)
+    out = args.out or converted_name(args.onnx)
     try_place(out)
     if out.resolve() == args.onnx.resolve():
-        raise UserError(f"--out {out}: is the graph to lower; name another file")
-    card = write_lowered(args.onnx, out, lambda line: print(line, flush=True), args.threads)
+        raise UserError(f"--out {out}: is the graph to convert; name another file")
+    card = write_converted(args.onnx, out, lambda line: print(line, flush=True), args.threads)
     account = card["lowering"]
     kept = ", ".join(account["kept_for_accuracy"]) or "none"
     print(f"{out}: {out.stat().st_size / 2**20:.0f} MiB; layer groups kept in fp32 for accuracy: {kept}")

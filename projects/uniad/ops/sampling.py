@@ -1,9 +1,9 @@
-"""Which plain operators stand for bilinear sampling when a graph is exported.
+"""Into which plain operators bilinear sampling is decomposed when a graph is exported.
 
-Three lowerings exist because no single one is right on every TensorRT: ``gridsample`` (one GridSample per level),
+There are three ways because no single one is right on every TensorRT: ``gridsample`` (one GridSample per level),
 ``gather`` (pad and gather; some TensorRT 10.13 to 11.1 builds miscompile GridSample in deformable attention) and
 ``plugin`` (deformable attention leaves as the MultiscaleDeformableAttnPlugin_TRT node that every stock TensorRT carries).
-All compute the same numbers. Outside an export the fastest one for the device is taken, unless a lowering was asked for.
+All compute the same numbers. Outside an export the fastest one for the device is taken, unless one was asked for.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 
 import torch
 
-LOWERINGS = ("gridsample", "gather", "plugin")
+SAMPLINGS = ("gridsample", "gather", "plugin")
 _chosen: str | None = None
 
 
-def set_sampling(lowering: str | None) -> None:
-    """Choose the lowering for this process; None lets each device take what suits it."""
+def set_sampling(sampling: str | None) -> None:
+    """Choose the operators for this process; None lets each device take what suits it."""
     global _chosen
-    if lowering is not None and lowering not in LOWERINGS:
-        raise ValueError(f"sampling lowering {lowering!r} is unknown; choose one of {', '.join(LOWERINGS)}")
-    _chosen = lowering
+    if sampling is not None and sampling not in SAMPLINGS:
+        raise ValueError(f"sampling {sampling!r} is unknown; choose one of {', '.join(SAMPLINGS)}")
+    _chosen = sampling
 
 
 def get_sampling() -> str | None:
@@ -30,10 +30,10 @@ def get_sampling() -> str | None:
 
 
 @contextlib.contextmanager
-def sampling_lowering(lowering: str | None) -> Iterator[None]:
-    """Choose a lowering for the length of a ``with`` block."""
+def sampling_as(sampling: str | None) -> Iterator[None]:
+    """Choose the operators for the length of a ``with`` block."""
     before = _chosen
-    set_sampling(lowering)
+    set_sampling(sampling)
     try:
         yield
     finally:

@@ -22,10 +22,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from uniad.bisect.recorded import locate_command
-    from uniad.verify.exports import compare_exports, table
     from uniad.verify.run import write_report
+    from uniad.verify.sampling import compare_sampling, table
 
-    reports = compare_exports(args.first, args.second)
+    reports = compare_sampling(args.first, args.second)
     print(f"{reports[0].frames} frames, {reports[0].tracks} reported tracks; largest differences")
     print("\n".join(table(reports)))
     for path, report in zip((args.first, args.second), reports):

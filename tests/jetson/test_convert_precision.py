@@ -1,4 +1,4 @@
-"""From an exported graph to its fp16 one: what overflows, or costs accuracy, keeps fp32 by measurement; the rest is lowered."""
+"""From an exported graph to its fp16 one: what overflows, or costs accuracy, keeps fp32 by measurement; the rest is converted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uniad.precision.fp16 import position_nodes, prepare
 from uniad.precision.half import convert
 from uniad.precision.ranges import record_peaks
 from uniad.precision.search import measure
-from uniad.precision.write import lowered_name, write_lowered
+from uniad.precision.write import converted_name, write_converted
 from uniad.verify.run import contract_of, verify_engine
 
 HARMLESS, LOSSY, TOO_LARGE = "seg_head", "planning_head", "occ_head"
@@ -54,7 +54,7 @@ def spoilt(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def card(spoilt: Path) -> dict:
-    return write_lowered(spoilt, lowered_name(spoilt), say=lambda line: None, threads=1)
+    return write_converted(spoilt, converted_name(spoilt), say=lambda line: None, threads=1)
 
 
 def test_what_overflows_and_what_loses_accuracy_stays_in_fp32_and_the_rest_does_not(card: dict) -> None:
@@ -72,7 +72,7 @@ def test_the_card_says_what_each_kept_layer_would_do_and_what_was_made_of_what(c
     assert why["boxes_m"] > limits["boxes_m"] > account["effect"]["boxes_m"] and "boxes differs" in why["fault"]
     assert limits["boxes_m"] < account["all_lowered"]["boxes_m"]
     assert account["source_sha256"] == read_card(spoilt)["sha256"] and account["source"] == spoilt.name
-    written = read_card(lowered_name(spoilt))
+    written = read_card(converted_name(spoilt))
     assert written["precision"] == "fp16" and written["contract"] == read_card(spoilt)["contract"]
 
 
@@ -98,8 +98,8 @@ def test_ranges_are_those_of_the_recorded_frames(spoilt: Path) -> None:
     assert peaks["step_3"] == pytest.approx(peaks["moved"], abs=1e-3)
 
 
-def test_the_lowered_graph_verifies_by_its_own_card(card: dict, spoilt: Path) -> None:
-    report = verify_engine(lowered_name(spoilt), None, "onnxruntime", "fp16")
+def test_the_converted_graph_verifies_by_its_own_card(card: dict, spoilt: Path) -> None:
+    report = verify_engine(converted_name(spoilt), None, "onnxruntime", "fp16")
     assert report.ok and report.tracks > 0
     assert report.worst["boxes_m"] == pytest.approx(card["lowering"]["effect"]["boxes_m"])
     assert report.worst["boxes_m"] > 1e-5, "halves were rounded"
@@ -109,16 +109,16 @@ def test_the_command_writes_graph_card_and_sequence_and_refuses_in_one_line(spoi
     for file in spoilt.parent.glob("nano.*"):
         shutil.copy(file, tmp_path)
     source = tmp_path / "nano.onnx"
-    code, said, err = finish(start("tools/lower_onnx.py", source, "--threads", 1))
-    assert code == 0 and f"kept in fp32 for accuracy: {LOSSY}" in said, said + err
+    code, printed, err = finish(start("tools/convert_precision.py", source, "--threads", 1))
+    assert code == 0 and f"kept in fp32 for accuracy: {LOSSY}" in printed, printed + err
     made = {"nano_fp16.onnx", "nano_fp16.onnx.json", "nano_fp16.sequence.npz"}
     assert made <= set(os.listdir(tmp_path)) and not any(".partial" in name for name in os.listdir(tmp_path))
-    assert "has halves already" in refused("tools/lower_onnx.py", tmp_path / "nano_fp16.onnx")
-    assert "is the graph to lower" in refused("tools/lower_onnx.py", source, "--out", source)
+    assert "has halves already" in refused("tools/convert_precision.py", tmp_path / "nano_fp16.onnx")
+    assert "is the graph to convert" in refused("tools/convert_precision.py", source, "--out", source)
     sequence_path(source).unlink()
-    assert "no recorded sequence" in refused("tools/lower_onnx.py", source, "--out", tmp_path / "other.onnx")
+    assert "no recorded sequence" in refused("tools/convert_precision.py", source, "--out", tmp_path / "other.onnx")
     source.write_bytes(source.read_bytes() + b"\0")
-    assert "digest differs" in refused("tools/lower_onnx.py", source, "--out", tmp_path / "other.onnx")
+    assert "digest differs" in refused("tools/convert_precision.py", source, "--out", tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -130,8 +130,8 @@ def test_a_graph_that_was_wrong_before_is_refused_and_nothing_is_written(spoilt:
     arrays["f1/out/boxes"] = arrays["f1/out/boxes"] + np.float32(0.5)
     np.savez_compressed(sequence_path(path), **arrays)
     with pytest.raises(UserError, match="even with all of them in fp32.*make verify"):
-        write_lowered(path, lowered_name(path), say=lambda line: None, threads=1)
-    assert not lowered_name(path).exists()
+        write_converted(path, converted_name(path), say=lambda line: None, threads=1)
+    assert not converted_name(path).exists()
 
 
 def test_positions_are_computed_in_float_up_to_the_sample() -> None:
@@ -166,8 +166,8 @@ def test_positions_are_computed_in_float_up_to_the_sample() -> None:
     )  # fmt: skip
     found = position_nodes(model, tensor_types(model))
     assert found == {"img_neck/Add_places", "img_neck/Mul_grid", "img_neck/Floor_cell", "img_neck/Sub_share"}
-    lowered = convert(model, found)
-    onnx.checker.check_model(lowered, full_check=True)
-    kinds = {n.output[0]: n for n in lowered.graph.node}
-    (sample,) = (n for n in lowered.graph.node if n.op_type == "GridSample")
+    converted = convert(model, found)
+    onnx.checker.check_model(converted, full_check=True)
+    kinds = {n.output[0]: n for n in converted.graph.node}
+    (sample,) = (n for n in converted.graph.node if n.op_type == "GridSample")
     assert kinds[sample.input[1]].op_type == "Cast" and kinds[sample.input[1]].input[0] == "grid", "rounded once, at the end"

@@ -14,7 +14,7 @@ from uniad.verify.run import contract_of
 from uniad.verify.tolerances import TOLERANCES
 
 
-def compare_exports(first: str | Path, second: str | Path) -> list[Report]:
+def compare_sampling(first: str | Path, second: str | Path) -> list[Report]:
     """Reports of the first and of the second against the recording, and of the second against the first; states fed back.
 
     Raises UserError where they were not exported from one checkpoint with one interface.
@@ -25,14 +25,14 @@ def compare_exports(first: str | Path, second: str | Path) -> list[Report]:
             raise UserError(f"{second}: its {key.partition('_')[0]} is another than {first}'s; export both from one")
     names = [label(card, path) for card, path in zip(cards, (first, second))]
     sequence = recorded.load(sequence_path(first), contracts[0], cards[0])
-    said = [replay(OrtRunner(contracts[0], path), sequence) for path in (first, second)]
+    outputs = [replay(OrtRunner(contracts[0], path), sequence) for path in (first, second)]
     against = recorded.Sequence(
-        sequence.feeds, said[0], {p.name: said[0][-1][f"next_{p.name}"] for p in contracts[0].state} if said[0] else {}
+        sequence.feeds, outputs[0], {p.name: outputs[0][-1][f"next_{p.name}"] for p in contracts[0].state} if outputs[0] else {}
     )
     return [
-        compare(said[0], sequence, contracts[0], f"{names[0]} - torch"),
-        compare(said[1], sequence, contracts[0], f"{names[1]} - torch"),
-        compare(said[1], against, contracts[0], f"{names[1]} - {names[0]}"),
+        compare(outputs[0], sequence, contracts[0], f"{names[0]} - torch"),
+        compare(outputs[1], sequence, contracts[0], f"{names[1]} - torch"),
+        compare(outputs[1], against, contracts[0], f"{names[1]} - {names[0]}"),
     ]
 
 

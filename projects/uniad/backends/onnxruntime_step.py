@@ -1,4 +1,4 @@
-"""The ONNX step in onnxruntime with its state resident on the device: the same face as ``resident.ResidentStep``.
+"""The ONNX step in onnxruntime with its state resident on the device: the same face as ``cuda_graph.CudaGraphStep``.
 
 Inputs and outputs are bound to fixed buffers. Where every node runs on the GPU, onnxruntime records the step as one CUDA graph.
 """
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uniad.backends.cuda_graph import Resident
+from uniad.backends.cuda_graph import DeviceStep
 from uniad.errors import UserError
 from uniad.interface.contract import Contract
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-class ResidentOrt(Resident):
+class OnnxRuntimeStep(DeviceStep):
     """``load`` a frame, ``run``, read ``outputs``; ``reset`` begins a scene."""
 
     def __init__(
