@@ -133,6 +133,7 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
         find_unused_parameters=cfg.boolean("find_unused_parameters", False),
         lr_by_epoch=by_epoch,
         regularise=native.boolean("regularise", True),
+        clip_by_head=native.boolean("clip_by_head", False),
         shared_history=native.boolean("shared_history", False),
     )
 

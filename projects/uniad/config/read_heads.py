@@ -304,5 +304,6 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             collision=tuple(collision),
             ego_status=native.boolean("plan_ego_status", False),
             motion_prior=native.boolean("plan_motion_prior", False),
+            bev_patch=native.boolean("plan_bev_patch", False),
             **extra,
         )

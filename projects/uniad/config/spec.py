@@ -227,6 +227,7 @@ class PlanSpec:
     collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
     ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
     motion_prior: bool = False  # the path is what these give, and what the head corrects of it
+    bev_patch: bool = False  # the ego query also knows what lies ahead, cell by cell, before it attends to the BEV
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0
@@ -369,6 +370,7 @@ class TrainSpec:
     find_unused_parameters: bool
     lr_by_epoch: bool = True  # cosine stepped by epoch (upstream) or by iteration
     regularise: bool = True  # False: no dropout, grid mask or photometric distortion, see training/regularisation.py
+    clip_by_head: bool = False  # clip_norm holds for every top-level module's gradients, not for all together
     shared_history: bool = False  # history BEVs read the learning pass's image features, see training/clip.py
 
 

@@ -105,6 +105,37 @@ class MotionPrior(nn.Module):
         return torch.stack([-turned.sin() * length, turned.cos() * length], -1)
 
 
+class PatchAhead(nn.Module):
+    """What lies around and ahead of the car, read where it lies: two convolutions over that part of the BEV, then all its cells.
+
+    Attention has to find a place before it can learn what to make of it; here every place has weights of its own.
+    """
+
+    WIDTH = 32
+
+    def __init__(self, dim: int, bev_hw: tuple[int, int]) -> None:
+        super().__init__()
+        rows, columns = bev_hw  # a half of either: the car is in the middle of the BEV, so a fifth of the patch is behind it
+        self.bev_hw = bev_hw
+        self.rows, self.columns = slice(2 * rows // 5, 9 * rows // 10), slice(columns // 4, 3 * columns // 4)
+        count = 1
+        for part in (self.rows, self.columns):
+            size = part.stop - part.start
+            for _ in range(2):
+                size = (size + 1) // 2
+            count *= size
+        self.shrink = nn.Sequential(
+            nn.Conv2d(dim, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(self.WIDTH, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.read = nn.Sequential(nn.Linear(count * self.WIDTH, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(self, bev: Tensor) -> Tensor:
+        """bev [B, S, D] -> [B, D]."""
+        grid = bev.transpose(1, 2).unflatten(2, self.bev_hw)[:, :, self.rows, self.columns]
+        return self.read(self.shrink(grid).flatten(1))
+
+
 class PlanHead(nn.Module):
     """Where the ego car drives within three seconds, given where it wants to go. A collision optimiser may follow outside."""
 
@@ -121,6 +152,8 @@ class PlanHead(nn.Module):
             self.status_mlp = nn.Sequential(nn.Linear(len(STATUS), dim), nn.ReLU(), nn.Linear(dim, dim))
         if spec.motion_prior:
             self.motion_prior = MotionPrior(spec.steps)
+        if spec.bev_patch:
+            self.patch_ahead = PatchAhead(dim, spec.bev_hw)
         if spec.with_adapter:
             self.bev_adapter = nn.Sequential(*(adapter_block(dim) for _ in range(3)))
 
@@ -134,6 +167,8 @@ class PlanHead(nn.Module):
         if self.spec.ego_status:
             assert can_bus is not None
             query = query + self.status(can_bus)[:, None].to(query.dtype)
+        if self.spec.bev_patch:
+            query = query + self.patch_ahead(bev)[:, None].to(query.dtype)
         return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos), can_bus))
 
     def modes(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:

@@ -152,6 +152,19 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
     return 1.0 / torch.clamp(max_norm / (norm + 1e-6), max=1.0)
 
 
+def clip_by_head(model: nn.Module, scale: Tensor, max_norm: float) -> None:
+    """Clips the gradients of every top-level module by their own norm, in place. scale: of the loss, a scalar on their device.
+
+    One norm over all lets the steepest head (forecasts, whose likelihood sharpens) decide how far the others go in each step.
+    """
+    heads: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            heads.setdefault(name.split(".")[0], []).append(parameter.grad)
+    for grads in heads.values():
+        torch._foreach_div_(grads, clip_divisor(global_norm(grads) / scale, max_norm))
+
+
 def upstream_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec) -> dict[str, Any]:
     """The optimizer's state as the upstream stack writes it: one group per parameter, frozen ones included, on the CPU."""
     live = {id(p): group for group in optimizer.param_groups for p in group["params"]}

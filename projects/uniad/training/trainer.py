@@ -250,7 +250,11 @@ class Trainer:
         else:
             bad = torch.maximum(bad, overflow)
         self.halted = torch.maximum(self.halted, bad)
-        divisor = self.loss_scale.scale * optim.clip_divisor(norm, self.spec.train.clip_norm)
+        divisor = self.loss_scale.scale
+        if self.spec.train.clip_by_head:
+            optim.clip_by_head(self.model, self.loss_scale.scale, self.spec.train.clip_norm)
+        else:
+            divisor = divisor * optim.clip_divisor(norm, self.spec.train.clip_norm)
         optim.step(self.optimizer, divisor, torch.maximum(self.halted, overflow))
         self.loss_scale.update(overflow)
 

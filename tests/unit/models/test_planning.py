@@ -158,6 +158,25 @@ def test_ego_status_reads_the_cars_own_motion_and_nothing_else() -> None:
         assert changes == (column in (7, 8, 12, 13, 14)), column
 
 
+def test_the_patch_ahead_is_read_cell_by_cell_and_nothing_behind_it() -> None:
+    spec = replace(SMALL, bev_hw=(20, 16), bev_patch=True)
+    head, (_, _, ego, command) = PlanHead(spec).eval(), small_inputs(1)
+    bev = torch.randn(1, 20 * 16, SMALL.embed_dims, requires_grad=True)
+    head.patch_ahead(bev).square().sum().backward()
+    seen = bev.grad.abs().sum(-1).view(20, 16) > 0
+    wanted = torch.zeros(20, 16, dtype=torch.bool)
+    wanted[8:18, 4:12] = True  # of 20 rows, the car between 9 and 10; row 0 is behind it
+    assert torch.equal(seen, wanted)
+    with torch.no_grad():
+        swapped = bev.detach().clone().view(1, 20, 16, -1)
+        swapped[:, 10], swapped[:, 14] = swapped[:, 14].clone(), swapped[:, 10].clone()
+        assert not torch.allclose(head.patch_ahead(bev), head.patch_ahead(swapped.flatten(1, 2)), atol=1e-4)
+    plain = PlanHead(replace(spec, bev_patch=False))
+    assert {n.split(".")[0] for n in head.state_dict().keys() - plain.state_dict().keys()} == {"patch_ahead"}
+    places = torch.zeros(1, 20 * 16, SMALL.embed_dims)
+    assert head(bev, places, ego, command).traj.shape == (1, SMALL.steps, 2)
+
+
 def test_a_path_begins_from_how_the_car_moves() -> None:
     """With nothing to correct it is the arc that speed, acceleration and yaw rate give; integrated in small steps here."""
     plain, head = PlanHead(SMALL).eval(), PlanHead(replace(SMALL, motion_prior=True)).eval()

@@ -91,6 +91,30 @@ def test_update_equals_clip_and_adamw_of_the_upstream_recipe(scale):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
 
 
+def test_heads_are_clipped_by_their_own_norm():
+    """Each as clip_grad_norm_ clips it alone: a steep head does not shorten the step of a calm one."""
+    ours, theirs = nn.Module(), nn.Module()
+    for model in (ours, theirs):
+        model.steep, model.calm, model.idle = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(2, 2)
+    theirs.load_state_dict(ours.state_dict())
+    for a, b in zip(ours.parameters(), theirs.parameters()):
+        if a.shape[-1] == 4:
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+    for model in (ours, theirs):
+        for p in model.steep.parameters():
+            p.grad *= 1e4
+        for p in model.calm.parameters():
+            p.grad *= 0.1
+    scale = torch.tensor(64.0)
+    torch._foreach_mul_([p.grad for p in ours.parameters() if p.grad is not None], scale)
+    optim.clip_by_head(ours, scale, 35.0)
+    for head in ("steep", "calm"):
+        nn.utils.clip_grad_norm_(getattr(theirs, head).parameters(), 35.0)
+        for a, b in zip(getattr(ours, head).parameters(), getattr(theirs, head).parameters()):
+            torch.testing.assert_close(a.grad / scale, b.grad, rtol=1e-5, atol=1e-7)
+
+
 def test_a_suppressed_update_changes_neither_weights_nor_moments_nor_count():
     model, spec = ToyModel(), toy_spec().train
     optimizer = optim.build_optimizer(model, spec)
