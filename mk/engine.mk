@@ -13,17 +13,17 @@ ENGINE_ONNX.fp16 := $(FP16_ONNX)
 ENGINE_ONNX.int8 := $(QUANTISED)
 ENGINE_ONNX := $(ENGINE_ONNX.$(PRECISION))
 
-$(FP16_ONNX): $(ONNX) $(call code,precision verify) | $(ENV)
+$(FP16_ONNX): $(ONNX) $$(call code,convert_precision+graph) | $(ENV)
 	$(RUN) tools/convert_precision.py $< --out $@
 
 $(foreach v,CALIB_SCENES CALIB_FRAMES,$(if $($v),$(call positive,$v)))
 $(if $(CALIB_METHOD),$(call one-of,CALIB_METHOD,auto percentile entropy minmax))
 QUANTISE_FLAGS.$(ONNX) = $(strip $(if $(CALIB_SCENES),--scenes $(CALIB_SCENES)) $(if $(CALIB_FRAMES),--frames $(CALIB_FRAMES)) $(if $(CALIB_METHOD),--method $(CALIB_METHOD)) $(if $(KEEP_FP32),--keep $(call qs,$(KEEP_FP32))) $(QUANTIZE_ARGS))
-$(QUANTISED): $(ONNX) $(INFOS) $(call code,precision precision/int8 verify) .make/var/QUANTISE_FLAGS.$(ONNX) | $(ENV)
+$(QUANTISED): $(ONNX) $(INFOS) $$(call code,quantize+graph) .make/var/QUANTISE_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/quantize.py $< --out $@ $(QUANTISE_FLAGS.$(ONNX))
 
 # What int8 costs each task, on the validation split
-$(QUANTISED).metrics.json: $(ONNX) $(QUANTISED) $(INFOS_VAL) $(call code,evaluation deploy backends postprocess) | $(ENV)
+$(QUANTISED).metrics.json: $(ONNX) $(QUANTISED) $(INFOS_VAL) $$(call code,compare_precision+graph) | $(ENV)
 	$(RUN) tools/compare_precision.py $(ONNX) $(QUANTISED) --out $@
 
 .PHONY: quantize
@@ -34,5 +34,5 @@ ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(i
 
 .PHONY: engine
 engine: $(ENGINE) ## Build an engine from the ONNX; on a machine with a GPU it is verified there
-$(ENGINE): $(ENGINE_ONNX) $(call code,engines) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
+$(ENGINE): $(ENGINE_ONNX) $$(call code,build_engine+graph) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
 	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))

@@ -26,11 +26,11 @@ VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))$(if $(LOCATE), $(L
 export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
-EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(wildcard $(ANCHORS))) $(call code,models ops export) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
+EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(wildcard $(ANCHORS))) $$(call code,export_onnx) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
 $(ONNX): $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
 
-$(REPORT): $(ONNX) $(call code,verify backends artifacts postprocess) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
+$(REPORT): $(ONNX) $$(call code,verify$$(if $$(filter torch compiled,$$(subst $$(comma), ,$$(VERIFY_BACKENDS))),,+graph)) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }
 
 # The same step by either way of sampling, beside the graph that is deployed.
@@ -40,7 +40,7 @@ compare-sampling: $(SAMPLING_REPORT) ## Replay one recorded sequence through bot
 $(SAMPLING_ONNX): $(ONNX:.onnx=).%.onnx: $(EXPORT_OF) | $(ENV)
 	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX)) --sampling $*
 
-$(SAMPLING_REPORT): $(SAMPLING_ONNX) $(call code,verify backends artifacts postprocess) | $(ENV)
+$(SAMPLING_REPORT): $(SAMPLING_ONNX) $$(call code,compare_sampling+graph) | $(ENV)
 	$(RUN) tools/compare_sampling.py $(SAMPLING_ONNX) --out $@
 
 # Pictures name the scores of their model, where `make eval` has written them by then.
@@ -51,5 +51,5 @@ VISUALIZE_OF.$(PNG) = $(READ_CONFIG) $(READ)
 
 .PHONY: visualize
 visualize: $$(PICTURES) ## Draw what the model says of a frame; with SCENE=0 a video of a scene, with COMPARE='A B' of two runs
-$(PNG): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(call code,models ops postprocess evaluation viz) .make/var/VISUALIZE_FLAGS.$(PNG) .make/var/VISUALIZE_OF.$(PNG) | $(ENV)
+$(PNG): $(READ) $(READ_CONFIG) $(INFOS_VAL) $$(call code,visualize) .make/var/VISUALIZE_FLAGS.$(PNG) .make/var/VISUALIZE_OF.$(PNG) | $(ENV)
 	$(RUN) tools/visualize.py $(READ_CONFIG) $(call q,$(READ)) --out $@$(SCORES) $(VISUALIZE_FLAGS.$(PNG))

@@ -31,7 +31,7 @@ INFER_FLAGS.$(INFER_DIR) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)
 infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
 	@echo $(call q,$(INFER_DIR))
 $(INFER_DIR)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
-  $(call code,deploy backends postprocess artifacts $(if $(filter torch compiled,$(INFER_BACKEND)),models ops)) .make/var/INFER_FLAGS.$(INFER_DIR) | $(ENV)
+  $$(call code,infer$(if $(filter torch compiled,$(INFER_BACKEND)),,+graph)) .make/var/INFER_FLAGS.$(INFER_DIR) | $(ENV)
 	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFER_DIR))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
@@ -45,7 +45,7 @@ endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a B
 PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
 VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFER_DIR)))
 VIDEO_FLAGS.$(VIDEO_DIR) = $(VIDEO_OF) $(VIDEO_ARGS)
-$(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFER_DIR)/.finished) $(call code,viz) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
+$(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFER_DIR)/.finished) $$(call code,make_video+graph) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
 	$(RUN) tools/make_video.py $(VIDEO_OF) --out $(call q,$(@D))$(if $(COMPARE),,$(SCORES)) $(VIDEO_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 $(if $(COMPARE),$(eval $(addsuffix /summary.json,$(COMPARE)): ; @echo 'error: $$(@D) holds no results; `make infer` writes them' >&2; exit 2))
@@ -56,7 +56,7 @@ VIEW_FLAGS.$(VIEW_DIR) = $(call q,$(INFER_DIR)) $(VIEW_ARGS)
 .PHONY: view
 view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/view/...rrd: images, boxes, map, forecasts, plan, cells
 	@echo 'open it: $(if $(filter host,$(TOOLS_RUNTIME)),$(VENV)/bin/)rerun $(VIEW_DIR)/*.rrd      (--web-viewer: in a browser)'
-$(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $(call code,viz) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
+$(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $$(call code,make_recording+graph) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
 	$(RUN) tools/make_recording.py $(call q,$(INFER_DIR)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 

@@ -136,8 +136,11 @@ endif
 INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
 
 # Code is no prerequisite of a checkpoint, or days of training would be stale with every edit; it is one of what is made from
-# the checkpoint.
-code = $(foreach p,$1 config interface geometry,$(wildcard projects/uniad/$p/*.py)) $(wildcard projects/uniad/*.py)
+# the checkpoint: $(call code,tool) is the tool and the packages that it imports, $(call code,tool+graph) those that it comes to where
+# it runs a graph instead of PyTorch. Imports are read once, and not for goals that make none of these.
+CODE = $(eval CODE := $(shell $(CONFIGURED_PYTHON) mk/lib/imports.py))$(CODE)
+USE_NO_CODE := $(BARE) env data anchors weights init-weights preflight train train-stage% promote image images contexts shell test% lint golden
+code = $(if $(filter-out $(USE_NO_CODE),$(MAKECMDGOALS)),$(wildcard $(patsubst $1|%,%,$(filter $1|%,$(CODE)))))
 
 # A run is what its numbers depend on: resolved config, seed, precision, length, data, the weights that it starts from
 # (mk/lib/claim_work_dir.py). Another one in the same place is set aside, never continued and never deleted. Of several machines
@@ -176,14 +179,13 @@ RECIPE_FLAGS.$1 = $$(strip $(if $(filter 2,$1),--load-from $$(call q,$$(call her
 $(if $(call as-is,$(call ckpt,$1)),,$(call ckpt,$1): $(call trained,$1)
 	@$(RECORDS) copy $$(call q,$$<) $$(call q,$$@))
 
-$(call results,$1): $(call read-for,$1) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAGS.$(call work,$1) | $(ENV)
+$(call results,$1): $(call read-for,$1) $(INFOS_VAL) $$$$(call code,test) .make/var/EVAL_FLAGS.$(call work,$1) | $(ENV)
 	$$(EVALUATE)
 EVAL_FLAGS.$(call work,$1) = $(call config,$1) $(call read-for,$1) $$(OPTIONS) $$(EVAL_ARGS)
 $(call results,$1): private EVAL_CONFIG = $(call config,$1)
 endef
 # Whether this make may train the stage
 training = $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(call ckpt,$1)),,1))
-EVAL_CODE := $(call code,models ops evaluation data postprocess)
 EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(ON_CPU) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
@@ -199,7 +201,7 @@ endif
 # A checkpoint, or a config, of somebody's own
 RESULTS := $(if $(and $(FOREIGN),$(filter native,$(STACK))),outputs/$(SUB)eval/$(NAME).json,$(call results,$(STAGE)))
 ifneq (,$(and $(FOREIGN),$(filter native,$(STACK))))
-$(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $(EVAL_CODE) .make/var/EVAL_FLAGS.$(RESULTS) | $(ENV)
+$(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $$(call code,test) .make/var/EVAL_FLAGS.$(RESULTS) | $(ENV)
 	$(EVALUATE)
 $(RESULTS): private EVAL_CONFIG = $(READ_CONFIG)
 EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)

@@ -75,6 +75,16 @@ class Tree:
         return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
 
 
+def bring_sources(tree: Tree) -> Tree:
+    """The tools and the package, too, made long ago: from their imports make knows what a product follows from."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.sh", "setup_env.py")
+    for name in ("tools", "projects/uniad"):
+        shutil.copytree(REPO / name, tree.root / name, ignore=ignored, dirs_exist_ok=True)
+        for path in (tree.root / name).rglob("*.py"):
+            os.utime(path, (0, 0))
+    return tree
+
+
 def lay_tree(tmp_path: Path) -> Tree:
     """The real Makefile and configs in a folder, and a stand-in for the environment's Python."""
     shutil.copytree(REPO / "mk", tmp_path / "mk")

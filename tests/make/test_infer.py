@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from helpers.make_tree import Tree
+from helpers.make_tree import Tree, bring_sources
 
 
 def inferred(tree: Tree) -> str:
@@ -30,7 +30,7 @@ def test_a_scene_runs_once_through_the_exported_model_unless_said_otherwise(tree
 ])  # fmt: skip
 def test_a_run_is_made_again_when_the_packages_that_it_goes_through_change(tree: Tree, backend: str, package: str, again: bool):
     words = ("infer", "VARIANT=nano", f"BACKEND={backend}")
-    tree.done(*words)
+    bring_sources(tree).done(*words)
     tree.calls()
     changed = tree.root / "projects/uniad" / package / "changed.py"
     changed.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from helpers import REPO
-from helpers.make_tree import Tree
+from helpers.make_tree import Tree, bring_sources
 
 
 def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compared_once(tree: Tree):
@@ -26,7 +26,7 @@ def test_both_ways_of_sampling_are_exported_beside_the_deployed_graph_and_compar
 
 @pytest.mark.parametrize("package, again", [("verify", True), ("backends", True), ("viz", False)])
 def test_verification_is_done_again_after_a_change_of_what_verifies(tree: Tree, package: str, again: bool):
-    tree.done("verify", "VARIANT=nano")
+    bring_sources(tree).done("verify", "VARIANT=nano")
     changed = tree.root / "projects/uniad" / package / "changed.py"
     changed.parent.mkdir(exist_ok=True)
     changed.write_text("")
@@ -68,13 +68,13 @@ FOLLOWS = {
 
 def test_what_a_change_of_code_concerns_is_done_again(tree: Tree):
     """As make itself understands its rules."""
+    bring_sources(tree)
     source = REPO / "projects/uniad"
     packages = {str(path.parent.relative_to(source)) for path in source.rglob("*.py")} - {"."}
     for package in packages:
-        (tree.root / "projects/uniad" / package).mkdir(parents=True, exist_ok=True)
         (tree.root / "projects/uniad" / package / "some.py").touch()
     rules: dict[str, list[str]] = {}
-    for line in tree.make("-pnq", "verify", "VARIANT=nano").stdout.splitlines():
+    for line in tree.make("-pn", *MADE_BY, "VARIANT=nano").stdout.splitlines():
         product, colon, needs = line.partition(": ")
         if colon and product in MADE_BY:
             rules[product] = needs.partition(" | ")[0].split()
