@@ -97,7 +97,7 @@ def difference(one: Sequence[Result], two: Sequence[Result]) -> float:
         if not np.array_equal(a.tracks.ids, b.tracks.ids) or len(a.detections) != len(b.detections):
             return float("inf")
         pairs = [(a.tracks.boxes, b.tracks.boxes)]
-        if a.plan is not None:
+        if a.plan is not None and b.plan is not None:
             pairs.append((a.plan.path, b.plan.path))
         worst = max([worst, *(float(np.abs(x - y).max()) for x, y in pairs if x.size)])
     return worst
@@ -126,7 +126,7 @@ def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames:
     last = watch.memory[-1] if watch.memory else first
     median, p99 = (float(np.percentile(times, q)) for q in (50, 99))
     parts = {name: [part[name] for part in watch.parts_ms[1:]] for name in watch.parts_ms[0]}
-    report = {
+    report: dict[str, Any] = {
         "frames": len(watch.times_ms),
         "turns_of_a_and_b": turns,
         "parked_s": parked * STEP_S,

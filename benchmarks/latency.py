@@ -395,8 +395,10 @@ def main() -> int:
         finally:
             if args.out:
                 (work / "frames.pt").unlink()
-        report = {"variant": args.variant, "stage": args.stage, "weights": weights, "device": where, "torch": torch.__version__,
-                  "frames": args.frames, "scenes": scenes, "command": sys.argv[1:], "modes": rows}  # fmt: skip
+        report: dict[str, Any] = {
+            "variant": args.variant, "stage": args.stage, "weights": weights, "device": where, "torch": torch.__version__,
+            "frames": args.frames, "scenes": scenes, "command": sys.argv[1:], "modes": rows,
+        }  # fmt: skip
         reference = rows.get(REFERENCE, {})
         if "failed" not in reference and spec.model.stage2 is not None:
             with np.load(work / f"{REFERENCE}.npz") as file:

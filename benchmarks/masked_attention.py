@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from contextlib import nullcontext
 
 import _tools  # noqa: F401
 import torch
@@ -42,15 +43,11 @@ def parse_args() -> argparse.Namespace:
 
 def attend(tensors: list[Tensor], mask: Tensor, used: Tensor, kernel: SDPBackend | None) -> list[Tensor]:
     """Output of the used sets and gradients of query, key and value, as the model makes them."""
-    leaves = [x.detach().clone().requires_grad_() for x in tensors]
-    if kernel is None:
-        out = F.scaled_dot_product_attention(*leaves, mask)
-    else:
-        with sdpa_kernel(kernel):
-            out = F.scaled_dot_product_attention(*leaves, mask)
+    query, key, value = leaves = [x.detach().clone().requires_grad_() for x in tensors]
+    with nullcontext() if kernel is None else sdpa_kernel(kernel):
+        out = F.scaled_dot_product_attention(query, key, value, mask)
     out = torch.where(used, out, 0.0)
-    out.float().square().sum().backward()
-    return [out.detach(), *(x.grad for x in leaves)]
+    return [out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)]
 
 
 def compare(got: list[Tensor], want: list[Tensor]) -> tuple[int, float]:

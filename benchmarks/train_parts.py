@@ -24,6 +24,7 @@ from uniad.config.variants import config_files
 from uniad.interface.types import Frame
 from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import frame_targets
+from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.ops.recording import record
 from uniad.training.clip import no_tracks, pose_deltas
@@ -79,8 +80,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = UniAD(with_frames(spec.model, 1)).to(device).train()
     without_dropout(model)
-    for part in (model.img_backbone, model.img_neck):
-        part.to(memory_format=torch.channels_last)
+    to_channels_last(model.img_backbone, model.img_neck)
     criterion = Criterion(model.spec).to(device)
     clip = random_clip(spec, args.samples, 1, device)
     frame = Frame(*(x[:, 0] for x in clip.frames))
@@ -98,11 +98,11 @@ def main() -> None:
 
     def matching() -> Any:
         _, terms = criterion.frame(det, rows.tracks.obj_id, iou, rows.valid, frame_targets(clip.targets, 0))
-        return criterion.tracking([terms])
+        return criterion.track_losses([terms])
 
     def mapping() -> Any:
         match = criterion.match_map(queries, clip.targets)
-        return criterion.mapping(queries, match, model.seg_head.learnt_masks(queries, match.chosen.clamp(min=0)))
+        return criterion.map_losses(queries, match, model.seg_head.learnt_masks(queries, match.chosen.clamp(min=0)))
 
     parts: dict[str, Callable[[], Any]] = {
         "images": lambda: model.extract_features(frame.img),

@@ -23,6 +23,7 @@ from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 from uniad.losses.criterion import Criterion
+from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.training import optim
 from uniad.training.capture import EagerStep, RecordedStep
@@ -146,9 +147,8 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> f
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = UniAD(with_frames(spec.model, frames), random_anchors(spec.model)).to(device).train()
-    for name, part in model.named_children():
-        if name in ("img_backbone", "img_neck") and not args.no_channels_last:
-            part.to(memory_format=torch.channels_last)
+    if not args.no_channels_last:
+        to_channels_last(model.img_backbone, model.img_neck)
     if args.recompute:
         recompute_layers(model, graph)
     criterion = Criterion(spec.model).to(device)
@@ -171,6 +171,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> f
         iterate()
     torch.cuda.synchronize()
     ready = time.perf_counter() - started
+    total = torch.zeros(())
     started = time.perf_counter()
     for _ in range(args.repeats):
         total = iterate()

@@ -21,9 +21,17 @@ test-slow: $(ENV) ## The rest of `make test`: tests of ten seconds and more
 test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation, a fault found in a whole graph
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long tests/pipeline $(TEST_ARGS)
 
+# With the packages of the very interpreter that runs it: by itself it would look for an environment.
+TYPES = $(RUN) -c 'import os, sys; os.execv(sys.executable, [sys.executable, "-m", "pyrefly", "check", "--python-interpreter-path", sys.executable])'
+
+.PHONY: types
+types: $(ENV) ## The type checker alone, which lint runs as well
+	$(TYPES)
+
 .PHONY: lint
-lint: $(ENV) ## Style, errors that need no run, and the order of packages (docs/architecture.md)
+lint: $(ENV) ## Style, errors that need no run, types, and the order of packages (docs/architecture.md)
 	$(RUN) -m ruff check .
+	$(TYPES)
 	PYTHONPATH=projects $(RUN) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
 	@for script in tools/*.sh mk/lib/*.sh .ci/run; do bash -n "$$script"; done
 

@@ -21,6 +21,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 BLOCK = 1 << 20
 TRIES = 3
@@ -82,13 +83,13 @@ def from_drive(url: str, partial: Path) -> None:
         raise Refused("gdown could not fetch it (pip install gdown where it is absent)")
 
 
-def state_of(path: Path) -> dict[str, object]:
+def state_of(path: Path) -> dict[str, Any]:
     """What an earlier try noted of a part that came; empty where that is absent or damaged."""
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return known if isinstance(known, dict) and isinstance(known.get("etag", ""), (str, type(None))) else {}
 
 
 def from_web(url: str, partial: Path) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
         if path not in (None, NOTHING) and not Path(path).is_file():
             raise UserError(f"{path}: no such checkpoint")
     clips = held_clips(spec, args.split, args.clips)
-    rows = []
+    rows, learnt = [], []
     for path in (*([args.start] if args.start else []), *args.checkpoints):
         at_start = path == args.start and not rows
         if path == NOTHING:

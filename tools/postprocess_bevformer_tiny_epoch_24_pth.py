@@ -57,8 +57,7 @@ class PlainUnpickler(pickle.Unpickler):
 def plain_pickle() -> types.ModuleType:
     """What torch.load takes for ``pickle_module``."""
     module = types.ModuleType("plain_pickle")
-    module.Unpickler = PlainUnpickler
-    module.load = lambda file, **options: PlainUnpickler(file, **options).load()
+    vars(module).update(Unpickler=PlainUnpickler, load=lambda file, **options: PlainUnpickler(file, **options).load())
     return module
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import _environment  # noqa: F401
 from uniad.errors import UserError, run_cli
@@ -69,7 +70,8 @@ def write_card(args: argparse.Namespace) -> None:
     if not args.card.is_file():
         raise UserError(f"{args.card}: no such file")
     digest = sha256(args.card)
-    card = {"file": args.card.name, "sha256": digest, "bytes": args.card.stat().st_size, "training": args.training}
+    size = args.card.stat().st_size
+    card: dict[str, Any] = {"file": args.card.name, "sha256": digest, "bytes": size, "training": args.training}
     if args.results:
         if not args.results.is_file():
             raise UserError(f"{args.results}: no such file; `tools/test.py ... --out` writes it")

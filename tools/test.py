@@ -71,13 +71,12 @@ def evaluate(args: argparse.Namespace) -> None:
         if covered and covered.told():
             print(covered.told())
         say = print if world.is_main else None
-        with (
-            Runtime.open(model, world.device.type, args.backend, limits=Limits.off(), say=say) as runtime,
-            tqdm(total=len(stream), unit="frame", desc="evaluate", disable=world.rank > 0 or None) as bar,
-        ):
-            found = collect(runtime, stream, lambda _: bar.update())
+        quiet = world.rank > 0 or None
+        with Runtime.open(model, world.device.type, args.backend, limits=Limits.off(), say=say) as runtime:
+            with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=quiet) as bar:
+                found = collect(runtime, stream, lambda _: bar.update())
         found = gather(world, found)
-        if world.is_main:
+        if covered is not None:  # the main process
             metrics = score(found, spec, stream.version, out.parent / "eval")
             split = "test" if "submissions" in metrics else "val"
             record = {
@@ -107,7 +106,7 @@ def run_of(model: Model, backend: str) -> dict[str, str | None]:
 
     path, card = str(model.path), model.card
     if card is None:
-        scored = {"checkpoint": path, "checkpoint_sha256": sha256(path)}
+        scored: dict[str, str | None] = {"checkpoint": path, "checkpoint_sha256": sha256(path)}
         return scored if backend == "torch" else scored | {"backend": backend}
     return {key: card.get(key) for key in ("checkpoint", "checkpoint_sha256")} | {"model": path, "backend": backend}
 

@@ -45,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
     if args.data_root:
         data = replace(data, data_root=args.data_root)
     if args.info_root:
-        names = (str(Path(args.info_root) / Path(name).name) for name in (data.ann_file_train, data.ann_file_val))
-        data = replace(data, **dict(zip(("ann_file_train", "ann_file_val"), names)))
+        def moved(file: str) -> str:
+            return str(Path(args.info_root) / Path(file).name)
+
+        data = replace(data, ann_file_train=moved(data.ann_file_train), ann_file_val=moved(data.ann_file_val))
     if args.samples_per_gpu:
         data = replace(data, samples_per_gpu=args.samples_per_gpu)
     if args.workers is not None:

@@ -112,7 +112,8 @@ def main() -> None:
         if source.is_file() and made_here(target) and record_of(target).get("source") != mark(source):
             print(target)
     elif action in ("copy", "record", "free") and len(paths) == 2:
-        {"copy": copy, "record": note, "free": free}[action](*paths)
+        source, target = paths
+        {"copy": copy, "record": note, "free": free}[action](source, target)
     else:
         print(__doc__.strip())
         sys.exit(0 if action in ("-h", "--help") else 2)

@@ -76,7 +76,10 @@ def engine_has_gpus(name: str) -> bool:
 
 def python_version(command: str) -> tuple[int, int] | None:
     text = run([command, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"])
-    return tuple(int(v) for v in text.split()) if text else None  # type: ignore[return-value]
+    if not text:
+        return None
+    major, minor = text.split()
+    return int(major), int(minor)
 
 
 def find_python(first: str) -> tuple[str, tuple[int, int]] | None:

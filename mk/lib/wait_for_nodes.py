@@ -26,7 +26,8 @@ def listen(nodes: int, port: int, timeout: float) -> None:
         why = error.strerror
         raise Refused(f"port {port} cannot be used here ({why}): MASTER_PORT={port + 1} on every machine") from None
     server.listen(nodes)
-    end, here = time.monotonic() + timeout, {0: None}
+    end = time.monotonic() + timeout
+    here: dict[int, socket.socket | None] = {0: None}
     try:
         while len(here) < nodes:
             server.settimeout(max(0.01, end - time.monotonic()))

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ def of_system(error: OSError) -> UserError:
     """The system's message, with the path and, where it is known, what to do."""
     paths = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
     why = error.strerror or str(error) or type(error).__name__
-    advice = _WHAT_TO_DO.get(error.errno)
+    advice = _WHAT_TO_DO.get(error.errno or 0)
     return UserError(f"{paths}: {why}" * bool(paths) + why * (not paths) + f"; {advice}" * bool(advice))
 
 
@@ -73,7 +73,7 @@ def of_memory(error: BaseException) -> UserError:
 
 
 @contextmanager
-def system_errors_are_one_line() -> Iterator[None]:
+def system_errors_are_one_line() -> Generator[None, None, None]:
     """An OSError or lack of memory leaves the block as a UserError: a full disk is no fault of the code, nor of interest as a
     traceback. A pipe whose reader went away stays what it is.
     """
@@ -102,7 +102,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _stop_signals_raise() -> Iterator[None]:
+def _stop_signals_raise() -> Generator[None, None, None]:
     """SIGINT, SIGTERM and SIGHUP raise in the main thread, once: a repetition must not cut the clean-up short.
 
     A signal that the caller ignores stays ignored (nohup), and a handler that is already there stays.

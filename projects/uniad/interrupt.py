@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from uniad.errors import SAME_REQUEST_S
@@ -45,7 +45,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self) -> Generator[None, None, None]:
         """What is begun here is finished, however often Ctrl-C comes."""
         self.writing += 1
         try:

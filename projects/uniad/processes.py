@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Generator[None, None, None]:
     """Holds stop signals back; put it around the start of processes.
 
     A child inherits the mask, so a signal that comes before ``leave_signals_to_parent`` does not end it with a traceback.
@@ -90,7 +90,7 @@ def spawn_context() -> SpawnContext:
 @contextlib.contextmanager
 def process_pool(
     workers: int, context: BaseContext, start: Callable[..., None], *arguments: Any
-) -> Iterator[ProcessPoolExecutor]:
+) -> Generator[ProcessPoolExecutor, None, None]:
     """A pool that is gone when the block is left: its processes are idle then, or what they compute is no longer wanted.
 
     Args:

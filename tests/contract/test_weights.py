@@ -137,10 +137,10 @@ def test_what_is_no_address_is_one_line(tmp_path: Path, url: str):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("note", [b"", b"\xff\xfe\x00", b"[" * 100_000, b"[1]", b'{"url": 3}'])
+@pytest.mark.parametrize("note", [b"", b"\xff\xfe\x00", b"[" * 100_000, b"[1]", b'{"url": 3}', b'{"url": "URL", "etag": 3}'])
 def test_damaged_notes_of_an_earlier_try_start_anew(server: Server, tmp_path: Path, note: bytes):
     (tmp_path / "weights.pth.partial").write_bytes(b"half")
-    (tmp_path / "weights.pth.partial.json").write_bytes(note)
+    (tmp_path / "weights.pth.partial.json").write_bytes(note.replace(b"URL", server.url.encode()))
     assert fetch(tmp_path / "weights.pth", "--url", server.url).returncode == 0
     assert (tmp_path / "weights.pth").read_bytes() == BODY and server.asked == [None]
     (tmp_path / "weights.pth.sha256").write_bytes(note)

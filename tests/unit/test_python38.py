@@ -69,7 +69,7 @@ def too_new(path: Path, tree: ast.Module) -> list[str]:
             note(node, node.attr)
         elif isinstance(node, ast.keyword) and node.arg in KEYWORDS:
             note(node.value, f"{node.arg}=")
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and id(node) not in only_for_readers:
             for alias in node.names:
                 if (node.module, alias.name) in NAMES:
                     note(node, f"{node.module}.{alias.name}")

@@ -93,7 +93,7 @@ def future_entries(spec: Spec, checkpoint: str | Path = "") -> dict:
     }
 
 
-def read_card(artefact: str | Path) -> dict:
+def read_card(artefact: str | Path) -> Card:
     """The card of an artefact, checked against the file: a missing card or a changed file is an error that says what to do."""
     artefact = Path(artefact)
     if not artefact.is_file():

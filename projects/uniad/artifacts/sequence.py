@@ -28,6 +28,8 @@ from uniad.postprocess.map_merge import finish_lanes
 if TYPE_CHECKING:  # reading a sequence needs no PyTorch: a car replays it
     import torch
 
+    from uniad.models.uniad import UniAD
+
 LARGE_BEV_CELLS = 100 * 100  # a frame of such a model takes a CPU half a minute
 
 
@@ -65,7 +67,7 @@ def normalise_images(img_u8: np.ndarray, mean: np.ndarray, std: np.ndarray) -> n
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[None]
 
 
-def record(model: torch.nn.Module, contract: Contract, frames: Iterable[Frame], image: ImageSpec, path: Path) -> int:
+def record(model: UniAD, contract: Contract, frames: Iterable[Frame], image: ImageSpec, path: Path) -> int:
     """Run ``model.step`` over frames (batch 1) in fp32 with fed-back state; write the sequence to ``path``; return its length."""
     import torch
 
@@ -164,7 +166,7 @@ def _expected_arrays(contract: Contract, frames: Iterable[int]) -> dict[str, tup
     """Shape and dtype by name of all that a sequence of these frames holds."""
     img = next(port for port in contract.frame if port.name == "img")
     _, cameras, channels, height, width = img.shape
-    arrays = {name: ((channels,), np.dtype(np.float32)) for name in ("mean", "std")}
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {name: ((channels,), np.dtype(np.float32)) for name in ("mean", "std")}
     for i in frames:
         arrays[f"f{i}/img_u8"] = ((cameras, height, width, channels), np.dtype(np.uint8))
         arrays |= {f"f{i}/{p.name}": (p.shape, np.dtype(p.dtype)) for p in contract.frame if p is not img}

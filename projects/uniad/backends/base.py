@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from uniad.interface.contract import Contract
 from uniad.postprocess.map_merge import finish_lanes
 
 Feeds = Mapping[str, np.ndarray]
+T = TypeVar("T")
+R = TypeVar("R", bound="Runner")
 
 
 class Runner:
@@ -24,10 +26,10 @@ class Runner:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self._state = contract.initial_state()
+        self._state: dict[str, Any] = contract.initial_state()  # arrays; where a back end keeps it on a device, tensors
         self._is_open = False
 
-    def __enter__(self) -> Runner:
+    def __enter__(self: R) -> R:
         self._open()
         self._is_open = True
         self.reset()
@@ -73,7 +75,16 @@ class Runner:
 
     def _check_open(self) -> None:
         if not self._is_open:
-            raise RuntimeError(f"{self.name}: use it as a context manager")
+            raise self._not_open()
+
+    def _opened(self, part: T | None) -> T:
+        """What ``_open`` made and ``_close`` took away."""
+        if part is None:
+            raise self._not_open()
+        return part
+
+    def _not_open(self) -> RuntimeError:
+        return RuntimeError(f"{self.name}: use it as a context manager")
 
     def _open(self) -> None: ...
 

@@ -42,19 +42,19 @@ class CompiledRunner(Runner):
         self._on_device = False
 
     def keep(self) -> Any:
-        return [buffer.clone() for buffer in self._resident.state] if self._on_device else super().keep()
+        return [buffer.clone() for buffer in self._opened(self._resident).state] if self._on_device else super().keep()
 
     def restore(self, kept: Any) -> None:
         self._on_device = isinstance(kept, list)
         if self._on_device:
-            torch._foreach_copy_(self._resident.state, kept)
+            torch._foreach_copy_(self._opened(self._resident).state, kept)
         else:
             super().restore(kept)
 
     def is_finite(self) -> bool:
         if not self._on_device:
             return super().is_finite()
-        sums = torch._foreach_norm([buffer for buffer in self._resident.state if buffer.is_floating_point()], 1)
+        sums = torch._foreach_norm([buffer for buffer in self._opened(self._resident).state if buffer.is_floating_point()], 1)
         return bool(torch.stack(sums).isfinite().all())
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
@@ -78,10 +78,11 @@ class CompiledRunner(Runner):
         return outputs | self._read_state("next_")
 
     def _read_state(self, prefix: str) -> dict[str, np.ndarray]:
-        return {f"{prefix}{p.name}": _to_host(buffer) for p, buffer in zip(self.contract.state, self._resident.state)}
+        state = self._opened(self._resident).state
+        return {f"{prefix}{p.name}": _to_host(buffer) for p, buffer in zip(self.contract.state, state)}
 
     def _run(self, frame: Feeds, state: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-        step = self._resident
+        step = self._opened(self._resident)
         for port, buffer in zip(self.contract.frame, step.frame):
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(frame[port.name])))
         if state is not None:

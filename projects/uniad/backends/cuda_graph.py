@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure, tree_
 from uniad.interface.contract import Contract, pack_outputs, unpack_inputs
 from uniad.models.attention import MultiheadAttention
 from uniad.models.branches import on_streams
+from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.ops.deformable_conv import DeformConv2d
 from uniad.ops.half_products import HalfProducts
@@ -176,8 +177,7 @@ class CudaGraphStep(DeviceStep):
             set_tf32(precision == "tf32")
             torch.backends.cudnn.benchmark = mode != "eager"  # shapes are fixed: convolutions are timed once
         if precision != "fp32":  # where tensor cores are used, they want channels last
-            for part in (model.img_backbone, model.img_neck):
-                part.to(memory_format=torch.channels_last)
+            to_channels_last(model.img_backbone, model.img_neck)
         if self.dtype is not None:
             self.kept_fp32 = convert_weights(model, self.dtype, device, self.advance)
         if mode == "compile":

@@ -32,6 +32,7 @@ class TensorRtRunner(Runner):
         super().__init__(contract)
         self.path, self.package, self.name = Path(path), package, package
         self.engine: Any = None
+        self.context: Any = None
         self.buffers: cuda.Buffers | None = None
 
     def _open(self) -> None:
@@ -62,8 +63,9 @@ class TensorRtRunner(Runner):
             self.buffers = None
 
     def _infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        buffers = self._opened(self.buffers)
         for name, value in feeds.items():
-            self.buffers.write(name, value)
-        if not self.context.execute_async_v3(self.buffers.stream):
+            buffers.write(name, value)
+        if not self.context.execute_async_v3(buffers.stream):
             raise RuntimeError(f"{self.path}: execution failed")
-        return self.buffers.read(self.contract.output_names)
+        return buffers.read(self.contract.output_names)

@@ -12,6 +12,7 @@ from torch import Tensor
 from uniad.backends.base import Feeds, Runner
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, pack_outputs, unpack_inputs
+from uniad.models.uniad import UniAD
 from uniad.postprocess.map_merge import finish_lanes
 
 
@@ -20,7 +21,7 @@ class TorchRunner(Runner):
 
     name = "torch"
 
-    def __init__(self, contract: Contract, model: torch.nn.Module, device: str = "cpu") -> None:
+    def __init__(self, contract: Contract, model: UniAD, device: str = "cpu") -> None:
         super().__init__(contract)
         self.model, self.device = model, device
 

@@ -292,7 +292,7 @@ def passed_on(contract: dict) -> dict[str, list]:
     """
     frame = {i["name"] for i in contract["inputs"] if "initial" not in i}
     parts = {"pos": ["can_bus", 0, 3], "angle": ["can_bus", 17, 18]}
-    found = {}
+    found: dict[str, list] = {}
     for output in contract["feedback"]:
         name = output[len("next_") :]
         if name in parts:

@@ -8,7 +8,7 @@ TensorRT engine is a build.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,11 @@ from uniad.engines.base import BuildOptions
 from uniad.engines.build import backend
 from uniad.errors import UserError
 from uniad.export.passes import opset_of
-from uniad.interface.contract import Contract, Port
+from uniad.interface.contract import Contract, MapMerge, Port
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
-_PLAIN = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32"}
+_PLAIN: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.INT32: "int32"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -169,7 +169,7 @@ class Side:
         return self.given.kinds[self.called(tensor)].type_name
 
     @contextmanager
-    def opened(self, tensors: Sequence[str], inputs: Sequence[str] | None = None) -> Iterator[Run]:
+    def opened(self, tensors: Sequence[str], inputs: Sequence[str] | None = None) -> Generator[Run, None, None]:
         """A function from feeds to those tensors. ``inputs``: where the part begins (default: the graph's own inputs)."""
         names = {self.called(tensor): tensor for tensor in (*(inputs or ()), *tensors)}
         begin = self.graph.inputs if inputs is None else [self.called(tensor) for tensor in inputs]
@@ -187,7 +187,7 @@ class Side:
             yield call
 
     @contextmanager
-    def _running(self, probe: Probe) -> Iterator[Run]:
+    def _running(self, probe: Probe) -> Generator[Run, None, None]:
         raise NotImplementedError
         yield
 
@@ -202,7 +202,7 @@ class OrtSide(Side):
         self.optimise, self.threads, self.name = optimise, threads, name
 
     @contextmanager
-    def _running(self, probe: Probe) -> Iterator[Run]:
+    def _running(self, probe: Probe) -> Generator[Run, None, None]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -215,7 +215,7 @@ class OrtSide(Side):
         except Exception as error:  # the package raises several private classes
             raise UserError(f"onnxruntime cannot load a part of this graph ({str(error).splitlines()[0]})") from None
         names = [name for name, _ in probe.outputs.values()]
-        yield lambda feeds: dict(zip(names, session.run(names, dict(feeds))))
+        yield lambda feeds: dict(zip(names, map(np.asarray, session.run(names, dict(feeds)))))
 
 
 class EngineSide(Side):
@@ -234,7 +234,7 @@ class EngineSide(Side):
                 raise UserError(f"{options.backend} runs on a GPU and this machine has none; locate the fault on the device")
 
     @contextmanager
-    def _running(self, probe: Probe) -> Iterator[Run]:
+    def _running(self, probe: Probe) -> Generator[Run, None, None]:
         ports = [_ports(side) for side in (probe.inputs, probe.outputs)]
         entries = [[{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in side] for side in ports]
         source = {**self.card, "contract": {"inputs": entries[0], "outputs": entries[1]}, "opset": opset_of(probe.model)}
@@ -242,11 +242,12 @@ class EngineSide(Side):
             path, engine = Path(made) / "probe.onnx", Path(made) / "probe.engine"
             onnx.save(probe.model, str(path))
             backend(self.options.backend).build(path, source, engine, self.options)
-            with self._loaded(engine, Contract(tuple(ports[0]), (), tuple(ports[1]), None)) as run:
+            no_lanes = MapMerge(0, 0.0, 0.0)  # a probe has none to merge
+            with self._loaded(engine, Contract(tuple(ports[0]), (), tuple(ports[1]), no_lanes)) as run:
                 yield run
 
     @contextmanager
-    def _loaded(self, engine: Path, contract: Contract) -> Iterator[Run]:
+    def _loaded(self, engine: Path, contract: Contract) -> Generator[Run, None, None]:
         if self.options.backend == "trtexec":
             from uniad.backends import trtexec
 

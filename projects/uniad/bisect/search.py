@@ -48,6 +48,7 @@ class Finding:
     verdict: str
     backend: str
     precision: str
+    limit: Limits
     frame: int | None = None
     outputs: list[str] = field(default_factory=list)  # where it shows
     tensor: str | None = None
@@ -59,7 +60,6 @@ class Finding:
     error: Difference | None = None
     inputs: dict[str, Difference] = field(default_factory=dict)
     alone: Difference | None = None  # of the same node, fed the reference's inputs
-    limit: Limits | None = None
     reason: str = ""
     until: str | None = None  # of a range: its last tensor
     nodes: list[str] = field(default_factory=list)  # of a range
@@ -77,7 +77,7 @@ class Finding:
         head = "first tensor that departs" if self.verdict == "located" else "the fault lies between"
         name = self.tensor if self.verdict == "located" else f"{self.tensor or 'the inputs'} and {self.until}"
         lines = [f"{head}: {name}"]
-        if self.verdict == "located":
+        if self.error is not None:
             lines += [
                 f"  node     {self.node} ({self.op_type})",
                 f"  layer    {self.group}" + (f", module {self.module}" if self.module != self.group else ""),
@@ -116,7 +116,7 @@ def _first_wrong_frame(
     reference: Side, candidate: Side, replay: Replay, precision: str, say: Say
 ) -> tuple[Finding, _Wrong | None]:
     """Where it first fails, or why it does not."""
-    base = Finding("agrees", candidate.name, precision, limit=Limits.of(precision))
+    base = Finding("agrees", candidate.name, precision, Limits.of(precision))
     names = reference.graph.outputs
     missing = [name for name in names if not candidate.gives(name)]
     if missing:
@@ -168,6 +168,7 @@ class _Search:
         self.graph = reference.graph
         self.cuts = CUTS if candidate.cheap else 1
         self.feeds: Mapping[str, np.ndarray] = {}
+        self.limit: Limits
 
     def run(self, wrong: _Wrong, finding: Finding) -> Finding:
         self.feeds, errors, limit = wrong.feeds, wrong.errors, finding.limit
@@ -324,7 +325,7 @@ class _Search:
         finding.candidate_type = self.candidate.type_of(tensor)
         finding.inputs = {t: found[t] for t in self.graph.reads(self.graph.producer[tensor]) if t in found}
         finding.alone = self._alone(tensor)
-        finding.reason = _reason(finding)
+        finding.reason = _reason(finding, found[tensor])
         return finding
 
     def _constant(self, tensor: str, errors: dict[str, Difference], finding: Finding) -> Finding:
@@ -374,9 +375,9 @@ def _expected(nodes: int, cuts: int) -> int:
     return math.ceil(math.log(max(nodes, 2)) / -math.log(left)) + 2
 
 
-def _reason(f: Finding) -> str:
+def _reason(f: Finding, error: Difference) -> str:
     """What the numbers mean."""
-    error, half = f.error, f.candidate_type == "float16" or f.precision == "fp16"
+    half = f.candidate_type == "float16" or f.precision == "fp16"
     if error.infinite or error.nan:
         if half and error.reference_max > HALF_MAX:
             return f"it overflows fp16: |x| = {error.reference_max:.3g}, the largest half is {HALF_MAX:g}; keep {f.group} in fp32"

@@ -381,22 +381,26 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     return names, value
 
 
+def _key(node: Any, names: list[str], depth: int, text: str) -> Any:
+    """Where ``names[depth]`` stands in a dict or list; a ConfigError where it has no place."""
+    name = names[depth]
+    if isinstance(node, list):
+        if not name.isdigit() or int(name) >= len(node):
+            raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is a list of {len(node)}, no {name!r}")
+        return int(name)
+    if not isinstance(node, dict):
+        raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is {node!r}, it has no parts")
+    if depth < len(names) - 1 and name not in node:
+        known = nearest(name, node) or f"; known: {', '.join(map(str, node))}"
+        raise ConfigError(f"override {text!r}: no {'.'.join(names[: depth + 1])!r} in the config{known}")
+    return name
+
+
 def _set(cfg: dict[str, Any], names: list[str], value: Any, text: str) -> None:
     node: Any = cfg
-    for depth, name in enumerate(names):
-        last = depth == len(names) - 1
-        if isinstance(node, list):
-            if not name.isdigit() or int(name) >= len(node):
-                raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is a list of {len(node)}, no {name!r}")
-            key: Any = int(name)
-        elif isinstance(node, dict):
-            key = name
-            if not last and key not in node:
-                known = nearest(name, node) or f"; known: {', '.join(map(str, node))}"
-                raise ConfigError(f"override {text!r}: no {'.'.join(names[: depth + 1])!r} in the config{known}")
-        else:
-            raise ConfigError(f"override {text!r}: {'.'.join(names[:depth])} is {node!r}, it has no parts")
-        if last:
+    for depth in range(len(names)):
+        key = _key(node, names, depth, text)
+        if depth == len(names) - 1:
             node[key] = in_place_of(node.get(key) if isinstance(node, dict) else node[key], value)
         else:
             node = node[key]

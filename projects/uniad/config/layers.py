@@ -69,4 +69,4 @@ def bounds(n: Node) -> tuple[tuple[float, float, float], tuple[float, float, flo
         for key, (low, high, step) in zip(("xbound", "ybound"), bounds):
             if step <= 0 or high <= low:
                 raise n.fail(key, "it must be [from, to, step], rising, in metres")
-        return bounds  # type: ignore[return-value]
+        return bounds

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, overload
 
 from uniad.config.file import ConfigError, nearest
+from uniad.config.spec import Range6
 
 _REQUIRED: Any = object()
 
@@ -25,7 +26,7 @@ class Node:
     def __enter__(self) -> Node:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None:
             for key in self.data:
                 if key not in self.read:
@@ -86,6 +87,15 @@ class Node:
             raise self.fail(key, "it must be a string")
         return value
 
+    @overload
+    def numbers(self, key: str, count: Literal[2], default: Any = ...) -> tuple[float, float]: ...
+    @overload
+    def numbers(self, key: str, count: Literal[3], default: Any = ...) -> tuple[float, float, float]: ...
+    @overload
+    def numbers(self, key: str, count: Literal[6], default: Any = ...) -> Range6: ...
+    @overload
+    def numbers(self, key: str, count: int | None = None, default: Any = ...) -> tuple[float, ...]: ...
+
     def numbers(self, key: str, count: int | None = None, default: Any = _REQUIRED) -> tuple[float, ...]:
         value = self.get(key, default)
         good = isinstance(value, (list, tuple)) and all(
@@ -94,6 +104,11 @@ class Node:
         if not good or (count is not None and len(value) != count):
             raise self.fail(key, f"it must be a list of {count if count is not None else 'some'} numbers")
         return tuple(float(v) for v in value)
+
+    @overload
+    def wholes(self, key: str, count: Literal[2], default: Any = ...) -> tuple[int, int]: ...
+    @overload
+    def wholes(self, key: str, count: int | None = None, default: Any = ...) -> tuple[int, ...]: ...
 
     def wholes(self, key: str, count: int | None = None, default: Any = _REQUIRED) -> tuple[int, ...]:
         value = self.numbers(key, count, default)

@@ -38,7 +38,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
         n.only(video_test_mode=True, upsample_if_tiny=False)
         # torchvision's backbone is overwritten by load_from; the assigner of train_cfg is built and never used
         n.skip("pretrained", "train_cfg", "test_cfg", "upsample_scale_factor", "vehicle_id_list")
-        pc_range: S.Range6 = n.numbers("pc_range", 6)  # type: ignore[assignment]
+        pc_range = n.numbers("pc_range", 6)
         dims = n.integer("embed_dims", 256)
         backbone = read_backbone(n)
         neck = read_neck(n, backbone, dims)

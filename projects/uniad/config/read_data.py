@@ -82,6 +82,9 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
         bev_hw = (model.bev.height, model.bev.width)
         only_upstream = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
         shared: dict[str, Any] = {}
+        pipelines: dict[str, dict[str, Any]] = {}
+        ann_files: dict[str, str] = {}
+        use_valid_flag, eval_mod = False, ()
         for key in ("train", "val", "test"):
             with data.sub(key) as n:
                 n.type("NuScenesE2EDataset")
@@ -110,13 +113,12 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                             f"{n.file}: {name} is {value!r} in data.{key} but {shared[name]!r} in data.train; "
                             "native has one for all"
                         )
-                pipeline = _pipeline(n.subs("pipeline"), classes, model.bev.pc_range)
+                pipelines[key] = _pipeline(n.subs("pipeline"), classes, model.bev.pc_range)
+                ann_files[key] = n.text("ann_file")
                 if key == "train":
-                    train_pipeline, ann_train = pipeline, n.text("ann_file")
                     n.must_equal("queue_length", model.queue_length, "model.queue_length")
                     use_valid_flag = n.boolean("use_valid_flag", False)
                 else:
-                    test_pipeline, ann_val = pipeline, n.text("ann_file")
                     eval_mod = tuple(n.get("eval_mod", ()))
                     unknown = [m for m in eval_mod if m not in ("det", "track", "map", "motion")]
                     if unknown:
@@ -126,16 +128,16 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                 f"{data.file}: data.train has past_steps, fut_steps = {shared['past_steps']}, {shared['fut_steps']} but "
                 f"model.pts_bbox_head has {model.decoder.past_steps}, {model.decoder.fut_steps}"
             )
-        bounds = train_pipeline["bounds"]
+        bounds = pipelines["train"]["bounds"]
         if bounds is None:
             raise ConfigError(f"{data.file}: data.train.pipeline has no GenerateOccFlowLabels step")
         if (stage2 := model.stage2) is not None and (stage2.occ.xbound, stage2.occ.ybound) != bounds:
             raise ConfigError(f"{data.file}: model.occ_head.grid_conf and GenerateOccFlowLabels.grid_conf differ")
         return S.DataSpec(
             **shared,
-            ann_file_train=ann_train,
-            ann_file_val=ann_val,
-            image=_image(train_pipeline, test_pipeline, data),
+            ann_file_train=ann_files["train"],
+            ann_file_val=ann_files["test"],
+            image=_image(pipelines["train"], pipelines["test"], data),
             pc_range=model.bev.pc_range,
             canvas_hw=model.map.canvas_hw,
             bev_hw=bev_hw,

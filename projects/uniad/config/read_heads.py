@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from uniad.config import spec as S
@@ -93,7 +94,7 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
         spec = S.MapSpec(
             embed_dims=dims,
             bev_hw=(bev.height, bev.width),
-            canvas_hw=n.wholes("canvas_size", 2),  # type: ignore[arg-type]
+            canvas_hw=n.wholes("canvas_size", 2),
             pc_range=pc_range,
             num_query=n.integer("num_query"),
             num_things=things,
@@ -290,12 +291,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             with loss:
                 loss.type("CollisionLoss")
                 collision.append((loss.number("delta"), loss.number("weight")))
-        extra = {}
-        if "col_optim_args" in n.data:
-            with n.sub("col_optim_args") as c:
-                names = {"occ_filter_range": "col_filter_range", "sigma": "col_sigma", "alpha_collision": "col_alpha"}
-                extra = {field: c.number(key) for key, field in names.items()}
-        return S.PlanSpec(
+        plan = S.PlanSpec(
             embed_dims=bev.embed_dims,
             bev_hw=(bev.height, bev.width),
             steps=n.integer("planning_steps", 6),
@@ -305,5 +301,9 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             ego_status=native.boolean("plan_ego_status", False),
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
-            **extra,
         )
+        if "col_optim_args" in n.data:
+            with n.sub("col_optim_args") as c:
+                reach, sigma, alpha = c.number("occ_filter_range"), c.number("sigma"), c.number("alpha_collision")
+                plan = replace(plan, col_filter_range=reach, col_sigma=sigma, col_alpha=alpha)
+        return plan

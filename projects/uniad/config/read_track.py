@@ -85,7 +85,7 @@ def read_bev(
         t.type("PerceptionTransformer")
         t.must_equal("embed_dims", dims, "model.embed_dims")
         t.only(can_bus_norm=True, use_cams_embeds=True, num_feature_levels=4)
-        rotate_center: tuple[float, float] = t.numbers("rotate_center", 2, (100, 100))  # type: ignore[assignment]
+        rotate_center = t.numbers("rotate_center", 2, (100, 100))
         with t.sub("encoder") as n:
             n.type("BEVFormerEncoder")
             n.must_equal("pc_range", list(pc_range), "model.pc_range")
@@ -175,7 +175,7 @@ def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: 
             num_classes=classes,
             embed_dims=dims,
             pc_range=pc_range,
-            post_center_range=post_range,  # type: ignore[arg-type]
+            post_center_range=post_range,
             capacity=native.integer("track_capacity", 256),
             score_thresh=model.number("score_thresh"),
             filter_score_thresh=model.number("filter_score_thresh"),

@@ -6,9 +6,12 @@ A module takes its own spec, never the whole. ``config.read`` makes specs of a c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Range6 = "tuple[float, float, float, float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Range6: TypeAlias = "tuple[float, float, float, float, float, float]"  # in quotes for Python 3.8, which prepares upstream's data
 CompatChoice = Literal["documented", "fixed"]
 UPSTREAM: CompatChoice = "documented"  # as checkpoints and cards spell it; a config may say "upstream", too
 

@@ -55,14 +55,14 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Clip:
-        if isinstance(key, tuple):
-            rng = np.random.default_rng((self.seed, *key))
-            index = key[1]
+    def __getitem__(self, index: int | tuple[int, int]) -> Clip:
+        if isinstance(index, tuple):
+            rng = np.random.default_rng((self.seed, *index))
+            number = index[1]
         else:
             rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))
-            index = key
-        return self.clip(self.last_frame(int(index), rng), rng)
+            number = index
+        return self.clip(self.last_frame(int(number), rng), rng)
 
     def last_frame(self, index: int, rng: np.random.Generator) -> int:
         """``index`` if a clip can end there, else another frame, drawn until one fits."""
@@ -160,9 +160,9 @@ class _SceneSamples(Dataset):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, position: int) -> SceneSample | Failure:
+    def __getitem__(self, index: int) -> SceneSample | Failure:
         try:
-            return self.make(position)
+            return self.make(index)
         except UserError as error:
             return Failure(str(error))
 

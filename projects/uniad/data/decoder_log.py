@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _DECODERS = ("Corrupt JPEG data", "Premature end of JPEG", "Unsupported marker", "Invalid JPEG", "Bogus", "libpng ", "JPEG")
@@ -18,7 +18,7 @@ _owner = os.getpid()
 
 
 @contextmanager
-def decoder_messages() -> Iterator[list[str]]:
+def decoder_messages() -> Generator[list[str], None, None]:
     """Collects the decoder's lines while the block runs; the list is filled at its end."""
     global _lock, _owner
     if _owner != os.getpid():  # forked, perhaps while another thread held it

@@ -187,7 +187,7 @@ def _allocate(path: Path, length: int) -> None:
 
 def _checksum(stored: U8) -> int:
     """Of a frame's pixels; never 0, which stands for nothing stored."""
-    return zlib.crc32(np.ascontiguousarray(stored)) or 1
+    return zlib.crc32(np.ascontiguousarray(stored).data) or 1
 
 
 def _identity(table: InfoTable, spec: DataSpec) -> str:

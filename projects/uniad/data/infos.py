@@ -306,7 +306,7 @@ class _Source:
         known = self.predict.get_future_for_agent(
             record["instance_token"], record["sample_token"], seconds=FUTURE_STEPS // 2, in_agent_frame=True
         )
-        xy[: len(known)], mask[: len(known)] = known.reshape(-1, 2), 1.0
+        xy[: len(known)], mask[: len(known)] = np.reshape(known, (-1, 2)), 1.0
         return xy, mask
 
 

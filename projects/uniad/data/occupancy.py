@@ -52,7 +52,7 @@ def occupancy_labels(
     """
     frames = []
     for boxes_f, labels_f, ids_f in zip(boxes, labels, ids):
-        if boxes_f is None:
+        if boxes_f is None or labels_f is None or ids_f is None:
             blank = np.full(grid.shape, IGNORE, dtype=np.int64)
             frames.append((blank, blank))
             continue

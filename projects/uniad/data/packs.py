@@ -56,9 +56,9 @@ class FrameRecords(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, number: int) -> Record | str:
+    def __getitem__(self, index: int) -> Record | str:
         try:
-            return self.make(number)
+            return self.make(index)
         except UserError as error:  # on its way out of a worker
             return str(error)
 
@@ -186,18 +186,21 @@ def network_input(img: Tensor, image: ImageSpec) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, 0, image.width - width, 0, image.height - height)).movedim(-1, -3)
 
 
-def _map(records: Sequence[Record], change: Callable[[Sequence[Tensor]], Tensor]) -> Record:
+def _map(records: Sequence[Record], change: Callable[[list[Tensor]], Tensor]) -> Record:
     """A record whose tensors are made of those at the same place of several."""
-    return Record(*(
-        {key: change([column[n][key] for column in records]) for key in records[0][n]}
-        if isinstance(records[0][n], dict) else change([column[n] for column in records])
-        for n in range(len(Record._fields))
-    ))  # fmt: skip
+    first = records[0]
+    return Record(
+        img=change([record.img for record in records]),
+        frame={key: change([record.frame[key] for record in records]) for key in first.frame},
+        targets={key: change([record.targets[key] for record in records]) for key in first.targets},
+        first=change([record.first for record in records]),
+        has_objects=change([record.has_objects for record in records]),
+    )
 
 
 def _stack(records: list[Record | str]) -> Record | str:
     failure = next((r for r in records if isinstance(r, str)), None)
-    return failure or _map(records, torch.stack)  # type: ignore[arg-type]
+    return failure or _map([r for r in records if not isinstance(r, str)], torch.stack)
 
 
 def _plain(record: Record) -> dict[str, Any]:

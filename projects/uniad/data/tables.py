@@ -13,10 +13,10 @@ from uniad.errors import UserError
 from uniad.files import read_outside
 from uniad.formats import nuscenes as schema
 from uniad.formats.layout import CAMERAS, LIDAR
+from uniad.formats.nuscenes import Record
 
 LARGEST_TABLE = 16 << 30  # bytes; nuScenes' sample_data.json has more than one GiB
 
-Record = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 class Tables(NuScenes):
@@ -26,6 +26,13 @@ class Tables(NuScenes):
     without any is left out. What is left is linked as if it had been recorded so: samples and annotations name the next one that
     stays, and the sensor data of the others are sweeps between keyframes.
     """
+
+    # The devkit says that its tables are dicts.
+    scene: list[Record]
+    sample: list[Record]
+    sample_data: list[Record]
+    sample_annotation: list[Record]
+    visibility: list[Record]
 
     def __init__(self, root: str | Path, version: str, every: int = 1, samples: Collection[str] | None = None) -> None:
         self._every, self._samples = every, samples

@@ -48,7 +48,7 @@ class TargetMaker:
     def _slots(self, objects: Objects) -> Objects:
         distance = np.linalg.norm(objects.boxes[:, :2], axis=1)
         chosen = choose_slots(distance, self.labeller.spec.max_objects, "objects", "max_objects")
-        return objects if len(chosen) == len(distance) else Objects(*(array[chosen] for array in objects))
+        return objects if len(chosen) == len(distance) else Objects._make(array[chosen] for array in objects)
 
     def _map(self, frame: int) -> dict[str, torch.Tensor]:
         spec = self.labeller.spec

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -259,7 +260,7 @@ def normalise(image: F32, spec: ImageSpec) -> F32:
     if spec.to_rgb:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     # cv2 works in place over the colours without spreading them; the scalars stay double, as in upstream.
-    return cv2.multiply(cv2.subtract(image, (*spec.mean, 0.0)), (*(1.0 / np.float64(spec.std)), 0.0))
+    return cv2.multiply(cv2.subtract(image, (*spec.mean, 0.0)), (*(1.0 / np.asarray(spec.std, np.float64)), 0.0))
 
 
 def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Distortion | None, out: F32) -> None:
@@ -275,7 +276,7 @@ def finish(planes: NDArray, spec: ImageSpec, scaler: Resampler, distortion: Dist
     out[:, :, width:] = 0.0
 
 
-def check_size(hw: tuple[int, int], spec: ImageSpec, path: str) -> None:
+def check_size(hw: Sequence[int], spec: ImageSpec, path: str) -> None:
     """An image of another size than nuScenes' cameras have is a UserError: sizes of a frame, a pack and a cache are one."""
     if tuple(hw) != IMAGE_HW:
         raise UserError(

@@ -26,7 +26,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class _Dtype:
     """A dtype while it is read: a name, and a byte order that follows."""
 
     __slots__ = ("order", "spec")
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, spec: str) -> None:
         self.spec, self.order = spec, "="
@@ -91,7 +91,7 @@ class _Array:
     """An array while it is read; ``_whole`` puts the real one in its place."""
 
     __slots__ = ("value",)
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, value: np.ndarray | None = None) -> None:
         self.value = value
@@ -103,7 +103,7 @@ class _Array:
         self.value = _built(data, dtype, shape, "F" if by_columns else "C")
 
 
-def _built(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _built(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
     """An array of its own memory, from bytes that are exactly as many as dtype and shape want."""
     if isinstance(data, list):
         _refuse("it has an array of objects")
@@ -237,6 +237,7 @@ class _Walk:
         if id(value) in self.open:
             _refuse("it has a container that holds itself")
         self.open.add(id(value))
+        result = value
         if isinstance(value, dict):
             for name, part in value.items():
                 self.whole(name)
@@ -244,12 +245,12 @@ class _Walk:
         elif isinstance(value, list):
             value[:] = map(self.whole, value)
         elif isinstance(value, tuple):
-            whole = tuple(map(self.whole, value))
+            result = tuple(map(self.whole, value))
         else:
             for part in value:
                 self.whole(part)
         self.open.remove(id(value))
-        return whole if isinstance(value, tuple) else value
+        return result
 
 
 def _text(value: str) -> str:
@@ -355,11 +356,10 @@ def _try(path: Path, size: int) -> None:
         with open(reading, "rb") as pipe:
             message = pipe.read().decode("utf-8", "replace")
         _, status = os.waitpid(child, 0)
-        child = 0
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         _refuse("it takes too long to read" if number == signal.SIGXCPU else f"reading it ended a process by signal {number}")

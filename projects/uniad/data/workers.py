@@ -171,17 +171,18 @@ def batches(loader: DataLoader, timeout_s: float = TIMEOUT_S, if_slow: str = "lo
     Raises UserError where a batch is a Failure, a loader process dies, shared memory or open files run out, or no batch comes
     within ``timeout_s`` seconds; ``if_slow`` is what to do where the disk only takes that long.
     """
-    start = loader.worker_init_fn
-    if not isinstance(start, _Start):
+    start, collate = loader.worker_init_fn, loader.collate_fn
+    if not isinstance(start, _Start) or not isinstance(collate, _Collate):
         for batch in loader:
             yield _checked(batch)
         return
     raise_file_limit()
-    loader.collate_fn.room = Room.now()
-    start.parent, start.closing.value = os.getpid(), 0
+    collate.room = Room.now()
+    closing = start.closing
+    start.parent, closing.value = os.getpid(), 0
 
     def close() -> None:
-        start.closing.value = 1
+        closing.value = 1
 
     atexit.register(close)  # before multiprocessing waits for its children
     try:
@@ -218,7 +219,7 @@ def _checked(batch: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _child_handler_kept() -> Iterator[None]:
+def _child_handler_kept() -> Generator[None, None, None]:
     """Keeps the handler of SIGCHLD. PyTorch's raises wherever the main thread is, be it in a save; next() finds out as well."""
     before = signal.getsignal(signal.SIGCHLD)
     try:
@@ -229,7 +230,7 @@ def _child_handler_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float, processes: list[Any], if_slow: str) -> Iterator[None]:
+def _time_limit(seconds: float, processes: list[Any], if_slow: str) -> Generator[None, None, None]:
     """Raises UserError in the main thread when the block takes longer: a handover that lost its other end blocks for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield

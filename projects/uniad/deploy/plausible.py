@@ -153,7 +153,7 @@ def _check_projection(matrix: NDArray[np.float64], where: str, width: int, heigh
         raise UserError(f"{where} is no projection: its third row has length {length:.4g}, that of a rotation has 1")
     centre_x, centre_y = right @ ahead, down @ ahead
     down = down - centre_y * ahead
-    focal_y = np.linalg.norm(down)
+    focal_y = float(np.linalg.norm(down))
     skew = (right - centre_x * ahead) @ down / max(focal_y, 1e-9)
     focal_x = np.linalg.norm(right - centre_x * ahead - skew * down / max(focal_y, 1e-9))
     for what, focal in (("width", focal_x), ("height", focal_y)):

@@ -67,8 +67,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, Any], class_names: Sequence[str]) -> None:
     """One frame's two files. ``info``: as ``sources.FrameRecord`` has it."""
     masks = {"lanes": result.lanes, "drivable": result.drivable}
-    if result.occupancy is not None:
-        masks |= {"occupancy": result.occupancy, "occupancy_ids": result.occupancy_ids.astype(np.int32)}
+    stage2 = result.stage2
+    if stage2 is not None:
+        masks |= {"occupancy": stage2.occupancy, "occupancy_ids": stage2.occupancy_ids.astype(np.int32)}
     name = f"{number:04d}"
     with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, **masks)
@@ -81,8 +82,8 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
         "masks": f"{name}.npz",
         "timings_ms": {key: round(value, 3) for key, value in result.timings_ms.items()},
     }
-    agents = result.forecasts
-    if agents is not None:
+    if stage2 is not None:
+        agents, plan = stage2.forecasts, stage2.plan
         frame["forecasts"] = [
             {
                 "id": int(which),
@@ -92,7 +93,6 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
             }
             for which, start, label, paths, prob in zip(agents.ids, agents.starts, agents.labels, agents.traj, agents.prob)
         ]
-        plan = result.plan
         frame["plan"] = {"command": COMMANDS[plan.command], "path": _list(plan.path), "raw": _list(plan.raw)}
     write_json(folder / f"{name}.json", frame)
 

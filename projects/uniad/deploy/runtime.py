@@ -27,7 +27,7 @@ from uniad.errors import UserError
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, frame_feeds
 from uniad.interface.pillars import check_rig
-from uniad.interface.types import Frame
+from uniad.interface.types import Frame, FrameArrays
 from uniad.postprocess.result import Result, result_of
 
 SAME_VIEW = 0.05  # of the largest entry of a projection
@@ -150,22 +150,23 @@ class Runtime:
         if not self._open:
             raise UserError(f"{self.source or 'this runtime'} is closed; open it again")
 
-    def _prepared(self, frame: Sensors | Frame) -> tuple[Frame, float]:
+    def _prepared(self, frame: Sensors | Frame) -> tuple[FrameArrays, float]:
         """The step's input, and the time by the caller's clock (s)."""
-        first = self._start_s is None
+        start = self._start_s
         if isinstance(frame, Frame):
             if frame.time_s.shape != (1,) or frame.scene_start.shape != (1,):
                 raise UserError(f"this frame has a batch of {list(frame.time_s.shape)}; the runtime is one car's, it takes [1]")
-            starts = first or bool(frame.scene_start[0])
-            ready, now = frame._replace(scene_start=np.array([starts])), float(frame.time_s[0])
+            starts = start is None or bool(frame.scene_start[0])
+            ready = FrameArrays._make(map(as_array, frame))._replace(scene_start=np.array([starts]))
+            now = float(frame.time_s[0])
         elif isinstance(frame, Sensors):
             now = check_time(frame.time_s)
-            ready = prepare_arrays(frame, self.spec.data, now if first else self._start_s, first)
+            ready = prepare_arrays(frame, self.spec.data, now if start is None else start, start is None)
         else:
             raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
         return ready, now
 
-    def _checked_rig(self, frame: Frame, starts: bool) -> np.ndarray:
+    def _checked_rig(self, frame: FrameArrays, starts: bool) -> np.ndarray:
         """The projections last held against the graph's room for them: of a scene's first frame, or of a later one whose cameras
         look elsewhere. That they turn a little with the car from frame to frame, as in nuScenes, changes nothing.
         """
@@ -177,7 +178,7 @@ class Runtime:
         check_rig(self.spec.model.bev, frame.lidar2img, (image.height, image.width))
         return views
 
-    def _feed(self, frame: Frame) -> dict[str, np.ndarray]:
+    def _feed(self, frame: FrameArrays) -> dict[str, np.ndarray]:
         check_command(as_array(frame.command))
         feed = frame_feeds(self.contract, frame)
         try:

@@ -15,7 +15,7 @@ from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
-from uniad.interface.types import Frame
+from uniad.interface.types import Frame, FrameArrays
 
 F64 = NDArray[np.float64]
 UNIT_TOLERANCE = 1e-2  # of a quaternion's length: what writing four digits costs, and far from a mixed-up order of fields
@@ -28,16 +28,24 @@ class Pose:
     translation: ArrayLike  # [3] m
     rotation: ArrayLike  # [4] quaternion w, x, y, z
 
-    def checked(self, where: str) -> Pose:
+    def checked(self, where: str) -> CheckedPose:
         """The same as float64 arrays; a UserError names what is no pose."""
         translation = _numbers(self.translation, (3,), f"{where} translation", "x, y, z in metres")
         rotation = _numbers(self.rotation, (4,), f"{where} rotation", "a quaternion w, x, y, z")
         if abs(np.linalg.norm(rotation) - 1.0) > UNIT_TOLERANCE:
             raise UserError(f"{where} rotation has length {np.linalg.norm(rotation):.3g}; a quaternion w, x, y, z has length 1")
-        return Pose(translation, rotation)
+        return CheckedPose(translation, rotation)
 
     def matrix(self) -> F64:
         return tf.pose_matrix(self.rotation, self.translation)
+
+
+@dataclass(frozen=True)
+class CheckedPose(Pose):
+    """A pose that is one, as arrays."""
+
+    translation: F64
+    rotation: F64
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     return Frame(*map(torch.from_numpy, prepare_arrays(sensors, spec, start_s, scene_start)))
 
 
-def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> Frame:
+def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> FrameArrays:
     """Model input of one instant as numpy arrays, batch of 1. ``start_s``: time of the scene's first frame.
 
     Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
@@ -89,7 +97,7 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
         # Points are row vectors here: the rotation is stored transposed.
         l2g_r = np.ascontiguousarray(global_from_lidar[:3, :3].T, dtype=np.float32)
         l2g_t = global_from_lidar[:3, 3].astype(np.float32)
-    return Frame(
+    return FrameArrays(
         img=img,
         lidar2img=lidar2img[None],
         can_bus=can_bus[None],
@@ -112,7 +120,7 @@ def _pixels(value: ArrayLike, camera: str) -> NDArray[np.uint8]:
     return image
 
 
-def _can_bus(recorded: ArrayLike | None, ego: Pose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
+def _can_bus(recorded: ArrayLike | None, ego: CheckedPose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
     vector = np.zeros(18) if recorded is None else check_can_bus(recorded).copy()
     vector[:3] = ego.translation
     # Upstream: the quaternion's first component stands in all four places. See data.dataset.can_bus.
@@ -136,7 +144,7 @@ def _check_cameras(given: Mapping[str, Any], what: str) -> None:
         raise UserError(f"{what} has {len(given)} of {len(CAMERAS)} cameras: it {' and '.join(faults)}")
 
 
-def _command(value: object) -> int:
+def _command(value: Any) -> int:
     try:
         return int(check_command([value])[0])
     except (TypeError, ValueError, OverflowError):
@@ -150,7 +158,7 @@ def _shown(value: object) -> str:
     return repr(value)[:100]
 
 
-def check_time(value: object) -> float:
+def check_time(value: Any) -> float:
     """Seconds as a float, or a UserError."""
     try:
         time_s = float(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class PythonBackend:
         targets = _set_targets(trt, config, options)
         cache = _open_cache(config, options.timing_cache) if self.package == "tensorrt" else None
         if options.progress:
-            _report_progress(trt, config, options)
+            _report_progress(trt, config, options.progress)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise UserError(f"{onnx}: {self.package} {trt.__version__} could not build an engine; run again with --verbose")
@@ -101,7 +101,7 @@ def _open_cache(config: Any, path: str) -> Any:
     return cache
 
 
-def _report_progress(trt: Any, config: Any, options: BuildOptions) -> None:
+def _report_progress(trt: Any, config: Any, progress: Callable[[str], None]) -> None:
     """Tell the phases of a build, where this release can."""
     if not hasattr(trt, "IProgressMonitor"):
         return
@@ -112,7 +112,7 @@ def _report_progress(trt: Any, config: Any, options: BuildOptions) -> None:
 
         def phase_start(self, phase: str, parent: str, steps: int) -> None:
             if not parent:
-                options.progress(phase)
+                progress(phase)
 
         def phase_finish(self, phase: str) -> None: ...
 

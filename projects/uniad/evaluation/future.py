@@ -20,8 +20,8 @@ from uniad.evaluation.occupancy import OccupancyMetric
 from uniad.evaluation.planning import PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
-from uniad.interface.types import Frame
-from uniad.postprocess.result import NOBODY, Forecasts, Result
+from uniad.interface.types import Frame, Stage2Targets, Targets
+from uniad.postprocess.result import NOBODY, Forecasts, Result, Stage2Result
 
 MOTION_NAMES = ("car", "pedestrian")  # groups of the motion protocol; the first holds all vehicles
 MODEL, BASELINE, OPTIMISED = "model", "constant_velocity", "model_with_collision_optimiser"
@@ -59,11 +59,12 @@ class FutureScores:
 
     def update(self, result: Result, sample: SceneSample, velocity: NDArray[np.float64], spec: Spec) -> None:
         """One frame: its result, its sample with the targets of stage 2, the ego's velocity [2] m/s."""
-        self._update_motion(result.forecasts, sample, spec)
-        self._update_occupancy(result, sample, spec)
-        assert spec.model.stage2 is not None and sample.targets.stage2 is not None and result.plan is not None
-        gt, steps = sample.targets.stage2, spec.model.stage2.plan.steps
-        plans = {MODEL: result.plan.raw, OPTIMISED: result.plan.path, BASELINE: constant_velocity_plan(velocity, steps)}
+        said, heads, gt = result.stage2, spec.model.stage2, sample.targets.stage2
+        assert said is not None and heads is not None and gt is not None
+        self._update_motion(said.forecasts, sample, gt, spec)
+        self._update_occupancy(said, sample.targets, heads.motion.vehicle_ids, spec)
+        steps = heads.plan.steps
+        plans = {MODEL: said.plan.raw, OPTIMISED: said.plan.path, BASELINE: constant_velocity_plan(velocity, steps)}
         boxes = [gt.future_boxes[0, t][gt.future_boxes_valid[0, t]].numpy() for t in range(1, steps + 1)]
         path, mask, occupied = gt.sdc_planning[0, 0, :, :2], gt.sdc_planning_mask[0, 0], gt.segmentation[0, 1 : steps + 1]
         driver = self.planning[MODEL].driver_hits(path, occupied, boxes)
@@ -71,10 +72,10 @@ class FutureScores:
             metric.update(plans[name], path, mask, occupied, boxes, driver)
         self.agents_dropped += result.agents_dropped
 
-    def _update_motion(self, agents: Forecasts, sample: SceneSample, spec: Spec) -> None:
+    def _update_motion(self, agents: Forecasts, sample: SceneSample, ahead: Stage2Targets, spec: Spec) -> None:
         names, compat, gt = spec.data.class_names, spec.model.compat.motion_metric, sample.targets
-        ahead = gt.stage2
-        assert ahead is not None
+        if agents.boxes is None or agents.scores is None or agents.raw is None:
+            raise ValueError("forecasts that were read from a file have nothing that metrics are computed from")
         ego_xy = ego_in_lidar(sample.info)
         distance = np.linalg.norm(agents.boxes[:, :2] - ego_xy, axis=1)
         labels = motion_boxes.motion_labels(agents.labels, names, MOTION_NAMES, True, compat, distance)
@@ -88,18 +89,23 @@ class FutureScores:
         self.motion[MODEL].update(token, predicted, truth)
         self.motion[BASELINE].update(token, motion_boxes.constant_velocity(predicted, ahead.fut_traj.shape[2]), truth)
 
-    def _update_occupancy(self, result: Result, sample: SceneSample, spec: Spec) -> None:
-        receptive = spec.data.occ_receptive_field
-        self.occupancy[MODEL].update_sample(result.occupancy, result.occupancy_ids - NOBODY, sample.targets, receptive)
+    def _update_occupancy(self, said: Stage2Result, targets: Targets, vehicle_ids: tuple[int, ...], spec: Spec) -> None:
+        receptive, agents = spec.data.occ_receptive_field, said.forecasts
+        if agents.boxes is None:
+            raise ValueError("forecasts that were read from a file have no boxes")
+        self.occupancy[MODEL].update_sample(said.occupancy, said.occupancy_ids - NOBODY, targets, receptive)
         grid = BevGrid.from_bounds(spec.data.occ_xbound, spec.data.occ_ybound)
-        vehicles = np.isin(result.forecasts.labels, spec.model.stage2.motion.vehicle_ids)
-        drawn = constant_velocity_occupancy(result.forecasts.boxes[vehicles], len(result.occupancy), grid)
-        self.occupancy[BASELINE].update_sample(*drawn, sample.targets, receptive)
+        vehicles = np.isin(agents.labels, vehicle_ids)
+        seg, ids = constant_velocity_occupancy(agents.boxes[vehicles], len(said.occupancy), grid)
+        self.occupancy[BASELINE].update_sample(seg, ids, targets, receptive)
 
     def merge(self, other: FutureScores) -> None:
-        for mine, theirs in ((self.planning, other.planning), (self.motion, other.motion), (self.occupancy, other.occupancy)):
-            for name, metric in mine.items():
-                metric.merge(theirs[name])
+        for name, planning in self.planning.items():
+            planning.merge(other.planning[name])
+        for name, motion in self.motion.items():
+            motion.merge(other.motion[name])
+        for name, occupancy in self.occupancy.items():
+            occupancy.merge(other.occupancy[name])
         self.agents_dropped += other.agents_dropped
 
     def compute(self) -> dict[str, Any]:
@@ -118,7 +124,8 @@ def ego_in_lidar(info: dict[str, Any]) -> NDArray[np.float64]:
     """The ego car's origin [2] in the lidar frame, metres; info: the pose of the lidar on the car."""
     from pyquaternion import Quaternion
 
-    return -Quaternion(info["lidar2ego_rotation"]).inverse.rotate(np.asarray(info["lidar2ego_translation"], float))[:2]
+    lidar = np.asarray(info["lidar2ego_translation"], float)
+    return -np.asarray(Quaternion(info["lidar2ego_rotation"]).inverse.rotate(lidar))[:2]
 
 
 def constant_velocity_occupancy(

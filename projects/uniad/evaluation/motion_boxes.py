@@ -39,7 +39,7 @@ def motion_labels(
     for i, name in enumerate(class_names):
         group = GROUPS.get(name)
         dropped = predicted and compat == UPSTREAM and name not in TRACKING_NAMES
-        if group in motion_names and not dropped:
+        if group is not None and group in motion_names and not dropped:
             table[i] = list(motion_names).index(group)
     labels = np.asarray(labels, np.int64)
     labels = np.where((labels >= 0) & (labels < len(class_names)), labels, len(class_names))

@@ -129,7 +129,7 @@ class OccupancyMetric:
             self.cells[i] += cell_counts(seg[part], gt_seg[part])
             self.panoptic[i] += panoptic_sums(ids[part], gt_ids[part])
 
-    def update_sample(self, seg: ArrayLike, ids: ArrayLike, targets: Targets, receptive_field: int = 3) -> None:
+    def update_sample(self, seg: NDArray, ids: NDArray, targets: Targets, receptive_field: int = 3) -> None:
         """One frame's seg and ids as for ``update``, and its labels, a batch of one.
 
         receptive_field: frames whose existence counts, up to and with now.

@@ -12,9 +12,10 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from nuscenes import NuScenes
@@ -118,7 +119,7 @@ def coverage(tokens: Collection[str], root: str | Path, version: str) -> Coverag
 
 
 @contextlib.contextmanager
-def _truth(results: Mapping[str, list[dict]], root: str, version: str) -> Iterator[tuple[NuScenes | None, str]]:
+def _truth(results: Mapping[str, list[dict]], root: str, version: str) -> Generator[tuple[NuScenes | None, str], None, None]:
     """Tables and split that the devkit scores ``results`` on; no tables where it opens the whole ones itself."""
     if coverage(results, root, version).whole:
         yield None, EVAL_SETS[version]
@@ -166,7 +167,7 @@ def evaluate_tracking(results: Mapping[str, list[dict]], root: str, version: str
             config_factory("tracking_nips_2019"), str(path), split, str(out / "track"), version, root, verbose=False
         )
         summary = evaluation.main(render_curves=False)
-    scores = {key: _number(summary[key]) for key in TRACK_KEYS}
+    scores: dict[str, Any] = {key: _number(summary[key]) for key in TRACK_KEYS}
     scores["per_class"] = {
         key: {name: _number(v) for name, v in summary["label_metrics"][key].items()}
         for key in ("amota", "amotp", "recall", "ids")

@@ -109,7 +109,8 @@ def _planning(scores: dict[str, Any]) -> list[str]:
             values: list[float | None] = []
             for infix in ("", "avg_"):
                 found = [scores[who].get(f"{key}_{infix}{t}s") for t in HORIZONS_S]
-                known = [None if v is None else v * scale for v in found]
-                values += [*known, None if None in known else sum(known) / len(known)]
+                known = [v * scale for v in found if v is not None]
+                values += [None if v is None else v * scale for v in found]
+                values.append(sum(known) / len(found) if len(known) == len(found) else None)
             lines.append(_row(WHO[who], values))
     return lines

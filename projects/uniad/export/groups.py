@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 
 import onnx
 
@@ -87,7 +88,7 @@ def _recorded(node: onnx.NodeProto) -> str | None:
     return None
 
 
-def _inherit(nodes: list[onnx.NodeProto], paths: list[str | None]) -> list[str]:
+def _inherit(nodes: Sequence[onnx.NodeProto], paths: list[str | None]) -> list[str]:
     """Fill the gaps: the path of the first reader, or else of the source of the first input that has one."""
     paths = list(paths)
     reader: dict[str, int] = {}

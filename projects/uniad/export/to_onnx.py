@@ -19,6 +19,7 @@ from uniad.export.passes import decompose_layer_norm, downgrade_opset, fix_casts
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
 from uniad.interface.contract import Contract
+from uniad.models.uniad import UniAD
 
 EXPORTER_OPSET = 18  # the oldest that PyTorch's exporter writes; downgrade_opset goes down from here
 SAMPLINGS = ("gridsample", "gather", "plugin")
@@ -61,7 +62,7 @@ def example_tensors(contract: Contract) -> tuple[torch.Tensor, ...]:
 
 
 def export_onnx(
-    model: torch.nn.Module,
+    model: UniAD,
     contract: Contract,
     path: str | Path,
     *,
@@ -84,6 +85,7 @@ def export_onnx(
             optimize=False,
             verbose=False,
         )
+        assert program is not None  # what dynamo=True gives
         _simplify(program.model)
     graph = keep_int32_indices(fix_casts(name_nodes(program.model_proto)))
     if plain_layer_norm and opset >= 17:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from uniad.interface.contract import Contract, pack_outputs, unpack_inputs
+from uniad.models.uniad import UniAD
 
 
 class ExportStep(nn.Module):
     """``model.step`` with the contract's tensors as positional arguments and results. Holds no state."""
 
-    def __init__(self, model: nn.Module, contract: Contract) -> None:
+    def __init__(self, model: UniAD, contract: Contract) -> None:
         super().__init__()
         self.model = model
         self.contract = contract

@@ -138,7 +138,9 @@ def _objects(infos: list[dict[str, Any]], version: str, path: str, there: Any) -
     except TypeError:
         number = next(n for n, boxes in enumerate(values["gt_boxes"]) if not hasattr(boxes, "__len__"))
         raise UserError(f"{there(number)}: gt_boxes is {values['gt_boxes'][number]!r}; needed is an array [m, 7]") from None
-    out = {key: kind.join(values[key], counts, lambda n, key=key: f"{there(n)}: {key}") for key, kind in OBJECTS.items()}
+    out: dict[str, Any] = {
+        key: kind.join(values[key], counts, lambda n, key=key: f"{there(n)}: {key}") for key, kind in OBJECTS.items()
+    }
     out["counts"] = counts
     frame = np.repeat(np.arange(len(infos)), counts)
     pairs = frame * (int(out["gt_inds"].max(initial=0)) + 1) + out["gt_inds"]

@@ -6,7 +6,7 @@ Only what is read here is stated; tables may hold more. Real tables have million
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from uniad.errors import UserError
 from uniad.formats import calibration as cal
 from uniad.formats.fields import Array, Flag, Text, Whole, column, duplicates, refuse
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 _TOKEN = Text("a token", empty=False)
 _LINK = Text("a token, or nothing")
@@ -108,7 +111,7 @@ _MAY_BE_EMPTY = {"prev", "next", "visibility_token"}
 # Share of the object that cameras see, by the level that the devkit's table spells out.
 VISIBILITY_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
 
-Record = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
+Record: TypeAlias = "dict[str, Any]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 def check_table(name: str, records: Any, path: str) -> list[Record]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Bounds = "tuple[float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Bounds: TypeAlias = "tuple[float, float, float]"  # in quotes: Python 3.8 prepares data for the upstream stack
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,6 @@ def heading(rotation: ArrayLike) -> Array:
 def rotate_2d(angle_rad: ArrayLike, points: ArrayLike) -> Array:
     """Turn points [..., n, 2] counter-clockwise by angle [...]."""
     angle = np.asarray(angle_rad, dtype=np.float64)[..., None]
-    points = np.asarray(points)
+    points = np.asarray(points, dtype=np.float64)
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack((points[..., 0] * cos - points[..., 1] * sin, points[..., 0] * sin + points[..., 1] * cos), axis=-1)

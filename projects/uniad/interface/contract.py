@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from uniad.config.spec import Spec
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
-from uniad.interface.types import Frame, State, StepOutputs, Tracks
+from uniad.interface.types import Frame, FrameArrays, State, StepOutputs, Tracks
 
 if TYPE_CHECKING:  # a car packs arrays, without PyTorch
     from torch import Tensor
 
 CONTRACT_VERSION = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Contract:
         """State to feed at the first frame, by input name."""
         return {f"state_{p.name}": np.full(p.shape, p.initial, p.dtype) for p in self.state}
 
-    def carry(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def carry(self, outputs: Mapping[str, T]) -> dict[str, T]:
         """The next frame's state inputs, from this frame's outputs."""
         return {f"state_{p.name}": outputs[f"next_{p.name}"] for p in self.state}
 
@@ -259,7 +260,7 @@ def contract_for(spec: Spec) -> Contract:
     return Contract(ports(*_FRAME, _COMMAND), ports(*_STATE), ports(*_OUTPUTS, *_FUTURE), merge, grid)
 
 
-def _lookup(owner: object, path: str) -> Tensor:
+def _lookup(owner: Any, path: str) -> Tensor:
     """The tensor at ``path``: names of fields, or numbers that index a leading axis (``-1``: the last layer)."""
     for part in path.split("."):
         owner = owner[int(part)] if part.lstrip("-").isdigit() else getattr(owner, part)
@@ -281,7 +282,7 @@ def as_array(value: Tensor | np.ndarray) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
-def frame_feeds(contract: Contract, frame: Frame) -> dict[str, np.ndarray]:
+def frame_feeds(contract: Contract, frame: Frame | FrameArrays) -> dict[str, np.ndarray]:
     """A frame of tensors or of arrays as named arrays, in the dtypes of the graph inputs."""
     return {p.name: as_array(_lookup(frame, p.path)).astype(p.dtype, copy=False) for p in contract.frame}
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # a car runs an engine without PyTorch
+    import numpy as np
     from torch import Tensor
 
 EGO_ID = -2  # of the ego query: never a track, never matched
@@ -39,6 +40,19 @@ class Frame(NamedTuple):
     time_s: Tensor  # [B] float32, seconds since the scene's first frame
     scene_start: Tensor  # [B] bool: drop tracks and previous BEV before this frame
     command: Tensor  # [B] int32: 0 right, 1 left, 2 straight
+
+
+class FrameArrays(NamedTuple):
+    """A ``Frame`` of arrays: a car makes its input without PyTorch."""
+
+    img: np.ndarray
+    lidar2img: np.ndarray
+    can_bus: np.ndarray
+    l2g_r: np.ndarray
+    l2g_t: np.ndarray
+    time_s: np.ndarray
+    scene_start: np.ndarray
+    command: np.ndarray
 
 
 class Tracks(NamedTuple):

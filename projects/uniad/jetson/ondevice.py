@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from uniad.backends.trtexec import undo_rounding
 from uniad.engines import jetpack
 from uniad.errors import UserError, run_cli
 from uniad.postprocess.map_merge import finish_lanes
-from uniad.verify.compare import compare
+from uniad.verify.compare import Report, compare
 from uniad.verify.tolerances import Tolerance
 
 ONNX, SEQUENCE, PLAN, OUT = "model.onnx", "sequence.npz", "plan.json", "out"
@@ -181,17 +183,17 @@ def _verify_card(engine: Path, plan: dict) -> None:
         raise UserError(f"{engine}: built on {card['device']['model']}, this is {model}; build it again with run.sh")
 
 
-def verify(here: Path, plan: dict, tool: trtexec.Trtexec, engine: Path, keep: str | None = None):
+def verify(here: Path, plan: dict, tool: trtexec.Trtexec, engine: Path, keep: str | None = None) -> tuple[Report, dict]:
     """(Report of a replay with the state fed back, feeds of the last frame)."""
     sequence = load_sequence(here / SEQUENCE, plan)
     runner = trtexec.TrtexecEngine(tool, engine, plan["outputs"])
     state, outputs, feeds = initial_state(plan), [], {}
     for i, frame in enumerate(sequence.feeds):
         feeds = {**frame, **state}
-        if keep:
-            folder = Path(keep) / f"{i:03d}"
+        folder = (Path(keep) / f"{i:03d}").resolve() if keep else None
+        if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        got = runner.infer(feeds, folder.resolve() if keep else None)
+        got = runner.infer(feeds, folder)
         if not runner.exact:
             got = undo_rounding(got, frame, plan["passed_on"])
         state = {name: got[source] for source, name in plan["card"]["contract"]["feedback"].items()}
@@ -199,7 +201,7 @@ def verify(here: Path, plan: dict, tool: trtexec.Trtexec, engine: Path, keep: st
     return judged(outputs, sequence, plan), feeds
 
 
-def judge_files(here: Path, plan: dict, folder: Path):
+def judge_files(here: Path, plan: dict, folder: Path) -> Report:
     """Report on outputs that trtexec left in FOLDER/000, 001, ...: raw files or outputs.json."""
     sequence = load_sequence(here / SEQUENCE, plan)
     outputs = []
@@ -215,16 +217,31 @@ def judge_files(here: Path, plan: dict, folder: Path):
     return judged(outputs, sequence, plan)
 
 
-def judged(outputs: list, sequence, plan: dict):
+def judged(outputs: list, sequence: Recorded, plan: dict) -> Report:
     """Compare by the tolerances that the bundle carries."""
     limits = {name: float("inf") if value is None else value for name, value in plan["tolerance"].items()}
     return compare(outputs, sequence, contract_of(plan), "trtexec", plan["precision"], limit=Tolerance(**limits))
 
 
-def contract_of(plan: dict) -> SimpleNamespace:
+class Merge(NamedTuple):
+    """A card's ``map_merge``."""
+
+    num_classes: int
+    quality_threshold: float
+    overlap_threshold: float
+    mask_threshold: float
+
+
+class Judged(NamedTuple):
     """As much of a contract as comparing needs."""
+
+    map_merge: Merge
+    has_stage2: bool
+
+
+def contract_of(plan: dict) -> Judged:
     contract = plan["card"]["contract"]
-    return SimpleNamespace(map_merge=SimpleNamespace(**contract["map_merge"]), has_stage2="occ_grid" in contract)
+    return Judged(Merge(**contract["map_merge"]), "occ_grid" in contract)
 
 
 def initial_state(plan: dict) -> dict:
@@ -232,8 +249,19 @@ def initial_state(plan: dict) -> dict:
     return {i["name"]: np.full(i["shape"], i["initial"], i["dtype"]) for i in inputs if "initial" in i}
 
 
-def load_sequence(path: Path, plan: dict):
+@dataclass
+class Recorded:
     """Frames, expected outputs and end state of a recorded sequence."""
+
+    feeds: list
+    expected: list
+    end_state: dict
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+
+def load_sequence(path: Path, plan: dict) -> Recorded:
     contract = plan["card"]["contract"]
     states = [name[len("state_") :] for name in contract["feedback"].values()]
     outputs = [o["name"] for o in contract["outputs"] if o["name"] not in contract["feedback"]]
@@ -251,10 +279,6 @@ def load_sequence(path: Path, plan: dict):
         expected.append({name: arrays[f"f{i}/out/{name}"] for name in outputs})
     end = {name: arrays[f"end/{name}"] for name in states}
 
-    class Recorded(SimpleNamespace):
-        def __len__(self) -> int:
-            return len(self.feeds)
-
     return Recorded(feeds=feeds, expected=expected, end_state=end)
 
 
@@ -268,7 +292,7 @@ def _check_disk(folder: Path, needed: int, spare_mib: int) -> None:
         )
 
 
-def _verdict(report, plan: dict) -> str:
+def _verdict(report: Report, plan: dict) -> str:
     worst = {"plan_m": "plan", "boxes_m": "boxes"}
     off = ", ".join(f"{label} {report.worst[row]:.2g} m" for row, label in worst.items() if row in report.worst)
     return f"{'right' if report.ok else 'WRONG'} over {report.frames} frames, {report.tracks} tracks, {plan['precision']}: {off}"
@@ -296,5 +320,6 @@ def digest_of(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     run_cli(main)

@@ -57,12 +57,17 @@ class Remote:
     _kept: list = field(default_factory=list, compare=False)  # folder and process of the kept connection
 
     def __post_init__(self) -> None:
-        if not TARGET.match(self.target):
+        self._parts()
+
+    def _parts(self) -> re.Match[str]:
+        found = TARGET.match(self.target)
+        if found is None:
             raise UserError(f"JETSON={self.target}: should be user@host or user@host:port, or bundle")
+        return found
 
     @property
     def _host(self) -> tuple[str, list[str]]:
-        found = TARGET.match(self.target)
+        found = self._parts()
         user, host, port = found.group(1) or "", found.group(2).strip("[]"), found.group(3)
         return user + host, ["-p", port[1:]] if port else []
 
@@ -103,7 +108,7 @@ class Remote:
 
     def run(self, script: str, stdin=subprocess.DEVNULL) -> str:
         """What ``script`` prints. Raises UserError when it fails, ConnectionLost when the connection does."""
-        done = self._start(script, stdin=stdin, stdout=subprocess.PIPE)
+        done = self._start(script, stdin)
         if done.returncode:
             raise self._failure(done)
         _, begun, output = done.stdout.decode("utf8", "replace").rpartition(f"{BEGIN}\n")
@@ -123,10 +128,9 @@ class Remote:
         except ValueError:
             raise UserError(f"{self.target}: asked for {what}, it says: {' '.join(output.split())[:80]}") from None
 
-    def _start(self, script: str, **pipes) -> subprocess.CompletedProcess:
+    def _start(self, script: str, stdin: int | IO[bytes]) -> subprocess.CompletedProcess[bytes]:
         try:
-            usual = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-            return subprocess.run(self.command(_marked(script)), **{**usual, **pipes})
+            return subprocess.run(self.command(_marked(script)), stdin=stdin, capture_output=True)
         except FileNotFoundError:
             raise UserError("ssh was not found: install OpenSSH's client (openssh-client)") from None
 
@@ -202,6 +206,7 @@ class Remote:
         with tempfile.TemporaryFile() as errors:
             command = self.command(_marked(script))
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+            assert process.stdout is not None  # a pipe, see above
             try:
                 if any(line.rstrip(b"\n") == BEGIN.encode() for line in process.stdout):
                     shutil.copyfileobj(process.stdout, handle)
@@ -224,6 +229,7 @@ class Remote:
             text=True,
             errors="replace",
         )
+        assert process.stdout is not None and process.stderr is not None  # pipes, see above
         try:
             begun = False
             for line in process.stdout:

@@ -61,7 +61,7 @@ class Criterion(nn.Module):
         return track_losses(terms, self.spec.track_loss, self.reduce_mean)
 
     def match_map(self, queries: MapQueries, targets: Targets) -> MapMatch:
-        """Which map queries answer for the elements of the clip's last frame: ``mapping`` needs masks of those."""
+        """Which map queries answer for the elements of the clip's last frame: ``map_losses`` needs masks of those."""
         return match_map(queries, targets, self.canvas, self.spec.map_loss)
 
     def map_losses(self, queries: MapQueries, match: MapMatch, masks: LearntMasks) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ def occ_losses(
     reduce_mean averages a tensor over processes; it is called once, with the samples' numbers of agents [B]. A batch's loss is
     the mean of what its samples give alone.
     """
+    if raw.mask_logits is None:
+        raise ValueError("losses are of what the head predicts in training, with its masks")
     gt = occ_targets(matched_gt, raw.valid, targets, spec)
     count = reduce_mean(gt.agents.sum(1).float()).clamp(min=1)
     out = {}

@@ -82,7 +82,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for stage, count in enumerate(_BLOCKS[spec.depth][: spec.num_stages]):
             width = spec.base_channels * 2**stage
-            blocks = []
+            blocks: list[nn.Module] = []
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(

@@ -5,12 +5,15 @@ Axis letters as in types.py, and Z: points of a BEV cell's pillar. ``grid_hw`` i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from uniad.config.spec import BevSpec
 from uniad.interface.pillars import MIN_DEPTH, camera_slots
-from uniad.models.layers import FFN, init_linear, init_sampling
+from uniad.models.decoder import DetectionDecoder
+from uniad.models.layers import FFN, init_linear, init_sampling, linear_of
 from uniad.models.precision import full_precision
 from uniad.ops.camera_attention import camera_attention
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, level_sizes
@@ -165,7 +168,7 @@ class PerceptionTransformer(nn.Module):
     """What stands at ``pts_bbox_head.transformer`` in published checkpoints: BEV encoder, its embeddings, and the detection
     decoder, which the caller builds and runs."""
 
-    def __init__(self, spec: BevSpec, decoder: nn.Module) -> None:
+    def __init__(self, spec: BevSpec, decoder: DetectionDecoder) -> None:
         super().__init__()
         self.spec = spec
         dim = spec.embed_dims
@@ -186,12 +189,13 @@ class PerceptionTransformer(nn.Module):
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
         for module in self.modules():
-            if module is not self and hasattr(module, "init_weights"):
-                module.init_weights()
+            init: Any = getattr(module, "init_weights", None)
+            if module is not self and init is not None:
+                init()
         nn.init.normal_(self.level_embeds)
         nn.init.normal_(self.cams_embeds)
-        init_linear(self.can_bus_mlp[0])
-        init_linear(self.can_bus_mlp[2])
+        init_linear(linear_of(self.can_bus_mlp, 0))
+        init_linear(linear_of(self.can_bus_mlp, 2))
 
     def bev_features(
         self,

@@ -6,7 +6,7 @@ streams of their own become branches of the graph, which the GPU runs at the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ _idle: list[torch.cuda.Stream] | None = None  # streams that no part is on; None
 
 
 @contextmanager
-def on_streams(streams: list[torch.cuda.Stream]) -> Iterator[None]:
+def on_streams(streams: list[torch.cuda.Stream]) -> Generator[None, None, None]:
     """Within, ``run_concurrently`` uses ``streams`` and adds to them what it lacks. Pass the same list to a warm-up and to the
     recording: libraries keep a workspace for each stream."""
     global _idle

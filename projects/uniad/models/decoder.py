@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from uniad.config.spec import DecoderSpec, Range6
 from uniad.interface.types import DetOutput
 from uniad.models.attention import PADDED_LOGIT
-from uniad.models.layers import BIAS_OF_PRIOR, FFN, DeformableAttention, ResidualAttention, inverse_sigmoid
+from uniad.models.layers import (
+    BIAS_OF_PRIOR,
+    FFN,
+    DeformableAttention,
+    ModuleListOf,
+    ResidualAttention,
+    inverse_sigmoid,
+    linear_of,
+)
 from uniad.models.precision import full_precision
 from uniad.models.track import to_metres
 
@@ -32,7 +40,7 @@ class DecoderLayer(nn.Module):
                 DeformableAttention(dim, spec.num_heads, 1, spec.num_points, CROSS_DROPOUT),
             ]
         )
-        self.ffns = nn.ModuleList([FFN(dim, spec.ffn_dims, spec.ffn_dropout)])
+        self.ffns: ModuleListOf[FFN] = ModuleListOf([FFN(dim, spec.ffn_dims, spec.ffn_dropout)])
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(3)])
 
     def forward(
@@ -49,9 +57,11 @@ class DetectionDecoder(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([DecoderLayer(spec) for _ in range(spec.num_layers)])
+        self.layers: ModuleListOf[DecoderLayer] = ModuleListOf([DecoderLayer(spec) for _ in range(spec.num_layers)])
         for layer in self.layers:
-            for linear in (layer.ffns[0].layers[0][0], layer.ffns[0].layers[1], layer.attentions[0].attn.out_proj):
+            attention, ffn = layer.attentions[0], layer.ffns[0]
+            assert isinstance(attention, ResidualAttention)
+            for linear in (ffn.first, ffn.second, attention.attn.out_proj):
                 nn.init.xavier_uniform_(linear.weight)
 
 
@@ -63,7 +73,7 @@ class DetectionBranches(nn.Module):
         dim, layers = spec.embed_dims, range(spec.num_layers)
         self.trajectory_steps = spec.past_steps + spec.fut_steps
         self.cls_branches = nn.ModuleList([_class_branch(dim, spec.num_classes) for _ in layers])
-        self.reg_branches = nn.ModuleList([_branch(dim, 10) for _ in layers])
+        self.reg_branches: ModuleListOf[nn.Sequential] = ModuleListOf([_branch(dim, 10) for _ in layers])
         self.past_traj_reg_branches = nn.ModuleList([_branch(dim, self.trajectory_steps * 2) for _ in layers])
 
     def regress(self, layer: int, x: Tensor) -> Tensor:
@@ -98,7 +108,7 @@ def detect(
     padded = ~valid
     pos, x = query.chunk(2, dim=-1)
     ref = ref_pts.float().sigmoid()
-    depth = len(decoder.layers)
+    depth, centre = len(decoder.layers), ref
     cls, boxes, trajectories, features = [], [], [], []
     for i, layer in enumerate(decoder.layers):
         x = layer(x, pos, bev, bev_hw, ref[..., :2], padded)
@@ -130,5 +140,5 @@ def _class_branch(dim: int, classes: int) -> nn.Sequential:
         nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True),
         nn.Linear(dim, classes),
     )  # fmt: skip
-    nn.init.constant_(branch[-1].bias, BIAS_OF_PRIOR)
+    nn.init.constant_(linear_of(branch, -1).bias, BIAS_OF_PRIOR)
     return branch

@@ -7,6 +7,8 @@ looks odd, that is why.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,11 @@ from torch import Tensor, nn
 from uniad.models.attention import MultiheadAttention
 from uniad.ops.deformable_attention import SpatialShapes, deformable_attention, first_level_of_many, level_sizes
 
-__all__ = ["BIAS_OF_PRIOR", "FFN", "DeformableAttention", "LearnedPositionalEncoding", "MultiheadAttention", "ResidualAttention",
-           "init_linear", "inverse_sigmoid", "init_offsets", "sine_position"]
+__all__ = ["BIAS_OF_PRIOR", "FFN", "DeformableAttention", "LearnedPositionalEncoding", "ModuleListOf", "MultiheadAttention",
+           "ResidualAttention", "init_linear", "inverse_sigmoid", "linear_of", "init_offsets", "sine_position"]
 
 BIAS_OF_PRIOR = -math.log((1.0 - 0.01) / 0.01)  # of class logits: an untrained model gives 1 % (Lin et al. 2017)
+M = TypeVar("M", bound=nn.Module)
 EPS = 1e-5  # of inverse_sigmoid: outside pc_range references saturate at +-11.5, which the next frame relies on
 
 
@@ -27,7 +30,30 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     return torch.log(x.clamp(min=EPS) / (1.0 - x).clamp(min=EPS))
 
 
-def init_linear(linear: nn.Linear) -> None:
+if TYPE_CHECKING:
+
+    class ModuleListOf(nn.ModuleList, Generic[M]):
+        """A ModuleList whose elements have a type."""
+
+        def __init__(self, modules: Iterable[M]) -> None: ...
+        @overload
+        def __getitem__(self, idx: int) -> M: ...
+        @overload
+        def __getitem__(self, idx: slice) -> ModuleListOf[M]: ...
+        def __iter__(self) -> Iterator[M]: ...
+else:
+    ModuleListOf = nn.ModuleList
+
+
+def linear_of(layers: nn.Sequential, index: int) -> nn.Linear:
+    """The linear layer at that place."""
+    linear = layers[index]
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"layer {index} is a {type(linear).__name__}")
+    return linear
+
+
+def init_linear(linear: nn.Linear | nn.Conv2d) -> None:
     """Xavier weights and no bias, as every projection of upstream's model starts."""
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
@@ -47,7 +73,17 @@ def init_offsets(num_heads: int, repeat: int, num_points: int) -> Tensor:
     return ring.expand(num_heads, repeat, num_points, 2).reshape(-1).clone()
 
 
-def init_sampling(module: nn.Module, repeat: int) -> None:
+class Sampling(Protocol):
+    """What deformable attentions have in common."""
+
+    num_heads: int
+    num_points: int
+    sampling_offsets: nn.Linear
+    attention_weights: nn.Linear
+    value_proj: nn.Linear
+
+
+def init_sampling(module: Sampling, repeat: int) -> None:
     """Start a deformable attention: offsets on the ring, equal weights, Xavier projections."""
     nn.init.zeros_(module.sampling_offsets.weight)
     with torch.no_grad():
@@ -55,8 +91,9 @@ def init_sampling(module: nn.Module, repeat: int) -> None:
     nn.init.zeros_(module.attention_weights.weight)
     nn.init.zeros_(module.attention_weights.bias)
     init_linear(module.value_proj)
-    if hasattr(module, "output_proj"):
-        init_linear(module.output_proj)
+    output_proj = getattr(module, "output_proj", None)
+    if output_proj is not None:
+        init_linear(output_proj)
 
 
 class FFN(nn.Module):
@@ -69,6 +106,16 @@ class FFN(nn.Module):
             nn.Linear(hidden, dim),
             nn.Dropout(dropout),
         )
+
+    @property
+    def first(self) -> nn.Linear:
+        hidden = self.layers[0]
+        assert isinstance(hidden, nn.Sequential)
+        return linear_of(hidden, 0)
+
+    @property
+    def second(self) -> nn.Linear:
+        return linear_of(self.layers, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)

@@ -20,9 +20,11 @@ from uniad.models.layers import (
     BIAS_OF_PRIOR,
     FFN,
     DeformableAttention,
+    ModuleListOf,
     ResidualAttention,
     init_linear,
     inverse_sigmoid,
+    linear_of,
     sine_position,
 )
 from uniad.models.map_masks import MaskHead, Masks, cell_masks_to_canvas
@@ -111,14 +113,16 @@ class MapHead(nn.Module):
         h, w = spec.bev_hw
         self.transformer = MapTransformer(spec)
         self.bev_embedding = nn.Embedding(h * w, dim)  # never used; published checkpoints carry it
-        self.cls_branches = nn.ModuleList([nn.Linear(dim, spec.num_things) for _ in layers])
-        self.reg_branches = nn.ModuleList([_box_branch(dim) for _ in layers])
+        self.cls_branches: ModuleListOf[nn.Linear] = ModuleListOf([nn.Linear(dim, spec.num_things) for _ in layers])
+        self.reg_branches: ModuleListOf[nn.Sequential] = ModuleListOf([_box_branch(dim) for _ in layers])
         self.query_embedding = nn.Embedding(spec.num_query, 2 * dim)  # position half, feature half
         self.stuff_query = nn.Embedding(spec.num_stuff, 2 * dim)  # feature half, position half
         things = range(spec.things_mask_layers)
-        self.reg_branches2 = nn.ModuleList([_box_branch(dim) for _ in things])  # trained with weight 0 only
-        self.cls_thing_branches = nn.ModuleList([nn.Linear(dim, spec.num_things) for _ in things])  # likewise
-        self.cls_stuff_branches = nn.ModuleList([nn.Linear(dim, 1) for _ in range(spec.stuff_mask_layers)])
+        # These two are trained with weight 0 only.
+        self.reg_branches2: ModuleListOf[nn.Sequential] = ModuleListOf([_box_branch(dim) for _ in things])
+        self.cls_thing_branches: ModuleListOf[nn.Linear] = ModuleListOf([nn.Linear(dim, spec.num_things) for _ in things])
+        stuff = range(spec.stuff_mask_layers)
+        self.cls_stuff_branches: ModuleListOf[nn.Linear] = ModuleListOf([nn.Linear(dim, 1) for _ in stuff])
         self.things_mask_head = MaskHead(dim, spec.num_heads, spec.things_mask_layers)
         self.stuff_mask_head = MaskHead(dim, spec.num_heads, spec.stuff_mask_layers, self_attn=True)
         self.register_buffer("cell_code", sine_position((h, w), dim).flatten(1).t().contiguous(), persistent=False)
@@ -128,8 +132,8 @@ class MapHead(nn.Module):
     def _init_weights(self) -> None:
         for module in self.transformer.modules():
             if isinstance(module, FFN):
-                init_linear(module.layers[0][0])
-                init_linear(module.layers[1])
+                init_linear(module.first)
+                init_linear(module.second)
             elif isinstance(module, ResidualAttention):
                 nn.init.xavier_uniform_(module.attn.out_proj.weight)
         init_linear(self.transformer.reference_points)
@@ -137,9 +141,10 @@ class MapHead(nn.Module):
         for branch in (*self.cls_branches, *self.cls_thing_branches, *self.cls_stuff_branches):
             nn.init.constant_(branch.bias, BIAS_OF_PRIOR)
         for branch in (*self.reg_branches, *self.reg_branches2):
-            nn.init.zeros_(branch[-1].weight)
-            nn.init.zeros_(branch[-1].bias)
-        nn.init.constant_(self.reg_branches[0][-1].bias[2:], -2.0)  # first boxes span an eighth of the canvas
+            last = linear_of(branch, -1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        nn.init.constant_(linear_of(self.reg_branches[0], -1).bias[2:], -2.0)  # first boxes span an eighth of the canvas
 
     def forward(self, bev_BSD: Tensor) -> MapOutput:
         """The map of a frame. bev: [B, S, D], cells row by row."""
@@ -152,7 +157,7 @@ class MapHead(nn.Module):
         pos_RD, query_RD = self.query_embedding.weight.chunk(2, dim=1)
         pos, x = pos_RD.expand(batch, -1, -1), query_RD.expand(batch, -1, -1)
         box = self.transformer.reference_points(pos).float().sigmoid()  # a point before the first layer, then boxes
-        cls, boxes = [], []
+        cls, boxes, reference = [], [], box
         for i, layer in enumerate(self.transformer.decoder.layers):
             x = layer(x, pos, memory, box, self.spec.bev_hw)
             reference = inverse_sigmoid(box)

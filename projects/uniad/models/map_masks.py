@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uniad.models.layers import linear_of
+
 NORM_EPS = 1e-6
 
 
@@ -71,7 +73,7 @@ class MaskAttention(nn.Module):
 
     def mask(self, logits_BHGS: Tensor) -> Tensor:
         """Masks [B, G, S]: a two-layer perceptron over the heads, as 1x1 convolutions so that nothing is permuted."""
-        mix, head = self.linear_l1[0], self.linear[0]
+        mix, head = linear_of(self.linear_l1, 0), linear_of(self.linear, 0)
         x = F.relu(F.conv2d(logits_BHGS, mix.weight[..., None, None], mix.bias))
         return F.relu(F.conv2d(x, head.weight[..., None, None], head.bias)).squeeze(1)
 

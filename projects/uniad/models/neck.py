@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniad.config.spec import NeckSpec
+from uniad.models.layers import init_linear
 
 
 class _Conv(nn.Module):
@@ -14,8 +15,7 @@ class _Conv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2)
-        nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        init_linear(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

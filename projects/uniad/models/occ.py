@@ -17,6 +17,7 @@ from uniad.config.spec import OccSpec
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Agents, MotionOutput, OccOutput
+from uniad.models.layers import linear_of
 from uniad.models.occ_layers import (
     MLP,
     CellTransformer,
@@ -193,8 +194,9 @@ class BoxDrawer(nn.Module):
         self.register_buffer("x", grid.x_min + grid.cell_x * torch.arange(grid.columns).float(), persistent=False)
         self.register_buffer("y", grid.y_min + grid.cell_y * torch.arange(grid.rows).float(), persistent=False)
         self.correction = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, num_steps * 3))  # m, m, rad
-        nn.init.zeros_(self.correction[-1].weight)
-        nn.init.zeros_(self.correction[-1].bias)
+        last = linear_of(self.correction, -1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.log_gain = nn.Parameter(torch.full((num_steps,), self.GAIN).log())
         self.margin = nn.Parameter(torch.full((num_steps,), 0.5))  # cells
 

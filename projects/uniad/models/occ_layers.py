@@ -37,6 +37,11 @@ class GridSlicer(nn.Module):
     indices, which cost less than a general sampler and exist everywhere. All positions are in metres.
     """
 
+    x_lo: Tensor  # indices
+    x_hi: Tensor
+    y_lo: Tensor
+    y_hi: Tensor
+
     def __init__(
         self, map_hw: tuple[int, int], map_centres: tuple[float, float, float, float], grid: BevGrid
     ) -> None:
@@ -99,7 +104,7 @@ class HalvingBottleneck(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         half = dim // 2
-        self.layers = nn.Sequential(OrderedDict(
+        self.layers = nn.Sequential(OrderedDict[str, nn.Module](
             conv_down_project=nn.Conv2d(dim, half, 1, bias=False),
             abn_down_project=_norm_relu(half),
             conv=nn.Conv2d(half, half, 3, stride=2, padding=1, bias=False),
@@ -107,7 +112,7 @@ class HalvingBottleneck(nn.Module):
             conv_up_project=nn.Conv2d(half, dim, 1, bias=False),
             abn_up_project=_norm_relu(dim),
         ))  # fmt: skip
-        self.projection = nn.Sequential(OrderedDict(
+        self.projection = nn.Sequential(OrderedDict[str, nn.Module](
             conv_skip_proj=nn.Conv2d(dim, dim, 1, bias=False), bn_skip_proj=nn.BatchNorm2d(dim)
         ))  # fmt: skip
 
@@ -141,7 +146,7 @@ class UpsampleAdd(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return resize(self.upsample_layer(x), tuple(skip.shape[-2:])) + skip
+        return resize(self.upsample_layer(x), (skip.shape[-2], skip.shape[-1])) + skip
 
 
 def resize(x: Tensor, hw: tuple[int, int]) -> Tensor:

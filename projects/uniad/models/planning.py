@@ -33,7 +33,7 @@ class SingleQueryAttention(MultiheadAttention):
     rest of the layer, and an activation of that size to keep for the backward pass. The numbers are the same.
     """
 
-    def forward(self, query: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]  shares its weights alone
         """query [B, R, D], memory [B, S, D] -> [B, R, D]."""
         dim, heads = query.shape[-1], self.num_heads
         w_q, w_k, w_v = (w.unflatten(0, (heads, -1)) for w in self.in_proj_weight.chunk(3))  # [heads, D / heads, D] each

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def full_precision(like: Tensor) -> AbstractContextManager:
@@ -16,3 +16,9 @@ def full_precision(like: Tensor) -> AbstractContextManager:
     """
     device = like.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def to_channels_last(*parts: nn.Module) -> None:
+    """Lay parameters and buffers out as convolutions of half precision want them, in place."""
+    for part in parts:
+        part.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]  torch's overloads leave it out

@@ -120,10 +120,10 @@ class ReferencePoints(nn.Linear):
     def __init__(self, dim: int) -> None:
         super().__init__(dim, 3)
 
-    def forward(self, query: Tensor) -> Tensor:
-        """query: [..., 2D] -> [..., 3], inverse sigmoid of the fraction of pc_range."""
-        with full_precision(query):
-            return super().forward(query[..., : self.in_features].float())
+    def forward(self, input: Tensor) -> Tensor:
+        """Queries [..., 2D] -> [..., 3], inverse sigmoid of the fraction of pc_range."""
+        with full_precision(input):
+            return super().forward(input[..., : self.in_features].float())
 
 
 def _init_xavier(module: nn.Module) -> None:

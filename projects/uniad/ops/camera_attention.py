@@ -57,7 +57,7 @@ def camera_attention(
     loc = (ref[:, :, None, None, None] + offset).flatten(4, 5)  # [B*N, K, H, L, P, 2]
     out = deformable_attention(value_BNVHD.flatten(0, 1), spatial_shapes, loc, weight)  # [B*N, K, H*D]
     out = out.unflatten(0, (b, n))
-    total = None
+    total: Tensor | None = None
     for camera in range(n):  # one camera at a time: six gathered BEVs at once would be the largest tensor of the model
         part, hit = out[:, camera], hit_BNS[:, camera]
         if rank is not None:
@@ -65,6 +65,7 @@ def camera_attention(
             part, hit = _rows(part.flatten(0, 1), index), hit & (rank[:, camera] < slots)
         part = torch.where(hit.unsqueeze(-1), part, torch.zeros_like(part))
         total = part if total is None else total + part
+    assert total is not None  # a rig has a camera
     return total / seen.to(total.dtype)
 
 

@@ -83,13 +83,15 @@ def _by_grid_sample(value: Tensor, spatial_shapes: SpatialShapes, loc: Tensor, w
     grid = (loc.float() * 2.0 - 1.0).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L, B*H, Q, P, 2]
     weight = weight.float().permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)  # [L, B*H, 1, Q, P]
     maps = value.float().permute(0, 2, 3, 1).flatten(0, 1)  # [B*H, D, V]
-    out, start = None, 0
+    out: Tensor | None = None
+    start = 0
     for level, (h, w) in enumerate(spatial_shapes):
         level_map = maps[..., start : start + h * w].unflatten(-1, (h, w))
         sampled = F.grid_sample(level_map, grid[level], mode="bilinear", padding_mode="zeros", align_corners=False)
         part = (sampled * weight[level]).sum(-1)  # [B*H, D, Q]
         out = part if out is None else out + part
         start += h * w
+    assert out is not None  # there is a level
     return out.view(b, heads * dim, queries).transpose(1, 2).to(value.dtype)
 
 
@@ -99,7 +101,8 @@ def _by_gather(value: Tensor, spatial_shapes: SpatialShapes, loc: Tensor, weight
     loc = loc.float().permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L, B*H, Q, P, 2]
     weight = weight.float().permute(3, 0, 2, 1, 4).flatten(1, 2)  # [L, B*H, Q, P]
     rows = value.transpose(1, 2).flatten(0, 1)  # [B*H, V, D]
-    out, start = None, 0
+    out: Tensor | None = None
+    start = 0
     for level, (h, w) in enumerate(spatial_shapes):
         padded = pad_rows(rows[:, start : start + h * w], (h, w))
         step = padded.shape[1]
@@ -112,6 +115,7 @@ def _by_gather(value: Tensor, spatial_shapes: SpatialShapes, loc: Tensor, weight
             part = (taken.float() * (factor * weight[level]).unsqueeze(-1)).sum(2)  # [B*H, Q, D]
             out = part if out is None else out + part
         start += h * w
+    assert out is not None  # there is a level
     return out.view(b, heads, queries, dim).transpose(1, 2).flatten(2).to(value.dtype)
 
 

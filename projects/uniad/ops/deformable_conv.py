@@ -73,11 +73,13 @@ def _gather_taps(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     count, channels, h, w = maps.shape
     padded = pad_rows(maps.flatten(2).transpose(1, 2), (h, w))
     base = torch.arange(count, dtype=torch.int32, device=maps.device).view(-1, 1, 1, 1) * padded.shape[1]
-    flat, out = padded.flatten(0, 1), None
+    flat = padded.flatten(0, 1)
+    out: Tensor | None = None
     for index, factor in corners(x, y, (h, w)):
         taken = flat.index_select(0, (index + base).flatten()).view(*x.shape, channels)
         part = taken.float() * factor.unsqueeze(-1)
         out = part if out is None else out + part
+    assert out is not None  # a cell has corners
     return out.permute(0, 4, 1, 2, 3)
 
 
@@ -93,8 +95,8 @@ class DeformConv2d(nn.Module):
         self.conv_offset = nn.Conv2d(in_channels, groups * 3 * kernel * kernel, kernel, stride, padding)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         # Starts as a plain convolution at half strength: no offset, mask sigmoid(0).
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """[M, C, h, w] -> [M, O, ho, wo]"""

@@ -9,7 +9,7 @@ All compute the same numbers. Outside an export the fastest one for the device i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
@@ -30,7 +30,7 @@ def get_sampling() -> str | None:
 
 
 @contextlib.contextmanager
-def sampling_as(sampling: str | None) -> Iterator[None]:
+def sampling_as(sampling: str | None) -> Generator[None, None, None]:
     """Choose the operators for the length of a ``with`` block."""
     before = _chosen
     set_sampling(sampling)

@@ -70,12 +70,12 @@ def near_obstacles(
     predicted frame see that frame.
     """
     whole_metres = (compat or CompatSpec()).collision_pixels == UPSTREAM
-    if not whole_metres and grid is None:
+    if grid is None and not whole_metres:
         raise UserError("collision_pixels=fixed needs the bounds of the occupancy grid; pass grid=(xbound, ybound)")
     found = []
     for t in range(len(plan)):
         row_col = np.argwhere(occ[min(t + 1, len(occ) - 1)])
-        if whole_metres:
+        if grid is None or whole_metres:
             centre = (row_col[:, ::-1] - np.array(spec.bev_hw) // 2) * CELL_M + CELL_M / 2
             centre = np.trunc(centre)
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,15 @@ class Plan:
     command: int
 
 
+class Stage2Result(NamedTuple):
+    """What the heads of stage 2 add to a ``Result``, all of it there."""
+
+    forecasts: Forecasts
+    occupancy: NDArray[np.bool_]
+    occupancy_ids: NDArray[np.int64]
+    plan: Plan
+
+
 @dataclass(frozen=True)
 class Result:
     """Everything of one frame. forecasts, occupancy, occupancy_ids and plan are None for a model of stage 1."""
@@ -87,6 +97,13 @@ class Result:
     timings_ms: dict[str, float] = field(default_factory=dict)  # load (of a recorded frame), preprocess, step, postprocess
     drivable_value: Array | None = None  # [h, w] mask value, drivable where above 0.5; files do not hold it
     agents_dropped: int = 0  # tracks in range that found no agent slot; files do not hold it
+
+    @property
+    def stage2(self) -> Stage2Result | None:
+        """Forecasts, occupancy and plan; None for a model of stage 1."""
+        if self.forecasts is None or self.occupancy is None or self.occupancy_ids is None or self.plan is None:
+            return None
+        return Stage2Result(self.forecasts, self.occupancy, self.occupancy_ids, self.plan)
 
 
 def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Spec) -> Result:

@@ -61,7 +61,7 @@ def to_annotations(
             continue
         # The stored yaw runs clockwise from the axis pointing left; nuScenes counts from x, counter-clockwise.
         heading = global_from_lidar * Quaternion(axis=[0, 0, 1], radians=-box[6] - np.pi / 2)
-        velocity = global_from_lidar.rotate(np.array([box[7], box[8], 0.0]))[:2]
+        velocity = np.asarray(global_from_lidar.rotate(np.array([box[7], box[8], 0.0])))[:2]
         moving = np.hypot(box[7], box[8]) > MOVING_MPS
         entry = {
             "sample_token": info["token"],

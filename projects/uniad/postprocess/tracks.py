@@ -16,7 +16,7 @@ from uniad.config.spec import TrackSpec
 
 def in_center_range(boxes: NDArray, spec: TrackSpec) -> NDArray[np.bool_]:
     """boxes: [..., 9] -> [...] bool, centre inside ``post_center_range``."""
-    low, high = np.float32(spec.post_center_range[:3]), np.float32(spec.post_center_range[3:])
+    low, high = np.split(np.asarray(spec.post_center_range, np.float32), 2)
     return ((boxes[..., :3] >= low) & (boxes[..., :3] <= high)).all(-1)
 
 

@@ -6,7 +6,7 @@ every strongly typed builder makes the same engine of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -87,7 +87,7 @@ def takes_half(node: onnx.NodeProto, opset: int) -> tuple[list[bool], list[bool]
     schema = defs.get_schema(node.op_type, opset, node.domain)
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
 
-    def may(formal: list, count: int) -> list[bool]:
+    def may(formal: Sequence[defs.OpSchema.FormalParameter], count: int) -> list[bool]:
         each = (formal[min(i, len(formal) - 1)] for i in range(count))  # the last one of a variadic operator repeats
         return ["tensor(float16)" in allowed.get(f.type_str, [f.type_str]) for f in each]
 
@@ -162,9 +162,10 @@ def convert(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
                     value = numpy_helper.to_array(floats[name]).astype(np.float16)
                 graph.initializer.append(numpy_helper.from_array(value, in_half[name]))
             else:
-                before = producer.get(name)  # a number cast to float and cast again: cast it once
-                direct = before is not None and before.op_type == "Cast" and types[before.input[0]] != FLOAT
-                cast(before.input[0] if direct else name, in_half[name], HALF, by)
+                source, before = name, producer.get(name)  # a number cast to float and cast again: cast it once
+                if before is not None and before.op_type == "Cast" and types[before.input[0]] != FLOAT:
+                    source = before.input[0]
+                cast(source, in_half[name], HALF, by)
         return in_half[name]
 
     def as_float(name: str, by: str) -> str:

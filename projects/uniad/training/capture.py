@@ -67,7 +67,7 @@ class Step:
         norms = [m for m in clip_loss.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
         self.sync_buffers = BufferSync(norms) if world.size > 1 and norms else None
 
-    def __call__(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    def __call__(self, clip: Any, reseed: Callable[[], object]) -> tuple[Tensor, Tensor]:
         """This process's total loss and terms [K], not differentiable.
 
         reseed: seeds all generators for this iteration; may be called more than once.
@@ -79,7 +79,7 @@ class Step:
             self.reducer.reduce()
         return total, terms
 
-    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    def _compute(self, clip: Any, reseed: Callable[[], object]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def _forward_backward(self, clip: Any) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class Step:
 class EagerStep(Step):
     """Every kernel queued as it comes up."""
 
-    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    def _compute(self, clip: Any, reseed: Callable[[], object]) -> tuple[Tensor, Tensor]:
         reseed()
         result = self._forward_backward(clip)
         self._gather()
@@ -125,17 +125,18 @@ class RecordedStep(Step):
         self.recording: Recording | None = None
         self.result: tuple[Tensor, Tensor] | None = None  # the memory of total and terms
 
-    def _compute(self, clip: Any, reseed: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        if self.recording is None:
-            self._record(clip)
+    def _compute(self, clip: Any, reseed: Callable[[], object]) -> tuple[Tensor, Tensor]:
+        recording = self.recording
+        if recording is None:
+            recording = self.recording = self._record(clip)
         else:
             copy_tensors(clip, self.clip)
         reseed()  # the recording has used up draws
-        self.recording.replay()
+        recording.replay()
         assert self.result is not None, "a recording has run before"
         return self.result
 
-    def _record(self, clip: Any) -> None:
+    def _record(self, clip: Any) -> Recording:
         self.clip = map_tensors(Tensor.clone, clip)
         statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
 
@@ -144,7 +145,7 @@ class RecordedStep(Step):
             for buffer, kept in zip(self.clip_loss.buffers(), statistics):
                 buffer.copy_(kept)
 
-        self.recording = self.recorder(self._run, after_each=self._drop_gradients, before=forget, generator=self.generator)
+        return self.recorder(self._run, after_each=self._drop_gradients, before=forget, generator=self.generator)
 
     def _run(self) -> None:
         found = self._forward_backward(self.clip)

@@ -36,7 +36,7 @@ MADE_WITH = (
 
 def carried(model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint of the model holds under ``native`` besides: the anchors [groups, K, F, 2] of a motion head."""
-    head = getattr(model, "motion_head", None)
+    head: Any = getattr(model, "motion_head", None)
     return {} if head is None else {ANCHORS: head.anchors.detach().cpu().clone()}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.core import multiarray
 from torch import Tensor, nn
 
 from uniad.config.file import ConfigError
@@ -47,9 +48,9 @@ CONSTANTS = ("*.num_batches_tracked", "criterion.code_weights", "pts_bbox_head.c
 DENSE_BEV = "dense_bev"
 
 # Numpy scalars sit in the metadata of files that the upstream stack wrote; building them runs no foreign code.
-_NUMPY_SCALARS = [
+_NUMPY_SCALARS: list[Any] = [
     np.dtype,
-    (np.core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (vars(multiarray)["scalar"], "numpy.core.multiarray.scalar"),
     *(type(np.dtype(t)) for t in ("float64", "float32", "int64", "int32", "bool")),
 ]
 
@@ -170,7 +171,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

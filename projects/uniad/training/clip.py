@@ -13,7 +13,7 @@ No value visits the host and every shape is static, for any batch size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -260,7 +260,7 @@ def learns_statistics(module: nn.Module) -> bool:
 
 
 @contextmanager
-def evaluation_mode(model: UniAD) -> Iterator[None]:
+def evaluation_mode(model: UniAD) -> Generator[None, None, None]:
     """Image and BEV encoders in evaluation mode; afterwards every module is in the mode that it was in."""
     parts = [model.img_backbone, model.img_neck, model.pts_bbox_head]
     modes = {module: module.training for part in parts for module in part.modules()}

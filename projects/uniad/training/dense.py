@@ -39,6 +39,7 @@ class DenseBev(nn.Module):
         self.trunk = nn.Conv2d(dim, dim, 3, padding=1)
         self.heat = nn.Conv2d(dim, self.classes, 1)
         self.box = nn.Conv2d(dim, 10, 1)
+        assert self.heat.bias is not None
         nn.init.constant_(self.heat.bias, BIAS_OF_PRIOR)
         self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights), persistent=False)
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -135,7 +135,7 @@ _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken p
 
 
 @contextmanager
-def explain_peer_loss(world: World) -> Iterator[None]:
+def explain_peer_loss(world: World) -> Generator[None, None, None]:
     """Turns the broken connection that another process's end leaves behind into one line; the cause is that process's to tell."""
     try:
         yield
@@ -152,7 +152,7 @@ def stop(world: World) -> None:
 
 
 @contextmanager
-def report_once() -> Iterator[None]:
+def report_once() -> Generator[None, None, None]:
     """Lets rank 0 alone tell a mistake that all processes meet at once, e.g. in the config; put it around everything.
 
     The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same.

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from uniad.errors import UserError
-from uniad.training.options import check_precision_of
+from uniad.training.options import Precision, check_precision_of
 
 TABLE = Path(__file__).resolve().parents[2] / "configs/train_memory.json"
 MARGIN = 1.1  # of a measured peak: fragments, another driver
@@ -38,7 +38,7 @@ class Gpu(NamedTuple):
 class Settings:
     """How an iteration is computed. What it computes is the config's."""
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     cuda_graph: bool = False
     channels_last: bool = False  # image encoder
     recompute: bool = False
@@ -51,7 +51,7 @@ EXACT = Settings()  # upstream's own way, kernel by kernel in fp32
 class Wish(NamedTuple):
     """What the command line says of it. None and False leave the pick open."""
 
-    precision: str | None = None
+    precision: Precision | None = None
     cuda_graph: bool = False
     recompute: bool = False
     frames_at_once: int | None = None
@@ -73,7 +73,7 @@ class Peak(NamedTuple):
 
     config: str
     learns: str
-    precision: str
+    precision: Precision
     clips: int
     frames: int
     recompute: bool
@@ -103,9 +103,10 @@ def pick(wish: Wish, gpus: Sequence[Gpu], load: Load, begun: Mapping[str, Any] |
         settings = Settings(precision, wish.cuda_graph, False, wish.recompute, wish.frames_at_once)
         return Pick(settings, f"as upstream computes: {_said(settings)} (FAST=0, --no-fast)")
     settings = Settings(precision, True, True, wish.recompute, wish.frames_at_once)
-    kept = [name for name in ("recompute", "frames_at_once") if begun and begun.get("cuda_graph") and begun.get(name)]
+    before = begun or {}
+    kept = [name for name in ("recompute", "frames_at_once") if before.get("cuda_graph") and before.get(name)]
     if kept and not (wish.recompute or wish.frames_at_once):
-        settings = replace(settings, **{name: begun[name] for name in kept})  # type: ignore[index]
+        settings = replace(settings, **{name: before[name] for name in kept})
         why += "; memory is saved as in the steps before"
     elif not (wish.recompute or wish.frames_at_once):
         settings, reason = _within(settings, load, gpu)
@@ -127,7 +128,7 @@ def _on_cpu(wish: Wish, begun: Mapping[str, Any] | None) -> Pick:
     return Pick(settings, f"on the CPU: {_said(settings)} ({why})")
 
 
-def _precision(wish: Wish, gpu: Gpu, begun: Mapping[str, Any] | None) -> tuple[str, str]:
+def _precision(wish: Wish, gpu: Gpu, begun: Mapping[str, Any] | None) -> tuple[Precision, str]:
     """Precision, and why it."""
     if wish.precision is not None:
         check_precision_of(wish.precision, gpu.capability)

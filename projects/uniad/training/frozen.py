@@ -8,9 +8,9 @@ precision of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class FrozenLoader:
         self.packed.record = self.record = packed.record._replace(img=image.new_empty(0, *image.shape[1:]))
         self.row_of_frame = torch.as_tensor(packed.fits).cumsum(0) - 1
 
-    def stream(self, start: int = 0) -> Iterator[FrozenClip]:
+    def stream(self, start: int = 0) -> Generator[FrozenClip, None, None]:
         """Clips of iteration ``start``, ``start`` + 1, ... without end."""
         packed = self.packed
         packed.batches.start = start
@@ -106,10 +106,10 @@ def compute_results(
     return whole
 
 
-def fill(whole: object, part: object, first: int) -> None:
+def fill(whole: Any, part: Any, first: int) -> None:
     """Copies the rows of every tensor in ``part`` over those of ``whole`` from ``first`` on."""
     if isinstance(part, Tensor):
-        whole[first : first + len(part)].copy_(part)  # type: ignore[index]
+        whole[first : first + len(part)].copy_(part)
     else:
-        for target, source in zip(whole, part):  # type: ignore[call-overload]
+        for target, source in zip(whole, part):
             fill(target, source, first)

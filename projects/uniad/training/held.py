@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from uniad.config.spec import Spec
 from uniad.data.collate import collate
-from uniad.data.dataset import ClipDataset
+from uniad.data.dataset import ClipDataset, Split
 from uniad.errors import UserError
 from uniad.interface.types import Clip
 from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.loader import map_tensors
 
 LEARNT_LATE = ("motion", "occ", "planning")  # what stage 2 adds to the losses
 
 
-def held_clips(spec: Spec, split: str, count: int) -> list[Clip]:
+def held_clips(spec: Spec, split: Split, count: int) -> list[Clip]:
     """``count`` clips of a split, evenly spread over its frames, each a batch of one."""
     dataset = ClipDataset(spec.data, split, spec.stage)
     if len(dataset) < count:
@@ -31,7 +31,7 @@ def held_clips(spec: Spec, split: str, count: int) -> list[Clip]:
     return [collate([dataset[0, int((number + 0.5) * len(dataset) / count)]]) for number in range(count)]
 
 
-def held_losses(model: nn.Module, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, list[float]]:
+def held_losses(model: UniAD, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, list[float]]:
     """Every loss of each clip, weighted as in training. The model is left in evaluation mode: no dropout, no masks."""
     criterion = Criterion(spec.model).to(device)
     model.to(device).eval()

@@ -59,10 +59,12 @@ def tensors_of_content(content: Mapping[str, Any]) -> Iterator[tuple[str, Tensor
     moments = optimizer.get("state") if isinstance(optimizer, Mapping) else None
     names = native.get("parameter_names") if isinstance(native, Mapping) else None
     for index, entry in moments.items() if isinstance(moments, Mapping) else ():
-        known = isinstance(names, (list, tuple)) and isinstance(index, int) and 0 <= index < len(names)
+        name = f"parameter {index}"
+        if isinstance(names, (list, tuple)) and isinstance(index, int) and 0 <= index < len(names):
+            name = str(names[index])
         for key, value in entry.items() if isinstance(entry, Mapping) else ():
             if isinstance(value, Tensor):
-                yield _moment(key, str(names[index]) if known else f"parameter {index}"), value
+                yield _moment(key, name), value
 
 
 def _moment(key: str, parameter: str) -> str:

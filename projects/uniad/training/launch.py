@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.elastic.multiprocessing import api as elastic
@@ -75,12 +75,12 @@ def _answer_signals() -> None:
     raise_signal = elastic._terminate_process_handler
     first: list[float] = []
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not first:
             first.append(now)
-            raise_signal(number, frame)
-        elif number == signal.SIGINT and now - first[0] >= SAME_REQUEST_S:
+            raise_signal(signum, frame)
+        elif signum == signal.SIGINT and now - first[0] >= SAME_REQUEST_S:
             for rank in _children():
                 with suppress(ProcessLookupError):
                     os.kill(rank, signal.SIGINT)

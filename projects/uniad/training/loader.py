@@ -45,10 +45,10 @@ class _Positioned(Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, position: Position) -> Any:
-        seed_all(sample_seed(self.seed, position.epoch, position.index))
+    def __getitem__(self, index: Position) -> Any:
+        seed_all(sample_seed(self.seed, index.epoch, index.index))
         try:
-            return self.dataset[position]
+            return self.dataset[index]
         except UserError as error:
             return Failure(str(error))
 
@@ -72,6 +72,16 @@ class Batches:
                 chosen = [indices[(k * self.batch_size + j) % len(indices)] for j in range(self.batch_size)]
                 yield [Position(epoch, i) for i in chosen]
             epoch, skip = epoch + 1, 0
+
+
+class Loader(Protocol):
+    """What a trainer takes its clips from."""
+
+    workers: int
+    batch_size: int
+    epoch_len: int
+
+    def stream(self, start: int = 0) -> Generator[Any, None, None]: ...
 
 
 class ClipLoader:
@@ -153,7 +163,7 @@ def record_stream(value: Any, stream: torch.cuda.Stream) -> None:
             record_stream(v, stream)
 
 
-def prefetch(stream: Generator[Any], device: torch.device) -> Iterator[tuple[Any, Any]]:
+def prefetch(stream: Generator[Any], device: torch.device) -> Generator[tuple[Any, Any], None, None]:
     """(host clip, device clip) pairs; on a GPU the copy does not wait for the iteration before."""
     with closing(stream):
         if device.type != "cuda":

@@ -111,9 +111,10 @@ def step(optimizer: torch.optim.AdamW, divisor: Tensor, skip: Tensor) -> None:
 
     Both are scalars on the device: the decision is taken there, so the host never waits.
     """
-    optimizer.grad_scale, optimizer.found_inf = divisor, skip
+    asked = vars(optimizer)  # where a fused optimizer looks; PyTorch declares neither
+    asked.update(grad_scale=divisor, found_inf=skip)
     optimizer.step()
-    del optimizer.grad_scale, optimizer.found_inf
+    del asked["grad_scale"], asked["found_inf"]
 
 
 class LossScale:

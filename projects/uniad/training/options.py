@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TrainOptions:
 
     work_dir: Path
     seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     max_epochs: int | None = None  # None: the config's
     max_iters: int | None = None  # length of the run in iterations; the schedule is laid over it
     stop_after: int | None = None  # stop here as if interrupted; the schedule is not changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class PackedLoader:
         self.epoch_len = -(-len(sampler) // self.batch_size)
         self.batches = Batches(sampler, self.batch_size, self.epoch_len)
 
-    def stream(self, start: int = 0) -> Iterator[Clip]:
+    def stream(self, start: int = 0) -> Generator[Clip, None, None]:
         """Clips of iteration ``start``, ``start`` + 1, ... without end; on the device where the frames are there."""
         self.batches.start = start
         where, pin = self.record.img.device, self.device.type == "cuda"

@@ -111,7 +111,8 @@ def _phase(entry: Any, where: str) -> Phase:
     _only(entry, {f.name for f in fields(Phase)}, where)
     if missing := sorted(needed - set(entry)):
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
-    phase = Phase(**{**entry, "seeds": tuple(entry["seeds"])})
+    values: dict[str, Any] = {**entry, "seeds": tuple(entry["seeds"])}
+    phase = Phase(**values)
     if phase.stage not in (1, 2):
         raise ConfigError(f"{where}: stage is {phase.stage!r}; give 1 or 2")
     for key in ("frames", "steps"):

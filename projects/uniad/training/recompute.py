@@ -7,7 +7,7 @@ for the state of a random generator: that would wait for the GPU, and a CUDA gra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -64,7 +64,7 @@ class Masks:
         return self._first(kept), self._second(kept)
 
     @contextmanager
-    def _first(self, kept: list[Tensor]) -> Iterator[None]:
+    def _first(self, kept: list[Tensor]) -> Generator[None, None, None]:
         self.kept = kept
         try:
             yield
@@ -72,7 +72,7 @@ class Masks:
             self.kept = None
 
     @contextmanager
-    def _second(self, kept: list[Tensor]) -> Iterator[None]:
+    def _second(self, kept: list[Tensor]) -> Generator[None, None, None]:
         self.again = iter(kept)
         try:
             yield

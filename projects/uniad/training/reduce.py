@@ -76,7 +76,7 @@ class GradientReducer:
         for work in [dist.all_reduce(bucket, async_op=True) for bucket in self.buckets]:
             work.wait()
         if self.rounded:
-            torch._foreach_copy_([p.grad for p in self.parameters], self.views)
+            torch._foreach_copy_([p.grad for p in self.parameters if p.grad is not None], self.views)
 
 
 def _groups(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from uniad.config.spec import Spec, from_scratch
 from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
+from uniad.models.uniad import UniAD
 from uniad.training import distributed, fast, identity
 from uniad.training.build import build_model
 from uniad.training.checkpoint import DENSE_BEV
@@ -25,8 +26,9 @@ from uniad.training.distributed import World
 from uniad.training.fast import Wish
 from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.initial import load_initial
-from uniad.training.loader import ClipLoader
+from uniad.training.loader import ClipLoader, Loader
 from uniad.training.options import Outcome, TrainOptions, prepare_backend
+from uniad.training.packed import PackedLoader
 from uniad.training.recompute import recompute_layers
 from uniad.training.regularisation import plain_images, without_dropout
 from uniad.training.run_log import RunLog
@@ -61,7 +63,7 @@ def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
 
     criterion = Criterion(spec.model, reduce_mean).to(world.device)
 
-    def losses(model: nn.Module, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(model: UniAD, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
         if isinstance(clip, FrozenClip):
             return frozen_losses(model, clip, criterion)
         terms, out = forward_clip(model, clip, criterion, generator, options)
@@ -107,7 +109,7 @@ def default_work_dir(config: str | Path) -> Path:
     return Path("projects/work_dirs") / path.name
 
 
-def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int], ClipLoader] = build_loader) -> Outcome:
+def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int], Loader] = build_loader) -> Outcome:
     """Trains one stage. Call it in every process; of several, none returns: they exit with the outcome's status.
 
     Args:
@@ -122,7 +124,7 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
     return outcome
 
 
-def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], ClipLoader]) -> Outcome:
+def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], Loader]) -> Outcome:
     if options.dense_bev and spec.model.freeze.bev_encoder and not options.from_scratch:
         raise UserError(f"--dense-bev teaches the BEV encoder, which {spec.name} freezes: leave it out, or use it in stage 1")
     lines: list[str] = []
@@ -164,7 +166,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     if options.recompute:
         count = recompute_layers(model, options.train.cuda_graph)
         announce(f"recomputing the activations of {count} layers: less memory, about a third more time")
-    if options.loader_timeout_s is not None:
+    if options.loader_timeout_s is not None and isinstance(loader, ClipLoader):
         loader.timeout_s = options.loader_timeout_s
     clip = replace(options.clip, history_features="shared") if spec.train.shared_history else options.clip
     trainer = Trainer(spec, model, clip_loss(spec, world, clip), loader, world, options.train)
@@ -172,8 +174,9 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         trainer.resume(*found, announce)
     else:
         load_initial(model, spec, announce)
-    if trainer.iteration < trainer.max_iters and can_freeze(spec, loader, regularise):
-        loader = trainer.loader = freeze_stage1(trainer, spec, clip, announce)  # the name too: it holds the images
+    if trainer.iteration < trainer.max_iters and isinstance(loader, PackedLoader) and can_freeze(spec, loader, regularise):
+        # the name too: it holds the images
+        loader = trainer.loader = freeze_stage1(model, loader, spec, clip, trainer.clip_loss.dtype, announce)
     log = RunLog(
         options.train.work_dir, active=world.is_main, total=trainer.max_iters, start=trainer.iteration,
         tensorboard=options.train.tensorboard, lines_before=lines,
@@ -215,7 +218,7 @@ def settle(
         clip=replace(options.clip, frames_at_once=settings.frames_at_once),
         train=replace(
             options.train,
-            precision=settings.precision,  # type: ignore[arg-type]
+            precision=settings.precision,
             cuda_graph=settings.cuda_graph,
             channels_last=settings.channels_last,
             picked=fast.recorded(settings),
@@ -223,10 +226,17 @@ def settle(
     )
 
 
-def freeze_stage1(trainer: Trainer, spec: Spec, clip: ClipOptions, announce: Callable[[str], None]) -> FrozenLoader:
+def freeze_stage1(
+    model: UniAD,
+    packed: PackedLoader,
+    spec: Spec,
+    clip: ClipOptions,
+    dtype: torch.dtype | None,
+    announce: Callable[[str], None],
+) -> FrozenLoader:
     """Runs the frozen stage 1 over every clip once; the loader that trains the heads on its results."""
-    begun, packed = time.monotonic(), trainer.loader
-    results = compute_results(trainer.model, packed, Criterion(spec.model).to(packed.device), clip, trainer.clip_loss.dtype)
+    begun = time.monotonic()
+    results = compute_results(model, packed, Criterion(spec.model).to(packed.device), clip, dtype)
     count = len(results.bev)
     announce(f"stage 1 is frozen: its results for {count} clips are computed once ({time.monotonic() - begun:.0f} s)")
     return FrozenLoader(packed, results)

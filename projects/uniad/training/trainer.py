@@ -23,13 +23,14 @@ from uniad.config.spec import Spec
 from uniad.errors import UserError, out_of_memory
 from uniad.interrupt import Interrupt
 from uniad.losses.criterion import total_loss
+from uniad.models.precision import to_channels_last
 from uniad.training import distributed, optim
 from uniad.training.capture import EagerStep, RecordedStep, Step
 from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
 from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
-from uniad.training.loader import ClipLoader, prefetch, to_device
+from uniad.training.loader import Loader, prefetch, to_device
 from uniad.training.nonfinite import bad_from_the_start, locate
 from uniad.training.options import Outcome, TrainOptions, check_graph, check_precision, run_length
 from uniad.training.run_log import RunLog, Window
@@ -40,7 +41,7 @@ from uniad.training.telemetry import Telemetry
 
 # model, clip on the device, generator for this iteration's draws -> unweighted-or-weighted loss terms by name; those whose name
 # contains "loss" are added up, the others are logged only.
-LossFunction = Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
+LossFunction = Callable[[Any, Any, torch.Generator], dict[str, Tensor]]
 
 # Below this an fp16 loss scale has halved thirty times in a row: the gradients are not finite at any scale.
 SMALLEST_LOSS_SCALE = 1e-4
@@ -88,7 +89,7 @@ class Trainer:
         spec: Spec,
         model: nn.Module,
         loss_function: LossFunction,
-        loader: ClipLoader,
+        loader: Loader,
         world: World,
         options: TrainOptions,
     ):
@@ -98,9 +99,8 @@ class Trainer:
         self.model = model.to(world.device).train()
         if world.device.type == "cuda" and options.channels_last:
             # what convolutions of half precision want; elsewhere the layout would only cost copies
-            for name, part in self.model.named_children():
-                if name in ("img_backbone", "img_neck"):
-                    part.to(memory_format=torch.channels_last)
+            parts = dict(self.model.named_children())
+            to_channels_last(*(parts[name] for name in ("img_backbone", "img_neck") if name in parts))
         self.clip_loss = ClipLoss(self.model, loss_function, options.precision)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.loss_scale = optim.LossScale(options.precision == "fp16", world.device)

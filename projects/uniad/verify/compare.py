@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, NamedTuple  # noqa: UP035
+from typing import TYPE_CHECKING, Dict, NamedTuple, Protocol  # noqa: UP035
 
 import numpy as np
 
@@ -22,13 +22,32 @@ from uniad.verify.tolerances import AHEAD, INSIDE, TOLERANCES, Tolerance
 if TYPE_CHECKING:
     from uniad.artifacts.sequence import Sequence
     from uniad.backends.base import Runner
-    from uniad.interface.contract import Contract
+    from uniad.postprocess.map_merge import MergeRule
 
 # This file, and what it imports, travels to Jetsons: Python 3.8 and numpy are all that JetPack 5 has.
 Outputs = Dict[str, np.ndarray]  # noqa: UP006
 
 
 YAW = 6  # of a box's nine numbers
+
+
+class Compared(Protocol):
+    """What comparing needs of a contract; a bundle on a Jetson has as much."""
+
+    @property
+    def map_merge(self) -> MergeRule: ...
+    @property
+    def has_stage2(self) -> bool: ...
+
+
+class Recording(Protocol):
+    """What comparing needs of a recorded sequence."""
+
+    @property
+    def expected(self) -> Iterable[Outputs]: ...
+    @property
+    def end_state(self) -> Outputs: ...
+    def __len__(self) -> int: ...
 
 
 class Check(NamedTuple):
@@ -86,8 +105,8 @@ def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
 
 def compare(
     outputs: Iterable[Outputs],
-    sequence: Sequence,
-    contract: Contract,
+    sequence: Recording,
+    contract: Compared,
     backend: str,
     precision: str = "fp32",
     stop_on_failure: bool = False,
@@ -169,7 +188,7 @@ def _objects(got: Outputs, want: Outputs, comparable: np.ndarray, limit: Toleran
     yield Check("cls_logits", "logits", _largest(got["cls_logits"] - want["cls_logits"], judged))
 
 
-def _map(got: Outputs, want: Outputs, contract: Contract, limit: Tolerance) -> Iterator[Check]:
+def _map(got: Outputs, want: Outputs, contract: Compared, limit: Tolerance) -> Iterator[Check]:
     yield Check("map_drivable", "map_cells", _flipped(got["map_drivable"], want["map_drivable"]))
     yield Check("map_settled", "ids", float((got["map_settled"] != want["map_settled"]).sum()))
     flipped = _flipped(got["map_lanes"], want["map_lanes"])

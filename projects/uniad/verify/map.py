@@ -14,14 +14,14 @@ import numpy as np
 from uniad.verify.assignment import assign
 
 if TYPE_CHECKING:
-    from uniad.interface.contract import MapMerge
+    from uniad.postprocess.map_merge import MergeRule
     from uniad.verify.tolerances import Tolerance
 
 Outputs = Mapping[str, np.ndarray]
 BROKEN = float("inf")  # what no tolerance allows
 
 
-def compare_elements(got: Outputs, want: Outputs, merge: MapMerge, limit: Tolerance) -> Iterator[tuple[str, str, float]]:
+def compare_elements(got: Outputs, want: Outputs, merge: MergeRule, limit: Tolerance) -> Iterator[tuple[str, str, float]]:
     """(tensor, row of the tolerance, value) of every check. Tensors are map_* with a leading axis of 1."""
     g = {name: got[f"map_{name}"][0] for name in ("score", "label", "box", "mask", "kept")}
     w = {name: want[f"map_{name}"][0] for name in g}

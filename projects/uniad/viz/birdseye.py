@@ -67,10 +67,10 @@ class BirdsEye:
             cv2.polylines(self.image, [polygon], True, GROUND, 1, cv2.LINE_AA)
             front, centre = polygon[:2].mean(0).astype(int), polygon.mean(0).astype(int)
             cv2.line(self.image, tuple(centre.tolist()), tuple(front.tolist()), GROUND, 1, cv2.LINE_AA)
-        for i, polygon in enumerate(polygons if ids is not None else []):
-            if ids[i] >= 0:
+        for which, polygon in zip(ids if ids is not None else (), polygons):
+            if which >= 0:
                 (left, top), (right, bottom) = polygon.min(0), polygon.max(0)
-                self.words.put_beside(str(int(ids[i])), (int(left), int(top), int(right), int(bottom)), ID_SIZE)
+                self.words.put_beside(str(int(which)), (int(left), int(top), int(right), int(bottom)), ID_SIZE)
 
     def outline_boxes(self, boxes: np.ndarray, colour: tuple[int, int, int] = GROUND_TRUTH, width: int = 1) -> None:
         """[n, 9] boxes as outlines: white, those of the annotations."""

@@ -53,7 +53,9 @@ def draw_boxes(
         for line, width in ((GROUND, thickness + 2), (paint, thickness)):  # a dark rim, so that a box shows on any paint
             for segment in segments:
                 cv2.line(image, *segment, line, width, cv2.LINE_AA)
-    for i in order[::-1] if words else ():  # near ones have the first choice of a place
+    if words is None:
+        return
+    for i in order[::-1]:  # near ones have the first choice of a place
         if ids[i] >= 0 and (points[i, :, 2] > NEAR_M).all():
             pixels = points[i, :, :2] / points[i, :, 2:3]
             (left, top), (right, bottom) = pixels.min(0), pixels.max(0)
@@ -81,8 +83,8 @@ def _clip(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], tuple[int, int
         cut = a + t * (b - a)
         a, b = (cut, b) if a[2] < NEAR_M else (a, cut)
     limit = 1e5
-    p, q = (tuple(int(v) for v in np.clip(c[:2] / c[2], -limit, limit)) for c in (a, b))
-    return p, q
+    (x0, y0), (x1, y1) = ([int(v) for v in np.clip(c[:2] / c[2], -limit, limit)] for c in (a, b))
+    return (x0, y0), (x1, y1)
 
 
 def draw_path(

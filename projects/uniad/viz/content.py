@@ -10,7 +10,7 @@ import numpy as np
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample
 from uniad.data.transforms import decode
-from uniad.postprocess.result import Result
+from uniad.postprocess.result import Result, Stage2Result
 from uniad.viz.page import Content, Future, command_words
 
 BEST_GUESSES = 15
@@ -40,7 +40,7 @@ def content_of(
         kind = f"best of {len(found)} tracks"
     most = MOST_TRACKS if len(result.tracks) else BEST_GUESSES
     truth = truth_of(sample) if sample else _no_truth(result)
-    future = _future(result, info, sample, spec) if result.plan is not None else None
+    future = _future(result.stage2, info, sample, spec) if result.stage2 is not None else None
     annotated = len(truth["gt_boxes"]) if sample else None
     first = first_line(names, info["frame"], speed_mps, future, min(len(found), most), kind, annotated)
     return Content(
@@ -117,7 +117,7 @@ def _no_truth(result: Result) -> dict[str, np.ndarray]:
     }
 
 
-def _future(result: Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec) -> Future:
+def _future(result: Stage2Result, info: dict[str, Any], sample: SceneSample | None, spec: Spec) -> Future:
     agents, steps = result.forecasts, len(result.occupancy)
     truth = true_future_of(sample, spec, steps) if sample else {
         "gt_starts": np.zeros((0, 2)), "gt_traj": [], "gt_plan": np.zeros((0, 2)),

@@ -129,12 +129,11 @@ def series(run: Run, panel: str) -> dict[int, tuple[np.ndarray, np.ndarray, np.n
         for key, value in entry.items():
             if key not in _ELSEWHERE and _number(value) and (part := part_of(key)).panel == panel:
                 found.setdefault(part.layer, {}).setdefault(int(entry["step"]), []).append(float(value))
-    return {
-        layer: (
-            np.array(list(steps)), *(np.array([fold(values) for values in steps.values()]) for fold in (np.mean, min, max))
-        )
-        for layer, steps in sorted(found.items())
-    }  # fmt: skip
+    out = {}
+    for layer, steps in sorted(found.items()):
+        mean, least, most = (np.array([fold(values) for values in steps.values()]) for fold in (np.mean, min, max))
+        out[layer] = np.array(list(steps)), mean, least, most
+    return out
 
 
 def held_series(run: Run, panel: str) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +158,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def limits(values: np.ndarray) -> tuple[float, float]:
     """What a panel shows: all but the few largest values, which belong to the first steps and would flatten the rest."""
-    low, high, top = values.min(), np.quantile(values, 0.98), values.max()
+    low, high, top = float(values.min()), float(np.quantile(values, 0.98)), float(values.max())
     if top <= 1.5 * high:
         high = top
     margin = 0.06 * (high - low) or 0.05 * max(abs(high), 1e-6)

@@ -112,11 +112,11 @@ def _differing(a: Content, b: Content, apart: Difference, pc_range: Range) -> Bi
     view.title("difference")
     view.draw_scale()
     view.paint_cells(np.asarray(a.drivable) > 0.5, DRIVABLE)
-    futures = (a.future, b.future)
-    if all(futures) and futures[0].occupancy.shape == futures[1].occupancy.shape:
-        occupied = [(future.occupancy != 0).any(0) for future in futures]
-        view.paint_cells(occupied[0] & ~occupied[1], _dark(FIRST), occupancy_range(futures[0]))
-        view.paint_cells(occupied[1] & ~occupied[0], _dark(SECOND), occupancy_range(futures[1]))
+    first, second = a.future, b.future
+    if first and second and first.occupancy.shape == second.occupancy.shape:
+        one, two = ((future.occupancy != 0).any(0) for future in (first, second))
+        view.paint_cells(one & ~two, _dark(FIRST), occupancy_range(first))
+        view.paint_cells(two & ~one, _dark(SECOND), occupancy_range(second))
     view.outline_boxes(a.boxes[apart.both[:, 0]], FAINT)
     for content, rows, colour in ((a, apart.first, FIRST), (b, apart.second, SECOND)):
         view.outline_boxes(content.boxes[rows], colour, 2)
@@ -125,7 +125,7 @@ def _differing(a: Content, b: Content, apart: Difference, pc_range: Range) -> Bi
         if ends[0] != ends[1]:
             cv2.line(view.image, *ends, SECOND, 2, cv2.LINE_AA)
     view.draw_ego()
-    for future, colour in zip(futures, (FIRST, SECOND)):
+    for future, colour in zip((first, second), (FIRST, SECOND)):
         if future:
             view.draw_plan(future.plan, colour)
     view.words.draw()
@@ -133,4 +133,5 @@ def _differing(a: Content, b: Content, apart: Difference, pc_range: Range) -> Bi
 
 
 def _dark(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    return tuple(int(0.55 * value) for value in colour)  # type: ignore[return-value]
+    red, green, blue = (int(0.55 * value) for value in colour)
+    return red, green, blue

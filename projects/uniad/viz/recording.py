@@ -25,8 +25,8 @@ from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
-from uniad.postprocess.result import Objects, Result
-from uniad.viz.page import Content, command_words, occupancy_range, title_of
+from uniad.postprocess.result import Forecasts, Objects, Result
+from uniad.viz.page import Content, Future, command_words, occupancy_range, title_of
 from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, class_colour, occupied
 from uniad.viz.replay import Replay
 
@@ -105,13 +105,13 @@ def _log_frame(log: _Log, content: Content, result: Result, info: dict, first: d
         log("annotated", _outlines(rr, content.gt_boxes, content.gt_labels, names))
     half = [side / 2 for side in EGO_SIZE]
     log("ego", rr.Boxes3D(centers=[[0, 0, ground + half[2]]], half_sizes=[half], colors=[EGO], fill_mode="solid"))
-    if content.future:
-        _log_future(log, content, result, ground, names)
+    if content.future and result.forecasts is not None:
+        _log_future(log, content.future, result.forecasts, ground, names)
     log.beside("about", rr.TextDocument("\n\n".join(content.caption.splitlines())))
 
 
-def _log_future(log: _Log, content: Content, result: Result, ground: float, names: tuple[str, ...]) -> None:
-    rr, future, agents = log.rr, content.future, result.forecasts
+def _log_future(log: _Log, future: Future, agents: Forecasts, ground: float, names: tuple[str, ...]) -> None:
+    rr = log.rr
     lines, colours, ids, prob = [], [], [], []
     for which, start, paths, share, label in zip(agents.ids, agents.starts, agents.traj, agents.prob, agents.labels):
         for mode, path in enumerate(paths):

@@ -24,7 +24,7 @@ class _Motion:
     """The ego car's motion at a list of times; arrays [n]."""
 
     def __init__(self, scene: Scene, t_s: np.ndarray) -> None:
-        track = scene.ego.track
+        track = scene.ego.trajectory
         s, self.v, self.a = track.motion(t_s)
         self.xy, self.yaw = track.path.at(s)
         self.bend = track.path.curvature(s)
@@ -38,15 +38,17 @@ def messages(scene: Scene) -> dict[str, list | dict]:
     """All message files of a scene by name; lists of messages, except ``meta`` (dict) and ``route`` (list of x, y)."""
     first, last = -MARGIN_S, scene.duration_s + MARGIN_S
     slow, mid, fast = (_Motion(scene, np.arange(first, last, 1 / hertz)) for hertz in (2, 50, 100))
-    found: dict[str, list | dict] = {
+    lists: dict[str, list[dict]] = {
         "pose": _pose(mid), "ms_imu": _imu(fast), "steeranglefeedback": _rows(fast, value=fast.steer),
         "vehicle_monitor": _monitor(slow), "zoesensors": _zoe_sensors(fast), "zoe_veh_info": _zoe_info(fast),
     }  # fmt: skip
-    found["meta"] = {name: _statistics(rows) for name, rows in found.items()}
-    track = scene.ego.track
+    track = scene.ego.trajectory
     span = np.arange(max(0.0, mid.s[0] - 50.0), min(track.path.length, mid.s[-1] + 50.0), 1.0)
-    found["route"] = np.round(track.path.at(span)[0], 4).tolist()
-    return found
+    return {
+        **lists,
+        "meta": {name: _statistics(rows) for name, rows in lists.items()},
+        "route": np.round(track.path.at(span)[0], 4).tolist(),
+    }
 
 
 def _rows(motion: _Motion, **columns: np.ndarray) -> list[dict]:

@@ -38,6 +38,13 @@ class Actor:
     look: int = 0  # seed of its paint
     track: Track | None = None
 
+    @property
+    def trajectory(self) -> Track:
+        """The track of a mover."""
+        if self.track is None:
+            raise ValueError(f"actor {self.id} ({self.mode}) does not move")
+        return self.track
+
     def at(self, t_s: float) -> tuple[float, float, float, float]:
         """x, y of the middle, yaw, speed at a time since the first keyframe."""
         if self.track is None:
@@ -96,7 +103,7 @@ def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, ego
     walkers = [a for a in actors if a.track is not None and a.mode == "walking"]
     fleet = _Fleet(vehicles, walkers)
     for step in range(int(np.ceil((duration_s + LEAD_S) / STEP_S)) + 1):
-        granted = _granted(ego.track, fleet.s[0]) if ego_priority else None
+        granted = _granted(ego.trajectory, fleet.s[0]) if ego_priority else None
         fleet.place()
         red = [_red_gap(town, track, step * STEP_S, granted, phase, *state) for track, *state in fleet.drivers()]
         accel = np.concatenate([fleet.drive(np.array(red)), fleet.walk()])
@@ -142,7 +149,7 @@ class _Fleet:
     """All movers at once: vehicles first, then walkers. Every body is a row of discs for finding what is in the way."""
 
     def __init__(self, vehicles: list[Actor], walkers: list[Actor]) -> None:
-        self.tracks = [actor.track for actor in [*vehicles, *walkers]]
+        self.tracks = [actor.trajectory for actor in [*vehicles, *walkers]]
         self.count = len(vehicles)
         self.s = np.array([track.s[0] for track in self.tracks])
         self.v = np.array([track.v[0] for track in self.tracks])
@@ -156,7 +163,7 @@ class _Fleet:
         self.base = np.concatenate([[0], np.cumsum(self.size)[:-1]])
         self.step = np.array([path.step for path in paths])
         self.table = np.concatenate([np.concatenate([path.xy, path.yaw[:, None]], axis=1) for path in paths])
-        limits = [track.limit[1] for track in self.tracks[: self.count]]
+        limits = [track.limit[1] for track in self.tracks[: self.count] if track.limit is not None]
         self.limit_size = np.array([len(limit) for limit in limits])
         self.limit_base = np.concatenate([[0], np.cumsum(self.limit_size)[:-1]])
         self.limit = np.concatenate(limits)

@@ -8,12 +8,13 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -25,11 +26,14 @@ from uniad.data.synthetic.tables import TableWriter
 from uniad.errors import UserError
 from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
 STAMP = "synthetic.json"
 IGNORED = {".gitkeep", ".gitignore", "lost+found", ".DS_Store"}  # an otherwise empty folder counts as empty
 BYTES_PER_FRAME = {"none": 1_100_000, "lidar": 6_500_000, "all": 9_000_000}
 
-Task = "tuple[Path, WorldParams, SceneSpec, int, int]"
+Task: TypeAlias = "tuple[Path, WorldParams, SceneSpec, int, int]"
 
 
 def generate(params: WorldParams, out: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
@@ -90,7 +94,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def _locked(partial: Path) -> Generator[None, None, None]:
     """One run at a time works on a folder."""
     lock = partial.parent / f"{partial.name}.lock"
     with open(lock, "w") as handle:
@@ -142,11 +146,12 @@ def _start_worker(done: Synchronized) -> None:
     _done = done
     cv2.setNumThreads(1)  # the workers are the parallelism
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is not None and parent.pid is not None:
         leave_signals_to_parent(parent.pid)
 
 
 def _work(task: Task) -> None:
+    assert _done is not None  # from _start_worker
     partial, params, spec, start, stop = task
     if start == 0:
         record_scene(partial, params, spec)

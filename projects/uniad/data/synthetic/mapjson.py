@@ -54,9 +54,9 @@ class _Writer:
         return self.nodes[at]
 
     def add(self, layer: str, *words: object, **fields: object) -> str:
-        record = {"token": self.token(layer, *words), **fields}
-        self.layers[layer].append(record)
-        return record["token"]
+        made = self.token(layer, *words)
+        self.layers[layer].append({"token": made, **fields})
+        return made
 
     def polygon(self, exterior, holes=()) -> str:
         def ring(points) -> list[str]:

@@ -6,11 +6,15 @@ its extreme points lie on all six sides, so an annotated box can be checked agai
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-Color = "tuple[float, float, float]"  # red, green, blue, 0..255
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Color: TypeAlias = "tuple[float, float, float]"  # red, green, blue, 0..255
 
 
 class Face(NamedTuple):
@@ -119,7 +123,7 @@ class Builder:
                 outlines.append(([k * sides + i, k * sides + j, (k + 1) * sides + j, (k + 1) * sides + i], color))
         return self.solid(np.concatenate(rings), outlines)
 
-    def decal(self, face: int, quads: np.ndarray, color: Color, *, glow: bool = False, least_px: float = 24.0) -> Builder:
+    def decal(self, face: int, quads: ArrayLike, color: Color, *, glow: bool = False, least_px: float = 24.0) -> Builder:
         """Flat polygons [K, n, 3] on an outline face of the last part."""
         quads = np.asarray(quads, float)
         if quads.ndim == 2:

@@ -167,10 +167,11 @@ def _stroll(crowd: Crowd, road: Road, lateral: float, back: bool) -> None:
     pace = float(rng.uniform(0.9, 1.7))
     start = rng.uniform(3.4, max(4.0, road.length - 16.0))
     for k in range(int(rng.choice(4, p=(0.0, 0.6, 0.25, 0.15)))):
-        ends = [2.0, road.length - 2.0 - 1.4 * k]  # who walks behind halts behind
+        first, last = 2.0, road.length - 2.0 - 1.4 * k  # who walks behind halts behind
         if back:
-            ends = [road.length - end for end in ends]
-        _walker(crowd, line_points(*(road.point(end, lateral) for end in ends), 1.0), start - 1.7 * k, pace, [])
+            first, last = road.length - first, road.length - last
+        way = line_points(road.point(first, lateral), road.point(last, lateral), 1.0)
+        _walker(crowd, way, start - 1.7 * k, pace, [])
 
 
 def _cross(crowd: Crowd, road: Road, crossing: Crossing, count: int) -> None:

@@ -200,7 +200,7 @@ def _graph(rng: np.random.Generator) -> tuple[list[np.ndarray], list[tuple[int, 
             degree[[a, b]] -= 1
         else:
             kept.append((a, b))
-    edges = []
+    edges: list[tuple[int, ...]] = []
     for a, b in sorted(kept):
         if rng.random() < 0.3:
             along = nodes[b] - nodes[a]

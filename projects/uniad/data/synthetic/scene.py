@@ -59,21 +59,20 @@ class Scene:
         priority = spec.index % 6 != 5
         phase = rng.uniform(0, 40, len(self.town.junctions))
         simulate(self.town, self.actors, self.ego, self.duration_s + 1.0, priority, phase)
-        driven = self.ego.track.at(np.arange(0.0, self.duration_s + 0.5, 0.5))[0]
+        driven = self.ego.trajectory.at(np.arange(0.0, self.duration_s + 0.5, 0.5))[0]
         near = [p for p in props if np.linalg.norm(driven - p.pose[:2], axis=1).min() < SCENERY_M]
         self.look = make_look(self._rng("look"))
         self.props = [make_item(prop.mesh, prop.pose, self.look) for prop in near]
         self.shapes: list[tuple[Mesh, ...]] = [_shapes(actor) for actor in self.actors]
         self._driven = driven
-        self._ground: Ground | None = None
-        self._sky: np.ndarray | None = None
+        self._background: tuple[Ground, np.ndarray] | None = None  # the ground, and the sky all round
 
     def _rng(self, *words: object) -> np.random.Generator:
         return rng_for(self.params.seed, self.spec.name, *words)
 
     def ego_pose(self, t_s: float) -> tuple[np.ndarray, float]:
         """Position of the rear axle on the ground [2] and heading."""
-        xy, yaw, _, _ = self.ego.track.at(t_s)
+        xy, yaw, _, _ = self.ego.trajectory.at(t_s)
         return xy, float(yaw)
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
@@ -87,29 +86,32 @@ class Scene:
                 continue
             phase = 0
             if actor.mode == "walking":
-                phase = int(actor.track.motion(t_s)[0] / STRIDE_M) % 2
+                phase = int(actor.trajectory.motion(t_s)[0] / STRIDE_M) % 2
             items.append(make_item(shapes[phase % len(shapes)], (x, y, yaw), self.look, actor.id))
         return Stage(items)
 
     def camera_view(self, channel: str, t_s: float) -> View:
         """A camera's pose at a time."""
         sensor = self.sensors[channel]
+        if sensor.intrinsic is None:
+            raise ValueError(f"{channel} is no camera")
         global_from_cam = global_from_ego(*self.ego_pose(t_s)) @ sensor.ego_from_sensor
         return View(sensor.intrinsic, inverse(global_from_cam))
 
     def render(self, channel: str, stage: Stage, t_s: float, measure: bool = True) -> tuple[np.ndarray, list[Painted]]:
         """The picture [900, 1600, 3] BGR that a camera takes at a time, and what it sees of each actor."""
-        if self._ground is None:
+        if self._background is None:
             low, high = self._driven.min(axis=0) - 110.0, self._driven.max(axis=0) + 110.0
-            self._ground = Ground(self.town, low, high, self.look, self._rng("ground"))
-            self._sky = self.look.sky(self._rng("sky"))
+            ground = Ground(self.town, low, high, self.look, self._rng("ground"))
+            self._background = ground, self.look.sky(self._rng("sky"))
+        ground, sky = self._background
         view = self.camera_view(channel, t_s)
         image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         heading = np.arctan2(view.cam_from_global[2, 1], view.cam_from_global[2, 0])
         start = int((-heading / (2 * np.pi)) % 1.0 * WIDTH)
-        rows = self._sky.shape[0]
-        image[:rows] = self._sky[:, start : start + WIDTH]
-        self._ground.paint(image, view.k, view.cam_from_global)
+        rows = sky.shape[0]
+        image[:rows] = sky[:, start : start + WIDTH]
+        ground.paint(image, view.k, view.cam_from_global)
         return image, paint(image, stage, view, self.look, measure)
 
     def lidar_sweep(self, stage: Stage, t_s: float, *words: object) -> Sweep:

@@ -89,7 +89,8 @@ def _buildings(town: Town, rng: np.random.Generator) -> list[Prop]:
 
 def _tree(rng: np.random.Generator) -> Mesh:
     height, spread = rng.uniform(4.5, 8.0), rng.uniform(1.3, 2.4)
-    leaf = tuple(c * rng.uniform(0.85, 1.15) for c in LEAVES[rng.integers(len(LEAVES))])
+    red, green, blue = (c * rng.uniform(0.85, 1.15) for c in LEAVES[rng.integers(len(LEAVES))])
+    leaf = red, green, blue
     crown = 0.42 * height
     b = Builder()
     b.column((0.0, 0.0), [(0.0, 0.16), (crown + 0.3, 0.12)], BARK, sides=5)

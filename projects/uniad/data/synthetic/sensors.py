@@ -88,8 +88,8 @@ def build_sensors(seed: int, vehicle: str) -> dict[str, Sensor]:
         rotation = Quaternion(axis=[0, 0, 1], angle=yaw) * tilt * Quaternion(matrix=base)
         f = focal + rng.normal(0, 2.0)
         k = np.array([[f, 0.0, center[0]], [0.0, f, center[1]], [0.0, 0.0, 1.0]])
-        place = tuple(float(round(v + rng.normal(0, 0.004), 4)) for v in translation)
-        sensors[channel] = Sensor(channel, place, rotation, k)
+        x, y, z = (float(round(v + rng.normal(0, 0.004), 4)) for v in translation)
+        sensors[channel] = Sensor(channel, (x, y, z), rotation, k)
     lidar = Quaternion(axis=[0, 0, 1], angle=-np.pi / 2 + rng.normal(0, 0.004))
     sensors[LIDAR] = Sensor(LIDAR, LIDAR_TRANSLATION, lidar, None)
     return sensors

@@ -38,6 +38,15 @@ SIZES: dict[str, tuple[tuple[float, float, float], float]] = {
 }
 
 
+def _between(a: float, b: float) -> tuple[float, float]:
+    return min(a, b), max(a, b)
+
+
+def _shade(color: Color, factor: float) -> Color:
+    red, green, blue = color
+    return factor * red, factor * green, factor * blue
+
+
 def _wheels(b: Builder, w: float, xs: tuple[float, ...], radius: float) -> None:
     """Wheels as discs on both sides of the last part, whose sides are upright at half the width."""
     for face, y in ((RIGHT, -w / 2), (LEFT, w / 2)):
@@ -127,7 +136,7 @@ def trailer(w: float, l: float, h: float, rng: np.random.Generator) -> Mesh:
     b.box((-l / 2, l / 2), y, (0.3 * h, h), cargo)
     for face, s in ((RIGHT, -1), (LEFT, 1)):
         ribs = [side_rect(s * w / 2, (x - 0.012 * l, x + 0.012 * l), (0.3 * h, h)) for x in np.linspace(-0.42, 0.42, 7) * l]
-        b.decal(face, np.array(ribs), tuple(0.72 * c for c in cargo), least_px=20)
+        b.decal(face, np.array(ribs), _shade(cargo, 0.72), least_px=20)
     b.decal(BACK, np.array([end_rect(-l / 2, (s * 0.36 * w - 0.1 * w, s * 0.36 * w + 0.1 * w), (0.31 * h, 0.38 * h))
                             for s in (-1, 1)]), TAIL, glow=True, least_px=12)  # fmt: skip
     b.decal(BACK, end_rect(-l / 2, (-0.02 * w, 0.02 * w), (0.3 * h, h)), DARK, least_px=20)
@@ -139,7 +148,7 @@ def construction_vehicle(w: float, l: float, h: float, rng: np.random.Generator)
     b = Builder()
     x = (-l / 2, 0.18 * l)
     for s in (-1, 1):
-        b.box(x, tuple(sorted((s * w / 2, s * 0.26 * w))), (0.0, 0.25 * h), DARK)
+        b.box(x, _between(s * w / 2, s * 0.26 * w), (0.0, 0.25 * h), DARK)
     b.box((-0.44 * l, 0.14 * l), (-0.42 * w, 0.42 * w), (0.25 * h, 0.52 * h), paint)
     b.decal(BACK, end_rect(-0.44 * l, (-0.3 * w, 0.3 * w), (0.3 * h, 0.46 * h)), DARK)
     b.box((-0.2 * l, 0.12 * l), (0.02 * w, 0.42 * w), (0.52 * h, h), GLASS, roof=paint)
@@ -163,8 +172,8 @@ def pedestrian(w: float, l: float, h: float, rng: np.random.Generator, stride: f
     foot = 0.2 * l
     for side in (-1, 1):
         swing = side * (1.0 if stride >= 0 else -1.0) * (0.5 * l - foot / 2)
-        b.box((swing - foot / 2, swing + foot / 2), tuple(sorted((side * 0.04 * w, side * 0.3 * w))), (0.0, hip), trousers,
-              top=((-0.14 * l, 0.14 * l), tuple(sorted((side * 0.02 * w, side * 0.32 * w)))))  # fmt: skip
+        b.box((swing - foot / 2, swing + foot / 2), _between(side * 0.04 * w, side * 0.3 * w), (0.0, hip), trousers,
+              top=((-0.14 * l, 0.14 * l), _between(side * 0.02 * w, side * 0.32 * w)))  # fmt: skip
     b.box((-0.2 * l, 0.2 * l), (-0.42 * w, 0.42 * w), (hip, neck), shirt, top=((-0.18 * l, 0.18 * l), (-w / 2, w / 2)))
     b.box((-0.17 * l, 0.17 * l), (-0.15 * w, 0.15 * w), (neck, h), SKIN, roof=hair)
     b.decal(BACK, end_rect(-0.17 * l, (-0.15 * w, 0.15 * w), (neck + 0.03 * h, h)), hair, least_px=16)
@@ -175,7 +184,7 @@ def pedestrian(w: float, l: float, h: float, rng: np.random.Generator, stride: f
 
 def _rider(b: Builder, w: float, l: float, h: float, seat: float, shirt: Color, trousers: Color) -> None:
     for side in (-1, 1):
-        b.box((-0.06 * l, 0.14 * l), tuple(sorted((side * 0.12 * w, side * 0.3 * w))), (0.2 * h, seat), trousers)
+        b.box((-0.06 * l, 0.14 * l), _between(side * 0.12 * w, side * 0.3 * w), (0.2 * h, seat), trousers)
     b.box((-0.12 * l, 0.06 * l), (-0.36 * w, 0.36 * w), (seat, 0.84 * h), shirt, top=((0.0, 0.18 * l), (-0.4 * w, 0.4 * w)))
     b.box((0.02 * l, 0.16 * l), (-0.16 * w, 0.16 * w), (0.84 * h, h), SKIN, roof=(60, 60, 70))
     b.decal(BACK, end_rect(0.02 * l, (-0.16 * w, 0.16 * w), (0.88 * h, h)), (60, 60, 70), least_px=16)
@@ -215,7 +224,7 @@ def barrier(w: float, l: float, h: float, rng: np.random.Generator) -> Mesh:
     """Long across its heading, as the genuine boxes are: width 2.5 m, length 0.5 m."""
     b = Builder()
     for side in (-1, 1):
-        b.box((-l / 2, l / 2), tuple(sorted((side * 0.3 * w, side * 0.42 * w))), (0.0, 0.3 * h), (90, 90, 92))
+        b.box((-l / 2, l / 2), _between(side * 0.3 * w, side * 0.42 * w), (0.0, 0.3 * h), (90, 90, 92))
     b.box((-0.2 * l, 0.2 * l), (-w / 2, w / 2), (0.3 * h, h), (238, 238, 232))
     ys = np.linspace(-w / 2, w / 2, 8)
     for face, x in ((FRONT, 0.2 * l), (BACK, -0.2 * l)):

@@ -64,7 +64,7 @@ def make_ego(town: Town, manoeuvre: Manoeuvre, duration_s: float, rng: np.random
 
 def ego_reach(ego: Actor, duration_s: float) -> np.ndarray:
     """Points that the ego car can come by during a scene: [n, 2]."""
-    track = ego.track
+    track = ego.trajectory
     return track.path.at(np.arange(track.s[0], track.s[0] + track.cruise * (duration_s + 1.0), 8.0))[0]
 
 
@@ -72,7 +72,8 @@ def make_traffic(town: Town, ego: Actor, reach: np.ndarray, first_id: int, durat
                  rng: np.random.Generator) -> list[Actor]:  # fmt: skip
     """Moving vehicles on the lanes near the ego car's way, spaced so that nobody starts inside another."""
     actors: list[Actor] = []
-    taken = [(ego.track.path.at(ego.track.s[0] + ego.track.axle)[0], 2.0)]
+    own = ego.trajectory
+    taken = [(own.path.at(own.s[0] + own.axle)[0], 2.0)]
     density = rng.uniform(0.5, 1.0)
     for i in rng.permutation(len(town.lanes)):
         lane = town.lanes[i]
@@ -88,7 +89,7 @@ def make_traffic(town: Town, ego: Actor, reach: np.ndarray, first_id: int, durat
                 path, stops = route(town, lane, [], 12.0 * duration_s + 60.0, rng)
                 actor.track = vehicle_track(path, s, size, rng.uniform(*CRUISE[kind]), stops)
                 middle = path.at(s + actor.track.axle)[0]
-                gap = min(np.linalg.norm(middle - xy) - radius for xy, radius in taken)
+                gap = min(float(np.linalg.norm(middle - xy)) - radius for xy, radius in taken)
                 if gap > size[1] / 2 + 5.0:
                     ahead = [stop - s - actor.track.front for stop, *_ in stops if stop > s + actor.track.front]
                     if ahead:  # able to stop at the next signal

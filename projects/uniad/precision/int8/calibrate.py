@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from uniad.backends.base import Feeds
 from uniad.backends.onnxruntime import OrtRunner
 from uniad.config.spec import Spec
-from uniad.data.dataset import SceneStream
+from uniad.data.dataset import SceneStream, Split
 from uniad.errors import UserError
 from uniad.interface.contract import Contract, pack_frame
 from uniad.precision.int8.candidates import Layer, tensor_shapes
@@ -32,7 +33,7 @@ class CalibrationSet:
     """Scenes of a split to calibrate on: ``scenes`` of them, spread over it, the first ``frames`` of each."""
 
     spec: Spec
-    split: str = "train"
+    split: Split = "train"
     scenes: int = 4
     frames: int = 20
 
@@ -71,7 +72,7 @@ class Watcher(OrtRunner):
         self.graph_io = [name for name in tensors if name not in self.inner]
         self.seen: Feed = {}
 
-    def _infer(self, feeds: Feed) -> Feed:
+    def _infer(self, feeds: Feeds) -> Feed:
         values = self.session.run([*self.contract.output_names, *self.inner], dict(feeds))
         outputs = dict(zip(self.contract.output_names, values))
         everything = {**feeds, **outputs}

@@ -51,13 +51,13 @@ class Magnitudes:
         raise UserError(f"calibration method {method!r}: choose one of {', '.join(METHODS)}")
 
 
-def _least_divergence(counts: NDArray[np.int64]) -> int:
+def _least_divergence(bins: NDArray[np.int64]) -> int:
     """How many bins to keep so that what int8 makes of them says most of what they were (Kullback-Leibler, as TensorRT has it).
 
     The reference clips what lies beyond into the last kept bin; the candidate spreads each of 128 equal steps over its bins that
     are not empty.
     """
-    counts = counts.astype(np.float64)
+    counts = bins.astype(np.float64)
     counts[0] = counts[1]  # zeros, of which a ReLU makes any number, are exact in int8 whatever the scale is
     total = counts.sum()
     if not total:

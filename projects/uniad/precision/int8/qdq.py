@@ -9,6 +9,7 @@ additions among them, would see rounded numbers; here they see what they saw bef
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ def insert_qdq(model: onnx.ModelProto, layers: Iterable[Layer], limits: Mapping[
             graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), names["scale"]))
             if axis is not None:
                 graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), zero))
-            kwargs = {} if axis is None else {"axis": axis}
+            kwargs: dict[str, Any] = {} if axis is None else {"axis": axis}
             path = owner.partition("/")[0]  # so that a profile, and layer_groups, count them with their layer
             for op, source, target in (
                 ("QuantizeLinear", tensor, names["int8"]),
@@ -61,7 +62,7 @@ def insert_qdq(model: onnx.ModelProto, layers: Iterable[Layer], limits: Mapping[
     for node in graph.node:
         layer = chosen.get(node.name)
         if layer is not None:
-            activation = np.float32(max(limits[layer.activation], np.finfo(np.float32).tiny * LEVELS) / LEVELS)
+            activation = np.float32(max(limits[layer.activation], float(np.finfo(np.float32).tiny) * LEVELS) / LEVELS)
             weight = channel_scales(numpy_helper.to_array(weights[layer.weight]), layer.axis)
             node.input[0] = paired(layer.activation, np.asarray(activation), None, node.name)
             node.input[1] = paired(layer.weight, weight, layer.axis, node.name)

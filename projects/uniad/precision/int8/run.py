@@ -12,6 +12,7 @@ from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import sequence_path, spec_of, write_card
 from uniad.artifacts.derived import write_derived
 from uniad.artifacts.graph import is_quantised, load_graph
+from uniad.data.dataset import Split
 from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import UNGROUPED
@@ -35,7 +36,7 @@ class Options:
 
     method: str = AUTO
     percentile: float = 99.99
-    split: str = "train"
+    split: Split = "train"
     scenes: int = 4
     frames: int = 20
     keep: tuple[str, ...] = ()
