@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 
 import _tools  # noqa: F401
+
 import numpy as np
 import torch
+
 from uniad.config.read import load_spec
 from uniad.config.spec import UPSTREAM
 from uniad.data.dataset import open_table

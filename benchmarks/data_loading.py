@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import _tools  # noqa: F401
+
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+
 from uniad.config.read import load_spec
 from uniad.config.spec import DataSpec
 from uniad.data.collate import collate

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import _tools  # noqa: F401  the environment and the code of this tree
+
 import numpy as np
 import torch
+
 from uniad.deploy.plausible import Limits
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Sensors

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import _tools  # noqa: F401
+
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
 from gpu_step import milliseconds
 from latency import TORCH_MODES, VARIANTS, make_model, read_frames, store_frames, the_spec
-from torch.profiler import ProfilerActivity, profile, record_function
 from uniad.backends.cuda_graph import CudaGraphStep, parts
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import contract_for

@@ -11,7 +11,9 @@ import argparse
 from collections.abc import Callable
 
 import _tools  # noqa: F401
+
 import torch
+
 from uniad.config.read import load_spec
 from uniad.config.variants import config_files
 from uniad.export.to_onnx import example_tensors

@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import _tools  # noqa: F401
+
 import numpy as np
 import torch
+
 from uniad.backends.cuda_graph import MODES, PRECISIONS
 from uniad.config.read import load_spec
 from uniad.config.spec import CompatSpec, Spec, Stage2Spec

@@ -17,10 +17,12 @@ import sys
 from contextlib import nullcontext
 
 import _tools  # noqa: F401
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from uniad.errors import UserError, run_cli
 from uniad.models.attention import PADDED_LOGIT, padding_bias
 

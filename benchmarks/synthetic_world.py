@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 import _tools  # noqa: F401
+
 import cv2
+
 from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import scene_specs
 from uniad.data.synthetic.scene import Keyframe, Scene

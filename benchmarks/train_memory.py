@@ -15,7 +15,9 @@ import json
 from pathlib import Path
 
 import _tools  # noqa: F401
+
 import torch
+
 from train_step import VARIANTS, measure
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec, from_scratch

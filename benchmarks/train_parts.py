@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import _tools  # noqa: F401
+
 import torch
-from gpu_step import milliseconds
 from torch import Tensor
+
+from gpu_step import milliseconds
 from train_step import VARIANTS, random_clip, with_frames
 from uniad.config.read import load_spec
 from uniad.config.spec import from_scratch

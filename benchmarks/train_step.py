@@ -15,8 +15,10 @@ import time
 from dataclasses import replace
 
 import _tools  # noqa: F401
+
 import torch
 from torch import Tensor
+
 from uniad.config.read import load_spec
 from uniad.config.spec import ModelSpec, Spec, from_scratch
 from uniad.config.variants import KINDS, config_files

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from helpers.recorded import golden_dir
 

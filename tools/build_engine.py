@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 
@@ -28,6 +29,7 @@ def main() -> None:
     if args.workspace_gib <= 0:
         raise UserError(f"--workspace-gib {args.workspace_gib}: should be above 0")
     import torch
+
     from uniad.artifacts.card import write_card
     from uniad.bisect.recorded import locate_command
     from uniad.engines.build import BuildOptions, build_engine

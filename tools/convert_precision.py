@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.data.infos import MAX_SWEEPS, create_infos
 from uniad.data.splits import OWN
 from uniad.errors import UserError, run_cli

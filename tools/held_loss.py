@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 NOTHING = "none"
@@ -38,6 +39,7 @@ def main() -> None:
     if args.clips < 1:
         raise UserError(f"--clips {args.clips}: give a number from 1 on")
     import torch
+
     from uniad.config.read import load_spec
     from uniad.files import atomic_path, sha256, try_place
     from uniad.training.build import build_model

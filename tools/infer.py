@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 
@@ -51,6 +52,7 @@ def main() -> int:
     if args.every > 1 and not args.folder:
         raise UserError("--every thins a folder's frames; a dataset is thinned by tools/create_data.py --every")
     from tqdm import tqdm
+
     from uniad.deploy.infer import folder_name, latency_table, run
     from uniad.deploy.plausible import Limits
     from uniad.deploy.records import SUMMARY

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 

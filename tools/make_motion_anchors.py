@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 from uniad.files import try_place
 
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     # After the arguments, so that --help answers at once.
     import numpy as np
+
     from uniad.config.read import load_spec
     from uniad.data.anchors import cluster_futures, load_motion_anchors, save_motion_anchors, training_futures
 

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import _environment
+
 from uniad.errors import UserError, run_cli
 
 TOOLS = Path(_environment.TOOLS)

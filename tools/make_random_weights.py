@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 
@@ -29,6 +30,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     import torch
+
     from uniad.config.read import load_spec
     from uniad.training.build import build_model
     from uniad.training.checkpoint import RANDOM, is_random, read_checkpoint, save_checkpoint

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from tqdm import tqdm
+
 from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import VERSIONS
 from uniad.errors import run_cli

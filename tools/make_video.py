@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 
@@ -31,6 +32,7 @@ def main() -> None:
         raise UserError(f"--fps {args.fps:g}: give a number above 0")
     import numpy as np
     from tqdm import tqdm
+
     from uniad.files import try_place
     from uniad.viz.replay import Replay
     from uniad.viz.video import write_picture, write_video

@@ -14,8 +14,10 @@ import os
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 import torch
 from tqdm import tqdm
+
 from uniad.errors import run_cli
 
 

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from tqdm import tqdm
+
     from uniad.config.read import load_spec
     from uniad.export.metadata import ONNX_FRAMES, write_metadata
     from uniad.files import try_place

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 LIMIT_MB = 16

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Everything after the command line was understood, in each process."""
     from tqdm import tqdm
+
     from uniad.backends.open import CHECKPOINT_BACKENDS, find_model
     from uniad.data.dataset import SceneStream
     from uniad.data.rig import check_dataset_rigs

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 from uniad.training.arguments import parser
 

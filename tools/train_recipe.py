@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _environment
+
 from uniad.errors import UserError, run_cli
 from uniad.training.recipe import Phase, Recipe, read_recipe
 

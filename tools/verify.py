@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import run_cli
 
 

@@ -11,6 +11,7 @@ import itertools
 from pathlib import Path
 
 import _environment  # noqa: F401
+
 from uniad.errors import UserError, run_cli
 
 

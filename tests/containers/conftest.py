@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers import REPO
 from helpers.make_tree import lay_tree
 from helpers.real_engine import Machine

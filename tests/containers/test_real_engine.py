@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.real_engine import Machine
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO, TESTS
 from helpers.make_tree import lay_tree
 from helpers.upstream_tree import ENGINE, PATCH, POSTPROCESS, Upstream, git

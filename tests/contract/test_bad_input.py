@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from helpers.upstream_tree import PATCH, Upstream, git
 

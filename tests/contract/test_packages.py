@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 
 IMAGES = ("torch1.12", "deploy", "jetson")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from helpers.upstream_tree import SHM, STACK, STEMS, Upstream, shown
 

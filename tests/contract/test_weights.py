@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 
 BODY = b"PK\x03\x04" + bytes(range(256)) * 4000

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import pytest
+
 from helpers import REPO
 from helpers.upstream_tree import SHM, STEMS, Upstream, shown
 

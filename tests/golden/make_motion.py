@@ -19,8 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers import motion_data, stage2_clip, weights
 from torch import Tensor
+
+from helpers import motion_data, stage2_clip, weights
 from uniad.interface.types import Agents, MotionOutput
 from uniad.losses.criterion import Criterion
 from uniad.losses.motion import motion_losses

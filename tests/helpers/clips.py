@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
+from helpers.specs import edit, nano_spec
 from uniad.config.spec import ModelSpec
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 from uniad.models.uniad import UniAD
 from uniad.training.regularisation import without_dropout
-
-from helpers.specs import edit, nano_spec
 
 HEIGHT, WIDTH, CAMERAS = 64, 96, 6
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
 from uniad.config.spec import TrackSpec
 from uniad.interface.types import TrackOutput
 from uniad.postprocess.tracks import decode

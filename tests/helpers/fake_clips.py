@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from uniad.config.spec import Spec
 from uniad.data.collate import collate
 from uniad.data.sampler import TrainSampler

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from helpers.recorded import Recorded
+from helpers.specs import tiny_spec
+from helpers.weights import fill
 from uniad.config.spec import ModelSpec
 from uniad.interface.types import Frame
 from uniad.models.backbone import ResNet
@@ -12,10 +16,6 @@ from uniad.models.bev_encoder import PerceptionTransformer
 from uniad.models.layers import LearnedPositionalEncoding
 from uniad.models.neck import FPN
 from uniad.models.uniad import UniAD
-
-from helpers.recorded import Recorded
-from helpers.specs import tiny_spec
-from helpers.weights import fill
 
 
 class ImagesToBev(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
+
 from uniad.config.spec import MapLossSpec
 from uniad.interface.types import Targets
 from uniad.losses.map import map_losses, match_map

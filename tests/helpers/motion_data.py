@@ -7,14 +7,14 @@ import re
 import numpy as np
 import torch
 from torch import Tensor, nn
-from uniad.config.spec import MotionSpec, Spec
-from uniad.interface.types import Agents
-from uniad.models.motion import MotionHead
-from uniad.training import regularisation
 
 from helpers import weights
 from helpers.recorded import Recorded
 from helpers.specs import edit, full_spec, tiny_spec
+from uniad.config.spec import MotionSpec, Spec
+from uniad.interface.types import Agents
+from uniad.models.motion import MotionHead
+from uniad.training import regularisation
 
 CAPACITY = 12  # objects and agents of the recorded clip fit
 RANDOM_OFF = {"model__use_grid_mask": False, "model__track__random_drop": 0.0, "model__track__fp_ratio": 0.0}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uniad.data.infos import create_infos
-from uniad.deploy.runtime import Runtime
-
 from helpers import REPO
 from helpers.specs import config_path
+from uniad.data.infos import create_infos
+from uniad.deploy.runtime import Runtime
 
 
 class Nano:

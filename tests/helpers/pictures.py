@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from uniad.viz.page import WALL, Content, Future, render
 
 from helpers.specs import nano_spec
+from uniad.viz.page import WALL, Content, Future, render
 
 DATA = nano_spec().data
 NAMES, RANGE = DATA.class_names, DATA.pc_range

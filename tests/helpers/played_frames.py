@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from uniad.config.spec import Spec
-from uniad.interface.types import DetOutput, Frame, State, StepOutputs
-from uniad.models.track import Rows
-from uniad.models.uniad import UniAD
 
 from helpers.recorded import Prefixed, Recorded, golden_dir
 from helpers.specs import full_spec, tiny_spec
 from helpers.weights import fill
+from uniad.config.spec import Spec
+from uniad.interface.types import DetOutput, Frame, State, StepOutputs
+from uniad.models.track import Rows
+from uniad.models.uniad import UniAD
 
 CELLS, HALF = (50, 50), (-50.0, 50.0, 2.0)  # the recorded base model has a small BEV
 SPECS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from uniad.artifacts.sequence import Sequence
 from uniad.backends.base import Runner
 from uniad.interface.contract import Contract

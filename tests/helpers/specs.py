@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from helpers import REPO
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
-
-from helpers import REPO
 
 CONFIGS = REPO / "projects" / "configs"
 STEM = {"tiny": "tiny_imgx0.25", "full": "full", "nano": "nano"}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 
 from helpers.train_clip import pad
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 
 FRAMES, HEIGHT, WIDTH, STEPS = 3, 256, 416, 12
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from uniad.data.anchors import save_motion_anchors
-from uniad.models.uniad import UniAD
-from uniad.training.checkpoint import save_checkpoint
 
 from helpers import REPO
 from helpers.command_line import World
 from helpers.specs import nano_spec
 from helpers.weights import rule_state_dict
+from uniad.data.anchors import save_motion_anchors
+from uniad.models.uniad import UniAD
+from uniad.training.checkpoint import save_checkpoint
 
 EXPORT_CONFIG = REPO / "projects/configs/stage2_e2e/nano_e2e_trt_p.py"
 

@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from uniad.artifacts.card import sequence_path, write_card
-from uniad.artifacts.sequence import Sequence, normalise_images
-from uniad.interface.contract import Contract, contract_for
-from uniad.postprocess.map_merge import finish_lanes
 
 from helpers.command_line import NANO
 from helpers.replays import draw_sequence
 from helpers.specs import nano_spec
+from uniad.artifacts.card import sequence_path, write_card
+from uniad.artifacts.sequence import Sequence, normalise_images
+from uniad.interface.contract import Contract, contract_for
+from uniad.postprocess.map_merge import finish_lanes
 
 TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 MEAN, STD = np.array([103.5, 116.3, 123.7], np.float32), np.ones(3, np.float32)

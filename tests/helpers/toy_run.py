@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import torch
+
+from helpers.toy_training import ToyModel, toy_loss, toy_trainer
 from uniad.errors import UserError, run_cli
 from uniad.training import distributed
 from uniad.training.run_log import RunLog
-
-from helpers.toy_training import ToyModel, toy_loss, toy_trainer
 
 
 def main() -> int:

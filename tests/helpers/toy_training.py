@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from helpers.specs import edit, nano_spec
 from uniad.config.spec import Spec
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader, Position
 from uniad.training.options import Outcome, TrainOptions
 from uniad.training.run_log import RunLog
 from uniad.training.trainer import Trainer
-
-from helpers.specs import edit, nano_spec
 
 SAMPLES = 12
 

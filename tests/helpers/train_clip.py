@@ -7,9 +7,9 @@ import re
 import numpy as np
 import torch
 from torch import Tensor
-from uniad.interface.types import Clip, Frame, Targets
 
 from helpers import TESTS
+from uniad.interface.types import Clip, Frame, Targets
 
 FRAMES, CAMERAS, HEIGHT, WIDTH = 5, 6, 256, 416
 COMPACT = TESTS / "golden" / "stage1_train.npz"

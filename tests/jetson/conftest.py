@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from helpers.command_line import ENV
 from helpers.jetson_device import Device, StandIn

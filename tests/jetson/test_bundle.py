@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import uniad
 from helpers.toy_graph import contract
 from uniad.artifacts.card import read_card, sequence_path, write_card

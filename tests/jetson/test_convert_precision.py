@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers.command_line import finish, refused, start
 from onnx import TensorProto, helper, numpy_helper
+
+from helpers.command_line import finish, refused, start
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, sequence_path, write_card
 from uniad.backends.rounding import tensor_types

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
+
 from helpers.command_line import finish, refused, start
 from helpers.jetson_device import StandIn
-from onnx import helper, numpy_helper
 from uniad.bisect.recorded import locate_fault
 from uniad.engines.base import BuildOptions
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+
 from helpers import REPO
 
 ENGINE = "engines/jetson/uniad_nano_track_map.fp32.engine"

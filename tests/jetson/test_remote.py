@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from helpers.command_line import refused
 from uniad.errors import UserError
 from uniad.jetson.ssh import Remote

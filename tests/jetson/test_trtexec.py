@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from helpers.command_line import refused
 from helpers.toy_graph import write_toy

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from helpers.make_tree import Tree
 
 READERS = [["export"], ["eval"], ["verify"], ["engine"], ["quantize"], ["visualize"], ["infer"], ["infer", "BACKEND=torch"],

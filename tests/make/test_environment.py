@@ -11,6 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
+
 import setup_env
 from helpers import REPO
 

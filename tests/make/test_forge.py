@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+
 from helpers import REPO
 
 WORKFLOWS = sorted((REPO / ".github/workflows").glob("*.yml"))

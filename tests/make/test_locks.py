@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.make_tree import Tree
 
 # Stands for a training or a preparation that takes its time: until somebody writes `go`.

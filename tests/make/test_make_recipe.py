@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+
 from helpers import REPO
 from helpers.make_tree import Tree
 

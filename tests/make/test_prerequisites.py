@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imports
 import pytest
+
+import imports
 from helpers import REPO
 from helpers.make_tree import Tree, bring_sources, lay_tree
 

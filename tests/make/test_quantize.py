@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from helpers.make_tree import Tree
 
 INT8 = "onnx/uniad_nano_cp_int8.onnx"

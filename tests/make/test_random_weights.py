@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from helpers.make_tree import Tree
 
 HERE = ("DATASET=synthetic", "STACK=native", "RUNTIME=host", "GPUS=0")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 
 sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]

@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+
 from helpers import REPO
 from helpers.make_tree import Tree, bring_sources
 

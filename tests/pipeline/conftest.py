@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.command_line import World, finish, start
 from helpers.specs import edit, nano_spec
 
@@ -43,6 +44,7 @@ def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a motion anchor file, random within what cars drive."""
     import numpy as np
+
     from uniad.data.anchors import save_motion_anchors
 
     spec, rng = nano_spec(2), np.random.default_rng(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers import REPO
 from helpers.command_line import NANO, World, finish, refused, start
 from helpers.specs import tiny_spec

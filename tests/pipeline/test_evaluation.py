@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+
 from helpers.command_line import ENV, NANO, World, finish, refused, start
 from helpers.specs import config_path
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from helpers import REPO
 from helpers.nano_pipeline import export, one_line_error, options, run
 from helpers.specs import config_path

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+
 from helpers.nano_pipeline import export, one_line_error, run
 from uniad.backends.rounding import tensor_types
 from uniad.export.groups import UNGROUPED, layer_groups

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from helpers.command_line import World, finish, refused, start
 from uniad.artifacts.card import read_card, sequence_path
 from uniad.artifacts.graph import is_quantised

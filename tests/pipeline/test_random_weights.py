@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+
 from helpers.command_line import NANO, World, finish, refused, start
 from helpers.specs import config_path
 from uniad.training.checkpoint import is_random

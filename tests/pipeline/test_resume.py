@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+
 from helpers.command_line import finish, start
 
 TIMING = {"time", "data_time", "eta_s", "memory"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import REPO, runtime_elsewhere
 from helpers.command_line import World, finish, start
 from helpers.stage2_work import Work

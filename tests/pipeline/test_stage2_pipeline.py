@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from helpers import REPO
 from helpers.command_line import World, finish, refused, start
 from helpers.specs import nano_spec

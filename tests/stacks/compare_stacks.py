@@ -160,6 +160,7 @@ def prepare(out: Path) -> None:
 def write_weights(path: Path, config: Path, kind: str) -> None:
     """Weights that follow from the parameters' names, with some tracks, lanes and occupied cells over their thresholds."""
     import torch
+
     from helpers import weights
     from uniad.config.read import load_spec
     from uniad.training.build import build_model

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 from uniad.backends.torch import TorchRunner
 from uniad.config.read import load_spec
 from uniad.config.spec import DataSpec, Spec

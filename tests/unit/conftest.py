@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.nano import Nano
 from torch import Tensor
+
+from helpers.nano import Nano
 from uniad.artifacts.card import config_entries, write_card
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from types import SimpleNamespace
 
-import attacks
 import pytest
+
+import attacks
 
 
 @pytest.mark.parametrize("area", attacks.AREAS)

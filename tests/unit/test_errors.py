@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from helpers import REPO
 from uniad.errors import LONGEST_LINE, UserError, run_cli
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.specs import config_path, nano_spec
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+
+from helpers.specs import config_path, nano_spec
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, write_card
 from uniad.config.file import load_config

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 
 LINT = re.search(r"-c '(from importlinter.*)'", (REPO / "mk/test.mk").read_text())[1]

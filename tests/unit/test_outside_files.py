@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.specs import nano_spec
 from uniad.artifacts import sequence
 from uniad.artifacts.card import card_path, read_card

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from uniad.errors import UserError, of_system, run_cli, system_errors_are_one_line
 from uniad.files import atomic_path, try_place
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers import REPO
 
 SCRIPT = REPO / "tools/postprocess_bevformer_tiny_epoch_24_pth.py"

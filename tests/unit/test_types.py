@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 
 FOLDERS = ("projects/uniad", "tools", "benchmarks", "mk/lib")

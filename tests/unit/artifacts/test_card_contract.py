@@ -6,6 +6,7 @@ import copy
 import json
 
 import pytest
+
 from helpers.specs import edit, nano_spec
 from uniad.artifacts.card import check_contract
 from uniad.errors import UserError

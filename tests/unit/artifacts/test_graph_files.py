@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from helpers.specs import nano_spec
 from uniad.artifacts.card import card_path, sequence_path
 from uniad.artifacts.derived import write_derived

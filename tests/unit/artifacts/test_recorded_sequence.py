@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.specs import nano_spec
 from uniad.artifacts import sequence as recorded
 from uniad.errors import UserError

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from uniad.backends.compiled import CompiledRunner
 from uniad.backends.torch import TorchRunner
 from uniad.deploy.runtime import Runtime

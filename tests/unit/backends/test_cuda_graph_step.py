@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from helpers import REPO
 from uniad.backends.cuda_graph import CudaGraphStep, compile_layers, parts
 from uniad.backends.onnxruntime_step import OnnxRuntimeStep

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from uniad.backends import open as opening
 from uniad.errors import UserError
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from helpers import REPO
 from helpers.clips import small_spec, small_stage2_spec
 from helpers.specs import edit, nano_spec

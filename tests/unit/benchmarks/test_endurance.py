@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from helpers import REPO
 from uniad.deploy.sources import DatasetFrames
 from uniad.postprocess.result import Objects, Plan, Result

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+
 from helpers import REPO
 from uniad.errors import run_cli
 

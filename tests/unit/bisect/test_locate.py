@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from helpers.replays import draw_sequence
 from helpers.specs import nano_spec
-from onnx import TensorProto, helper, numpy_helper
 from uniad.bisect.probes import EngineSide, OrtSide
 from uniad.bisect.recorded import replay_of
 from uniad.bisect.search import Replay, locate

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers import specs
 from uniad.config.file import ConfigError, load_config, parse_override
 from uniad.config.read import from_config, load_spec

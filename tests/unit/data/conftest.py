@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from helpers import recorded_ops, specs
 from helpers.recorded import golden_dir
 from uniad.config.spec import DataSpec

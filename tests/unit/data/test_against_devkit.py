@@ -10,12 +10,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import specs
 from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
 from nuscenes.prediction import PredictHelper, convert_global_coords_to_local, convert_local_coords_to_global
 from pyquaternion import Quaternion
+
+from helpers import specs
 from uniad.config.spec import UPSTREAM
 from uniad.data.dataset import open_table
 from uniad.data.infos import create_infos

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers import REPO
 from helpers.specs import config_path, tiny_spec
 from uniad.config.spec import DataSpec, MotionSpec

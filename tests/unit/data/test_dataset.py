@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import specs
 from torch.utils._pytree import tree_leaves
+
+from helpers import specs
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream, scene_time
 from uniad.data.labels import STRAIGHT

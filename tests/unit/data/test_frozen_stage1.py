@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from helpers import specs
 from uniad.data.packs import write_pack
 from uniad.losses.criterion import Criterion

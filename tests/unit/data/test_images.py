@@ -8,8 +8,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from helpers import specs
 from PIL import Image
+
+from helpers import specs
 from uniad.data.decoder_log import decoder_messages
 from uniad.data.images import ImageCache
 from uniad.data.transforms import Distortion, Resampler, check_size, decode, decode_all, finish, normalise

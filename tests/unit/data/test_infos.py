@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.command_line import create_data
 from uniad.data.check import dataset_problems
 from uniad.data.dataset import open_table

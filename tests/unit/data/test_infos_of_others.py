@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from uniad.data.table import load_table, relative_path
 from uniad.data.unpickle import load
 from uniad.errors import UserError

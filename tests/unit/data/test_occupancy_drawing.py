@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from uniad.data.occupancy import draw_instances
 from uniad.geometry.grid import BevGrid
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from helpers import specs
 from uniad.config.spec import Spec
 from uniad.data.collate import collate

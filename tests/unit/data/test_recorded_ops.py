@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from helpers import specs
 from helpers.tolerances import close
 from uniad.data.maps import Vector, rasterise

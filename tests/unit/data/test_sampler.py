@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from uniad.data.sampler import TrainSampler, scenes_of_rank
 
 

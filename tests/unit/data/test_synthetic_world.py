@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import uniad.data.synthetic.record as record
 from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.nuscenes import NuScenes
@@ -21,6 +20,8 @@ from nuscenes.utils.data_classes import Box, LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
+
+import uniad.data.synthetic.record as record
 from uniad.data.synthetic import WorldParams, generate, stamp_of
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.paint import Stage, View, make_item, paint, pixels

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from helpers.command_line import create_data
 from uniad.data.check import dataset_problems
 from uniad.data.infos import create_infos

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+
 from uniad.data import unpickle
 from uniad.data.table import load_table
 from uniad.errors import UserError

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from torch.utils.data import Dataset
+
 from uniad.data import workers
 from uniad.data.workers import Room, batches, guarded_loader, shortage
 from uniad.errors import UserError

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import infer
 import numpy as np
 import pytest
+
+import infer
 from helpers.frame_folders import record_folder
 from uniad.data.images import ImageSource
 from uniad.deploy.infer import folder_name, run
@@ -85,6 +86,7 @@ def test_submissions_are_those_of_the_evaluation(results: Path, runtime: Runtime
     from nuscenes.eval.common.loaders import load_prediction
     from nuscenes.eval.detection.data_classes import DetectionBox
     from nuscenes.eval.tracking.data_classes import TrackingBox
+
     from uniad.data.dataset import SceneStream
     from uniad.evaluation.run import collect
 

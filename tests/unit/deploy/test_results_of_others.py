@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from uniad.deploy.records import SUMMARY, claim, read_frame, read_summary, write_frame
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS

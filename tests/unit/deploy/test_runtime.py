@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from helpers.specs import config_path, nano_spec
 from uniad.data.dataset import SceneStream
 from uniad.deploy.plausible import Limits

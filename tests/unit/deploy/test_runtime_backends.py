@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from helpers.command_line import finish, refused, start
 from uniad.artifacts.card import write_card
 from uniad.deploy.records import read_frame, read_summary

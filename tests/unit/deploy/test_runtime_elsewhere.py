@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import REPO, runtime_elsewhere
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import DatasetFrames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from uniad.evaluation.compare_metrics import ROWS, comparison_table, differences
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers.specs import edit, nano_spec
 from uniad.backends.torch import TorchRunner
 from uniad.config.spec import UPSTREAM, CompatSpec, Spec

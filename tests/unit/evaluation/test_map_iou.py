@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from helpers import TESTS
 from uniad.evaluation.map_iou import LAYERS, MapIoU, frame_layers, intersection_and_union, iou
 

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from helpers.recorded import Recorded
 from pyquaternion import Quaternion
+
+from helpers.recorded import Recorded
 from uniad.config.spec import UPSTREAM
 from uniad.evaluation.motion import ERRORS, MotionMetric, Predictions, Truth, forecast_errors
 from uniad.evaluation.motion_boxes import constant_velocity, motion_labels, predictions, truth

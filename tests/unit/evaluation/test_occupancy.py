@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from helpers.recorded import Recorded
 from uniad.evaluation.occupancy import OccupancyMetric, areas, consecutive, panoptic_sums
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from nuscenes.utils.splits import create_splits_scenes
+
 from uniad.data.splits import SPLITS
 from uniad.evaluation.official import EVAL_SETS, coverage
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.specs import edit, nano_spec
 from uniad.config.spec import Spec
 from uniad.errors import UserError
@@ -118,6 +119,7 @@ def test_swapped_ids_cost_identity_switches(truth, spec, tmp_path):
 
 def test_boxes_turned_around_are_a_heading_error(truth, spec, metrics, tmp_path):
     from pyquaternion import Quaternion
+
     from uniad.evaluation.official import evaluate_detection
 
     half = Quaternion(axis=[0, 0, 1], degrees=180)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.recorded import Recorded
 from uniad.config.spec import UPSTREAM
 from uniad.evaluation.planning import (

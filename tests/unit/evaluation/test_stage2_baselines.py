@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 from helpers.specs import edit, tiny_spec
 from uniad.data.dataset import SceneStream
 from uniad.data.infos import create_infos

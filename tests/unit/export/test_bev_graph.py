@@ -7,9 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers.specs import nano_spec
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.export.audit import audit
 from uniad.export.passes import downgrade_opset
 from uniad.models.backbone import Bottleneck

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from uniad.errors import UserError
 from uniad.export.groups import UNGROUPED, group_of, layer_groups, name_nodes
 from uniad.export.passes import decompose_layer_norm

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.command_line import finish, refused, start
 from helpers.specs import config_path, full_spec, nano_spec, tiny_spec
 from uniad.config.read import load_spec

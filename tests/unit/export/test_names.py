@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from helpers.specs import config_path
 from uniad.config.read import load_spec
 from uniad.export.names import onnx_name

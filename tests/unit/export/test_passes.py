@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+
 from uniad.export.audit import audit
 from uniad.export.passes import UnsupportedGraph, decompose_layer_norm, downgrade_opset, fix_casts, keep_int32_indices, opset_of
 

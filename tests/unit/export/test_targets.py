@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import export_onnx
 import pytest
-from helpers.specs import config_path
 from torch import nn
+
+import export_onnx
+from helpers.specs import config_path
 from uniad.engines.jetpack import JETPACKS
 from uniad.export.to_onnx import SAMPLINGS, TARGETS
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from uniad.artifacts.card import card_path, read_card, write_card
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError

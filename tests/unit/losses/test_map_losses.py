@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers import map_literal, train_clip
 from helpers.map_losses import losses_of
 from helpers.recorded import Recorded
 from helpers.specs import edit, nano_spec, tiny_spec
 from helpers.tolerances import TOLERANCES, close
 from helpers.weights import fill
-from torch import Tensor
 from uniad.interface.types import Targets
 from uniad.losses.map_matcher import canvas_size, map_targets, match_queries
 from uniad.models.map import MapHead, MapQueries

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import motion_data, stage2_clip
-from helpers.recorded import EXTRACTS, Recorded
 from torch import Tensor
 from torch.distributions import MultivariateNormal
+
+from helpers import motion_data, stage2_clip
+from helpers.recorded import EXTRACTS, Recorded
 from uniad.config.spec import MotionSpec
 from uniad.interface.types import Agents, MotionOutput, Targets
 from uniad.losses.criterion import total_loss

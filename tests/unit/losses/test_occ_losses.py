@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.specs import nano_spec, tiny_spec
 from helpers.stage2_clip import targets as stage2_targets
-from torch import Tensor
 from uniad.config.spec import OccSpec
 from uniad.interface.types import Agents, MotionOutput, Stage2Targets, Targets
 from uniad.losses.occ import occ_losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from helpers.specs import edit, nano_spec, tiny_spec
 from uniad.config.spec import UPSTREAM
 from uniad.geometry.boxes import decode_boxes, nearest_bev_iou

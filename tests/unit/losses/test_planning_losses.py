@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.recorded import Recorded
 from helpers.specs import tiny_spec
-from torch import Tensor
 from uniad.config.spec import CompatSpec, PlanSpec
 from uniad.interface.types import PlanOutput, Stage2Targets
 from uniad.losses.planning import plan_losses

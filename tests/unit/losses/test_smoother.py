@@ -9,8 +9,9 @@ import casadi
 import numpy as np
 import pytest
 import torch
-from helpers.recorded import Recorded
 from torch import Tensor
+
+from helpers.recorded import Recorded
 from uniad.losses import smoother
 from uniad.losses.smoother import smooth_trajectories, solve
 from uniad.losses.trajectory_problem import constraints, drive, jacobians, make_problem, residuals

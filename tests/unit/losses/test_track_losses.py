@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from helpers import literal, train_clip
 from uniad.config.spec import TrackLossSpec
 from uniad.geometry.boxes import encode_boxes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from helpers.specs import tiny_spec
 from torch import Tensor
+
+from helpers.specs import tiny_spec
 from uniad.config.spec import TrackSpec
 from uniad.interface.types import DetOutput, TrackOutput
 from uniad.models.agents import select_agents, select_training_agents

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+
 from uniad.models.attention import PADDED_LOGIT, MultiheadAttention, padding_bias
 
 DIM, HEADS, QUERIES, KEYS = 32, 4, 5, 6

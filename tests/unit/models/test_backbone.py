@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
+
 from helpers.images_to_bev import ImagesToBev
 from helpers.specs import full_spec, nano_spec, tiny_spec
-from torch import nn
 from uniad.config.file import ConfigError
 from uniad.config.spec import BackboneSpec, NeckSpec
 from uniad.models.backbone import ResNet

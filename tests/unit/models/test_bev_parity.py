@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers.images_to_bev import ImagesToBev
 from helpers.recorded import Recorded
 from helpers.specs import full_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.config.spec import ModelSpec
 from uniad.interface.pillars import check_rig
 from uniad.models.bev_encoder import PerceptionTransformer, _project

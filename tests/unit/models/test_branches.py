@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+
 from uniad.models import branches
 from uniad.models.branches import on_streams, run_concurrently
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from helpers.specs import config_path, edit, nano_spec, tiny_spec
 from uniad.config.read import load_spec
 from uniad.models.bev_encoder import BevEncoder

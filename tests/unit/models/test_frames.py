@@ -7,13 +7,14 @@ import json
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
 from helpers.decoded import decode_detections, decode_tracks
 from helpers.played_frames import Played, Run, play
 from helpers.recorded import EXTRACTS, Prefixed, Recorded, golden_dir
 from helpers.specs import full_spec, tiny_spec
 from helpers.tolerances import close
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 from uniad.evaluation.occupancy import consecutive
 from uniad.interface.types import EGO_ID
 from uniad.models.uniad import UniAD

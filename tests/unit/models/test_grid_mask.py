@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from uniad.models.grid_mask import apply_grid_mask, grid_masks
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.images_to_bev import bev_from_images
 from helpers.recorded import Recorded
 from helpers.specs import edit, full_spec, nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor
 from uniad.interface.types import MapOutput
 from uniad.models.map import MapHead, MapQueries
 from uniad.models.map_select import best_pairs

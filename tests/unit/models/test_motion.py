@@ -10,6 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers import motion_data
 from helpers.images_to_bev import bev_from_images
 from helpers.motion_data import recorded_agents, recorded_head
@@ -17,7 +19,6 @@ from helpers.recorded import Prefixed, Recorded, golden_dir
 from helpers.specs import edit, nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.config.spec import UPSTREAM
 from uniad.export.audit import audit
 from uniad.export.passes import downgrade_opset, keep_int32_indices

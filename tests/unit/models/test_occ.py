@@ -12,12 +12,13 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from helpers.played_frames import STEMS, play
 from helpers.recorded import EXTRACTS, Prefixed, Recorded, golden_dir
 from helpers.specs import config_path, full_spec, nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.config.file import ConfigError
 from uniad.config.read import load_spec
 from uniad.config.spec import ModelSpec, OccSpec

@@ -12,11 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers.recorded import Recorded, golden_dir
 from helpers.specs import full_spec, nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.config.spec import PlanSpec
 from uniad.errors import UserError
 from uniad.export.audit import audit

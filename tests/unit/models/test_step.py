@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.decoded import decode_detections, decode_tracks
 from helpers.specs import edit, nano_spec, tiny_spec
 from helpers.weights import fill
-from torch import Tensor
 from uniad.config.spec import Spec
 from uniad.export.wrapper import ExportStep
 from uniad.interface.contract import contract_for, pack_frame, pack_state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from helpers.recorded import Recorded
 from helpers.specs import tiny_spec
 from helpers.tolerances import close

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers.recorded import Recorded
 from helpers.specs import nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
-from torch import Tensor, nn
 from uniad.interface.types import DetOutput
 from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
 from uniad.models.track import empty_tracks

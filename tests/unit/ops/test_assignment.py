@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from helpers.gpu_kernels import run_python
 from uniad.ops.assignment import linear_assignment
 

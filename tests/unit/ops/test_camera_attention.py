@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.specs import tiny_spec
 from torch import Tensor
+
+from helpers.specs import tiny_spec
 from uniad.errors import UserError
 from uniad.interface.pillars import camera_slots, check_rig
 from uniad.ops import camera_attention as ops

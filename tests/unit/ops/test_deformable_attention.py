@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+
 from uniad.models.layers import DeformableAttention
 from uniad.ops.deformable_attention import deformable_attention, first_level_of_many, sampling_as, set_sampling
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from uniad.ops import deformable_conv
 from uniad.ops.deformable_conv import DeformConv2d, modulated_deform_conv2d
 from uniad.ops.sampling import sampling_as

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.gpu_kernels import run_python
 from torch import Tensor
+
+from helpers.gpu_kernels import run_python
 from uniad.ops.spd import solve_spd
 
 AGREE = """

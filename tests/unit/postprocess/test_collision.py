@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.recorded import Recorded
 from helpers.specs import edit, full_spec, tiny_spec
 from uniad.config.spec import CompatSpec

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from helpers.specs import nano_spec
 from pyquaternion import Quaternion
+
+from helpers.specs import nano_spec
 from uniad.postprocess.submission import class_ranges, to_annotations
 
 NAMES = nano_spec().data.class_names

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from uniad.backends.rounding import tensor_types
 from uniad.precision.fp16 import MARGIN, out_of_range, position_nodes
 from uniad.precision.half import HALF_MAX

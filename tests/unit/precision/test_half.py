@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from uniad.backends.rounding import has_halves, rounded, tensor_types
 from uniad.precision.half import convert, fold_batch_norms, lift_constants
 

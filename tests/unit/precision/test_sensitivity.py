@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
+
 from helpers.specs import nano_spec
 from uniad.artifacts.sequence import Sequence
 from uniad.errors import UserError

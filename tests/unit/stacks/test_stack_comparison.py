@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from helpers import REPO
 
 SCRIPT = REPO / "tests/stacks/compare_stacks.py"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
 from uniad.errors import UserError
 from uniad.interface.types import Tracks
 from uniad.training.capture import EagerStep, RecordedStep, copy_tensors

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.clips import anchors
 from helpers.specs import edit, nano_spec
 from uniad.config.spec import Spec

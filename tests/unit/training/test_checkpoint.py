@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from uniad.errors import UserError
 from uniad.training import checkpoint as C
 from uniad.training import initial

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+
 from helpers.toy_training import ToyModel, run, toy_trainer
 from uniad.training import checkpoint as C
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from helpers import train_clip
 from helpers.clips import small_clip, small_model, small_spec
 from helpers.no_host import NoHost

@@ -5,6 +5,7 @@ import runpy
 import numpy as np
 import pytest
 import torch
+
 from helpers import train_clip, weights
 from helpers.specs import tiny_spec
 from helpers.tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, CLIP_LOSS_CARRIED_BOXES, CLIP_TOTAL_GRAD_NORM

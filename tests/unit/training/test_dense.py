@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.clips import small_clip, small_model, small_spec
 from torch import Tensor
+
+from helpers.clips import small_clip, small_model, small_spec
 from uniad.errors import UserError
 from uniad.geometry.boxes import encode_boxes
 from uniad.models.uniad import UniAD

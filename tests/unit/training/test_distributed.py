@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from uniad.errors import UserError
 from uniad.training import distributed
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.specs import edit, full_spec, nano_spec, tiny_spec
 from helpers.toy_training import ToyModel
 from uniad.errors import UserError

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from uniad.config.read import load_spec
 from uniad.files import sha256

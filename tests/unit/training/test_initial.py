@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers import REPO
 from helpers.specs import edit, nano_spec, tiny_spec
-from torch import Tensor
 from uniad.config.spec import from_scratch
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD

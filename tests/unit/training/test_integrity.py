@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of
 from uniad.errors import UserError

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from helpers.clips import small_model, small_spec
 from helpers.fake_clips import FakeClips
 from helpers.ranks import in_ranks
 from helpers.specs import edit, nano_spec
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of, same_checkpoint
-from torch import Tensor, nn
 from uniad.data.collate import collate
 from uniad.training import reduce
 from uniad.training.capture import EagerStep, RecordedStep, record_on_host

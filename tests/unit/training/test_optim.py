@@ -7,9 +7,10 @@ import hashlib
 
 import pytest
 import torch
+from torch import nn
+
 from helpers.specs import full_spec, tiny_spec
 from helpers.toy_training import ToyModel, toy_spec
-from torch import nn
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
 from uniad.training import optim

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+
 from helpers import REPO
 from helpers.toy_training import run, toy_trainer
 from helpers.training_processes import SCRIPT, finish, free_port, start, wait_for_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO
 from uniad.config.file import ConfigError
 from uniad.training.recipe import read_recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from helpers.fake_clips import fake_loader
 from helpers.specs import nano_spec
 from uniad.losses.criterion import total_loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from helpers.clips import small_clip, small_spec
 from helpers.specs import tiny_spec
 from uniad.losses.criterion import Criterion, total_loss

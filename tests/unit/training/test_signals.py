@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers import REPO, TESTS
 from helpers.training_processes import ENV, SCRIPT, finish, free_port, wait_for_steps
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
+
 from helpers.clips import small_clip, small_model, small_stage2_spec, with_future
 from helpers.no_host import NoHost
-from torch.utils._pytree import tree_map
 from uniad.config.spec import FreezeSpec, ModelSpec
 from uniad.geometry.boxes import encode_boxes
 from uniad.interface.types import Clip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.clips import anchors
 from helpers.specs import edit, full_spec, nano_spec, tiny_spec
 from uniad.data.anchors import save_motion_anchors

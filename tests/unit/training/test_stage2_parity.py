@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from helpers import motion_data, stage2_clip, weights
 from helpers.recorded import EXTRACTS, Recorded
 from helpers.specs import tiny_spec

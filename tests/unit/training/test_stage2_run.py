@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.clips import anchors
 from helpers.fake_clips import fake_loader
 from helpers.specs import edit, nano_spec

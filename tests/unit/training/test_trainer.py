@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from helpers.toy_training import SAMPLES, ToyData, ToyModel, run, toy_loss, toy_spec, toy_trainer
 from helpers.training_runs import log_of, same_checkpoint
 from uniad.errors import UserError

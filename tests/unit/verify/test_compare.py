@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from helpers.replays import FRAMES, Parrot, draw_sequence, judge
 from helpers.specs import edit, nano_spec
 from uniad.artifacts.card import card_path, read_card, write_card

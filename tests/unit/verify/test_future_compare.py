@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from helpers.replays import FRAMES, Parrot, draw_sequence, judge
 from helpers.specs import full_spec, nano_spec, tiny_spec
 from uniad.artifacts.card import future_entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from uniad.verify.objects import align
 
 ROWS = 8

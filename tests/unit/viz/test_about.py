@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.command_line import finish, refused, start
 from uniad.errors import UserError
 from uniad.files import sha256

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from helpers.command_line import finish, refused, start
 from uniad.viz.curves import Part, draw, held_series, panels, part_of, read_runs, series
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.pictures import BEARING_DEG, EMPTY, NAMES, NOBODY, RANGE, STEPS, camera, car, future, painted
 from uniad.viz.difference import ROW, TILE_H, WIDTH, difference, render_pair
 from uniad.viz.page import VIEW, WALL, Content

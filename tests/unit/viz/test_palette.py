@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from helpers.specs import nano_spec
 from uniad.viz.palette import (
     CLASS_COLOURS,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.command_line import finish, refused, start
 from uniad.deploy.infer import run
 from uniad.deploy.sources import DatasetFrames

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from helpers.command_line import finish, refused, start
 from helpers.frame_folders import record_folder
 from uniad.deploy.infer import run

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+
 from helpers import toy_graph as toy
 from helpers.replays import draw_sequence
 from uniad.errors import UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from uniad.errors import UserError
 from uniad.precision.int8.histogram import BINS, METHODS, SAMPLED, Magnitudes
 

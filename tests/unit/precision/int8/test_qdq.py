@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from uniad.backends.onnxruntime import OrtRunner
 from uniad.errors import UserError
 from uniad.export.groups import layer_groups
