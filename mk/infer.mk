@@ -35,6 +35,14 @@ $(INFER_DIR)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DI
 	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFER_DIR))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
+ifneq ($(EVALUATED),$(RESULTS))
+$(EVALUATED): $(INFER_MODEL) $(READ_CONFIG) $(INFOS_VAL) $$(call code,test$(if $(filter compiled,$(BACKEND)),,+graph)) .make/var/EVAL_FLAGS.$(EVALUATED) | $(ENV)
+	$(EVALUATE)
+$(EVALUATED): private EVAL_CONFIG = $(READ_CONFIG)
+$(EVALUATED): private EVAL_BACKEND = $(if $(filter compiled,$(BACKEND)), --backend compiled)
+EVAL_FLAGS.$(EVALUATED) = $(READ_CONFIG) $(INFER_MODEL) $(OPTIONS) $(EVAL_ARGS)
+endif
+
 $(call whole,ENDURANCE_FRAMES)
 .PHONY: endurance
 endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a BACKEND: memory, latency, scene A after scene B

@@ -186,7 +186,8 @@ $(call results,$1): private EVAL_CONFIG = $(call config,$1)
 endef
 # Whether this make may train the stage
 training = $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(call ckpt,$1)),,1))
-EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(ON_CPU) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
+EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(ON_CPU)$(EVAL_BACKEND) --out $(call q,$@) $(call cfg-options,$(OPTIONS)) $(EVAL_ARGS)
+EVAL_BACKEND :=
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 endif
@@ -206,6 +207,9 @@ $(RESULTS): $(READ) $(READ_CONFIG) $(INFOS_VAL) $$(call code,test) .make/var/EVA
 $(RESULTS): private EVAL_CONFIG = $(READ_CONFIG)
 EVAL_FLAGS.$(RESULTS) = $(READ_CONFIG) $(READ) $(OPTIONS) $(EVAL_ARGS)
 endif
+# A graph, or the checkpoint in another back end than PyTorch, has scores of its own, beside those of the checkpoint (mk/infer.mk).
+EVALUATED := $(if $(filter-out torch,$(BACKEND)),outputs/$(SUB)eval/$(NAME).$(BACKEND).json,$(RESULTS))
+$(if $(and $(BACKEND),$(EVAL_STAGES)),$(error BACKEND=$(BACKEND): the stage is said by STAGE: make eval STAGE=$(firstword $(EVAL_STAGES)) BACKEND=$(BACKEND)))
 stage-results = $(if $(CKPT)$(CONFIG),$(RESULTS),$(call results,$1))
 PROMOTED := $(if $(filter $(SHIPPED),$(START)),,$(call ckpt,1)) $(call ckpt,2) $(DEPLOYED)
 
@@ -218,8 +222,8 @@ train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes o
 train-stage1: ## Train stage 1 (tracking and map)
 train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 learnt
 promote: $(PROMOTES) ## Copy what was trained to ckpts/ under upstream's names; trains nothing
-eval: $(RESULTS) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2
-	@echo $(call q,$(RESULTS))
+eval: $(EVALUATED) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2; through a BACKEND
+	@echo $(call q,$(EVALUATED))
 eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1
 eval-stage2: $(call stage-results,2) ## Evaluate the checkpoint of stage 2
 

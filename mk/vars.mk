@@ -171,7 +171,8 @@ TIMING_CACHE ?=
 SCENE ?=
 FRAMES_DIR ?=
 FRAMES ?=
-# onnxruntime (unless said), torch, compiled (PyTorch in fp16 as one CUDA graph: a GPU's fastest) or engine
+# onnxruntime (unless said), torch, compiled (PyTorch in fp16 as one CUDA graph: a GPU's fastest) or engine;
+# `make eval` takes it, too: unless said the checkpoint is scored, in torch
 BACKEND ?=
 # Two folders of results and their difference, for visualize
 COMPARE ?=

@@ -145,3 +145,23 @@ def test_a_drive_becomes_a_recording_of_the_same_results(tree: Tree):
     assert "rerun outputs/view/nano_e2e.onnxruntime/0/*.rrd" in output
     tree.done("view", "VARIANT=nano", "SCENE=0", "MAX_ITERS=1")
     assert tree.calls() == []
+
+
+def test_scores_of_a_graph_lie_beside_those_of_the_checkpoint(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    tree.calls()
+    for backend, model, said in (
+        ("onnxruntime", "onnx/uniad_nano_cp.onnx", ""), ("compiled", "ckpts/nano_e2e_ep20.pth", " [--backend] [compiled]"),
+    ):  # fmt: skip
+        tree.done("eval", "VARIANT=nano", f"BACKEND={backend}")
+        (line,) = tree.calls()
+        assert f"[projects/configs/stage2_e2e/nano_e2e.py] [{model}]" in line and said in line
+        assert f"[--out] [outputs/eval/nano_e2e.{backend}.json]" in line
+        tree.done("eval", "VARIANT=nano", f"BACKEND={backend}")
+        assert tree.tools() == []
+    tree.done("eval", "VARIANT=nano", "BACKEND=torch")
+    assert "[--out] [projects/work_dirs/stage2_e2e/nano_e2e/results.json]" in tree.calls()[0]
+    tree.done("eval", "VARIANT=nano", "BACKEND=engine")
+    assert "[engines/uniad_nano_cp.fp32.tensorrt_rtx.engine]" in tree.calls()[-1]
+    result = tree.make("eval-stage2", "VARIANT=nano", "BACKEND=onnxruntime")
+    assert result.returncode != 0 and "make eval STAGE=2 BACKEND=onnxruntime" in result.stderr
