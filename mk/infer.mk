@@ -39,6 +39,9 @@ ifneq ($(EVALUATED),$(RESULTS))
 $(EVALUATED): $(INFER_MODEL) $(READ_CONFIG) $(INFOS_VAL) $$(call code,test$(if $(filter compiled,$(BACKEND)),,+graph)) .make/var/EVAL_FLAGS.$(EVALUATED) | $(ENV)
 	$(EVALUATE)
 $(EVALUATED): private EVAL_CONFIG = $(READ_CONFIG)
+ifneq ($(BACKEND),compiled)
+$(EVALUATED): private HERE = 1
+endif
 $(EVALUATED): private EVAL_BACKEND = $(if $(filter compiled,$(BACKEND)), --backend compiled)
 EVAL_FLAGS.$(EVALUATED) = $(READ_CONFIG) $(INFER_MODEL) $(OPTIONS) $(EVAL_ARGS)
 endif

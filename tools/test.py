@@ -74,7 +74,7 @@ def evaluate(args: argparse.Namespace) -> None:
             print(covered.told())
         say = print if world.is_main else None
         quiet = world.rank > 0 or None
-        with Runtime.open(model, world.device.type, args.backend, limits=Limits.off(), say=say) as runtime:
+        with Runtime.open(model, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
             with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=quiet) as bar:
                 found = collect(runtime, stream, lambda _: bar.update())
         found = gather(world, found)

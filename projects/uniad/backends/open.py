@@ -94,7 +94,7 @@ def open_checkpoint(
     Raises UserError without PyTorch, and for a checkpoint that does not fit the spec.
     """
     try:
-        import torch
+        from uniad.training.distributed import pick_device
     except ModuleNotFoundError:
         raise UserError(
             f"{checkpoint}: running a checkpoint takes PyTorch, which is not installed here (the extra runtime is for ONNX and "
@@ -102,8 +102,7 @@ def open_checkpoint(
         ) from None
     from uniad.training.carried import load_trained
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(device).type
     if backend == "compiled" and device == "cpu":
         raise UserError(f"{checkpoint}: backend compiled records the step on a GPU; on the CPU use torch or onnxruntime")
     if backend == "compiled" and precision == "int8":

@@ -147,7 +147,11 @@ class SceneStream:
         """The frames of one of this process's scenes, prepared here."""
         for position, frame in enumerate(self.frames):
             if self.table.scene[frame] == self.scenes[number]:
-                yield self._samples.make(position)
+                yield self.sample(position)
+
+    def sample(self, position: int) -> SceneSample:
+        """The frame at this place of ``frames``, prepared here."""
+        return self._samples.make(position)
 
 
 class _SceneSamples(Dataset):

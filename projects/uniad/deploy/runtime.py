@@ -82,7 +82,7 @@ class Runtime:
 
     @property
     def runner(self) -> Runner:
-        """The bare graph, for what feeds its state itself, as the evaluation does."""
+        """The back end that the step runs in."""
         return self._runner
 
     def step(self, frame: Sensors | Frame) -> Result:

@@ -315,8 +315,3 @@ def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame,
     held = {p.path: _from_graph(p, t) for p, t in zip(contract.state, tensors[len(contract.frame) :])}
     tracks = Tracks(**{path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("tracks.")})
     return frame, State(tracks=tracks, **held)
-
-
-def as_feeds(contract: Contract, tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
-    """Graph tensors as named numpy arrays."""
-    return {name: as_array(t) for name, t in zip(contract.input_names, tensors)}

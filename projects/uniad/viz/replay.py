@@ -97,7 +97,7 @@ class Replay:
         if not self.summary.get("split"):
             return None
         stream, numbers = self._annotated
-        return stream._samples.make(numbers[token]) if token in numbers else None
+        return stream.sample(numbers[token]) if token in numbers else None
 
     @cached_property
     def _annotated(self) -> tuple[SceneStream, dict[str, int]]:
