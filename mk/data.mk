@@ -27,8 +27,8 @@ $(call one-of,NUSC_VERSION,v1.0-trainval v1.0-mini)
 
 # What a config needs to hear: nothing, where the data lies at upstream's paths.
 DATA_OPTIONS := $(if $(filter-out data/nuscenes data/infos,$(DATA_ROOT) $(INFO_ROOT)),data_root=$(DATA_ROOT)/ info_root=$(INFO_ROOT)/ anchor_root=$(ANCHOR_ROOT)/)
-# Both stages of the demo read the same few images again and again: they are decoded once. A frame of it has up to 65 objects.
-DATA_OPTIONS += $(if $(filter demo,$(DATASET)),native.image_cache=exact native.image_cache_dir=$(DATA_DIR)/demo/cache native.max_objects=96)
+# Both stages of the demo read the same few images again and again: they are decoded once.
+DATA_OPTIONS += $(if $(filter demo,$(DATASET)),native.image_cache=exact native.image_cache_dir=$(DATA_DIR)/demo/cache)
 
 TABLES := $(DATA_ROOT)/$(VERSION)/sample.json
 INFOS := $(INFO_ROOT)/nuscenes_infos_temporal_train.pkl

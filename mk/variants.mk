@@ -1,6 +1,7 @@
 # The variant table. A variant is a row here and a config pair, projects/configs/stage1_track_map/STEM_track_map.py and
-# stage2_e2e/STEM_e2e.py (with STEM_e2e_trt_p.py for its export); nothing else in the system knows its name. Rows of your own
-# stand in variants.local.mk beside the Makefile, which git ignores, or on the command line (STEM.mine=mine). docs/configs.md
+# stage2_e2e/STEM_e2e.py (with STEM_e2e_trt_p.py for its export, and _base_/variants/STEM.py for what they share, where there is
+# any); nothing else in the system knows its name. Rows of your own stand in variants.local.mk beside the Makefile, which git
+# ignores, or on the command line (STEM.mine=mine). docs/configs.md
 
 # Stem of config and checkpoint names: what makes a row. The other columns may be left out.
 STEM.full := full

@@ -1,116 +1,29 @@
-# UniAD-nano, stage 2. What it changes of stage 1 is what nano_track_map.py changes, and the new heads' sizes.
-_base_ = ["./base_e2e.py"]
+# UniAD-nano, stage 2. What it shares with stage 1 is in _base_/variants/nano.py; here stand the new heads' sizes.
+_base_ = ["./base_e2e.py", "../_base_/variants/nano.py"]
 
-_dim_ = 128
-_ffn_dim_ = 256
+_dim_ = {{_base_._variant_.dim}}
 _occ_dim_ = 64
-_num_levels_ = 1
-bev_h_ = 50
-bev_w_ = 50
+point_cloud_range = {{_base_.point_cloud_range}}
+bev_h_ = {{_base_._variant_.bev_h}}
+bev_w_ = {{_base_._variant_.bev_w}}
 bev_size = (bev_h_, bev_w_)
 canvas_size = bev_size
-num_query = 240
-queue_length = 2
-point_cloud_range = {{_base_.point_cloud_range}}
-
-# A model this small underfits: dropout would only make it slower.
-_mha_ = dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=8, dropout=0.0)
+num_query = {{_base_._variant_.num_query}}
+queue_length = {{_base_._variant_.queue_length}}
 
 model = dict(
     queue_length=queue_length,
     num_query=num_query,
     embed_dims=_dim_,
-    img_backbone=dict(
-        _delete_=True,
-        type="ResNet",
-        depth=18,
-        base_channels=32,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(2,),
-        frozen_stages=-1,
-        norm_cfg=dict(type="BN", requires_grad=True),
-        norm_eval=True,
-        style="pytorch",
-    ),
-    img_neck=dict(in_channels=[128], out_channels=_dim_, num_outs=_num_levels_),
+    img_backbone={{_base_._variant_.img_backbone_frozen}},
     # native.freeze_stage1 below covers these.
     freeze_img_backbone=False,
     freeze_img_neck=False,
     freeze_bn=True,
     freeze_bev_encoder=False,
-    pts_bbox_head=dict(
-        bev_h=bev_h_,
-        bev_w=bev_w_,
-        num_query=num_query,
-        in_channels=_dim_,
-        transformer=dict(
-            embed_dims=_dim_,
-            encoder=dict(
-                num_layers=1,
-                transformerlayers=dict(
-                    attn_cfgs=[
-                        dict(type="TemporalSelfAttention", embed_dims=_dim_, num_levels=1, dropout=0.0),
-                        dict(
-                            type="SpatialCrossAttention",
-                            pc_range=point_cloud_range,
-                            dropout=0.0,
-                            deformable_attention=dict(
-                                type="MSDeformableAttention3D",
-                                embed_dims=_dim_,
-                                num_points=4,
-                                num_levels=_num_levels_,
-                            ),
-                            embed_dims=_dim_,
-                        ),
-                    ],
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.0,
-                ),
-            ),
-            decoder=dict(
-                num_layers=3,
-                transformerlayers=dict(
-                    attn_cfgs=[_mha_, dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1, dropout=0.0)],
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.0,
-                ),
-            ),
-        ),
-        positional_encoding=dict(num_feats=_dim_ // 2, row_num_embed=bev_h_, col_num_embed=bev_w_),
-    ),
-    seg_head=dict(
-        bev_h=bev_h_,
-        bev_w=bev_w_,
-        canvas_size=canvas_size,
-        num_query=50,
-        test_cfg=dict(max_per_img=50),
-        transformer=dict(
-            encoder=dict(
-                num_layers=1,
-                transformerlayers=dict(
-                    attn_cfgs=dict(embed_dims=_dim_, num_levels=_num_levels_, dropout=0.0),
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.0,
-                ),
-            ),
-            decoder=dict(
-                num_layers=2,
-                transformerlayers=dict(
-                    attn_cfgs=[
-                        _mha_,
-                        dict(type="MultiScaleDeformableAttention", embed_dims=_dim_, num_levels=_num_levels_, dropout=0.0),
-                    ],
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.0,
-                ),
-            ),
-        ),
-        positional_encoding=dict(num_feats=_dim_ // 2),
-        thing_transformer_head=dict(d_model=_dim_, num_decoder_layers=1),
-        stuff_transformer_head=dict(d_model=_dim_, num_decoder_layers=1),
-    ),
+    img_neck={{_base_._variant_.img_neck}},
+    pts_bbox_head={{_base_._variant_.pts_bbox_head}},
+    seg_head={{_base_._variant_.seg_head}},
     occ_head=dict(
         bev_size=bev_size,
         bevslicer=False,
@@ -148,51 +61,19 @@ model = dict(
                         sample_index=-1,
                     ),
                 ],
-                feedforward_channels=_ffn_dim_,
+                feedforward_channels={{_base_._variant_.ffn_dim}},
             ),
         ),
     ),
     planning_head=dict(bev_h=bev_h_, bev_w=bev_w_, embed_dims=_dim_, with_adapter=False),
 )
 
-occflow_grid_conf = dict(xbound=[-50.0, 50.0, 2], ybound=[-50.0, 50.0, 2], zbound=[-10.0, 10.0, 20.0])
-occ_labels = dict(
-    type="GenerateOccFlowLabels",
-    grid_conf=occflow_grid_conf,
-    ignore_index=255,
-    only_vehicle=True,
-    filter_invisible=False,
-)
-normalize = dict(
-    type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-)
-scale = dict(type="RandomScaleImageMultiViewImage", scales=[0.25])  # 400x225, padded to 416x256
-train_pipeline = [
-    {{_base_.load_images}},
-    {{_base_.photometric}},
-    {{_base_.load_annotations}},
-    occ_labels,
-    {{_base_.range_filter}},
-    {{_base_.name_filter}},
-    normalize,
-    scale,
-    {{_base_.pad}},
-    {{_base_.train_bundle}},
-    {{_base_.train_collect}},
-]
-test_pipeline = [
-    {{_base_.load_images}},
-    normalize,
-    {{_base_.load_future_annotations}},
-    occ_labels,
-    dict(
-        type="MultiScaleFlipAug3D",
-        img_scale=(1600, 900),
-        pts_scale_ratio=1,
-        flip=False,
-        transforms=[scale, {{_base_.pad}}, {{_base_.test_bundle}}, {{_base_.test_collect}}],
-    ),
-]
+occflow_grid_conf = {{_base_._grid_2m_}}
+occ_labels = {{_base_._labels_2m_}}
+normalize = {{_base_._rgb_}}
+scale = {{_base_._quarter_}}
+train_pipeline = {{_base_._quarter_2m_.train}}
+test_pipeline = {{_base_._quarter_2m_.test}}
 # The futures of synthetic objects are smooth: nothing to smooth, which would take a third of an iteration.
 _shared_ = dict(bev_size=bev_size, canvas_size=canvas_size, use_nonlinear_optimizer=False)
 data = dict(

@@ -4,7 +4,7 @@ A config is a Python file of assignments, inherited through ``_base_``. The upst
 tree is evaluated instead, and only what configs use is understood: literals, arithmetic, names defined above,
 ``dict()``, ``max()`` and their like, unpacking, ``{{_base_.key}}`` for a value of the base. So a config that somebody
 sends is data, not code. Merging follows mmcv 1.5: dicts merge key by key, anything else is replaced, ``_delete_=True``
-drops what the base had.
+drops what the base had. A name that begins with two underscores stays in its file.
 """
 
 from __future__ import annotations
@@ -274,7 +274,11 @@ class _Evaluator:
         args = self._items(node.args)
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
-            kwargs.update(self.value(keyword.value) if keyword.arg is None else {keyword.arg: self.value(keyword.value)})
+            more = self.value(keyword.value) if keyword.arg is None else {keyword.arg: self.value(keyword.value)}
+            twice = kwargs.keys() & more
+            if twice:
+                self.fail(node, f"{', '.join(map(str, sorted(twice)))} given twice")
+            kwargs.update(more)
         return self.attempt(node, lambda: _CALLS[node.func.id](*args, **kwargs))
 
     def attempt(self, node: ast.AST, action: Callable[[], Any]) -> Any:
@@ -290,8 +294,8 @@ def merge(child: dict[str, Any], base: dict[str, Any], where: str) -> dict[str, 
     for key, value in child.items():
         if isinstance(value, dict):
             value = dict(value)
-            fresh = value.pop(DELETE, False) or key not in out
-            if fresh:
+            # What the base does not have keeps the word: it may be a part that a child puts where there is something to drop.
+            if key not in out or value.pop(DELETE, False):
                 out[key] = merge(value, {}, where)
             elif isinstance(out[key], dict):
                 out[key] = merge(value, out[key], where)
@@ -325,8 +329,15 @@ def _read(path: Path, pinned: dict[str, Any], seen: tuple[Path, ...], effort: _E
                     raise ConfigError(f"{path}: more than one base sets {', '.join(twice)}; let one inherit the other")
                 base.update(part)
     own = _Evaluator(path, base, pinned, effort).run(tree)
-    own.pop(BASE, None)
+    own = {name: value for name, value in own.items() if name != BASE and not name.startswith("__")}  # as upstream's reader
     return merge(own, base, str(path))
+
+
+def _without_delete(value: Any) -> Any:
+    """The value without ``_delete_`` where there was nothing to drop."""
+    if isinstance(value, dict):
+        return {key: _without_delete(part) for key, part in value.items() if key != DELETE}
+    return [_without_delete(part) for part in value] if isinstance(value, list) else value
 
 
 def _parse(path: Path, by: str) -> ast.Module:
@@ -416,7 +427,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     overrides = list(overrides)
     pairs = [parse_override(text) for text in overrides]
     pinned = {names[0]: value for names, value in pairs if len(names) == 1}
-    return override(_read(Path(path), pinned, (), _Effort()), overrides, path)
+    return override(_without_delete(_read(Path(path), pinned, (), _Effort())), overrides, path)
 
 
 def override(values: dict[str, Any], overrides: Iterable[str], path: str | Path = "the config") -> dict[str, Any]:

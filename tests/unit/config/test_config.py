@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import specs
+from helpers import specs, upstream_config
 from uniad.config.file import ConfigError, load_config, parse_override
 from uniad.config.read import from_config, load_spec
 from uniad.config.spec import UPSTREAM, from_scratch
@@ -39,6 +39,38 @@ def test_every_shipped_config_gives_a_spec(path: Path):
     assert spec.name == path.stem
     assert spec.stage == (1 if "stage1" in str(path) else 2)
     assert (spec.model.stage2 is None) == (spec.stage == 1)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_both_readers_resolve_a_config_to_the_same_values(path: Path):
+    ours, theirs = load_config(path), upstream_config.resolve(path)
+    for values in (ours, theirs):
+        values.pop("_variant_", None)  # parts, read where they are put
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("variant", ["nano", "tiny"])
+def test_the_stages_of_a_variant_differ_only_where_a_stage_has_to(variant: str):
+    """It is stated once, in _base_/variants; freezing is what stage 2 adds to it."""
+    one, two = (load_config(specs.config_path(variant, stage)) for stage in (1, 2))
+    for part in ("pts_bbox_head", "seg_head", "img_neck"):
+        assert one["model"][part] == two["model"][part]
+    assert {k for k, v in one["model"]["img_backbone"].items() if two["model"]["img_backbone"][k] != v} <= {"norm_eval"}
+
+
+def test_a_part_of_a_base_may_drop_what_its_new_place_had_and_local_names_stay_local(tmp_path: Path):
+    write(tmp_path, "base.py", "model = dict(backbone=dict(depth=101, dcn=True), neck=dict(a=1))")
+    write(tmp_path, "parts.py", "__depth = 18\npart_ = dict(backbone=dict(_delete_=True, depth=__depth), neck=dict(b=2))")
+    model = "dict(backbone={{_base_.part_.backbone}}, neck={{_base_.part_.neck}})"
+    child = write(tmp_path, "child.py", f'_base_ = ["base.py", "parts.py"]\n__depth = 5\nmodel = {model}')
+    assert load_config(child)["model"] == {"backbone": {"depth": 18}, "neck": {"a": 1, "b": 2}}
+    assert set(load_config(child)) == {"model", "part_"}
+    assert load_config(child) == upstream_config.resolve(child) | {"part_": load_config(tmp_path / "parts.py")["part_"]}
+
+
+def test_a_name_that_is_given_twice_is_refused_as_python_does(tmp_path: Path):
+    for text in ("a = dict(x=1, x=2)", "b = dict(x=1)\na = dict(x=2, **b)"):
+        assert "x given twice" in refused(write(tmp_path, "twice.py", text))
 
 
 # Facts from upstream's configs: (BEV cells, image, layers, levels, backbone, out_indices, frozen stages, load_from)

@@ -140,6 +140,41 @@ test_pipeline = [
     ),
 ]
 
+# --- the same for an image at a quarter, in RGB ---------------------------------------------------------------------------
+_rgb_ = dict(
+    type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
+_quarter_ = dict(type="RandomScaleImageMultiViewImage", scales=[0.25])  # 400x225, padded to 416x256
+# Occupancy cells of 2 m, nearly a cell of a BEV of 50x50: 2.048 m
+_grid_2m_ = dict(xbound=[-50.0, 50.0, 2], ybound=[-50.0, 50.0, 2], zbound=[-10.0, 10.0, 20.0])
+# Cells of half a metre, as the planner assumes. 50 of them then span 25 m while the BEV, which is not cut, spans 102 m: a known
+# fault of upstream (native.compat, occ_grid).
+_grid_half_m_ = dict(xbound=[-12.5, 12.5, 0.5], ybound=[-12.5, 12.5, 0.5], zbound=[-10.0, 10.0, 20.0])
+_labels_ = dict(type="GenerateOccFlowLabels", ignore_index=255, only_vehicle=True, filter_invisible=False)
+_labels_2m_ = dict(grid_conf=_grid_2m_, **_labels_)
+_labels_half_m_ = dict(grid_conf=_grid_half_m_, **_labels_)
+
+_train_first_ = [load_images, photometric, load_annotations]
+_train_last_ = [range_filter, name_filter, _rgb_, _quarter_, pad, train_bundle, train_collect]
+_test_first_ = [load_images, _rgb_, load_future_annotations]
+_test_last_ = [
+    dict(
+        type="MultiScaleFlipAug3D",
+        img_scale=(1600, 900),
+        pts_scale_ratio=1,
+        flip=False,
+        transforms=[_quarter_, pad, test_bundle, test_collect],
+    ),
+]
+_quarter_2m_ = dict(
+    train=_train_first_ + [_labels_2m_] + _train_last_,
+    test=_test_first_ + [_labels_2m_] + _test_last_,
+)
+_quarter_half_m_ = dict(
+    train=_train_first_ + [_labels_half_m_] + _train_last_,
+    test=_test_first_ + [_labels_half_m_] + _test_last_,
+)
+
 data = dict(
     samples_per_gpu=1,
     workers_per_gpu=8,
