@@ -35,6 +35,11 @@ lint: $(ENV) ## Style, errors that need no run, types, and the order of packages
 	PYTHONPATH=projects $(RUN) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
 	@for script in tools/*.sh mk/lib/*.sh .ci/run; do bash -n "$$script"; done
 
+# Outside CI: a module takes minutes to hours.
+.PHONY: mutants
+mutants: $(VENV_READY) ## Change modules that decide (MUTANTS), one operator at a time, and say which changes no test notices
+	$(VENV)/bin/python mk/lib/mutate.py $(MUTANT_ARGS) $(MUTANTS)
+
 .PHONY: golden
 golden: | $(ENV) ## Write the committed extracts in tests/golden again, from UNIAD_GOLDEN
 	@[[ -f $(call q,$(UNIAD_GOLDEN)/weight_rule.py) ]] || { echo 'error: UNIAD_GOLDEN=$(UNIAD_GOLDEN) holds no recorded numbers' >&2; exit 2; }

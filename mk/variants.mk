@@ -8,6 +8,10 @@ STEM.full := full
 STEM.tiny := tiny_imgx0.25
 STEM.nano := nano
 
+# Taken where nobody says VARIANT, and by the demo where nobody says DEMO_VARIANT
+DEFAULT_VARIANT := tiny
+DEFAULT_DEMO := nano
+
 # Published weights as they come, and what stage 1 starts from unless FROM_SCRATCH=1: the same file, or one that
 # postprocess_bevformer_tiny_epoch_24_pth.py makes of it
 RAW.full := ckpts/bevformer_r101_dcn_24ep.pth

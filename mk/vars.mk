@@ -3,7 +3,6 @@
 
 # full, tiny or nano, or one of your own: a row of mk/variants.mk
 VARIANT ?= $(DEFAULT_VARIANT)
-DEFAULT_VARIANT := tiny
 
 # STACK, RUNTIME, DATASET and GPUS: `make configure` looks at the machine; a value given here wins.
 # GPUS=0: no GPU is used, and CPU_PROCESSES processes train and evaluate on the CPU (of each machine)
@@ -209,8 +208,13 @@ TEST_JOBS ?= $(JOBS)
 TESTS ?= tests
 TEST_ARGS ?=
 
+# What `make mutants` changes, below projects/uniad, and more options of mk/lib/mutate.py (--limit 20: only so many changes of each)
+MUTANTS ?= verify/tolerances.py verify/compare.py verify/objects.py verify/assignment.py precision/search.py postprocess/tracks.py \
+  training/identity.py config/file.py export/audit.py
+MUTANT_ARGS ?=
+
 # --- Demo: its own small world and folders, by the same rules -----------------------------------------------------------
-DEMO_VARIANT ?= $(if $(call given,VARIANT),$(VARIANT),nano)
+DEMO_VARIANT ?= $(if $(call given,VARIANT),$(VARIANT),$(DEFAULT_DEMO))
 DEMO_TRAIN_SCENES ?= 8
 DEMO_VAL_SCENES ?= 2
 DEMO_FRAMES ?= 20

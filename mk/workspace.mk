@@ -50,7 +50,7 @@ ifeq ($(STACK) $(RUNTIME),torch1.12 host)
 $(error STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here)
 endif
 ifeq (,$(filter $(STACK),$(STACKS.$(VARIANT)) $(filter-out $(STACKS),$(STACK))))
-$(error STACK=$(STACK) has no VARIANT=$(VARIANT): UniAD's code fixes 900 queries of width 256; choose VARIANT=tiny, or STACK=$(firstword $(STACKS.$(VARIANT))))
+$(error STACK=$(STACK) has no VARIANT=$(VARIANT): UniAD's code fixes 900 queries of width 256; choose VARIANT=$(DEFAULT_VARIANT), or STACK=$(firstword $(STACKS.$(VARIANT))))
 endif
 # Where native tools run: with STACK=torch1.12 a host environment can serve as well
 TOOLS_RUNTIME ?= $(RUNTIME)

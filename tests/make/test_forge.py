@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+import mutate
 from helpers import REPO
 
 WORKFLOWS = sorted((REPO / ".github/workflows").glob("*.yml"))
@@ -55,3 +56,14 @@ def test_fast_slow_and_long_tests_are_all_tests() -> None:
     chosen = dict(re.findall(r"^(test[a-z-]*): .*\n.* -m '([^']+)'", text, re.M))
     assert chosen == {"test": "not long", "test-fast": "not slow and not long", "test-slow": "slow and not long"}
     assert re.search(r"^test-long: .*\n.* -m long ", text, re.M)
+
+
+def test_modules_that_mutation_changes_have_tests_of_their_folder(capsys, monkeypatch) -> None:
+    default = re.search(r"^MUTANTS \?= ((?:.*\\\n)*.*)$", (REPO / "mk/vars.mk").read_text(), re.M)[1].replace("\\\n", " ").split()
+    assert len(default) >= 8
+    for module in default:
+        assert (REPO / mutate.PACKAGE / module).is_file() and mutate.tests_of(mutate.PACKAGE / module)
+    for word, told in (("no/such.py", "no/such.py: not there"), ("errors.py", "errors.py has no folder of tests of its own")):
+        monkeypatch.setattr("sys.argv", ["mutate.py", word])
+        assert mutate.main() == 2 and told in capsys.readouterr().err
+    assert "mutate" not in (REPO / ".ci/run").read_text() + "".join(path.read_text() for path in WORKFLOWS)

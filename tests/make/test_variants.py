@@ -108,3 +108,11 @@ def test_the_export_of_a_config_has_the_name_that_make_gives_it(mine: Tree):
     assert (spec.variant, onnx_name(spec)) == ("mine", "uniad_mine_cp.onnx")
     spec = load_spec(configs / "stage2_e2e/mine_imgx0.5_e2e.py")
     assert (spec.variant, onnx_name(spec)) == ("mine", "uniad_mine_imgx0.5_cp.onnx")
+
+
+def test_only_the_table_of_rows_knows_a_variant_by_name():
+    """In comments and help it may serve as an example."""
+    named = re.compile(r"(?<![\w./-])(full|tiny|nano)(?![\w.])")
+    for path in sorted((REPO / "mk").glob("*.mk")):
+        lines = [line.partition("#")[0] for line in path.read_text().splitlines()] if path.name != "variants.mk" else []
+        assert not [line for line in lines if named.search(line)], path.name
