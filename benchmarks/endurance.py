@@ -33,10 +33,10 @@ from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError, run_cli
 from uniad.files import atomic_path
+from uniad.geometry.nuscenes import STEP_S
 from uniad.postprocess.result import Result
 
 HOUR = 7200  # frames of 2 Hz
-STEP_S = 0.5
 SAMPLES = 60  # of memory, over the run
 MOST_GROWTH_MIB = 64.0  # of a run, over what it held after its first turns
 MOST_WANDERING_M = 0.5  # of the parked car's plan, from its second minute on

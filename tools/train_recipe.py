@@ -123,12 +123,13 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
     """Worlds take a while to make: a full disk should be found out before."""
     from uniad.config.read import load_spec
     from uniad.files import try_place
+    from uniad.geometry.nuscenes import IMAGE_HW
 
     try_place(packs / "1.pt")
     missing = {seed for phase in phases for seed in phase.seeds if not (packs / f"{seed}.pt").is_file()}
     scale = load_spec(recipe.configs[phases[0].stage], recipe.config_values(phases[0])).data.image.scale
     frames = recipe.scenes * recipe.world_frames
-    frame_gb = 6 * 3 * math.ceil(900 * scale) * math.ceil(1600 * scale) * LABELS / 1e9
+    frame_gb = 6 * 3 * math.prod(math.ceil(side * scale) for side in IMAGE_HW) * LABELS / 1e9
     need = frames * (len(missing) * frame_gb + min(AT_ONCE, len(missing)) * WORLD_FRAME_GB)
     existing = next(folder for folder in (packs, *packs.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9

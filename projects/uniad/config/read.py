@@ -104,7 +104,8 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
     with cfg.sub("lr_config") as n:
         n.only(policy="CosineAnnealing", warmup="linear")
         by_epoch = n.boolean("by_epoch", True)
-        warmup = n.integer("warmup_iters", low=0), n.number("warmup_ratio"), n.number("min_lr_ratio")
+        warmup_iters, warmup_ratio = n.integer("warmup_iters", low=0), n.number("warmup_ratio")
+        min_ratio = n.number("min_lr_ratio")
     epochs = cfg.integer("total_epochs")
     with cfg.sub("runner") as n:
         n.type("EpochBasedRunner")
@@ -123,9 +124,9 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
         weight_decay=decay,
         backbone_lr_mult=mult,
         clip_norm=norm,
-        warmup_iters=warmup[0],
-        warmup_ratio=warmup[1],
-        min_lr_ratio=warmup[2],
+        warmup_iters=warmup_iters,
+        warmup_ratio=warmup_ratio,
+        min_lr_ratio=min_ratio,
         total_epochs=epochs,
         log_interval=interval,
         checkpoint_interval=keep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from uniad.config import spec as S
@@ -11,9 +12,22 @@ from uniad.config.node import Node
 from uniad.geometry.nuscenes import IMAGE_HW
 
 
-def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -> dict[str, Any]:
-    """What a list of steps amounts to: mean, std, to_rgb, scale, divisor, photometric, bounds."""
-    out: dict[str, Any] = {"scale": 1.0, "divisor": 1, "photometric": False, "bounds": None}
+@dataclass
+class _Steps:
+    """What a list of steps amounts to."""
+
+    mean: tuple[float, float, float] | None = None  # of NormalizeMultiviewImage, which every list has
+    std: tuple[float, float, float] | None = None
+    to_rgb: bool | None = None
+    scale: float = 1.0
+    divisor: int = 1
+    photometric: bool = False
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None  # of occupancy, along x and y
+
+
+def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, out: _Steps | None = None) -> _Steps:
+    """The steps, on top of those that stand before them (``out``)."""
+    out = out or _Steps()
     for n in steps:
         with n:
             kind = n.type(
@@ -26,51 +40,48 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6) -
                 n.only(to_float32=True)
                 n.skip("file_client_args", "img_root")
             elif kind == "PhotoMetricDistortionMultiViewImage":
-                out["photometric"] = True
+                out.photometric = True
             elif kind == "LoadAnnotations3D_E2E":
                 n.only(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
                 n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d")
             elif kind == "GenerateOccFlowLabels":
                 n.only(ignore_index=255, only_vehicle=True, filter_invisible=False)
-                out["bounds"] = bounds(n.sub("grid_conf"))
+                out.bounds = bounds(n.sub("grid_conf"))
             elif kind == "ObjectRangeFilterTrack":
                 n.must_equal("point_cloud_range", list(pc_range), "model.pc_range")
             elif kind == "ObjectNameFilterTrack":
                 n.must_equal("classes", classes, "data.train.classes")
             elif kind == "NormalizeMultiviewImage":
-                out.update(mean=n.numbers("mean", 3), std=n.numbers("std", 3), to_rgb=n.boolean("to_rgb", True))
+                out.mean, out.std, out.to_rgb = n.numbers("mean", 3), n.numbers("std", 3), n.boolean("to_rgb", True)
             elif kind == "RandomScaleImageMultiViewImage":
-                (out["scale"],) = n.numbers("scales", 1)
+                (out.scale,) = n.numbers("scales", 1)
             elif kind == "PadMultiViewImage":
-                out["divisor"] = n.integer("size_divisor")
+                out.divisor = n.integer("size_divisor")
             elif kind == "MultiScaleFlipAug3D":
                 n.only(flip=False, pts_scale_ratio=1)
                 n.skip("img_scale")
-                inner = _pipeline(n.subs("transforms"), classes, pc_range)
-                blank = _pipeline([], classes, pc_range)
-                out.update({key: value for key, value in inner.items() if value != blank.get(key)})
+                _pipeline(n.subs("transforms"), classes, pc_range, out)
             else:
                 n.skip("class_names", "with_label", "keys", "meta_keys")
     return out
 
 
-def _image(train: dict[str, Any], test: dict[str, Any], node: Node) -> S.ImageSpec:
+def _image(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
+    if train.mean is None or train.std is None or train.to_rgb is None:
+        raise ConfigError(f"{node.file}: data.train.pipeline has no NormalizeMultiviewImage step")
     for key in ("mean", "std", "to_rgb", "scale", "divisor"):
-        if key not in train:
-            raise ConfigError(f"{node.file}: data.train.pipeline has no NormalizeMultiviewImage step")
-        if train[key] != test.get(key):
-            raise ConfigError(
-                f"{node.file}: {key} is {train[key]} in data.train.pipeline but {test.get(key)} in data.test.pipeline"
-            )
-    scale, divisor = train["scale"], train["divisor"]
+        ours, theirs = getattr(train, key), getattr(test, key)
+        if ours != theirs:
+            raise ConfigError(f"{node.file}: {key} is {ours} in data.train.pipeline but {theirs} in data.test.pipeline")
+    scale, divisor = train.scale, train.divisor
     height, width = (-(-int(side * scale) // divisor) * divisor for side in IMAGE_HW)
     return S.ImageSpec(
-        mean=train["mean"],
-        std=train["std"],
-        to_rgb=train["to_rgb"],
+        mean=train.mean,
+        std=train.std,
+        to_rgb=train.to_rgb,
         scale=scale,
         pad_divisor=divisor,
-        photometric=train["photometric"],
+        photometric=train.photometric,
         height=height,
         width=width,
     )
@@ -82,7 +93,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
         bev_hw = (model.bev.height, model.bev.width)
         only_upstream = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
         shared: dict[str, Any] = {}
-        pipelines: dict[str, dict[str, Any]] = {}
+        pipelines: dict[str, _Steps] = {}
         ann_files: dict[str, str] = {}
         use_valid_flag, eval_mod = False, ()
         for key in ("train", "val", "test"):
@@ -128,7 +139,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                 f"{data.file}: data.train has past_steps, fut_steps = {shared['past_steps']}, {shared['fut_steps']} but "
                 f"model.pts_bbox_head has {model.decoder.past_steps}, {model.decoder.fut_steps}"
             )
-        bounds = pipelines["train"]["bounds"]
+        bounds = pipelines["train"].bounds
         if bounds is None:
             raise ConfigError(f"{data.file}: data.train.pipeline has no GenerateOccFlowLabels step")
         if (stage2 := model.stage2) is not None and (stage2.occ.xbound, stage2.occ.ybound) != bounds:

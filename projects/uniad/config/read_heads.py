@@ -161,10 +161,8 @@ def read_motion(
         with n.sub("loss_traj") as loss:
             loss.type("TrajLoss")
             variance = loss.boolean("use_variance")
-            weights = [
-                loss.number(key)
-                for key in ("cls_loss_weight", "nll_loss_weight", "loss_weight_minade", "loss_weight_minfde")
-            ]
+            weight_cls, weight_nll = loss.number("cls_loss_weight"), loss.number("nll_loss_weight")
+            weight_minade, weight_minfde = loss.number("loss_weight_minade"), loss.number("loss_weight_minfde")
         with n.sub("transformerlayers") as t, t.sub("transformerlayers") as layer:
             t.type("MotionTransformerDecoder")
             t.must_equal("pc_range", list(pc_range), "model.pc_range")
@@ -194,10 +192,10 @@ def read_motion(
                 num_heads=attn.heads,
                 num_points=attn.points,
                 use_variance=variance,
-                weight_cls=weights[0],
-                weight_nll=weights[1],
-                weight_minade=weights[2],
-                weight_minfde=weights[3],
+                weight_cls=weight_cls,
+                weight_nll=weight_nll,
+                weight_minade=weight_minade,
+                weight_minfde=weight_minfde,
                 anchor_rotation=compat.anchor_rotation,
             )
 
