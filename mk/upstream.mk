@@ -147,15 +147,18 @@ $(foreach s,$(STAGES),$(eval $(call doc-stage-rules,$s)))
 
 # BEVFormer weights: as in the workflow the download lies in the tree's ckpts/, and for tiny its script makes the initial weights of
 # it in the container. Those that somebody has already, there or in this repository's ckpts/, are taken.
+# Several machines that share the tree copy side by side: each to a name of its own, and the last one to rename changes nothing.
+COPY_ONCE = trap 'rm -f $(OWN_PARTIAL)' EXIT; cp $< $(OWN_PARTIAL); mv $(OWN_PARTIAL) $@
+OWN_PARTIAL = $@.partial$(filter-out 0,$(NODE_RANK))
 there-or = $(or $(wildcard $1),$(if $(wildcard $(TREE)/$1),,$1))
 ifneq (,$(RAW.$(VARIANT)))
 $(TREE)/$(RAW.$(VARIANT)): $(call there-or,$(RAW.$(VARIANT))) | $(STEPS)/overlay
-	trap 'rm -f $@.partial' EXIT; cp $< $@.partial; mv $@.partial $@
+	$(COPY_ONCE)
 endif
 ifneq ($(RAW.$(VARIANT)),$(INIT.$(VARIANT)))
   ifneq (,$(wildcard $(INIT.$(VARIANT))))
 $(TREE)/$(INIT.$(VARIANT)): $(INIT.$(VARIANT)) | $(STEPS)/overlay
-	trap 'rm -f $@.partial' EXIT; cp $< $@.partial; mv $@.partial $@
+	$(COPY_ONCE)
   else
 $(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)/$(RAW.$(VARIANT))) | $(STEPS)/overlay .make/image/torch1.12
 	$(call in-stack,$(INSIDE),,,) python3 ./tools/postprocess_bevformer_tiny_epoch_24_pth.py

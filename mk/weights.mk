@@ -25,9 +25,11 @@ weights: ## Fetch published weights, anchors and infos (WEIGHTS_DIR: those you h
 	$(foreach f,$(RAW.$(VARIANT)) $(if $(filter nuscenes,$(DATASET)),$(ANCHORS.nuscenes) $(if $(filter 1,$(PUBLISHED)),$(PUBLISHED_INFOS))),$(call fetch,$f)$(newline))
 init-weights: $$(INIT_WEIGHTS) ## Make BEVFormer weights ready for stage 1 (tiny: adds the ego query, renames parameters)
 
-# Files of variants share a name where they start from the same.
+# Files of variants share a name where they start from the same. Of several makes, on one machine or on several that share the
+# folder, one downloads and the others wait for it.
 $(sort $(foreach v,$(VARIANTS),$(RAW.$v))):
-	@$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
+	@$(call hold-or-wait,$@.lock,fetching $@,$@); \
+	$(call fetch,$@) || { echo 'or train from nothing: FROM_SCRATCH=1' >&2; exit 2; }
 # STACK=torch1.12 makes it where the workflow does, in its container (mk/upstream.mk).
 INIT_WEIGHTS = $(if $(INIT.$(VARIANT)),$(if $(filter torch1.12,$(STACK)),$(TREE)/)$(INIT.$(VARIANT)))
 define init-rule

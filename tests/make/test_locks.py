@@ -106,3 +106,22 @@ def test_both_stacks_train_under_a_lock(tree: Tree):
     plan = tree.done("-n", "train", "VARIANT=tiny", "STACK=torch1.12", "RUNTIME=docker", "DATASET=synthetic")
     for stage in ("stage1_track_map/tiny_imgx0.25_track_map", "stage2_e2e/tiny_imgx0.25_e2e"):
         assert re.search(rf"exec 8>> 'UniAD_train/UniAD/projects/work_dirs/{stage}\.lock' && \S+ mk/lib/hold.py", plan)
+
+
+def test_machines_that_share_a_folder_bring_published_weights_once(tree: Tree):
+    """As `make train` on four machines does: one fetches, the others wait, and each copies under a name of its own."""
+    have = tree.root / "have" / "bevformer_tiny_epoch_24.pth"
+    have.parent.mkdir()
+    have.write_bytes(b"PK\x03\x04" + bytes(1 << 20))
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD"))}
+    command = ["make", "ckpts/bevformer_tiny_epoch_24.pth", "VARIANT=tiny", "WEIGHTS_DIR=have"]
+    all_four = [subprocess.Popen(command, cwd=tree.root, env=env, text=True, stderr=subprocess.PIPE) for _ in range(4)]
+    for process in all_four:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert (tree.root / "ckpts/bevformer_tiny_epoch_24.pth").read_bytes() == have.read_bytes()
+    assert not list((tree.root / "ckpts").glob("*.partial"))
+    machines = ("train", "VARIANT=tiny", "STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "NNODES=4", "MASTER_ADDR=first")
+    plan = tree.done("-n", *machines, "NODE_RANK=2")
+    copies = re.findall(r"cp \S+ (\S+); mv (\S+) UniAD_train/UniAD/ckpts/bevformer_tiny_epoch_24.pth", plan)
+    assert copies == [("UniAD_train/UniAD/ckpts/bevformer_tiny_epoch_24.pth.partial2",) * 2]
