@@ -147,6 +147,10 @@ code = $(if $(filter-out $(USE_NO_CODE),$(MAKECMDGOALS)),$(wildcard $(patsubst $
 # the first one looks.
 # $(call work-dir-record,action,folder,what it reads,arguments of tools/train.py)
 work-dir-record = $(CONFIGURED_PYTHON) mk/lib/claim_work_dir.py $1 $(call q,$2) --reads $(call qs,$3) -- $4
+# $(call claim-run,folder,what it reads,arguments of tools/train.py): holds the folder for this recipe, and makes it this run's
+claim-run = $(if $(filter 0,$(NODE_RANK)),$(call hold,$1.lock,training in $1) && $(call work-dir-record,claim,$1,$2,$3),true)
+# $(call trained-or-error,file,hint)
+trained-or-error = [[ -e $1 ]] || { echo 'error: training ended without $1'$2 >&2; exit 1; }
 # $(call other-run,the same): FORCE where the folder holds another run
 other-run = $(if $(wildcard $2/run.json),$(if $(filter same,$(shell $(call work-dir-record,state,$2,$3,$4))),,FORCE))
 
@@ -169,8 +173,8 @@ $(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$(RECIPE_USED) $
 	@touch $$@
 else
 $(call trained,$1): $(if $(filter $(call finished,$1),$(KEPT)),,$$(reads.$1) $(if $(call training,$1),$$(call other-run,,$(call work,$1),$$(reads.$1),$$(train-words.$1))) | $(ENV))
-	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(call work,$1).lock,training in $(call work,$1)) && $$(call work-dir-record,claim,$(call work,$1),$$(reads.$1),$$(train-words.$1)),true) $$(continued)$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
-	@[[ -e $$@ ]] || { echo 'error: training ended without $$@' >&2; exit 1; }
+	$$(call claim-run,$(call work,$1),$$(reads.$1),$$(train-words.$1)) $$(continued)$$(call TRAIN,$(call config,$1)) --work-dir $$(call q,$(call work,$1)) --resume auto $$(call train-flags,$1) $$(call cfg-options,$$(call train-options,$1)) $$(TRAIN_ARGS)
+	@$$(call trained-or-error,$$@,)
 	@touch $$@
 endif
 RECIPE_FLAGS.$1 = $$(strip $(if $(filter 2,$1),--load-from $$(call q,$$(call here-or-whole,$(START)))) --packs $(PACKS) --seed $(SEED) $(if $(filter-out 0 1,$(HERE)),--gpus $(HERE))$(ON_CPU) \

@@ -82,7 +82,11 @@ doc-more = $(if $(call given,SEED), --seed $(SEED))$(if $(MAX_ITERS.$1), --no-va
 DOC_LAUNCH = python -m torch.distributed.launch --nproc_per_node=$(GPUS) --nnodes=$(NNODES) --node_rank=$(NODE_RANK) --master_addr=$(or $(MASTER_ADDR),127.0.0.1) --master_port=$(MASTER_PORT)
 # Upstream's script counts eight GPUs as a machine: of more, it waits for machines that never come, or leaves some idle.
 BY_LAUNCH := $(NET_FLAGS)$(filter-out 0 1 2 3 4 5 6 7 8,$(GPUS))
-doc-train = $(if $(filter 0,$(GPUS)),python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/,$(if $(BY_LAUNCH),$(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/,./tools/uniad_dist_train.sh $(doc-config) $(GPUS)))$(doc-more)
+TRAIN_BY := $(if $(filter 0,$(GPUS)),one-process,$(if $(BY_LAUNCH),launch,script))
+train-by.one-process = python3 ./tools/train.py $(doc-config) --deterministic --work-dir ./$(doc-work)/
+train-by.launch = $(DOC_LAUNCH) ./tools/train.py $(doc-config) --launcher pytorch --deterministic --work-dir ./$(doc-work)/
+train-by.script = ./tools/uniad_dist_train.sh $(doc-config) $(GPUS)
+doc-train = $(call train-by.$(TRAIN_BY),$1)$(doc-more)
 doc-eval-config = $(if $(CONFIG),$(call doc-inside,$(CONFIG)),$(doc-config))
 doc-eval = $(if $(filter 0,$(GPUS)),python3 ./tools/test.py $(doc-eval-config) $(call doc-inside,$(doc-reads)) --eval bbox,./tools/uniad_dist_eval.sh $(doc-eval-config) $(call doc-inside,$(doc-reads)) 1)$(if $(CPU_OPTIONS)$(CFG_OPTIONS), $(call cfg-options,$(CPU_OPTIONS) $(CFG_OPTIONS)))
 
@@ -91,6 +95,10 @@ ifeq ($(STACK),torch1.12)
 $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach v,TRAIN_ARGS TRAIN_PRECISION FAST CPU_PROCESSES,$(if $(filter command,$(origin $v)),$(if $(filter-out fp32 auto 0 1,$($v)),$(error $v=$($v) is for STACK=native: upstream's script has no such option)))))
 # Its container sees the training tree, and of what a link there leads to nothing outside. ckpts/ of this repository is copied from.
 $(if $(ASKED_TO_TRAIN),$(foreach f,$(wildcard $(addprefix $(TREE)/,$(RAW.$(VARIANT)) $(INIT.$(VARIANT)) $(call ckpt,1))),$(if $(filter $(realpath $(TREE))/%,$(realpath $f)),,$(error $f is a link out of its container, to $(realpath $f): put the link into ckpts/ instead, or copy the file))))
+
+# Before training every machine waits for the others, for NODE_TIMEOUT seconds.
+ALL_NODES_HERE = $(if $(NET_FLAGS),$(HOST_PYTHON) mk/lib/wait_for_nodes.py --nodes $(NNODES) --rank $(NODE_RANK) --address $(MASTER_ADDR) --port $(MASTER_PORT) --timeout $(NODE_TIMEOUT),true)
+IN_TRAINING = $(call in-stack,$(INSIDE),$(patsubst %g,%,$(SHM.$(VARIANT))),$(DATA_MOUNTS),--env PYTHONPATH=$(INSIDE)$(if $(DOC_ENV), $(DOC_ENV)))
 
 # $(call doc-ckpt,stage): the checkpoint in the training tree. One that somebody brought, to either tree, is taken as it is.
 doc-ckpt = $(TREE)/ckpts/$(doc-name)
@@ -115,8 +123,8 @@ train-stage$1: $(doc-trained)
 # Another run in the same place is set aside, never continued and never deleted; of several machines the first one looks.
 $(doc-trained): $(if $(filter $(call finished,$1),$(KEPT)),,$(STEPS)/compile $(ANCHORS) $$(doc-reads.$1) $(if $(or $(ASKED_TO_TRAIN),$(if $(wildcard $(doc-ckpt) $(call ckpt,$1)),,1)),$$(call other-run,,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1))))
 	@$$(CAN_RUN)
-	$(if $(filter 0,$(NODE_RANK)),$$(call hold,$(TREE)/$(doc-work).lock,training in $(TREE)/$(doc-work)) && $$(call work-dir-record,claim,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)),true) $$(continued)$$(if $$(NET_FLAGS),$$(HOST_PYTHON) mk/lib/wait_for_nodes.py --nodes $$(NNODES) --rank $$(NODE_RANK) --address $$(MASTER_ADDR) --port $$(MASTER_PORT) --timeout $$(NODE_TIMEOUT),true) $$(continued)$$(call in-stack,$$(INSIDE),$$(patsubst %g,%,$$(SHM.$$(VARIANT))),$$(DATA_MOUNTS),--env PYTHONPATH=$$(INSIDE)$$(if $$(DOC_ENV), $$(DOC_ENV))) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
-	@[[ -e $$@ ]] || { echo 'error: training ended without $$@'$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share') >&2; exit 1; }
+	$$(call claim-run,$(TREE)/$(doc-work),$$(doc-reads.$1),$$(doc-words.$1)) $$(continued)$$(ALL_NODES_HERE) $$(continued)$$(IN_TRAINING) $$(call doc-train,$1)$$(if $$(wildcard $(TREE)/$(doc-work)/latest.pth), --resume-from ./$(doc-work)/latest.pth)
+	@$$(call trained-or-error,$$@,$$(if $$(NET_FLAGS),': several machines need $(UNIAD_TRAIN) on storage that all of them share'))
 	@touch $$@
 
 # As the workflow has it: cp, then mv. Of several machines the first one does it, on storage that they share.
