@@ -4,7 +4,8 @@
     benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
 
 ``--upstream`` also times upstream's order of image work (whole images distorted and normalised, then scaled), which the
-native loader's result equals.
+native loader's result equals, and ``--floats`` hands clips over as finished tensors through PyTorch's own queues, as upstream's
+loader does. Times are of a loader that runs: processes are started, and their first batches taken, before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import _tools  # noqa: F401
@@ -20,15 +22,18 @@ import _tools  # noqa: F401
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from uniad.config.read import load_spec
 from uniad.config.spec import DataSpec
 from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset
+from uniad.data.pixels import collate_raw
 from uniad.data.sampler import TrainSampler
 from uniad.data.transforms import Distortion, decode, normalise, resampler
+from uniad.data.workers import PREFETCH, TAKEN
 from uniad.errors import run_cli
+from uniad.training.loader import ClipLoader, size_of
+from uniad.training.regularisation import plain_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--cache", default="off", choices=("off", "exact", "scaled"), help="image cache; filled before timing")
     p.add_argument("--cache-dir", default="data/cache")
     p.add_argument("--split", default="train", choices=("train", "val"))
+    p.add_argument("--batch", type=int, default=1, help="clips of a batch")
+    p.add_argument("--floats", action="store_true", help="also time clips that are handed over as finished tensors")
     p.add_argument("--upstream", action="store_true", help="also time upstream's order of image work")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
@@ -48,6 +55,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
     spec = load_spec(args.config, args.cfg_options)
+    spec = spec if spec.train.regularise else plain_images(spec)  # what is distorted in training
     data = replace(spec.data, image_cache=args.cache, image_cache_dir=args.cache_dir)
     started = time.perf_counter()
     dataset = ClipDataset(data, args.split, spec.stage)
@@ -57,9 +65,13 @@ def main() -> None:
     parts(dataset, data)
     if args.upstream:
         print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
-    for workers in args.workers:
-        seconds = timed(lambda count=workers: consume(loader(dataset, count), args.clips))
-        print(f"{workers} workers: {args.clips / seconds:.2f} clips/s ({args.clips * data.queue_length / seconds:.1f} frames/s)")
+    for raw in (True, False) if args.floats else (True,):
+        dataset = ClipDataset(data, args.split, spec.stage, raw=raw)
+        for workers in args.workers:
+            clips = loader(dataset, workers, args.batch)
+            rate, size = steady(clips, args.clips)
+            print(f"{'bytes' if raw else 'floats'}, {workers} workers: {rate:.2f} clips/s ({rate * data.queue_length:.1f} "
+                  f"frames/s), {size / 1e6 / args.batch:.2f} MB a clip handed over")  # fmt: skip
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -69,29 +81,29 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def loader(dataset: ClipDataset, workers: int) -> Iterable:
-    """Batches of one clip in training order."""
-    sampler = TrainSampler(len(dataset))
-    return DataLoader(dataset, batch_size=1, sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=one_thread)
+def loader(dataset: ClipDataset, workers: int, batch: int) -> ClipLoader:
+    """Batches in training order."""
+    sampler = TrainSampler(len(dataset), batch)
+    return ClipLoader(
+        dataset, sampler, batch_size=batch, workers=workers, collate=collate_raw if dataset.raw else collate, seed=0,
+        in_slots=dataset.raw,
+    )  # fmt: skip
 
 
-def one_thread(_: int) -> None:
-    torch.set_num_threads(1)
-
-
-def consume(clips: Iterable, count: int) -> None:
-    done = 0
-    while done < count:
-        for _ in clips:
-            done += 1
-            if done == count:
-                return
+def steady(clips: ClipLoader, count: int) -> tuple[float, int]:
+    """Clips a second, and bytes of a batch."""
+    with closing(clips.stream()) as stream:
+        for _ in range(2 * (clips.workers * PREFETCH + TAKEN)):
+            batch = next(stream)
+        seconds = timed(lambda: [next(stream) for _ in range(-(-count // clips.batch_size))])
+        return -(-count // clips.batch_size) * clips.batch_size / seconds, size_of(batch)
 
 
 def fill_cache(dataset: ClipDataset) -> None:
     out = np.empty((dataset.table.img_path.shape[1], 3, dataset.spec.image.height, dataset.spec.image.width), np.float32)
     for frame in range(len(dataset)):
         dataset.images.load(frame, None, out)
+        dataset.targets.map_labels(frame)
 
 
 def parts(dataset: ClipDataset, data: DataSpec, frames: int = 8) -> None:

@@ -16,10 +16,11 @@ from uniad.data.collate import collate
 from uniad.data.images import ImageSource
 from uniad.data.labels import Labeller
 from uniad.data.maps import vector_map
+from uniad.data.pixels import Finish, RawClip
 from uniad.data.sampler import scenes_of_rank
 from uniad.data.table import InfoTable, load_table
 from uniad.data.targets import TargetMaker
-from uniad.data.transforms import scaled_projection
+from uniad.data.transforms import Distortion, scaled_projection
 from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
@@ -40,7 +41,11 @@ class ClipDataset(Dataset):
     which a loader seeds, is asked for a seed.
     """
 
-    def __init__(self, spec: DataSpec, split: Split = "train", stage: int = 1, training: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, spec: DataSpec, split: Split = "train", stage: int = 1, training: bool = True, seed: int = 0, raw: bool = False
+    ) -> None:
+        """raw: samples are ``RawClip``, with images as bytes, for ``finish``."""
+        self.raw = raw
         self.spec, self.stage, self.training, self.seed = spec, stage, training, seed
         self.table = open_table(spec, split)
         self.labeller = Labeller(self.table, spec)
@@ -55,14 +60,20 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Clip:
+    def __getitem__(self, index: int | tuple[int, int]) -> Clip | RawClip:
         if isinstance(index, tuple):
             rng = np.random.default_rng((self.seed, *index))
             number = index[1]
         else:
             rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))
             number = index
-        return self.clip(self.last_frame(int(number), rng), rng)
+        last = self.last_frame(int(number), rng)
+        return self.raw_clip(last, rng) if self.raw else self.clip(last, rng)
+
+    @property
+    def finish(self) -> Finish:
+        """What makes a clip of a raw one."""
+        return Finish(self.spec.image, self.images.scaler)
 
     def last_frame(self, index: int, rng: np.random.Generator) -> int:
         """``index`` if a clip can end there, else another frame, drawn until one fits."""
@@ -88,6 +99,21 @@ class ClipDataset(Dataset):
             self.targets.clip(frames),
             [frame_meta(frame, self.table, self.images) for frame in frames],
         )
+
+
+    def raw_clip(self, last: int, rng: np.random.Generator) -> RawClip:
+        """The same with images as bytes, and the draws of their distortion."""
+        frames = self.clip_frames(last)
+        rounded = self.training and self.spec.compat.timestamps == UPSTREAM
+        img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
+        drawn = []
+        for number, frame in enumerate(frames):
+            if self.training and self.spec.image.photometric:
+                drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
+            self.images.raw(frame, img[number].numpy())
+        start = torch.tensor([number == 0 for number in range(len(frames))])
+        tensors = Frame(img=img, scene_start=start, **pose_tensors(frames, self.labeller, rounded))
+        return RawClip(Clip(tensors, self.targets.clip(frames), []), torch.tensor(drawn) if drawn else None)
 
 
 def draw_last(

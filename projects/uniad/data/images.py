@@ -41,6 +41,22 @@ class ImageSource:
         """Files of a frame's cameras."""
         return [str(Path(self.spec.data_root) / path) for path in self.table.img_path[frame]]
 
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """Of what ``raw`` writes: [cameras, rows, w, 3], see ``Resampler.planes_shape``."""
+        return (self.table.img_path.shape[1], *self.scaler.planes_shape)
+
+    @property
+    def scaler(self) -> Resampler:
+        """How ``raw`` pixels are weighed."""
+        scaler = resampler(IMAGE_HW, self.spec.image.scale)
+        return resampler(scaler.hw, 1.0) if self.spec.image_cache == "scaled" else scaler
+
+    def raw(self, frame: int, out: U8) -> None:
+        """Write a frame's pixels as they are stored to ``out``: what is left to do is ``pixels.network_images``."""
+        for camera, (pixels, _) in enumerate(self._pixels(frame)):
+            out[camera] = pixels
+
     def load(self, frame: int, rng: np.random.Generator | None, out: NDArray[np.float32]) -> None:
         """Write a frame's images to ``out`` [cameras, 3, H, W]; with ``rng`` each is distorted on its own, as in upstream."""
         image = self.spec.image
@@ -54,7 +70,6 @@ class ImageSource:
 
     def _pixels(self, frame: int) -> list[tuple[U8, Resampler]]:
         """Source pixels of each camera and how to weigh them."""
-        scale = self.spec.image.scale
         if self.cache is None:
             return [self._picked(image, path) for image, path in self._decoded(frame)]
         stored = self.cache.read(frame)
@@ -62,10 +77,7 @@ class ImageSource:
             fresh = [self._picked(image, path) for image, path in self._decoded(frame)]
             stored = np.stack([self.cache.pack(pixels, scaler) for pixels, scaler in fresh])
             self.cache.write(frame, stored)
-        scaler = resampler(IMAGE_HW, scale)
-        if self.spec.image_cache == "scaled":
-            scaler = resampler(scaler.hw, 1.0)
-        return [(pixels, scaler) for pixels in stored]
+        return [(pixels, self.scaler) for pixels in stored]
 
     def _decoded(self, frame: int) -> list[tuple[U8, str]]:
         paths = self.paths(frame)
@@ -77,17 +89,15 @@ class ImageSource:
         return scaler.pick(image), scaler
 
 
-class ImageCache:
-    """Pixels by frame and camera in a memory-mapped file, named after what they depend on."""
+class FrameCache:
+    """Bytes of one shape for every frame in a memory-mapped file.
 
-    def __init__(self, table: InfoTable, spec: DataSpec) -> None:
-        scaler = resampler(IMAGE_HW, spec.image.scale)
-        pixels = (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
-        self.exact = spec.image_cache == "exact"
-        self.shape = (len(table), table.img_path.shape[1], *pixels)
-        folder = Path(spec.image_cache_dir)
-        name = f"images_{spec.image_cache}_{_identity(table, spec)}"
-        self.pixels_path, self.sums_path = folder / f"{name}.u8", folder / f"{name}.sums"
+    folder: ``image_cache_dir``. name: tells what the bytes depend on. shape: [frames, ...].
+    """
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], suffix: str = "u8") -> None:
+        self.shape = shape
+        self.pixels_path, self.sums_path = folder / f"{name}.{suffix}", folder / f"{name}.sums"
         self._create(int(np.prod(self.shape)))
         self._maps: tuple[U8, NDArray[np.uint32]] | None = None
         self._checked: set[int] = set()  # entries that this process has held against their checksums
@@ -151,6 +161,17 @@ class ImageCache:
         sums[frame] = 0
         pixels[frame] = stored
         sums[frame] = _checksum(stored)
+
+
+class ImageCache(FrameCache):
+    """Pixels by frame and camera."""
+
+    def __init__(self, table: InfoTable, spec: DataSpec) -> None:
+        scaler = resampler(IMAGE_HW, spec.image.scale)
+        pixels = (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
+        self.exact = spec.image_cache == "exact"
+        name = f"images_{spec.image_cache}_{_identity(table, spec)}"
+        super().__init__(Path(spec.image_cache_dir), name, (len(table), table.img_path.shape[1], *pixels))
 
     def pack(self, pixels: U8, scaler: Resampler) -> U8:
         """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""

@@ -83,6 +83,7 @@ class Labeller:
         self.label = np.array([number.get(name, -1) for name in table.name], dtype=np.int64)
         self.ego_velocity = _ego_velocity(table)
         self._scene_tracks = lru_cache(maxsize=64)(self._make_scene_tracks)
+        self._commands: dict[int, int] = {}  # of frames that were asked about
 
     def __getstate__(self):  # a cache cannot be pickled, and need not be
         return {key: value for key, value in self.__dict__.items() if key != "_scene_tracks"}
@@ -201,17 +202,18 @@ class Labeller:
             box = self._reframe(torch.from_numpy(self.ego_box(other)[None]), other, frame)[0]
             planning[0, step] = box[[0, 1, 6]].numpy()
             planning_mask[0, step] = 1.0
-        command = STRAIGHT
         steps = min(len(future), spec.planning_steps)
-        if steps and planning[0, steps - 1, 0] >= COMMAND_THRESHOLD_M:
-            command = RIGHT
-        elif steps and planning[0, steps - 1, 0] <= -COMMAND_THRESHOLD_M:
-            command = LEFT
+        command = _command(float(planning[0, steps - 1, 0])) if steps else STRAIGHT
         return EgoFuture(traj.astype(np.float32), traj_mask.astype(np.float32), planning, planning_mask, command)
 
     def command(self, frame: int) -> int:
-        """The command alone: 0 right, 1 left, 2 straight."""
-        return self.ego_future(frame).command
+        """The command alone: 0 right, 1 left, 2 straight. Asked of every frame of every clip, so it is worked out once."""
+        if frame not in self._commands:
+            end = self.table.frames_of(int(self.table.scene[frame])).stop
+            last = min(frame + min(self.spec.planning_steps, self.spec.predict_steps), end - 1)
+            box = self._reframe(torch.from_numpy(self.ego_box(last)[None]), last, frame)[0]
+            self._commands[frame] = _command(float(box[0])) if last > frame else STRAIGHT
+        return self._commands[frame]
 
     def _reframe(self, boxes: torch.Tensor, frame: int, dst: int) -> torch.Tensor:
         table = self.table
@@ -234,6 +236,13 @@ class Labeller:
             ids.append(table.instance[span] + 1)
         around = range(frame - spec.occ_receptive_field + 1, frame + spec.occ_n_future + 1)
         return FutureFrames(boxes, labels, ids, np.array([other in frames for other in around]))
+
+
+def _command(x: float) -> int:
+    """The command of a path that ends ``x`` metres to the right."""
+    if x >= COMMAND_THRESHOLD_M:
+        return RIGHT
+    return LEFT if x <= -COMMAND_THRESHOLD_M else STRAIGHT
 
 
 def _steps(tracks: _SceneTracks, rows: I64, now: int, count: int, horizon_s: float, forward: bool) -> tuple[F64, F64]:

@@ -177,7 +177,7 @@ def rasterise(vectors: list[Vector], size: tuple[float, float], canvas_hw: tuple
     return np.ascontiguousarray(np.rot90(stacked, k=-1, axes=(1, 2)))
 
 
-def map_labels(
+def draw_map(
     vector_map: VectorMap,
     ego_xy: tuple[float, float],
     ego_yaw_deg: float,
@@ -186,28 +186,30 @@ def map_labels(
     size: tuple[float, float],
     canvas_hw: tuple[int, int],
     thickness: int,
-) -> MapLabels:
-    """Map ground truth about one pose. Lines are centred on the ego pose, the drivable area on the lidar, as in upstream."""
+) -> NDArray[np.uint8]:
+    """Instance numbers of the three classes, then the drivable area, about one pose [4, h, w].
+
+    Lines are centred on the ego pose, the drivable area on the lidar, as in upstream.
+    """
     instances = rasterise(vector_map.vectors(ego_xy, ego_yaw_deg, size), size, canvas_hw, thickness)
     # The drivable patch is aligned with the lidar (x right), yet upstream's code transposes, flips and turns it: net
     # effect none.
     drivable = vector_map.drivable(lidar_xy, lidar_yaw_deg, size, canvas_hw)
+    return np.concatenate((instances, drivable[None]))
+
+
+def map_labels(drawn: NDArray[np.uint8]) -> MapLabels:
+    """Map ground truth from what ``draw_map`` made [4, h, w]."""
     labels, boxes, masks = [], [], []
     for kind in range(NUM_CLASSES):
-        for number in np.unique(instances[kind]):
-            if number == 0:
-                continue
-            mask = instances[kind] == number
-            rows, columns = np.nonzero(mask)
-            labels.append(kind)
-            boxes.append((columns.min(), rows.min(), columns.max(), rows.max()))
-            masks.append(mask)
-    return MapLabels(
-        np.array(labels, dtype=np.int64),
-        np.array(boxes, dtype=np.int64).reshape(-1, 4),
-        np.array(masks, dtype=np.uint8).reshape(-1, *canvas_hw),
-        drivable,
-    )
+        numbers = np.flatnonzero(np.bincount(drawn[kind].ravel(), minlength=256)[1:]) + 1
+        mask = drawn[kind] == numbers.astype(np.uint8)[:, None, None]
+        rows, columns = mask.any(2), mask.any(1)
+        ends = [end for hit in (columns, rows) for end in (hit.argmax(1), hit.shape[1] - 1 - hit[:, ::-1].argmax(1))]
+        labels.append(np.full(len(numbers), kind, dtype=np.int64))
+        boxes.append(np.stack((ends[0], ends[2], ends[1], ends[3]), axis=1).astype(np.int64))
+        masks.append(mask)
+    return MapLabels(np.concatenate(labels), np.concatenate(boxes), np.concatenate(masks).astype(np.uint8), drawn[NUM_CLASSES])
 
 
 @lru_cache(maxsize=len(LOCATIONS))
@@ -216,14 +218,20 @@ def vector_map(data_root: str, location: str) -> VectorMap:
     return VectorMap(data_root, location)
 
 
-def _open_map(data_root: str | Path, location: str):
-    from nuscenes.map_expansion.map_api import NuScenesMap
-
+def map_file(data_root: str | Path, location: str) -> Path:
+    """Where the map of a location lies; a UserError where it does not."""
     path = Path(data_root) / "maps" / "expansion" / f"{location}.json"
     if location not in LOCATIONS:
         raise UserError(f"map location {location!r} is not one of nuScenes' ({', '.join(LOCATIONS)}); are the infos right?")
     if not path.is_file():
         raise UserError(f"{path} is missing: unpack the nuScenes map expansion (v1.3) into {Path(data_root) / 'maps'}")
+    return path
+
+
+def _open_map(data_root: str | Path, location: str):
+    from nuscenes.map_expansion.map_api import NuScenesMap
+
+    path = map_file(data_root, location)
     try:
         return NuScenesMap(dataroot=str(data_root), map_name=location)
     except (ValueError, KeyError) as error:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from uniad.data.collate import choose_slots, fill
+from uniad.data.images import FrameCache
 from uniad.data.labels import OCC_FRAMES, Labeller, Objects
-from uniad.data.maps import MapLabels, map_labels, vector_map
+from uniad.data.maps import NUM_CLASSES, MapLabels, draw_map, map_file, map_labels, vector_map
 from uniad.data.occupancy import occupancy_labels, vehicle_labels
 from uniad.geometry import transforms as tf
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Stage2Targets, Targets
+
+MAP_DRAWING = 1  # another number where maps are drawn otherwise: caches are made anew
 
 
 class TargetMaker:
@@ -22,6 +30,7 @@ class TargetMaker:
         spec = labeller.spec
         self.grid = BevGrid.from_bounds(spec.occ_xbound, spec.occ_ybound)
         self.vehicles = vehicle_labels(spec.class_names)
+        self.drawn = None if spec.image_cache == "off" else map_cache(labeller)
 
     def clip(self, frames: range) -> Targets:
         """Targets of consecutive frames; what belongs to one instant is that of the last."""
@@ -65,11 +74,19 @@ class TargetMaker:
         }
 
     def map_labels(self, frame: int) -> MapLabels:
-        """Map ground truth of a frame, all of it."""
+        """Map ground truth of a frame, all of it. Drawn once, where there is a cache."""
+        drawn = self.drawn.read(frame) if self.drawn else None
+        if drawn is None:
+            drawn = self._draw_map(frame)
+            if self.drawn:
+                self.drawn.write(frame, drawn)
+        return map_labels(drawn)
+
+    def _draw_map(self, frame: int) -> NDArray[np.uint8]:
         spec, table = self.labeller.spec, self.labeller.table
         location = str(table.location[table.scene[frame]])
         ego, lidar = table.global_from_ego[frame], table.global_from_lidar[frame]
-        return map_labels(
+        return draw_map(
             vector_map(str(spec.data_root), location),
             (float(ego[0, 3]), float(ego[1, 3])),
             float(np.degrees(tf.heading(ego))),
@@ -107,3 +124,19 @@ class TargetMaker:
             sdc_planning=torch.from_numpy(ego.planning),
             sdc_planning_mask=torch.from_numpy(ego.planning_mask),
         )
+
+
+def map_cache(labeller: Labeller) -> FrameCache:
+    """Drawn maps beside the image cache, for the poses, map files and sizes that they were drawn from."""
+    spec, table = labeller.spec, labeller.table
+    drawing = (MAP_DRAWING, spec.patch_size, spec.canvas_hw, spec.lane_thickness)
+    digest = hashlib.sha256(json.dumps(drawing).encode())
+    for poses in (table.global_from_ego, table.global_from_lidar):
+        digest.update(np.ascontiguousarray(poses).tobytes())
+    digest.update(" ".join(map(str, table.location[table.scene])).encode())
+    for location in np.unique(table.location):
+        stat = map_file(spec.data_root, str(location)).stat()
+        digest.update(f"{stat.st_size}:{stat.st_mtime_ns};".encode())
+    return FrameCache(
+        Path(spec.image_cache_dir), f"drawn_{digest.hexdigest()[:16]}", (len(table), NUM_CLASSES + 1, *spec.canvas_hw), "maps"
+    )

@@ -7,6 +7,7 @@ upstream order's result for a quarter of its work at scale 0.25. What is cached,
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -146,6 +147,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
 
+# Threads do not survive a fork: a process that inherits the pool would wait for them for ever.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @dataclass(frozen=True)
 class Distortion:
     """Photometric distortion of one image, already drawn; None leaves a step out."""
@@ -167,6 +172,12 @@ class Distortion:
         hue = rng.uniform(-HUE_DEG, HUE_DEG) if rng.integers(2) else None
         channels = tuple(int(c) for c in rng.permutation(3)) if rng.integers(2) else None
         return cls(brightness, first, contrast, saturation, hue, channels)
+
+    def row(self) -> tuple[float, ...]:
+        """As ``pixels.distort`` takes it: steps that are left out change nothing."""
+        first = float(self.contrast_first)
+        values = (self.brightness, 0.0), (first, 0.0), (self.contrast, 1.0), (self.saturation, 1.0), (self.hue_deg, 0.0)
+        return (*(otherwise if value is None else value for value, otherwise in values), *(self.channels or (0, 1, 2)))
 
     def apply(self, image: F32) -> F32:
         """Distorted copy of a BGR image [h, w, 3] of grey levels 0..255; values may leave that range, as in upstream."""
@@ -222,6 +233,11 @@ class Resampler:
     def planes_shape(self) -> tuple[int, int, int]:
         """Shape of what ``pick`` returns."""
         return (*self.hw, 3) if self.identity else (4 * self.hw[0], self.hw[1], 3)
+
+    @property
+    def weights(self) -> tuple[F32, F32]:
+        """Of the right pixel [w * 3] and of the lower one [h, 1]."""
+        return self._right, self._low
 
     def pick(self, image: U8) -> U8:
         """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes."""

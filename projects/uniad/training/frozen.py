@@ -21,7 +21,7 @@ from uniad.interface.types import Clip, Targets
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, Stage1Result, draw, forward_stage1, run_stage2, stage1_result
-from uniad.training.loader import home, map_tensors, size_of
+from uniad.training.loader import home, map_tensors, size_of, to_device
 from uniad.training.packed import PackedLoader
 from uniad.training.seeding import mix
 
@@ -49,6 +49,8 @@ class FrozenLoader:
     """Batches of ``FrozenClip``: the clips that ``PackedLoader`` would draw."""
 
     workers = 0
+
+    on_device = staticmethod(to_device)
 
     def __init__(self, packed: PackedLoader, results: Stage1Result) -> None:
         """results: of every clip that fits, in the order of their last frames, see ``compute_results``."""

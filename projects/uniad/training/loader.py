@@ -6,15 +6,17 @@ starting the stream at another k; nothing is drawn and thrown away. One stream s
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from uniad.data.workers import TIMEOUT_S, Failure, batches, guarded_loader
+from uniad.data.arena import Arena
+from uniad.data.workers import PREFETCH, TAKEN, TIMEOUT_S, Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.training.seeding import sample_seed, seed_all
 
@@ -83,6 +85,8 @@ class Loader(Protocol):
 
     def stream(self, start: int = 0) -> Generator[Any, None, None]: ...
 
+    def on_device(self, batch: Any, device: torch.device) -> Any: ...
+
 
 class ClipLoader:
     """Batches of clips for one process. ``dataset[position]`` makes a sample, from the position alone."""
@@ -98,21 +102,104 @@ class ClipLoader:
         seed: int,
         pin_memory: bool = False,
         timeout_s: float = TIMEOUT_S,
+        finish: Callable[[Any], Any] = lambda clip: clip,
+        in_slots: bool = False,
     ):
+        """collate: a list of samples -> a batch.
+
+        finish: makes what is trained on of a batch, on the device.
+        in_slots: loader processes write batches into memory that is allocated once (``data.arena``). Samples must all have the
+        same shapes, and ``collate`` do no more than stack them.
+        """
         if len(sampler) == 0:
             raise UserError("the training set is empty: check the info file and data root")
         self.batch_size, self.workers = batch_size, workers
         self.epoch_len = -(-len(sampler) // batch_size)
         self.batches = Batches(sampler, batch_size, self.epoch_len)
-        self.timeout_s = timeout_s
-        self.loader = guarded_loader(
-            _Positioned(dataset, seed), workers=workers, collate=collate, batch_sampler=self.batches, pin_memory=pin_memory
-        )
+        self.timeout_s, self._finish, self.pin_memory = timeout_s, finish, pin_memory
+        self.dataset, self.collate = _Positioned(dataset, seed), collate
+        self.slots = workers * PREFETCH + TAKEN if in_slots and workers else 0
+        self.arena: Arena | None = None
+        if not self.slots:
+            self.loader = self._loader(self.dataset, collate, self.batches, pin_memory=pin_memory)
 
-    def stream(self, start: int = 0) -> Generator[Any]:
-        """Clips of iteration ``start``, ``start`` + 1, ... without end; closing the generator ends the workers."""
+    def _loader(self, dataset: Any, collate: Any, sampler: Any, **options: Any) -> DataLoader:
+        return guarded_loader(dataset, workers=self.workers, collate=collate, batch_sampler=sampler, **options)
+
+    def stream(self, start: int = 0) -> Generator[Any, None, None]:
+        """Batches of iteration ``start``, ``start`` + 1, ... without end, for ``on_device``; closing it ends the workers.
+
+        A batch may be written over when two more have been taken after it.
+        """
         self.batches.start = start
-        return batches(self.loader, self.timeout_s, "give a longer --loader-timeout")
+        if self.slots:
+            return self._from_slots()
+        return batches(self.loader, self.timeout_s, _IF_SLOW)
+
+    def on_device(self, batch: Any, device: torch.device) -> Any:
+        """What is trained on of a batch of ``stream``; does not wait for the copy."""
+        slots = self.arena is not None and device.type == "cuda"
+        return self._finish(self.arena.copy_to(device, batch) if slots else to_device(batch, device))
+
+    def _from_slots(self) -> Generator[Any, None, None]:
+        if self.arena is None:
+            # shapes are those of the first sample; what it draws is drawn again by the process that makes it
+            sample = self.dataset[next(iter(self.batches))[0]]
+            if isinstance(sample, Failure):
+                raise UserError(sample.message)
+            self.arena = Arena(sample, self.batch_size, self.slots)
+            self.loader = self._loader(
+                _Slotted(self.dataset), _Fill(self.arena), _Numbered(self.batches, self.slots), multiprocessing_context="fork"
+            )
+        arena = self.arena
+        with closing(batches(self.loader, self.timeout_s, _IF_SLOW)) as numbers:
+            try:
+                for number in numbers:
+                    if self.pin_memory:
+                        arena.pin()  # here, when all processes have been forked
+                    yield arena.batches[number]
+            finally:
+                if self.pin_memory:
+                    torch.cuda.synchronize()
+                    arena.unpin()
+
+
+_IF_SLOW = "give a longer --loader-timeout"
+
+
+class _Numbered:
+    """Batches of positions with the slot that each goes to. One is taken again only when those after it fill all others."""
+
+    def __init__(self, positions: Batches, slots: int) -> None:
+        self.positions, self.slots = positions, slots
+
+    def __iter__(self) -> Iterator[list[tuple[int, Position]]]:
+        for number, chosen in enumerate(self.positions):
+            yield [(number % self.slots, position) for position in chosen]
+
+
+class _Slotted(Dataset):
+    """Samples with the slot of their batch."""
+
+    def __init__(self, dataset: _Positioned) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, place: tuple[int, Position]) -> Any:
+        slot, position = place
+        sample = self.dataset[position]
+        return sample if isinstance(sample, Failure) else (slot, sample)
+
+
+class _Fill:
+    """Writes a batch to its slot; the slot's number is what travels."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+
+    def __call__(self, placed: list[tuple[int, Any]]) -> int:
+        slot = placed[0][0]
+        self.arena.fill(slot, [sample for _, sample in placed])
+        return slot
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -163,18 +250,24 @@ def record_stream(value: Any, stream: torch.cuda.Stream) -> None:
             record_stream(v, stream)
 
 
-def prefetch(stream: Generator[Any], device: torch.device) -> Generator[tuple[Any, Any], None, None]:
-    """(host clip, device clip) pairs; on a GPU the copy does not wait for the iteration before."""
+def prefetch(
+    stream: Generator[Any], device: torch.device, on_device: Callable[[Any, torch.device], Any] = to_device
+) -> Generator[tuple[Any, Any], None, None]:
+    """(host batch, clip on the device) pairs; on a GPU the copy does not wait for the iteration before."""
     with closing(stream):
         if device.type != "cuda":
             for host in stream:
-                yield host, to_device(host, device)
+                yield host, on_device(host, device)
             return
         side = torch.cuda.Stream(device)
+        copied: deque[torch.cuda.Event] = deque(maxlen=TAKEN - 1)
         for host in stream:
             # the device still computes the iteration queued last, so this copy runs beside it
             with torch.cuda.stream(side):
-                clip = to_device(host, device)
+                clip = on_device(host, device)
+                copied.append(side.record_event())
             torch.cuda.current_stream(device).wait_stream(side)
             record_stream(clip, torch.cuda.current_stream(device))
             yield host, clip
+            # what the next batch may be written over has been read
+            copied[0].synchronize()

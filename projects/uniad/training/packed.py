@@ -16,13 +16,15 @@ from uniad.data.sampler import TrainSampler
 from uniad.errors import UserError
 from uniad.interface.types import Clip
 from uniad.training.distributed import World
-from uniad.training.loader import Batches, Position, home, map_tensors, size_of
+from uniad.training.loader import Batches, Position, home, map_tensors, size_of, to_device
 
 
 class PackedLoader:
     """Batches of clips for one process, the same as ``ClipLoader`` draws from one data set with images rounded to bytes."""
 
     workers = 0
+
+    on_device = staticmethod(to_device)
 
     def __init__(self, parts: Sequence[Record], spec: Spec, world: World, seed: int, source: str) -> None:
         data = spec.data

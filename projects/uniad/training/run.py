@@ -78,17 +78,22 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
     # imported here: reading annotations needs libraries that a caller with clips of its own does not
     from uniad.data.collate import collate
     from uniad.data.dataset import ClipDataset
+    from uniad.data.pixels import collate_raw
     from uniad.data.rig import check_dataset_rigs
     from uniad.data.sampler import TrainSampler
 
-    dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed)
+    # A CPU distorts as upstream does, to the digit, in its loader processes; all else is done on the device.
+    raw = world.device.type == "cuda" or not spec.data.image.photometric
+    dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed, raw=raw)
     check_dataset_rigs(spec, dataset.table)
     return ClipLoader(
         dataset,
         TrainSampler(len(dataset), spec.data.samples_per_gpu, world.rank, world.size, seed),
         batch_size=spec.data.samples_per_gpu,
         workers=loader_processes(spec.data.workers_per_gpu),
-        collate=collate,
+        collate=collate_raw if raw else collate,
+        finish=dataset.finish if raw else lambda clip: clip,
+        in_slots=True,
         seed=seed,
         pin_memory=world.device.type == "cuda",
     )

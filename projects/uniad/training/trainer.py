@@ -30,7 +30,7 @@ from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
 from uniad.training.distributed import World
 from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
-from uniad.training.loader import Loader, prefetch, to_device
+from uniad.training.loader import Loader, prefetch
 from uniad.training.nonfinite import bad_from_the_start, locate
 from uniad.training.options import Outcome, TrainOptions, check_graph, check_precision, run_length
 from uniad.training.run_log import RunLog, Window
@@ -187,7 +187,7 @@ class Trainer:
         self.recent: deque[tuple[int, Any]] = deque(maxlen=2)
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
-        clips = prefetch(self.loader.stream(self.iteration), self.world.device)
+        clips = prefetch(self.loader.stream(self.iteration), self.world.device, self.loader.on_device)
         with self.interrupt, distributed.explain_peer_loss(self.world), ExitStack() as ending:
             try:
                 while self.iteration < stop_at and not self.stopping:
@@ -403,7 +403,7 @@ class Trainer:
         if self.bad_iteration is None:
             return
         iteration = self.bad_iteration
-        clip = to_device(dict(self.recent)[iteration], self.world.device)
+        clip = self.loader.on_device(dict(self.recent)[iteration], self.world.device)
 
         def losses_of() -> tuple[Tensor, dict[str, Tensor]]:
             seed_iteration(self.options.seed, iteration, self.world.rank, self.generator)
