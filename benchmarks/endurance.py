@@ -64,7 +64,7 @@ class Watch:
     """Steps a runtime, and keeps each step's time and now and then its memory."""
 
     def __init__(self, runtime: Runtime, frames: int) -> None:
-        self.runtime, self.every = runtime, max(frames // SAMPLES, 1)
+        self.runtime, self.frames, self.every = runtime, frames, max(frames // SAMPLES, 1)
         self.times_ms: list[float] = []
         self.parts_ms: list[dict[str, float]] = []  # what a step says of its own parts
         self.memory: list[tuple[int, float, float]] = []  # frame, MiB of the process, MiB of the GPU
@@ -77,6 +77,11 @@ class Watch:
         if len(self.times_ms) % self.every == 0:
             gpu = torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
             self.memory.append((len(self.times_ms), resident_mib(), gpu))
+            print(
+                f"{len(self.times_ms)} of {self.frames} frames, median of the last {self.every} "
+                f"{np.median(self.times_ms[-self.every:]):.1f} ms, {self.memory[-1][1]:.0f} MiB",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         return result
 
     def scene(self, scene: Sequence[Sensors]) -> list[Result]:

@@ -8,7 +8,7 @@ precision of the run.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -80,10 +80,11 @@ def compute_results(
     criterion: Criterion,
     options: ClipOptions,
     dtype: torch.dtype | None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Stage1Result:
     """What stage 1 says of every clip of ``packed``, one row each: on the GPU if it fits there, else on the host.
 
-    dtype: of autocast, and of the BEV that is kept; None for neither.
+    dtype: of autocast, and of the BEV that is kept; None for neither. progress: told clips done and all, by batch.
     """
     ends = torch.as_tensor(packed.fits).nonzero().squeeze(1)
     device = packed.device
@@ -104,6 +105,7 @@ def compute_results(
             place = home(size_of(part) // len(chosen) * len(ends), device)
             whole = map_tensors(lambda x, place=place: torch.empty(len(ends), *x.shape[1:], dtype=x.dtype, device=place), part)
         fill(whole, part, first)
+        progress(first + len(chosen), len(ends))
     assert whole is not None, "a loader without clips is refused before"
     return whole
 

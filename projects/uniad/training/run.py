@@ -31,10 +31,12 @@ from uniad.training.options import Outcome, TrainOptions, prepare_backend
 from uniad.training.packed import PackedLoader
 from uniad.training.recompute import recompute_layers
 from uniad.training.regularisation import plain_images, without_dropout
-from uniad.training.run_log import RunLog
+from uniad.training.run_log import RunLog, duration
 from uniad.training.seeding import mix, seed_all
 from uniad.training.store import CheckpointStore
 from uniad.training.trainer import LossFunction, Trainer
+
+SAID_EVERY_S = 30.0  # while a frozen stage 1 is computed
 
 
 @dataclass(frozen=True)
@@ -240,8 +242,17 @@ def freeze_stage1(
     announce: Callable[[str], None],
 ) -> FrozenLoader:
     """Runs the frozen stage 1 over every clip once; the loader that trains the heads on its results."""
-    begun = time.monotonic()
-    results = compute_results(model, packed, Criterion(spec.model).to(packed.device), clip, dtype)
+    begun = said = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= SAID_EVERY_S and done < count:  # without a GPU this takes hours
+            left = (now - begun) / done * (count - done)
+            announce(f"stage 1 is frozen: {done} of {count} clips, {duration(left)} left")
+            said = now
+
+    results = compute_results(model, packed, Criterion(spec.model).to(packed.device), clip, dtype, progress)
     count = len(results.bev)
     announce(f"stage 1 is frozen: its results for {count} clips are computed once ({time.monotonic() - begun:.0f} s)")
     return FrozenLoader(packed, results)

@@ -11,6 +11,7 @@ from helpers import specs
 from uniad.data.packs import write_pack
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
+from uniad.training import run
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.frozen import FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.packed import PackedLoader, packed_loader
@@ -44,6 +45,16 @@ def model(spec):
     model = UniAD(spec.model, 5 * torch.randn(len(motion.group_ids), motion.predict_modes, motion.predict_steps, 2))
     without_dropout(model)
     return model.train()
+
+
+def test_whoever_waits_for_stage_1_is_told_how_long(spec, packed, model, monkeypatch):
+    told = []
+    monkeypatch.setattr(run, "SAID_EVERY_S", 0.0)
+    loader = run.freeze_stage1(model, packed, spec, OPTIONS, None, told.append)
+    count, batch = len(loader.results.bev), packed.batch_size
+    assert len(told) == -(-count // batch) and count > batch
+    assert told[0].startswith(f"stage 1 is frozen: {batch} of {count} clips, ") and told[0].endswith(" left")
+    assert f"its results for {count} clips are computed once" in told[-1]
 
 
 def test_images_are_given_up_with_the_clips_they_belong_to(spec, packed, model):
