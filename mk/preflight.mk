@@ -8,7 +8,10 @@ PREFLIGHT_FRAMES.demo = $(shell echo $$(( $(DEMO_TRAIN_SCENES) * $(DEMO_FRAMES) 
 lacking = $(if $(wildcard $(call read-for,$1) $(call finished,$1) $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/UniAD/$(call ckpt,$1))),,$1)
 WANTED := $(sort $(if $(filter-out eval-stage%,$(READERS)),$(STAGE)) $(patsubst eval-stage%,%,$(filter eval-stage%,$(READERS))))
 UNREADY := $(if $(ASKED_TO_TRAIN)$(RANDOM_CKPT),,$(foreach s,$(WANTED),$(call lacking,$s)))
-$(foreach s,$(UNREADY),$(if $(SAY),$(info $(call read-for,$s): not there, so `make $(or $(filter eval-stage$s,$(READERS)),$(firstword $(READERS)))` trains it first; CKPT=FILE takes one that you have)))
+# A run of another length is not what the same command would train: said, or its checkpoint would be trained for again.
+of-other-length = $(filter-out latest.pth,$(notdir $(wildcard $(dir $(call finished,$1))iter_*.pth $(dir $(call finished,$1))epoch_*.pth)))
+length-hint = $(if $(call of-other-length,$1),. $(dir $(call finished,$1)) has $(call of-other-length,$1): give that run's MAX_ITERS or EPOCHS too$(comma) or its file as CKPT)
+$(foreach s,$(UNREADY),$(if $(SAY),$(info $(call read-for,$s): not there, so `make $(or $(filter eval-stage$s,$(READERS)),$(firstword $(READERS)))` trains it first; CKPT=FILE takes one that you have$(call length-hint,$s))))
 PREFLIGHT_STAGES := $(strip $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(if $(call same,$(UNREADY),1),1,$(or $(strip $(foreach s,$(STAGES),$(if $(filter $(call ckpt,$s),$(BROUGHT)),,$s))),$(STAGES)))))
 NO_WORKERS := $(filter data.workers_per_gpu=0,$(CFG_OPTIONS) $(CPU_OPTIONS))
 PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(if $(filter torch1.12,$(STACK)),$(RUNTIME),$(TOOLS_RUNTIME)) --variant $(VARIANT) --dataset $(DATASET) \

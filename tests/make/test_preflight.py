@@ -181,3 +181,14 @@ def test_every_variant_s_row_can_be_read():
     for pace in re.findall(r"^PACE\.\w+ := (.*)$", text, re.M):
         assert all(len(seconds) == 2 for seconds in preflight.paces(pace).values()), pace
     assert json.dumps(preflight.paces("native=1,2")) == '{"native": [1.0, 2.0]}'
+
+
+def test_a_reader_says_that_a_run_of_another_length_is_there(tree: Tree):
+    """`make train-stage1 MAX_ITERS=2` and then `make eval-stage1`, which would train six epochs."""
+    words = ("VARIANT=nano", "STACK=native", "RUNTIME=host", "DATASET=synthetic", "GPUS=0", "RECIPE=0", "FROM_SCRATCH=1")
+    assert "trains it first; CKPT=FILE takes one that you have\n" in tree.done("-n", "eval-stage1", *words)
+    tree.done("train-stage1", "MAX_ITERS=2", *words)
+    told = "stage1_track_map/nano_track_map/ has iter_2.pth: give that run's MAX_ITERS or EPOCHS too, or its file as CKPT"
+    assert told in tree.done("-n", "eval-stage1", *words)
+    said = tree.done("-n", "eval-stage1", "MAX_ITERS=2", *words)
+    assert told not in said and "tools/train.py" not in said
