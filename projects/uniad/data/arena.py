@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Arena:
         self.memory = mmap.mmap(-1, max(1, self.slot_bytes * slots))
         self.flat = flat = torch.frombuffer(self.memory, dtype=torch.uint8)
         self.batches = [self._batch(self.template, flat[k * self.slot_bytes :][: self.slot_bytes]) for k in range(slots)]
-        self.pinned = False
+        self.pinned = self.refused = False
 
     def _take(self, tensor: Tensor) -> None:
         self.slot_bytes += self._room(tensor)[1]
@@ -78,8 +79,13 @@ class Arena:
 
     def pin(self) -> None:
         """Page-locks the memory, so that a GPU copies from it while the host goes on. Where that is refused, copies only wait."""
-        if not self.pinned:
-            self.pinned = int(torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)) == 0
+        if self.pinned or self.refused:
+            return
+        self.pinned = int(torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)) == 0
+        self.refused = not self.pinned
+        if self.refused:
+            with suppress(RuntimeError):  # the refusal is told by the next kernel, whatever that is
+                torch.zeros(1, device="cuda")
 
     def unpin(self) -> None:
         if self.pinned:

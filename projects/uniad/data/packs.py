@@ -130,7 +130,9 @@ def read_packs(paths: Sequence[Path], spec: Spec) -> list[Record]:
 
 
 def join(parts: Sequence[Record], device: torch.device | str = "cpu") -> Record:
-    """Several packs as one, copied to a device."""
+    """Several packs as one, copied to a device. A single one on the host stays in its file: it may be larger than memory."""
+    if len(parts) == 1 and torch.device(device).type == "cpu":
+        return parts[0]
     counts = [len(part.first) for part in parts]
 
     def place(values: Sequence[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ def network_images(pixels: Tensor, image: ImageSpec, scaler: Resampler, distorti
         x = _scaled(frame.float() if rows is None else distort(frame.float(), rows[number]), scaler)
         height, width = x.shape[-3:-1]
         out[number, ..., :height, :width] = _normalised(x, image).movedim(-1, -3)
-    return out.view(*pixels.shape[:-3], *shape[2:]) if not pixels.is_cuda else out.unflatten(0, pixels.shape[:-4])
+    return out.unflatten(0, pixels.shape[:-4])
 
 
 def _scaled(x: Tensor, scaler: Resampler) -> Tensor:
