@@ -93,7 +93,8 @@ def loader(dataset: ClipDataset, workers: int, batch: int) -> ClipLoader:
 def steady(clips: ClipLoader, count: int) -> tuple[float, int]:
     """Clips a second, and bytes of a batch."""
     with closing(clips.stream()) as stream:
-        for _ in range(2 * (clips.workers * PREFETCH + TAKEN)):
+        batch = next(stream)
+        for _ in range(2 * (clips.workers * PREFETCH + TAKEN) - 1):
             batch = next(stream)
         seconds = timed(lambda: [next(stream) for _ in range(-(-count // clips.batch_size))])
         return -(-count // clips.batch_size) * clips.batch_size / seconds, size_of(batch)

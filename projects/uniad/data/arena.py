@@ -81,7 +81,8 @@ class Arena:
         """Page-locks the memory, so that a GPU copies from it while the host goes on. Where that is refused, copies only wait."""
         if self.pinned or self.refused:
             return
-        self.pinned = int(torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)) == 0
+        runtime: Any = torch.cuda.cudart()
+        self.pinned = int(runtime.cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)) == 0
         self.refused = not self.pinned
         if self.refused:
             with suppress(RuntimeError):  # the refusal is told by the next kernel, whatever that is
@@ -89,7 +90,8 @@ class Arena:
 
     def unpin(self) -> None:
         if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())
+            runtime: Any = torch.cuda.cudart()
+            runtime.cudaHostUnregister(self.flat.data_ptr())
             self.pinned = False
 
 

@@ -31,8 +31,8 @@ class RawClip(NamedTuple):
 
 def collate_raw(samples: Sequence[RawClip]) -> RawClip:
     """As ``collate``, before images are network input."""
-    drawn = [sample.distortions for sample in samples]
-    return RawClip(collate([sample.clip for sample in samples]), None if drawn[0] is None else torch.stack(drawn))  # type: ignore
+    drawn = [sample.distortions for sample in samples if sample.distortions is not None]
+    return RawClip(collate([sample.clip for sample in samples]), torch.stack(drawn) if drawn else None)
 
 
 class Finish:
@@ -97,7 +97,7 @@ def _weights(scaler: Resampler, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=8)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(mean, device=device), torch.tensor(1.0 / np.float64(std), device=device)
+    return torch.tensor(mean, device=device), torch.tensor(1.0 / np.asarray(std, np.float64), device=device)
 
 
 def distort(x: Tensor, rows: Tensor) -> Tensor:

@@ -28,7 +28,12 @@ def held_clips(spec: Spec, split: Split, count: int) -> list[Clip]:
     if len(dataset) < count:
         raise UserError(f"the {split} split has {len(dataset)} frames that end a clip, fewer than the {count} clips asked for")
     # In the middle of equal parts. Where a scene has just begun the dataset takes another frame, for this key always the same.
-    return [collate([dataset[0, int((number + 0.5) * len(dataset) / count)]]) for number in range(count)]
+    clips = []
+    for number in range(count):
+        clip = dataset[0, int((number + 0.5) * len(dataset) / count)]
+        assert isinstance(clip, Clip)  # the data set was asked for no raw ones
+        clips.append(collate([clip]))
+    return clips
 
 
 def held_losses(model: UniAD, spec: Spec, clips: Sequence[Clip], seed: int, device: torch.device) -> dict[str, list[float]]:

@@ -85,7 +85,7 @@ class Loader(Protocol):
 
     def stream(self, start: int = 0) -> Generator[Any, None, None]: ...
 
-    def on_device(self, batch: Any, device: torch.device) -> Any: ...
+    def on_device(self, batch: Any, device: torch.device, /) -> Any: ...
 
 
 class ClipLoader:
@@ -138,8 +138,9 @@ class ClipLoader:
 
     def on_device(self, batch: Any, device: torch.device) -> Any:
         """What is trained on of a batch of ``stream``; does not wait for the copy."""
-        slots = self.arena is not None and device.type == "cuda"
-        return self._finish(self.arena.copy_to(device, batch) if slots else to_device(batch, device))
+        if self.arena is not None and device.type == "cuda":
+            return self._finish(self.arena.copy_to(device, batch))
+        return self._finish(to_device(batch, device))
 
     def _from_slots(self) -> Generator[Any, None, None]:
         if self.arena is None:
@@ -184,8 +185,8 @@ class _Slotted(Dataset):
     def __init__(self, dataset: _Positioned) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, place: tuple[int, Position]) -> Any:
-        slot, position = place
+    def __getitem__(self, index: tuple[int, Position]) -> Any:
+        slot, position = index
         sample = self.dataset[position]
         return sample if isinstance(sample, Failure) else (slot, sample)
 
@@ -260,7 +261,7 @@ def prefetch(
                 yield host, on_device(host, device)
             return
         side = torch.cuda.Stream(device)
-        copied: deque[torch.cuda.Event] = deque(maxlen=TAKEN - 1)
+        copied: deque[Any] = deque(maxlen=TAKEN - 1)
         for host in stream:
             # the device still computes the iteration queued last, so this copy runs beside it
             with torch.cuda.stream(side):
