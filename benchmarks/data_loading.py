@@ -39,7 +39,7 @@ from uniad.training.regularisation import plain_images
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config")
-    p.add_argument("--workers", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="numbers of loader processes")
+    p.add_argument("--workers", type=int, nargs="*", default=[0, os.cpu_count() or 1], help="numbers of loader processes")
     p.add_argument("--clips", type=int, default=40, help="clips to time")
     p.add_argument("--cache", default="off", choices=("off", "exact", "scaled"), help="image cache; filled before timing")
     p.add_argument("--cache-dir", default="data/cache")
@@ -67,6 +67,7 @@ def main() -> None:
         print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
     for raw in (True, False) if args.floats else (True,):
         dataset = ClipDataset(data, args.split, spec.stage, raw=raw)
+        print(f"{'bytes' if raw else 'floats'}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
         for workers in args.workers:
             clips = loader(dataset, workers, args.batch)
             rate, size = steady(clips, args.clips)
@@ -98,6 +99,17 @@ def steady(clips: ClipLoader, count: int) -> tuple[float, int]:
             batch = next(stream)
         seconds = timed(lambda: [next(stream) for _ in range(-(-count // clips.batch_size))])
         return -(-count // clips.batch_size) * clips.batch_size / seconds, size_of(batch)
+
+
+def processor_ms(dataset: ClipDataset, count: int = 160) -> float:
+    """Of one clip, when everything that is kept has been made; whatever else runs on the machine."""
+    chosen = range(min(count, len(dataset)))
+    for index in chosen:
+        dataset[0, index]
+    started = time.process_time()
+    for index in chosen:
+        dataset[1, index]
+    return (time.process_time() - started) / len(chosen) * 1e3
 
 
 def fill_cache(dataset: ClipDataset) -> None:

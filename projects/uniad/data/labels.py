@@ -83,7 +83,9 @@ class Labeller:
         self.label = np.array([number.get(name, -1) for name in table.name], dtype=np.int64)
         self.ego_velocity = _ego_velocity(table)
         self._scene_tracks = lru_cache(maxsize=64)(self._make_scene_tracks)
-        self._commands: dict[int, int] = {}  # of frames that were asked about
+        # of frames that were asked about
+        self._commands: dict[int, int] = {}
+        self._ego: dict[int, EgoFuture] = {}
 
     def __getstate__(self):  # a cache cannot be pickled, and need not be
         return {key: value for key, value in self.__dict__.items() if key != "_scene_tracks"}
@@ -186,7 +188,12 @@ class Labeller:
         return self.spec.class_names.index("car") if "car" in self.spec.class_names else -1
 
     def ego_future(self, frame: int) -> EgoFuture:
-        """The ego car's path from ``frame`` on, the plan that a planner should have made, and its command."""
+        """The ego car's path from ``frame`` on, the plan that a planner should have made, and its command. Worked out once."""
+        if frame not in self._ego:
+            self._ego[frame] = self._make_ego_future(frame)
+        return self._ego[frame]
+
+    def _make_ego_future(self, frame: int) -> EgoFuture:
         spec, table = self.spec, self.table
         last = table.frames_of(int(table.scene[frame])).stop
         traj, traj_mask = np.zeros((1, spec.predict_steps, 2)), np.zeros((1, spec.predict_steps, 2))
