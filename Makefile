@@ -29,4 +29,5 @@ include mk/engine.mk
 include mk/jetson.mk
 include mk/infer.mk
 include mk/test.mk
+include mk/docs.mk
 include mk/demo.mk

@@ -33,6 +33,6 @@ ENGINE := engines/$(SUB)$(ONNX_NAME).$(PRECISION).$(ENGINE_BACKEND).engine
 ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))
 
 .PHONY: engine
-engine: $(ENGINE) ## Build an engine from the ONNX; on a machine with a GPU it is verified there
+engine: $(ENGINE) ## Build a TensorRT engine from the ONNX; on a machine with a GPU it is verified there
 $(ENGINE): $(ENGINE_ONNX) $$(call code,build_engine+graph) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
 	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))

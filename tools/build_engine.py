@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build an engine from an exported ONNX and write its card. Verified on this machine's GPU when it has one."""
+"""Build a TensorRT engine from an exported ONNX and write its card. Verified on this machine's GPU when it has one."""
 
 from __future__ import annotations
 

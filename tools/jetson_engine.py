@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An engine for a Jetson: built, verified and timed on the device itself, here or over ssh; or a bundle to carry there."""
+"""A TensorRT engine for a Jetson: built, verified and timed on the device, here or over ssh; or a bundle to carry there."""
 
 from __future__ import annotations
 

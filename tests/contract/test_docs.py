@@ -1,0 +1,215 @@
+"""What the pages promise: links lead somewhere, commands are real, every page is listed and leads on. No network, no site."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from helpers import REPO
+from uniad.cli import VERBS
+from uniad.config.spec import CompatSpec
+
+LIST = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+LISTED = subprocess.run(LIST, cwd=REPO, capture_output=True, text=True)
+PAGES = [REPO / name for name in LISTED.stdout.split() if (REPO / name).is_file()] or sorted(REPO.glob("docs/*.md"))
+DOCS = sorted(page for page in PAGES if page.parent == REPO / "docs")
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.S | re.M)
+WITHOUT_EXAMPLE = {"glossary.md"}  # words alone
+COLUMNS = {"STEM", "SHM", "RAW", "INIT", "DEMO_ITERS", "WEIGHTS_URL"}  # settings with a name behind a dot
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(REPO)) for page in pages]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub and our site give a heading."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+@lru_cache
+def anchors(page: Path) -> set[str]:
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ (.*)$", prose(page), re.M):
+        name = slug(heading)
+        found[name] = found.get(name, -1) + 1
+        found |= {f"{name}-{found[name]}": 0} if found[name] else {}
+    return set(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists():
+            broken.append(target)
+        elif anchor and anchor not in anchors(there):
+            broken.append(f"{target}: its headings are {', '.join(sorted(anchors(there)))}")
+    assert not broken, broken
+
+
+@pytest.mark.parametrize("page", DOCS, ids=names(DOCS))
+def test_a_page_says_what_it_is_for_shows_an_example_and_leads_on(page: Path) -> None:
+    text = page.read_text()
+    title, purpose = [line for line in text.splitlines() if line.strip()][:2]
+    assert title.startswith("# ") and purpose[0] not in "`|#-*", "a title, then a sentence on what the page is for"
+    assert FENCE.search(text) or page.name in WITHOUT_EXAMPLE, "an example"
+    assert re.search(r"^Next: .*\]\(.*\)", text[-400:], re.M), "the last line says where to go on: Next: [page](page.md)"
+
+
+def test_readme_lists_every_page() -> None:
+    rows = re.findall(r"^\|.*$", (REPO / "README.md").read_text(), re.M)
+    listed = set(re.findall(r"\]\(([\w./-]+)\)", "".join(rows)))
+    assert {f"docs/{page.name}" for page in DOCS} | {"CONTRIBUTING.md", "CHANGELOG.md"} <= listed
+
+
+# Commands --------------------------------------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the page's command blocks, and what its text has in backticks."""
+    blocks = [body for language, body in FENCE.findall(page.read_text()) if language in ("", "sh", "bash", "shell", "console")]
+    lines = [re.sub(r"\s+#.*", "", line).strip() for body in blocks for line in body.replace("\\\n", " ").splitlines()]
+    return lines + re.findall(r"`((?:make|uniad|tools/)[^`\n]+)`", prose(page))
+
+
+@lru_cache
+def make_knows() -> tuple[set[str], set[str]]:
+    """Names of targets, and of settings."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k != "VARIANT"}
+    shown = subprocess.run(["make", "-pqn", "help"], cwd=REPO, env=env, capture_output=True, text=True, timeout=120).stdout
+    listing = "awk -v list=1 -f mk/settings.awk Makefile mk/*.mk"
+    settings = subprocess.run(listing, shell=True, cwd=REPO, capture_output=True, text=True, timeout=60).stdout.split()
+    return set(re.findall(r"^([a-z][\w-]*):", shown, re.M)), {*settings, *COLUMNS}
+
+
+def words_of(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return line.split()
+
+
+def fault(line: str) -> str | None:
+    words = words_of(line)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # an environment for the command
+        words = words[1:]
+    if words[:1] == ["uniad"] and len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
+        return None if words[1] in VERBS else f"uniad has no verb {words[1]}"
+    if words[:1] == ["make"]:
+        targets, settings = make_knows()
+        for word in words[1:]:
+            if word in ("&&", "|", ";", "...", "#") or word.startswith("-"):
+                break
+            name, given, _ = word.partition("=")
+            if given and name not in settings and name.partition(".")[0] not in settings:
+                return f"make has no setting {name}"
+            if not given and re.fullmatch(r"[a-z][\w-]*", word) and word not in targets:
+                return f"make has no target {word}"
+    script = next((w for w in words[:3] if re.fullmatch(r"(?:\./)?(?:tools|benchmarks)/\w+\.(?:py|sh)", w)), None)
+    if script:
+        path = REPO / script
+        if not path.is_file():
+            return f"{script} is not there"
+        read = (path, REPO / "projects/uniad/training/arguments.py", REPO / "tools/_environment.py")
+        text = "".join(file.read_text() for file in read)
+        for flag in (w.partition("=")[0] for w in words if re.match(r"--[a-z]", w)):
+            if path.suffix == ".py" and f'"{flag}"' not in text and flag != "--help":
+                return f"{script} has no option {flag}"
+    tests = (word for word in words if word.startswith("tests/"))
+    return next((f"{name} is not there" for name in tests if not (REPO / name.partition("::")[0]).exists()), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_command_is_a_real_one(page: Path) -> None:
+    faults = {line: found for line in commands(page) if (found := fault(line))}
+    assert not faults, faults
+
+
+@pytest.mark.parametrize("line, told", [
+    ("make trian VARIANT=tiny", "no target trian"), ("make train VARAINT=tiny", "no setting VARAINT"),
+    ("tools/verify.py x.onnx --bakend torch", "no option --bakend"), ("tools/lower.py", "is not there"),
+    ("uniad trian", "no verb trian"), ("python -m pytest tests/nothing.py", "is not there"),
+])  # fmt: skip
+def test_a_wrong_command_is_found(line: str, told: str) -> None:
+    assert told in (fault(line) or "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_python_is_python_and_imports_what_is_there(page: Path) -> None:
+    for body in (body for language, body in FENCE.findall(page.read_text()) if language == "python"):
+        tree = ast.parse(re.sub(r", \.\.\.\}", "}", body))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uniad"):
+                source = Path(importlib.util.find_spec(node.module).origin).read_text()
+                for alias in node.names:
+                    there = re.search(rf"^(?:class|def) {alias.name}\b|^{alias.name}\b.*=", source, re.M)
+                    assert there, f"{node.module}.{alias.name}"
+
+
+# architecture.md ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_switch_of_an_oddity_stands_in_both_tables_and_where_it_is_read() -> None:
+    architecture, configs = ((REPO / "docs" / name).read_text() for name in ("architecture.md", "configs.md"))
+    table = architecture.split("## Upstream's oddities")[1].split("\n## ")[0]
+    for key in (field.name for field in fields(CompatSpec)):
+        assert f"| `{key}` |" in configs, key
+        row = re.search(rf"^\| `{key}` \|.*\|(.*)\|$", table, re.M)
+        assert row, f"{key} has no row in docs/architecture.md"
+        for place in re.findall(r"`([\w/]+\.py)`", row[1]):
+            text = (REPO / "projects/uniad" / place).read_text()
+            assert re.search(rf"\b{key}\b|compat|== UPSTREAM", text), f"{place} does not read {key}"
+
+
+def test_the_ways_of_the_ten_questions_are_there() -> None:
+    table = (REPO / "docs/architecture.md").read_text().split("## Ten questions")[1]
+    rows = [row.split("|")[1:4] for row in re.findall(r"^\| [A-Z].*\?.*$", table, re.M)]
+    assert len(rows) == 10
+    for question, first, then in rows:
+        folder = next(iter(re.findall(r"`(projects/[\w/]+/)`", first)), "")
+        for file, name in re.findall(r"`([\w/]+\.(?:py|mk))`(?:, `(\w+)`)?", then):
+            places = [REPO / folder / file, REPO / file, REPO / "projects/uniad" / file]
+            path = next((p for p in places if p.is_file()), None)
+            assert path, f"{question}: {file}"
+            assert not name or re.search(rf"\b(?:def|class) {name}\b", path.read_text()), f"{question}: {name}"
+
+
+# The site ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_link_of_the_site_s_pages_leads_to_a_page_of_the_site(tmp_path: Path) -> None:
+    """What `make docs` hands to mkdocs; mkdocs itself, where it is installed, is as strict."""
+    stage = [sys.executable, "mk/lib/stage_docs.py", str(tmp_path)]
+    done = subprocess.run(stage, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    pages = sorted(tmp_path.rglob("*.md"))
+    assert {"index.md", "architecture.md", "CONTRIBUTING.md", "api/index.md"} <= {str(p.relative_to(tmp_path)) for p in pages}
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            found = there.is_file() and (not anchor or anchor in anchors(there))
+            assert found or re.match(r"[a-z]+:", target), f"{page}: {target}"
+    modules = {m for page in (tmp_path / "api").glob("*.md") for m in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)}
+    assert {"uniad.deploy.runtime", "uniad.models.uniad", "uniad.precision.int8.calibrate"} <= modules
+    assert all((REPO / "projects" / m.replace(".", "/")).with_suffix(".py").is_file() for m in modules)
