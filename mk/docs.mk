@@ -9,5 +9,5 @@ $(DOCS_READY): pyproject.toml | $(VENV_READY)
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the docs site into outputs/site: pages, and the API from docstrings; a broken link is an error
 	$(VENV)/bin/python mk/lib/stage_docs.py .make/docs
-	$(VENV)/bin/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
 	@echo outputs/site/index.html

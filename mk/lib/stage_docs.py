@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Lays the pages of the docs site in a folder: README as its index, docs/, what lies beside them, and a page of the API for each
-package. A link to a file that is no page becomes its path, since the site holds no code."""
+"""Lay the pages of the docs site in a folder.
+
+README is its index; then docs/, what these pages link to, and a page of the API for each package. A link to a file that is no page
+becomes its path, since the site holds no code.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import sys
@@ -73,7 +77,9 @@ def api(out: Path) -> list[str]:
 
 
 def main() -> int:
-    out = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder to write, made anew")
+    out = parser.parse_args().out
     shutil.rmtree(out, ignore_errors=True)
     (out / "api").mkdir(parents=True)
     known = pages()
