@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Lay the pages of the docs site in a folder.
 
-README is its index; then docs/, what these pages link to, and a page of the API for each package. A link to a file that is no page
-becomes its path, since the site holds no code.
+README is its index; then docs/, what these pages link to, and a page of the API for each package. A link to a file that is no
+page becomes its path, since the site holds no code.
 """
 
 from __future__ import annotations
