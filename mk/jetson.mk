@@ -34,6 +34,6 @@ JETSON_FLAGS.$(JETSON_PRODUCT) = $(strip --where=$(call q,$(JETSON_WHERE)) --pre
 
 export TRTEXEC
 .PHONY: jetson-engine
-jetson-engine: $(JETSON_PRODUCT) ## Build, verify and time the TensorRT engine on a Jetson: JETSON=user@host, here, or a bundle to carry there
+jetson-engine: $(JETSON_PRODUCT) ## Build, verify and time the TensorRT engine on a Jetson: JETSON=user@host, here, or a bundle to carry
 $(JETSON_PRODUCT): $(ENGINE_ONNX) $$(call code,jetson_engine+graph) .make/var/JETSON_FLAGS.$(JETSON_PRODUCT) | $(ENV)
 	$(RUN) tools/jetson_engine.py $< --out $@ $(JETSON_FLAGS.$(JETSON_PRODUCT))

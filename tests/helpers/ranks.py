@@ -1,8 +1,13 @@
-"""Several processes of one world inside a test: forked, joined over gloo, and each one's answer brought back."""
+"""Several processes of one world inside a test, joined over gloo, and each one's answer brought back.
+
+They are forked from a server that has never computed a gradient: autograd refuses to work in a fork of a process that has, as the
+one that runs the tests did before. So nothing that a test patched is known to them: ``work`` patches for itself.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -10,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 
@@ -18,11 +24,13 @@ from uniad.training.distributed import World
 
 def in_ranks(size: int, work: Callable[[World], Any], timeout_s: float = 300.0) -> list[Any]:
     """``work(world)`` in ``size`` processes on the CPU; what it returned in each, by rank."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", __name__])
+    packed = cloudpickle.dumps(work)  # lambdas, too
     with tempfile.TemporaryDirectory() as folder:
         ends = [context.Pipe(duplex=False) for _ in range(size)]
         processes = [
-            context.Process(target=_run, args=(rank, size, Path(folder) / "store", work, sender), daemon=True)
+            context.Process(target=_run, args=(rank, size, Path(folder) / "store", packed, sender), daemon=True)
             for rank, (_, sender) in enumerate(ends)
         ]
         for process in processes:
@@ -38,9 +46,10 @@ def in_ranks(size: int, work: Callable[[World], Any], timeout_s: float = 300.0) 
     return [value for _, value in answers]
 
 
-def _run(rank: int, size: int, store: Path, work: Callable[[World], Any], sender: Any) -> None:
+def _run(rank: int, size: int, store: Path, packed: bytes, sender: Any) -> None:
     torch.set_num_threads(1)
     try:
+        work = pickle.loads(packed)
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=120))
         sender.send(("", work(World(rank, size, rank, torch.device("cpu")))))
         dist.barrier()

@@ -82,7 +82,15 @@ for asked, gpus in ("", "8.6"), ("", None), ("0", "8.6"):
 
 
 def test_kernels_for_gpus_that_cannot_be_built_are_one_line(package: Path):
-    done = run(package, "setup.py", "build", FORCE_CUDA="1", CUDA_HOME="", PATH="/usr/bin:/bin")
-    assert done.returncode != 0 and done.stderr.splitlines()[-1].startswith("error: FORCE_CUDA=1, but "), done.stderr
+    for lack, told in (("cpp.CUDA_HOME = None", "CUDA_HOME is not set"), ("torch.version.cuda = None", "this torch has no CUDA")):
+        code = f"""
+import runpy, sys, torch, torch.utils.cpp_extension as cpp
+torch.version.cuda, cpp.CUDA_HOME = "11.6", "/usr/local/cuda"
+{lack}
+sys.argv[:] = ["setup.py", "build"]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+        done = run(package, "-c", code, FORCE_CUDA="1")
+        assert done.returncode != 0 and done.stderr.splitlines()[-1].startswith(f"error: FORCE_CUDA=1, but {told}"), done.stderr
     done = run(package, "setup.py", "build", FORCE_CUDA="yes")
     assert done.returncode != 0 and done.stderr.splitlines()[-1] == "error: FORCE_CUDA=yes: it is 0 or 1"

@@ -165,11 +165,11 @@ def test_what_has_no_gradient_is_not_sent(monkeypatch, kind: type) -> None:
     assert all(p.grad is None for part in (model.img_neck, model.unused) for p in part.parameters())
 
 
-def test_buckets_give_what_reducing_each_gradient_would(monkeypatch) -> None:
-    monkeypatch.setattr(reduce, "BUCKET_BYTES", 400)
+def test_buckets_give_what_reducing_each_gradient_would() -> None:
     shapes = [(3, 5), (7,), (4, 2, 3, 3), (80,), (1,), ()]
 
     def work(world: World) -> tuple[list[int], list[bool]]:
+        reduce.BUCKET_BYTES = 400  # in this process alone
         rng = torch.Generator().manual_seed(world.rank)
         parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
         parameters[2].data = parameters[2].data.to(memory_format=torch.channels_last)
