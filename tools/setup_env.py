@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
 import machine  # noqa: E402
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-EXTRAS = "train,engine,dev"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -130,8 +129,8 @@ def make(venv: Path, index: str) -> bool:
     torch = pinned(text, "torch")
     print(f"installing {torch} (minutes, by the network)", flush=True)
     pip(python, *torch_source(python, torch, index), torch)
-    print(f"installing what pyproject.toml pins [{EXTRAS}]", flush=True)
-    pip(python, "-e", f".[{EXTRAS}]")
+    print(f"installing what pyproject.toml pins [{machine.EXTRAS}]", flush=True)
+    pip(python, "-e", f".[{machine.EXTRAS}]")
     make_movable(venv)
     check = "import numpy, torch, uniad; print(f'torch {torch.__version__}, numpy {numpy.__version__}')"
     found = machine.run([str(python), "-c", check], timeout=300)

@@ -16,6 +16,7 @@ from pathlib import Path
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 OLDEST_GPU = (7, 0)  # of the torch that pyproject.toml pins
 NEWEST_UPSTREAM_GPU = (8, 6)  # of the upstream stack's CUDA 11.6
+EXTRAS = "train,engine,dev"  # of pyproject.toml: what `make env` installs
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,18 @@ def lay_tables(tree: Tree, *versions: str) -> None:
     for version in versions:
         (tree.root / "data/nuscenes" / version).mkdir(parents=True)
         (tree.root / "data/nuscenes" / version / "sample.json").write_text("[]")
+
+
+def test_doctor_asks_for_what_make_env_installs_and_for_nothing_else(monkeypatch):
+    """Of the site and of mutation tests, which other targets install, it says nothing."""
+    import doctor
+
+    pins = doctor.pinned((REPO / "pyproject.toml").read_text())
+    assert {"numpy", "onnxruntime", "torch", "nuscenes-devkit", "tensorrt-rtx", "pytest"} <= pins.keys()
+    assert not {"mkdocs", "mkdocs-material", "cosmic-ray"} & pins.keys()
+    assert pins["numpy"].startswith("1.")
+    monkeypatch.setattr(doctor.machine, "installed", lambda interpreter, wanted: {name: pins[name] for name in wanted})
+    assert doctor.environment(Path(sys.prefix)).state == doctor.OK
 
 
 def test_mini_alone_is_what_every_target_uses(tree: Tree):
