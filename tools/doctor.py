@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -63,18 +62,11 @@ def tools() -> Finding:
     return Finding(OK, "Tools", "git, make, bash")
 
 
-def pinned(pyproject: str) -> dict[str, str]:
-    """Version by package of what `make env` installs: what every use needs, and the extras that it takes."""
-    lists = re.findall(r"^([\w-]+) = \[(.*?)\][ \t]*$", pyproject, re.M | re.S)
-    wanted = {"dependencies", "runtime", *machine.EXTRAS.split(",")}
-    return dict(pin for name, text in lists if name in wanted for pin in re.findall(r'"([A-Za-z0-9_.-]+)==([^"]+)"', text))
-
-
 def environment(venv: Path) -> Finding:
     interpreter = venv / "bin" / "python"
     if not interpreter.exists():
         return Finding(WARN, "Environment", f"{venv} is not there yet", "make env (any target that needs it makes it)")
-    pins = pinned((ROOT / "pyproject.toml").read_text())
+    pins = machine.pins((ROOT / "pyproject.toml").read_text(), *machine.INSTALLED)
     versions = machine.installed(str(interpreter), pins)
     if versions is None:
         return Finding(FAIL, "Environment", f"{interpreter} does not run", f"rm -r {venv}; make env")

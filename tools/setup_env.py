@@ -31,10 +31,10 @@ class Failed(Exception):
 
 
 def pinned(text: str, name: str) -> str:
-    found = re.search(rf'"({re.escape(name)}==[^"]+)"', text)
-    if not found:
+    pins = machine.pins(text, *machine.INSTALLED)
+    if name not in pins:
         raise Failed(f"pyproject.toml pins no {name}")
-    return found.group(1)
+    return f"{name}=={pins[name]}"
 
 
 def reachable(url: str) -> bool:

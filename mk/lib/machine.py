@@ -17,6 +17,13 @@ PYTHONS = ((3, 10), (3, 11), (3, 12))
 OLDEST_GPU = (7, 0)  # of the torch that pyproject.toml pins
 NEWEST_UPSTREAM_GPU = (8, 6)  # of the upstream stack's CUDA 11.6
 EXTRAS = "train,engine,dev"  # of pyproject.toml: what `make env` installs
+INSTALLED = ("dependencies", "runtime", *EXTRAS.split(","))  # its lists with all that they bring along
+
+
+def pins(pyproject: str, *lists: str) -> dict[str, str]:
+    """Version by package in the named lists of pyproject.toml's text. Python before 3.11 reads no TOML."""
+    found = re.findall(r"^([\w-]+) = \[(.*?)\][ \t]*$", pyproject, re.M | re.S)
+    return dict(pin for name, text in found if name in lists for pin in re.findall(r'"([A-Za-z0-9_.-]+)==([^"]+)"', text))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import machine
+
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / ".make" / "mutants"
 PACKAGE = Path("projects/uniad")
@@ -37,10 +39,11 @@ def run(*command: object, capture: bool = True) -> subprocess.CompletedProcess[s
 
 
 def have_cosmic_ray() -> None:
-    pinned = re.search(r'^mutation = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
-    if not pinned:
+    pins = machine.pins((ROOT / "pyproject.toml").read_text(encoding="utf-8"), "mutation")
+    if not pins:
         raise Failed("pyproject.toml pins no tool in its extra `mutation`")
-    name, _, version = pinned[1].partition("==")
+    (name, version), *_ = pins.items()
+    requirement = f"{name}=={version}"
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -49,9 +52,9 @@ def have_cosmic_ray() -> None:
     except PackageNotFoundError:
         found = ""
     if found != version:
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", pinned[1]]
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", requirement]
         if subprocess.run(command, check=False).returncode:
-            raise Failed(f"pip could not install {pinned[1]} (its message stands above)")
+            raise Failed(f"pip could not install {requirement} (its message stands above)")
 
 
 def lay_copy() -> None:

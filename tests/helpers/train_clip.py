@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from helpers import TESTS
-from uniad.interface.types import Clip, Frame, Targets
+from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
 
 FRAMES, CAMERAS, HEIGHT, WIDTH = 5, 6, 256, 416
 COMPACT = TESTS / "golden" / "stage1_train.npz"
@@ -21,50 +22,62 @@ def record() -> dict[str, np.ndarray]:
         return {k: data[k] for k in data.files}
 
 
-def images(rule: str) -> Tensor:
-    """[1, T, N, 3, H, W] noise from the seed that the rule ``synth.images(seed, ...)`` names."""
-    seed = int(re.search(r"images\((\d+)", rule)[1])
-    shape = (1, FRAMES, CAMERAS, 3, HEIGHT, WIDTH)
+def images(seed: int, frames: int = FRAMES) -> Tensor:
+    """[1, T, N, 3, H, W] noise."""
+    shape = (1, frames, CAMERAS, 3, HEIGHT, WIDTH)
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(np.prod(shape)).astype(np.float32).reshape(shape))
 
 
-def clip(data: dict[str, np.ndarray], max_objects: int = 12, max_lanes: int = 8) -> Clip:
-    """The recorded clip, padded to the given capacities."""
+def clip(data: dict[str, np.ndarray]) -> Clip:
+    """The recorded clip. Its images have the seed that the rule ``synth.images(seed, ...)`` names."""
     given = {k.removeprefix("in/"): torch.from_numpy(v) for k, v in data.items() if k.startswith("in/") and v.dtype.kind != "U"}
-    img = images(str(data["in/images_rule"]))
+    seed = int(re.search(r"images\((\d+)", str(data["in/images_rule"]))[1])
+    return given_clip(given, images(seed), given_targets(given, FRAMES))
+
+
+def given_clip(given: Mapping[str, Tensor], img: Tensor, targets: Targets) -> Clip:
+    """A clip of recorded inputs, by name, with its images [1, T, N, 3, H, W]."""
     assert torch.equal(img.flatten()[:64], given["img_first64"]), "images differ from the recorded ones"
+    count = img.shape[1]
     frames = Frame(
         img=img,
-        lidar2img=given["lidar2img"].float().expand(1, FRAMES, -1, -1, -1),
+        lidar2img=given["lidar2img"].float().expand(1, count, -1, -1, -1),
         can_bus=given["can_bus_absolute"].float()[None],
         l2g_r=given["l2g_r_mat"][None],
         l2g_t=given["l2g_t"][None],
         time_s=(given["timestamp"] - given["timestamp"][0]).float()[None],
-        scene_start=(torch.arange(FRAMES) == 0)[None],
-        command=given["command"].int().expand(1, FRAMES),
+        scene_start=(torch.arange(count) == 0)[None],
+        command=given["command"].int().expand(1, count),
     )
+    return Clip(frames, targets, [[{} for _ in range(count)]])
+
+
+def given_targets(
+    given: Mapping[str, Tensor], frames: int, stage2: Stage2Targets | None = None, max_objects: int = 12, max_lanes: int = 8
+) -> Targets:
+    """Ground truth of recorded inputs, padded to the given capacities."""
 
     def objects(name: str, fill: float = 0) -> Tensor:
-        return torch.stack([pad(given[f"f{t}/{name}"], max_objects, fill) for t in range(FRAMES)])[None]
+        return torch.stack([pad(given[f"f{t}/{name}"], max_objects, fill) for t in range(frames)])[None]
 
     labels = given["gt_lane_labels"]
     things = labels < 3
-    targets = Targets(
+    return Targets(
         boxes=objects("gt_boxes"),
         labels=objects("gt_labels"),
         ids=objects("gt_inds", -1),
         valid=objects("gt_inds", -1) >= 0,
         past_traj=objects("gt_past_traj").float(),
         past_traj_mask=objects("gt_past_traj_mask").float(),
-        sdc_box=given["sdc_box"].expand(1, FRAMES, -1),
-        sdc_label=torch.zeros(1, FRAMES, dtype=torch.int64),
+        sdc_box=given["sdc_box"].expand(1, frames, -1),
+        sdc_label=torch.zeros(1, frames, dtype=torch.int64),
         lane_labels=pad(labels[things], max_lanes, 0)[None],
         lane_boxes=pad(given["gt_lane_bboxes"][things], max_lanes, 0)[None],
         lane_masks=pad(given["gt_lane_masks"][things], max_lanes, 0)[None],
         lane_valid=(torch.arange(max_lanes) < things.sum())[None],
         drivable=given["gt_lane_masks"][~things],
+        stage2=stage2,
     )
-    return Clip(frames, targets, [[{} for _ in range(FRAMES)]])
 
 
 def pad(x: Tensor, capacity: int, fill: float) -> Tensor:

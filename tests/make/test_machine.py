@@ -144,7 +144,7 @@ def test_doctor_asks_for_what_make_env_installs_and_for_nothing_else(monkeypatch
     """Of the site and of mutation tests, which other targets install, it says nothing."""
     import doctor
 
-    pins = doctor.pinned((REPO / "pyproject.toml").read_text())
+    pins = machine.pins((REPO / "pyproject.toml").read_text(), *machine.INSTALLED)
     assert {"numpy", "onnxruntime", "torch", "nuscenes-devkit", "tensorrt-rtx", "pytest"} <= pins.keys()
     assert not {"mkdocs", "mkdocs-material", "cosmic-ray"} & pins.keys()
     assert pins["numpy"].startswith("1.")

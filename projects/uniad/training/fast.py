@@ -186,7 +186,7 @@ def need_gib(settings: Settings, load: Load) -> float | None:
     ]  # fmt: skip
     # halves where they were measured; fp32 takes more and is a bound. Of halves alone fp32 is told as twice as much.
     same = [row for row in rows if (row.precision in HALVES) == half]
-    if not (same or rows):
+    if not rows:
         return None
     count = load.clips * load.frames
     row = min(same or rows, key=lambda r: abs(r.clips * r.frames - count))

@@ -158,12 +158,10 @@ def clip_by_head(model: nn.Module, scale: Tensor, max_norm: float) -> None:
 
     One norm over all lets the steepest head (forecasts, whose likelihood sharpens) decide how far the others go in each step.
     """
-    heads: dict[str, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            heads.setdefault(name.split(".")[0], []).append(parameter.grad)
-    for grads in heads.values():
-        torch._foreach_div_(grads, clip_divisor(global_norm(grads) / scale, max_norm))
+    for head in model.children():
+        grads = [p.grad for p in head.parameters() if p.grad is not None]
+        if grads:
+            torch._foreach_div_(grads, clip_divisor(global_norm(grads) / scale, max_norm))
 
 
 def upstream_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec) -> dict[str, Any]:
