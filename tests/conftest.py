@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from helpers import REPO
 from helpers.recorded import golden_dir
+
+# Who starts the tests in the background (`make test &`, some CI) hands down an ignored Ctrl-C, and every child would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests share two cores; a library that starts a thread per core makes every test slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
