@@ -13,8 +13,8 @@ import pytest
 
 from helpers.make_tree import Tree
 
-# Stands for a training or a preparation that takes its time: until somebody writes `go`. A shell that has Ctrl-C between two of its
-# children goes on unless it traps it; Python ends.
+# Stands for a training or a preparation that takes its time: until somebody writes `go`. A shell that has Ctrl-C between two of
+# its children goes on unless it traps it; Python ends.
 SLOW = """
 trap 'exit 130' INT
 if [[ $(basename "$1" .py) == "${SLOW:-}" ]]; then touch started; while [[ ! -e go ]]; do sleep 0.05; done; fi
