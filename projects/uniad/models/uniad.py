@@ -27,14 +27,11 @@ from uniad.interface.types import (
     Tracks,
 )
 from uniad.models.agents import select_agents
-from uniad.models.backbone import ResNet
-from uniad.models.bev_encoder import PerceptionTransformer
+from uniad.models.bev_model import BevModel, TrackHead
 from uniad.models.branches import run_concurrently
-from uniad.models.decoder import DetectionBranches, DetectionDecoder, detect
-from uniad.models.layers import LearnedPositionalEncoding
+from uniad.models.decoder import detect
 from uniad.models.map import MapHead
 from uniad.models.motion import MotionHead
-from uniad.models.neck import FPN
 from uniad.models.occ import OccHead
 from uniad.models.planning import PlanHead
 from uniad.models.track import (
@@ -52,19 +49,6 @@ from uniad.models.track import (
 from uniad.models.track_modules import MemoryBank, QueryInteraction, ReferencePoints
 
 
-class TrackHead(DetectionBranches):
-    """Everything that upstream's checkpoints keep under ``pts_bbox_head``: BEV encoder, decoder and their branches."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec.decoder)
-        bev = spec.bev
-        # Only checkpoints know this copy of the loss's weights; nothing reads it.
-        self.code_weights = nn.Parameter(torch.tensor(spec.track_loss.code_weights), requires_grad=False)
-        self.positional_encoding = LearnedPositionalEncoding(bev.embed_dims, bev.height, bev.width)
-        self.transformer = PerceptionTransformer(bev, DetectionDecoder(spec.decoder))
-        self.bev_embedding = nn.Embedding(bev.height * bev.width, bev.embed_dims)
-
-
 class CodeWeights(nn.Module):
     """How much each number of box10 counts in the box loss: the buffer that checkpoints call ``criterion.code_weights``."""
 
@@ -75,17 +59,13 @@ class CodeWeights(nn.Module):
         self.register_buffer("code_weights", torch.tensor(spec.track_loss.code_weights))
 
 
-class UniAD(nn.Module):
+class UniAD(BevModel):
     vehicle_ids: Tensor
 
     def __init__(self, spec: ModelSpec, motion_anchors: Tensor | None = None) -> None:
         """motion_anchors: [groups, K, F, 2] metres, see ``data.anchors``; needed where the spec has a motion head."""
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec, TrackHead)
         track = spec.track
-        self.img_backbone = ResNet(spec.backbone)
-        self.img_neck = FPN(spec.neck)
-        self.pts_bbox_head = TrackHead(spec)
         self.seg_head = MapHead(spec.map)
         self.query_embedding = nn.Embedding(track.num_query + 1, 2 * track.embed_dims)  # the last one is the ego car
         self.reference_points = ReferencePoints(track.embed_dims)
@@ -200,43 +180,6 @@ class UniAD(nn.Module):
             prev_time_s=frame.time_s.float(),
             next_id=next_id,
         )
-
-    # Images to BEV --------------------------------------------------------------------------------------------------------
-
-    def extract_features(self, img: Tensor) -> list[Tensor]:
-        """Images [B, N, 3, H, W] -> one [B, N, C, h, w] per pyramid level. All frames of a clip may be given as one batch."""
-        feats = self.img_neck(self.img_backbone(img.flatten(0, 1)))
-        return [f.unflatten(0, img.shape[:2]) for f in feats]
-
-    def pose_delta(self, frame: Frame, state: State) -> Tensor:
-        """can_bus [B, 18] with position (m, global axes) and heading (degrees) relative to the frame before.
-
-        Upstream: a scene's first frame keeps the difference to whatever came before it, for the first frame ever to the origin;
-        ``first_frame_pose=fixed`` makes it zero.
-        """
-        can_bus = frame.can_bus
-        move = can_bus[:, :3] - state.prev_pos
-        turn = can_bus[:, 17:] - state.prev_angle[:, None]
-        if self.spec.compat.first_frame_pose == "fixed":
-            move = move.masked_fill(frame.scene_start[:, None], 0.0)
-            turn = turn.masked_fill(frame.scene_start[:, None], 0.0)
-        return torch.cat([move, can_bus[:, 3:17], turn], dim=1).float()
-
-    def encode_bev(
-        self, feats: list[Tensor], frame: Frame, can_bus_delta: Tensor, prev_bev: Tensor, has_prev_bev: Tensor
-    ) -> Tensor:
-        """BEV features [B, S, D] of a frame.
-
-        feats: as ``extract_features`` gives them; can_bus_delta: [B, 18] from ``pose_delta``; prev_bev: [B, S, D] in the previous
-        frame's axes, used where has_prev_bev [B] bool.
-        """
-        head = self.pts_bbox_head
-        # Frozen here means without gradient, not without requires_grad: so published optimizer states still fit.
-        with torch.no_grad() if self.spec.freeze.bev_encoder else nullcontext():
-            return head.transformer.bev_features(
-                feats, head.bev_embedding.weight, head.positional_encoding(), prev_bev, has_prev_bev, can_bus_delta,
-                frame.lidar2img, (frame.img.shape[-2], frame.img.shape[-1]),
-            )  # fmt: skip
 
     # Tracks ---------------------------------------------------------------------------------------------------------------
 

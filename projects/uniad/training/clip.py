@@ -28,6 +28,7 @@ from uniad.losses.criterion import Criterion
 from uniad.losses.matcher import Match, frame_targets
 from uniad.losses.track import FrameTerms
 from uniad.models.agents import select_training_agents
+from uniad.models.bev_model import BevModel
 from uniad.models.grid_mask import DRAWS, apply_grid_mask
 from uniad.models.map import MapQueries
 from uniad.models.occ import OccRaw
@@ -242,7 +243,7 @@ def chunks(count: int, at_once: int | None) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
-def features(model: UniAD, img: Tensor, spans: list[slice]) -> list[Tensor]:
+def features(model: BevModel, img: Tensor, spans: list[slice]) -> list[Tensor]:
     """Image features of all frames, ``model.extract_features`` a few frames at a time."""
     parts = [model.extract_features(img[s]) for s in spans]
     return [torch.cat(level) for level in zip(*parts)]
@@ -260,7 +261,7 @@ def learns_statistics(module: nn.Module) -> bool:
 
 
 @contextmanager
-def evaluation_mode(model: UniAD) -> Generator[None, None, None]:
+def evaluation_mode(model: BevModel) -> Generator[None, None, None]:
     """Image and BEV encoders in evaluation mode; afterwards every module is in the mode that it was in."""
     parts = [model.img_backbone, model.img_neck, model.pts_bbox_head]
     modes = {module: module.training for part in parts for module in part.modules()}
