@@ -159,6 +159,14 @@ class Detections(NamedTuple):
     ids: NDArray[np.int64]  # [n] track id, -1 where not tracked
 
 
+class Forecasts(NamedTuple):
+    """Where the model expects others to go, the likeliest way of each; for pictures."""
+
+    starts: NDArray[np.float32]  # [a, 2] lidar frame of that frame, m
+    paths: NDArray[np.float32]  # [a, n, 2] the same, at 0.5 s steps
+    labels: tuple[str, ...]  # [a] class names
+
+
 @dataclass(frozen=True)
 class FrameLog:
     """One frame: what the policy was asked and what it planned."""
@@ -170,6 +178,7 @@ class FrameLog:
     plan_global: F64  # [P, 2] the same, global
     detections: Detections
     step_ms: float  # wall clock of the policy's step; not part of what reruns must repeat
+    forecasts: Forecasts | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,7 @@ class Planned:
 
     plan: F64  # [P, 2] lidar frame of the frame, m, at 0.5 s steps; finite
     detections: Detections | None = None
+    forecasts: Forecasts | None = None
 
 
 class Policy(Protocol):
