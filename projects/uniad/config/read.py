@@ -15,21 +15,37 @@ from typing import Any
 from uniad.config import spec as S
 from uniad.config.file import ConfigError, load_config
 from uniad.config.node import Node
+from uniad.config.presets import FIXED, PRESETS
 from uniad.config.read_data import read_data
 from uniad.config.read_heads import read_map, read_motion, read_occ, read_plan
 from uniad.config.read_track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
 from uniad.config.variants import variant_of_name
 
-# A config's word -> the spec's. Earlier configs say "documented" for upstream.
+# Key of a CompatSpec -> the generations that have a way of their own
+_COMPAT_KEYS: dict[str, tuple[str, ...]] = {f.name: f.metadata.get("also", ()) for f in fields(S.CompatSpec)}
+
+# A config's word for one key -> the spec's. Earlier configs say "documented" for upstream.
 _COMPAT: dict[str, S.CompatChoice] = {"upstream": S.UPSTREAM, "fixed": "fixed", S.UPSTREAM: S.UPSTREAM}
 
 
+def _preset(node: Node, key: str) -> dict[str, str]:
+    """Every key of ``CompatSpec`` as the preset that ``key`` names has it. "upstream" where nothing is named."""
+    name = node.choice(key, (*PRESETS, FIXED), "upstream")
+    return dict.fromkeys(_COMPAT_KEYS, FIXED) if name == FIXED else {**dict.fromkeys(_COMPAT_KEYS, S.UPSTREAM), **PRESETS[name]}
+
+
 def _compat(native: Node) -> S.CompatSpec:
-    names = [f.name for f in fields(S.CompatSpec)]
+    """``compat`` of a config: a preset's name, or a dict of single keys, beside which ``preset`` says what the others are."""
     if isinstance(native.get("compat", "upstream"), str):
-        return S.CompatSpec(**dict.fromkeys(names, _COMPAT[native.choice("compat", _COMPAT, "upstream")]))
+        return S.CompatSpec(**_preset(native, "compat"))
     with native.sub("compat") as n:
-        return S.CompatSpec(**{name: _COMPAT[n.choice(name, _COMPAT, "upstream")] for name in names})
+        values = _preset(n, "preset")
+        for name, also in _COMPAT_KEYS.items():
+            words = {**_COMPAT, **dict.fromkeys(also)}
+            if name in n.data:
+                word = n.choice(name, words)
+                values[name] = words[word] or word
+        return S.CompatSpec(**values)
 
 
 def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
@@ -49,7 +65,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             head.skip("loss_cls", "loss_bbox", "loss_iou")
             bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
             track = read_track(n, head, native, pc_range, dims)
-            decoder = read_decoder(head, pc_range, dims, track.num_classes)
+            decoder = read_decoder(head, pc_range, dims, track.num_classes, compat)
         map_spec, map_loss = read_map(n, pc_range, dims, bev)
         freeze_bn = n.boolean("freeze_bn", False)
         if freeze_bn and not backbone.norm_eval:

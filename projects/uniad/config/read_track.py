@@ -125,11 +125,12 @@ def read_bev(
                     use_can_bus=t.boolean("use_can_bus", True),
                     rotate_center=(width / 2, height / 2) if compat.rotate_center == "fixed" else rotate_center,
                     shift_now=compat.shift_now == S.UPSTREAM,
+                    shift_rule=compat.bev_shift,
                     sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
                 )
 
 
-def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int) -> S.DecoderSpec:
+def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat: S.CompatSpec) -> S.DecoderSpec:
     with head.sub("transformer").sub("decoder") as n:
         n.type("DetectionTransformerDecoder")
         n.only(return_intermediate=True)
@@ -153,6 +154,7 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int) -> S.D
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
                 past_steps=head.integer("past_steps", 4),
                 fut_steps=head.integer("fut_steps", 4),
+                box_code=compat.box_code,
             )
 
 

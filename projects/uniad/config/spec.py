@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 Range6: TypeAlias = "tuple[float, float, float, float, float, float]"  # in quotes for Python 3.8, which prepares upstream's data
-CompatChoice = Literal["documented", "fixed"]
+CompatChoice = Literal["documented", "fixed", "uniad-v2", "bench2drive"]
 UPSTREAM: CompatChoice = "documented"  # as checkpoints and cards spell it; a config may say "upstream", too
+UNIAD_V2: CompatChoice = "uniad-v2"
+BENCH2DRIVE: CompatChoice = "bench2drive"
+
+
+def _also(*generations: CompatChoice) -> CompatChoice:
+    """A key of ``CompatSpec`` for which these generations have a way of their own, neither v1's nor the corrected one."""
+    return field(default=UPSTREAM, metadata={"also": generations})
 
 
 @dataclass(frozen=True)
 class CompatSpec:
-    """Known faults of upstream, one by one: ``UPSTREAM`` (what published weights saw) or ``fixed``."""
+    """Known faults of upstream, one by one: ``UPSTREAM`` (UniAD v1, what its published weights saw), ``fixed``, or another
+    generation's way. ``config.presets`` has the sets that published weights need."""
 
     can_bus_quaternion: CompatChoice = UPSTREAM  # first component written four times
     timestamps: CompatChoice = UPSTREAM  # float32 epoch seconds in training: 128 s apart
@@ -26,15 +34,20 @@ class CompatSpec:
     rotate_center: CompatChoice = UPSTREAM  # (100, 100) for every BEV size
     occ_grid: CompatChoice = UPSTREAM  # tiny: +-12.5 m labels on a +-51.2 m BEV
     planning_metric: CompatChoice = UPSTREAM  # masked frames count as zero error
-    collision_loss: CompatChoice = UPSTREAM  # teaches the trajectory nothing
+    collision_loss: CompatChoice = _also("uniad-v2")  # teaches the trajectory nothing; v2: its ego box lies across, too
     collision_pixels: CompatChoice = UPSTREAM  # truncated to whole metres, always 0.5 m a cell
     motion_metric: CompatChoice = UPSTREAM  # EPA 0 where nothing matched, see docs/configs.md
     # Future half of past_traj: positions instead of offsets when use_nonlinear_optimizer; its loss has weight 0
     past_traj_future: CompatChoice = UPSTREAM
-    anchor_rotation: CompatChoice = UPSTREAM  # motion anchors turn by pi/2 - heading, not heading - pi/2
+    # Motion anchors turn by pi/2 - heading, not heading - pi/2; v2: by the heading, its anchors face +x
+    anchor_rotation: CompatChoice = _also("uniad-v2")
     shift_now: CompatChoice = UPSTREAM  # temporal attention moves the current BEV along with the previous one
     # Only a frame with a new object measures how tracks overlap their objects; other frames keep older overlaps
     stale_overlap: CompatChoice = UPSTREAM
+    # What follows is right in v1, so that upstream's and the fixed way are one (presets.CONVENTIONS)
+    bev_shift: CompatChoice = _also("uniad-v2")  # v2: the car's motion is turned by l2g_r's transpose, the wrong way round
+    box_code: CompatChoice = _also("uniad-v2")  # v2: the network says log l, log w and the heading's sine and cosine
+    box_sizes: CompatChoice = _also("uniad-v2")  # v2: its evaluation hands length and width to nuScenes as width and length
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class BevSpec:
     use_can_bus: bool = True
     rotate_center: tuple[float, float] = (100, 100)  # x, y in BEV cells; upstream's for every size
     shift_now: bool = True  # the current BEV, too, is read at the place where the previous one showed a cell
+    shift_rule: CompatChoice = UPSTREAM  # compat.bev_shift
     sca_capacity: float = 0.3  # share of the cells that one camera may see; nuScenes needs 0.24 (check_rig); native.sca_capacity
 
 
@@ -102,6 +116,7 @@ class DecoderSpec:
     ffn_dropout: float = 0.1
     past_steps: int = 4
     fut_steps: int = 4
+    box_code: CompatChoice = UPSTREAM
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ def table(metrics: dict) -> str:
             f"attribute {_cell(errors['attr_err'])}",
             f"  {'AP at':22s}" + "".join(f"{d + ' m':>8s}" for d in ("0.5", "1.0", "2.0", "4.0")) + f"{'mean':>8s}",
         ]
+        if published := metrics.get("detection_as_published"):
+            lines.insert(
+                -1,
+                f"  as UniAD v2's evaluation scores them, length and width exchanged: NDS {_cell(published['NDS'])}   "
+                f"mAP {_cell(published['mAP'])}   size error {_cell(published['errors']['scale_err'])}",
+            )
         for name, ap in detection["AP"].items():
             cells = "".join(f"{_cell(ap[d]):>8s}" for d in ("0.5", "1.0", "2.0", "4.0"))
             lines.append(f"  {name:22s}{cells}{_cell(detection['mean_AP'][name]):>8s}")

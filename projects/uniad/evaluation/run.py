@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uniad.config.spec import Spec
+from uniad.config.spec import UNIAD_V2, Spec
 from uniad.data.dataset import SceneStream
 from uniad.deploy.loop import results_along
 from uniad.deploy.runtime import Runtime
@@ -25,6 +25,8 @@ from uniad.postprocess.collision import UNSOLVED
 from uniad.postprocess.result import Result
 from uniad.postprocess.submission import class_ranges, entries_of
 from uniad.training.distributed import World, gather_objects
+
+AS_PUBLISHED = "as_published"  # scores that a fault of upstream's evaluation is part of, beside the right ones
 
 
 @dataclass
@@ -95,12 +97,27 @@ def score(found: Collected, spec: Spec, version: str, out: Path) -> dict:
         return metrics | {"submissions": write_submissions(found.detections, found.tracks, out)}
     if "det" in spec.data.eval_mod:
         metrics["detection"] = evaluate_detection(found.detections, spec.data.data_root, version, out)
+        if spec.model.compat.box_sizes == UNIAD_V2:
+            there = out / AS_PUBLISHED
+            there.mkdir(exist_ok=True)
+            exchanged = with_sizes_exchanged(found.detections)
+            metrics[f"detection_{AS_PUBLISHED}"] = evaluate_detection(exchanged, spec.data.data_root, version, there)
     if "track" in spec.data.eval_mod:
         metrics["tracking"] = evaluate_tracking(found.tracks, spec.data.data_root, version, out)
     if "map" in spec.data.eval_mod:
         metrics["map"] = {k: None if np.isnan(v) else v for k, v in found.map_iou.compute().items()}
     future = found.all_futures()
     return metrics | future.compute() if future else metrics
+
+
+def with_sizes_exchanged(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Detections by sample as UniAD v2's own evaluation submits them: lengths stand where nuScenes reads widths, and the reverse.
+
+    Matching goes by centres, so AP does not change; the size error does, and NDS with it.
+    """
+    return {
+        token: [{**entry, "size": [entry["size"][i] for i in (1, 0, 2)]} for entry in entries] for token, entries in found.items()
+    }
 
 
 def gather(world: World, found: Collected) -> Collected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uniad.config.spec import UPSTREAM, CompatSpec, PlanSpec
+from uniad.config.spec import UNIAD_V2, CompatSpec, PlanSpec
 from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH
 from uniad.interface.types import PlanOutput, Stage2Targets
 from uniad.losses.common import masked_sum
@@ -42,17 +42,19 @@ def collision_losses(
     """Overlap of the ego car on traj [B, F, 2], turned as it really was (yaw [B, F]), with the boxes of each step.
 
     Upstream: boxes stand for the axis-aligned rectangles around them, and no gradient reaches the trajectory (the ego box was
-    made of bare numbers), so these losses only watch. ``collision_loss=fixed`` lets them teach.
+    made of bare numbers), so these losses only watch. ``collision_loss=fixed`` lets them teach. UniAD v2 did not adapt this loss
+    to its new yaw: its ego box lies across the way that it drives.
     """
-    if compat.collision_loss == UPSTREAM:
+    if compat.collision_loss != "fixed":
         traj = traj.detach()
     boxes = targets.future_boxes[:, 1 : spec.steps + 1].to(traj.dtype)
     valid = targets.future_boxes_valid[:, 1 : spec.steps + 1]
     other = aligned(boxes[..., :2], boxes[..., 3], boxes[..., 4], boxes[..., 6])
     yaw = yaw[:, : boxes.shape[1]]
+    length, width = (EGO_WIDTH, EGO_LENGTH) if compat.collision_loss == UNIAD_V2 else (EGO_LENGTH, EGO_WIDTH)
     losses = {}
     for i, (delta, weight) in enumerate(spec.collision):
-        ego = aligned(traj[:, : boxes.shape[1]], EGO_WIDTH + delta, EGO_LENGTH + delta, yaw)
+        ego = aligned(traj[:, : boxes.shape[1]], width + delta, length + delta, yaw)
         shared = overlap(ego[:, :, None], other)
         losses[f"planning.loss_collision_{i}"] = masked_sum(shared, valid, (1, 2)).mean() * weight
     return losses

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uniad.config.spec import BevSpec
+from uniad.config.spec import UNIAD_V2, BevSpec
 from uniad.interface.pillars import MIN_DEPTH, camera_slots
 from uniad.models.decoder import DetectionDecoder
 from uniad.models.layers import FFN, init_linear, init_sampling, linear_of
@@ -148,8 +148,10 @@ class BevEncoder(nn.Module):
         grid_hw = (self.spec.height, self.spec.width)
         with full_precision(query):
             ref_cam, hit = project_pillars(self.pillars_SZ3, lidar2img, img_hw)
+            if not self.spec.shift_now:  # without a BEV before, both are the current one
+                shift_B2 = torch.where(has_prev_bev[:, None], shift_B2, torch.zeros_like(shift_B2))
             shifted = self.cells_S2[None] + shift_B2[:, None].float()
-            # Upstream shifts a tensor that both BEVs share, so it reads the current one beside the cell, too.
+            # UniAD v1 shifts a tensor that both BEVs share, so it reads the current one beside the cell, too.
             both = [shifted] if self.spec.shift_now else [shifted, self.cells_S2.expand_as(shifted)]
             ref = torch.stack(both, 2)
         has_prev = has_prev_bev[:, None, None]
@@ -207,18 +209,20 @@ class PerceptionTransformer(nn.Module):
         can_bus: Tensor,
         lidar2img: Tensor,
         img_hw: tuple[int, int],
+        l2g_r: Tensor | None = None,
     ) -> Tensor:
         """Encode one frame.
 
         feats: one [B, N, D, h, w] per level; bev_query: [S, D]; bev_pos: [D, h, w] or [B, D, h, w]; prev_bev: [B, S, D] in the
         axes of the frame before; has_prev_bev: [B] bool; can_bus: [B, 18] with position (0:3, metres, global axes) and heading
         (17, degrees) as differences to the frame before, heading 16 (radians) absolute; lidar2img: [B, N, 4, 4];
-        img_hw: pixels of the padded image. Returns [B, S, D] float32.
+        img_hw: pixels of the padded image; l2g_r: [B, 3, 3] as ``Frame`` has it, for the shift of UniAD v2 alone. Returns
+        [B, S, D] float32.
         """
         spec, b = self.spec, lidar2img.shape[0]
         can_bus = can_bus.float()
         with full_precision(can_bus):
-            shift = bev_shift(can_bus, spec) if spec.use_shift else torch.zeros_like(can_bus[:, :2])
+            shift = bev_shift(can_bus, spec, l2g_r) if spec.use_shift else torch.zeros_like(can_bus[:, :2])
             query = bev_query.float()[None].expand(b, -1, -1)
             if spec.use_can_bus:
                 query = query + self.can_bus_mlp(can_bus)[:, None]
@@ -234,17 +238,21 @@ class PerceptionTransformer(nn.Module):
         ).float()
 
 
-def bev_shift(can_bus: Tensor, spec: BevSpec) -> Tensor:
+def bev_shift(can_bus: Tensor, spec: BevSpec, l2g_r: Tensor | None = None) -> Tensor:
     """How far the car moved since the frame before, as fractions of the BEV (x, y). can_bus [B, 18] -> [B, 2].
 
-    Upstream's angle algebra (heading minus direction of travel) reduces to a rotation of the global translation, which needs
-    no arc tangent.
+    UniAD v1's angle algebra (heading minus direction of travel) reduces to a rotation of the global translation, which needs
+    no arc tangent. v2 multiplies the translation by the inverse of l2g_r [B, 3, 3]; since that matrix is stored transposed
+    and its inverse is its transpose, the translation turns by the lidar's rotation once more, not back. Its weights learnt that.
     """
-    dx, dy, heading = can_bus[:, 0], can_bus[:, 1], can_bus[:, 16]
-    cos, sin = heading.cos(), heading.sin()
-    x = (dx * sin - dy * cos) / (spec.pc_range[3] - spec.pc_range[0])
-    y = (dx * cos + dy * sin) / (spec.pc_range[4] - spec.pc_range[1])
-    return torch.stack([x, y], -1)
+    if spec.shift_rule == UNIAD_V2:
+        assert l2g_r is not None
+        x, y = (l2g_r.float() * can_bus[:, :3, None]).sum(1)[:, :2].unbind(-1)
+    else:
+        dx, dy, heading = can_bus[:, 0], can_bus[:, 1], can_bus[:, 16]
+        cos, sin = heading.cos(), heading.sin()
+        x, y = dx * sin - dy * cos, dx * cos + dy * sin
+    return torch.stack([x / (spec.pc_range[3] - spec.pc_range[0]), y / (spec.pc_range[4] - spec.pc_range[1])], -1)
 
 
 def pillar_points(spec: BevSpec) -> tuple[Tensor, Tensor]:

@@ -71,5 +71,5 @@ class BevModel(nn.Module):
         with torch.no_grad() if self.spec.freeze.bev_encoder else nullcontext():
             return head.transformer.bev_features(
                 feats, head.bev_embedding.weight, head.positional_encoding(), prev_bev, has_prev_bev, can_bus_delta,
-                frame.lidar2img, (frame.img.shape[-2], frame.img.shape[-1]),
+                frame.lidar2img, (frame.img.shape[-2], frame.img.shape[-1]), frame.l2g_r,
             )  # fmt: skip

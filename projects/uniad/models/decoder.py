@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from uniad.config.spec import DecoderSpec, Range6
+from uniad.config.spec import UNIAD_V2, DecoderSpec, Range6
+from uniad.geometry.boxes import box10_of_v2
 from uniad.interface.types import DetOutput
 from uniad.models.attention import PADDED_LOGIT
 from uniad.models.layers import (
@@ -71,17 +72,18 @@ class DetectionBranches(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         dim, layers = spec.embed_dims, range(spec.num_layers)
-        self.trajectory_steps = spec.past_steps + spec.fut_steps
+        self.trajectory_steps, self.box_code = spec.past_steps + spec.fut_steps, spec.box_code
         self.cls_branches = nn.ModuleList([_class_branch(dim, spec.num_classes) for _ in layers])
         self.reg_branches: ModuleListOf[nn.Sequential] = ModuleListOf([_branch(dim, 10) for _ in layers])
         self.past_traj_reg_branches = nn.ModuleList([_branch(dim, self.trajectory_steps * 2) for _ in layers])
 
     def regress(self, layer: int, x: Tensor) -> Tensor:
-        """x: [B, R, D] -> [B, R, 10] in fp32: the last product decides centimetres."""
+        """x: [B, R, D] -> box10 [B, R, 10] in fp32: the last product decides centimetres."""
         branch = self.reg_branches[layer]
         x = branch[:-1](x)
         with full_precision(x):
-            return branch[-1](x.float())
+            box = branch[-1](x.float())
+        return box10_of_v2(box) if self.box_code == UNIAD_V2 else box
 
     def trajectory(self, layer: int, x: Tensor) -> Tensor:
         """x: [B, R, D] -> [B, R, P + F, 2] metres."""

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from uniad.config.spec import UPSTREAM, CompatChoice, Range6
+from uniad.config.spec import UNIAD_V2, UPSTREAM, CompatChoice, Range6
 
 # Upstream's half a turn; published weights were trained with these digits, so not math.pi.
 YAW_OFFSET = 3.1415953
@@ -21,7 +21,8 @@ def scene_from_agent(points: Tensor, boxes_BA9: Tensor, rotation: CompatChoice) 
     """Turns offsets [B, A, ..., 2] (metres) from an agent's own axes into lidar axes; the agent's centre stays the origin.
 
     In its own axes an agent faces +y. It heads for -pi/2 - yaw, so the turn is heading - pi/2 = -pi - yaw. ``UPSTREAM`` turns
-    the other way round, by yaw - pi, as upstream does: right for agents along the lidar's y axis, backwards for those that cross.
+    the other way round, by yaw - pi, as UniAD v1 does: right for agents along the lidar's y axis, backwards for those that cross.
+    ``UNIAD_V2``: an agent faces +x, as in the anchors of that generation, and the turn is the heading.
     """
     return _turn(points, turn_of(boxes_BA9[..., 6], rotation))
 
@@ -33,7 +34,9 @@ def agent_from_scene(points: Tensor, boxes_BA9: Tensor, rotation: CompatChoice) 
 
 def turn_of(yaw: Tensor, rotation: CompatChoice) -> Tensor:
     """Angle by which ``scene_from_agent`` turns, of the same shape as yaw, radians."""
-    return yaw - YAW_OFFSET if rotation == UPSTREAM else -math.pi - yaw
+    if rotation == UPSTREAM:
+        return yaw - YAW_OFFSET
+    return -(math.pi / 2 if rotation == UNIAD_V2 else math.pi) - yaw
 
 
 def at_centre(points: Tensor, boxes_BA9: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniad.config.presets import convention_of
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.models.uniad import UniAD
@@ -21,6 +22,8 @@ from uniad.training.checkpoint import LoadReport, load_state, read_checkpoint, s
 from uniad.training.state import flatten
 
 ANCHORS = "motion_anchors"
+# Of these, v1's way and the corrected one are the same
+_CONVENTIONS = ("model.compat.bev_shift", "model.compat.box_code")
 # What weights are meaningless without; shapes alone do not tell it. Faults of evaluation and of losses are not among it.
 MADE_WITH = (
     "data.class_names",
@@ -29,6 +32,7 @@ MADE_WITH = (
     *(f"model.compat.{key}" for key in (
         "can_bus_quaternion", "timestamps", "first_frame_pose", "rotate_center", "shift_now", "occ_grid", "anchor_rotation",
     )),
+    *_CONVENTIONS,
     *(f"model.motion.{key}" for key in ("predict_modes", "predict_steps", "group_ids")),
     *(f"model.occ.{key}" for key in ("slice_bev", "xbound", "ybound")),
 )
@@ -66,6 +70,8 @@ def check_made_with(content: Mapping[str, Any], spec: Spec, path: str | Path) ->
     if "spec" not in made:
         return
     then, now = json.loads(made["spec"]), flatten(spec)
+    for key in _CONVENTIONS:
+        then[key], now[key] = convention_of(then.get(key)), convention_of(now[key])
     unlike = [f"{key}={then[key]} (here {now[key]})" for key in MADE_WITH if key in then and key in now and then[key] != now[key]]
     if unlike:
         more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uniad.config.file import load_config
+from uniad.config.presets import CONVENTIONS, V1, convention_of
 from uniad.files import atomic_path, sha256
 from uniad.training.arguments import parser
 
@@ -65,6 +66,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     "collision_pixels": ("model.compat.collision_pixels", "data.compat.collision_pixels"),
     "planning_metric": ("model.compat.planning_metric", "data.compat.planning_metric"),
     "motion_metric": ("model.compat.motion_metric", "data.compat.motion_metric"),
+    "box_sizes": ("model.compat.box_sizes", "data.compat.box_sizes"),
 }
 # Those, and what stands in parts of a config that are not ``_READ``
 HARMLESS_SPEC_KEYS = frozenset({
@@ -72,6 +74,17 @@ HARMLESS_SPEC_KEYS = frozenset({
     "data.workers_per_gpu", "data.eval_mod",
     *(key for keys in _HARMLESS.values() for key in keys),
 })  # fmt: skip
+# Checkpoints of earlier versions lack them, and mean UniAD v1's way
+_CONVENTIONS = tuple(
+    f"{part}.{key}"
+    for keys, parts in (
+        (CONVENTIONS, ("model.compat", "data.compat")),
+        (("box_code",), ("model.decoder",)),
+        (("shift_rule",), ("model.bev",)),
+    )
+    for key in keys
+    for part in parts
+)
 # Checkpoints of earlier versions hold them; nothing read them
 _GONE = frozenset({"model.map.quality_threshold_stuff", "model.map.overlap_threshold_stuff", "data.occ_filter_invalid_sample"})
 
@@ -79,6 +92,7 @@ _GONE = frozenset({"model.map.quality_threshold_stuff", "model.map.overlap_thres
 def without_harmless(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Of a flat spec (``state.flatten``) what numbers depend on."""
     kept = {key: value for key, value in spec.items() if key not in HARMLESS_SPEC_KEYS and key not in _GONE}
+    kept = {key: value for key, value in kept.items() if key not in _CONVENTIONS or convention_of(value) != V1}
     return _kept_pixels(kept, "data.image_cache")
 
 
@@ -125,8 +139,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         if value is not None:
             found.update(_flat(_kept(value), f"{name}."))
     found = _kept_pixels(found, "native.image_cache")
-    # Two words for one value: records of earlier runs have the older, as config.spec.UPSTREAM does
-    found |= {key: "documented" for key, value in found.items() if key.startswith("native.compat") and value == "upstream"}
+    # Three words for one value: records of earlier runs have the oldest, as config.spec.UPSTREAM does
+    found |= {key: "documented" for key, value in found.items() if key.startswith("native.compat") and value in ("upstream", V1)}
     if args.samples_per_gpu:
         found["data.samples_per_gpu"] = args.samples_per_gpu
     found.update(_given(args))

@@ -1,0 +1,53 @@
+"""Conventions of published checkpoints by name: what ``native.compat`` is short for. Standard library only.
+
+Upstream has two generations, and Bench2Drive has conventions of its own. Weights mean something only with the conventions that
+they were trained with, so each set of published weights has a preset. The keys are those of ``config.spec.CompatSpec``; what a
+preset leaves out is as in v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+V1, V2, BENCH2DRIVE = "uniad-v1", "uniad-v2", "bench2drive"
+FIXED = "fixed"
+
+# Name -> key -> value. "documented" is how earlier versions spelt "upstream", which has always meant v1.
+PRESETS: dict[str, dict[str, str]] = {
+    V1: {},
+    V2: {
+        "can_bus_quaternion": FIXED,
+        "timestamps": FIXED,
+        "shift_now": FIXED,
+        "anchor_rotation": V2,
+        "bev_shift": V2,
+        "box_code": V2,
+        "box_sizes": V2,
+        "collision_loss": V2,
+    },
+    BENCH2DRIVE: {},
+    "upstream": {},
+    "documented": {},
+}
+
+# Keys for which "fixed" and v1 are one: v1 has no fault there, other generations differ
+CONVENTIONS = ("bev_shift", "box_code", "box_sizes")
+
+
+def convention_of(value: object) -> object:
+    """One word for v1's way of a key among ``CONVENTIONS``; None is that of a file of earlier versions, which knew no other."""
+    return V1 if value in (None, FIXED, "documented") else value
+
+
+def name_of(values: Mapping[str, str], default: str = "documented") -> str:
+    """The preset that ``values`` of all keys are nearest to, and what differs from it: ``uniad-v2 but rotate_center=fixed``.
+
+    default: the value of what a preset leaves out.
+    """
+    differing = {
+        preset: {k: v for k, v in values.items() if v != PRESETS[preset].get(k, default)} for preset in (V1, V2, BENCH2DRIVE)
+    }
+    differing[FIXED] = {k: v for k, v in values.items() if v != FIXED}
+    preset = min(differing, key=lambda name: len(differing[name]))
+    rest = ", ".join(f"{k}={v}" for k, v in sorted(differing[preset].items()))
+    return f"{preset} but {rest}" if rest else preset
