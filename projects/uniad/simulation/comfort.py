@@ -67,13 +67,12 @@ def motion(yaw: F64, speed: F64, centre_ahead_m: float, dt_s: float) -> dict[str
     }
 
 
-def violations(felt: dict[str, F64]) -> dict[str, float]:
-    """The extreme value of each quantity that leaves its bounds."""
+def violations(felt: dict[str, F64]) -> dict[str, tuple[int, float]]:
+    """Of each quantity that leaves its bounds: the first index where it does, and the extreme value beyond them."""
     found = {}
     for name, (low, high) in BOUNDS.items():
         values = felt[name]
-        out = ~((values > low) & (values < high))
-        if out.any():
-            worst = values[out]
-            found[name] = float(worst[np.argmax(np.abs(worst))])
+        out = np.flatnonzero(~((values > low) & (values < high)))
+        if len(out):
+            found[name] = int(out[0]), float(values[out[np.argmax(np.abs(values[out]))]])
     return found

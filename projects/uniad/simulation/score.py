@@ -12,7 +12,7 @@ docs/drive.md has each definition with what differs here, and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,7 +57,11 @@ class Event:
     tick: int
     kind: str  # collision, off_road, wrong_way, red_light, time_to_collision, comfort, outside_lanes, left_route
     told: str  # a person's sentence
-    at_fault: bool = True  # of a collision
+    factor: float = 1.0  # of a collision: what it leaves of the PDM score; 1: not the car's fault
+
+    @property
+    def at_fault(self) -> bool:
+        return self.factor < 1
 
 
 @dataclass(frozen=True)
@@ -119,40 +123,58 @@ def score(log: DriveLog, expert: DriveLog, streets: Streets | None = None) -> Sc
     driven, goal = log.route.progress(log.ego.xy), log.route.progress(expert.ego.xy)
     expert_m = max(float(goal[-1] - log.route.start_s), 0.0)
     driven_m = max(float(driven[min(len(goal), len(driven)) - 1] - log.route.start_s), 0.0)
-    share = min(driven_m / expert_m, 1.0) if expert_m > LEAST_EXPERT_M else 1.0
+    share = _share(driven_m, expert_m)
     collision, events = _collisions(drive)
     direction, wrong_way = _direction(drive)
     red = _red_lights(drive)
     ttc = _time_to_collision(drive)
     felt = violations(motion(log.ego.heading, log.ego.speed, CAR_MIDDLE_M, TICK_S))
-    off = np.flatnonzero(drive.places.off_road)
-    events += wrong_way + red + ttc
-    if len(off):
-        deepest = drive.places.outside_m.max()
-        events.append(Event(int(off[0]), "off_road", f"a corner of the car leaves the road (by up to {deepest:.1f} m)"))
-    for name, value in felt.items():
+    events += wrong_way + red + ttc + _off_road(drive)
+    for name, (first, value) in felt.items():
         low, high = BOUNDS[name]
-        events.append(Event(0, "comfort", f"{name} reaches {value:.2f}; comfort is {low:g} to {high:g}"))
-    factors = {
-        "no_at_fault_collision": collision,
-        "drivable_area": float(not len(off)),
-        "driving_direction": direction,
-        "traffic_light": float(not red),
-        "making_progress": float(share >= LEAST_PROGRESS),
-    }
-    parts = {"ego_progress": share, "time_to_collision": float(not ttc), "comfort": float(not felt)}
-    average = sum(WEIGHTS[name] * value for name, value in parts.items()) / sum(WEIGHTS.values())
+        events.append(Event(first, "comfort", f"{name} reaches {value:.2f}; comfort is {low:g} to {high:g}"))
     bench, more = _bench2drive(drive, driven, red)
     return Scores(
         route=log.route.id,
         policy=log.policy,
         kinds=(log.route.manoeuvre, *log.route.features),
-        pdm=Pdm(**factors, **parts, score=float(np.prod(list(factors.values()))) * average),
+        pdm=_pdm(collision, direction, {event.kind for event in events}, share),
         bench2drive=bench,
         driven_m=driven_m,
         expert_m=expert_m,
         events=tuple(sorted([*events, *more], key=lambda event: event.tick)),
     )
+
+
+def so_far(scores: Scores, tick: int, driven_m: float, expert_m: float) -> Pdm:
+    """The PDM score of a drive up to a tick. driven_m, expert_m: how far the car and the expert have come by then."""
+    events = [event for event in scores.events if event.tick <= tick]
+    worst = min((event.factor for event in events if event.kind == "collision"), default=1.0)
+    # What a way against the traffic costs is known when it ends.
+    direction = scores.pdm.driving_direction if any(event.kind == "wrong_way" for event in events) else 1.0
+    return _pdm(worst, direction, {event.kind for event in events}, _share(driven_m, expert_m))
+
+
+def _share(driven_m: float, expert_m: float) -> float:
+    return min(driven_m / expert_m, 1.0) if expert_m > LEAST_EXPERT_M else 1.0
+
+
+def _pdm(collision: float, direction: float, kinds: Set[str], share: float) -> Pdm:
+    """kinds: of the events that there were."""
+    factors = {
+        "no_at_fault_collision": collision,
+        "drivable_area": float("off_road" not in kinds),
+        "driving_direction": direction,
+        "traffic_light": float("red_light" not in kinds),
+        "making_progress": float(share >= LEAST_PROGRESS),
+    }
+    parts = {
+        "ego_progress": share,
+        "time_to_collision": float("time_to_collision" not in kinds),
+        "comfort": float("comfort" not in kinds),
+    }
+    average = sum(WEIGHTS[name] * value for name, value in parts.items()) / sum(WEIGHTS.values())
+    return Pdm(**factors, **parts, score=float(np.prod(list(factors.values()))) * average)
 
 
 def score_all(logs: Iterable[DriveLog], expert: str = "expert") -> list[Scores]:
@@ -200,10 +222,9 @@ def _collisions(drive: _Drive) -> tuple[float, list[Event]]:
             continue
         known.add(actor)
         kind, at_fault = _fault(drive, tick, actor)
-        if at_fault:
-            worst = min(worst, 0.5 if log.actors.kinds[actor] in STATIC else 0.0)
-        whose = "at fault" if at_fault else "not at fault"
-        events.append(Event(tick, "collision", f"{kind} {drive.name(actor)}, {whose}", at_fault))
+        factor = 1.0 if not at_fault else 0.5 if log.actors.kinds[actor] in STATIC else 0.0
+        worst = min(worst, factor)
+        events.append(Event(tick, "collision", f"{kind} {drive.name(actor)}, {'' if at_fault else 'not '}at fault", factor))
     return worst, events
 
 
@@ -220,6 +241,12 @@ def _fault(drive: _Drive, tick: int, actor: int) -> tuple[str, bool]:
         return "its front hits", True
     # From the side it is at fault where it is not within one lane: it changes lanes, turns, or leaves the road.
     return "side against side with", bool(drive.places.several_lanes[tick] or drive.places.off_road[tick])
+
+
+def _off_road(drive: _Drive) -> list[Event]:
+    off = np.flatnonzero(drive.places.off_road)
+    told = f"a corner of the car leaves the road (by up to {drive.places.outside_m.max():.1f} m)"
+    return [Event(int(off[0]), "off_road", told)] if len(off) else []
 
 
 def _direction(drive: _Drive) -> tuple[float, list[Event]]:

@@ -11,7 +11,7 @@ import pytest
 from helpers.drives import GOAL_M, STOP_M, Other, as_policy, driven, expert, front_x, street
 from uniad.errors import UserError
 from uniad.simulation.log import CAR_FRONT_M, GREEN, RED, TICK_S
-from uniad.simulation.score import Scores, score, score_all
+from uniad.simulation.score import Scores, score, score_all, so_far
 
 
 def scored(log, by=None) -> Scores:
@@ -231,6 +231,17 @@ def test_leaving_the_route_ends_its_completion():
 def test_the_penalties_multiply():
     found = scored(driven(8.0, 19.0, signal=RED, others=(Other("pedestrian", (60.0, -1.75), size=(0.6, 0.6, 1.7)),)))
     assert found.bench2drive.driving_score == pytest.approx(100 * 0.5 * 0.7)
+
+
+def test_the_score_so_far_begins_whole_and_ends_as_the_score():
+    barrier = Other("barrier", (40.0, -5.0), size=(2, 0.5, 1))
+    log, by = driven(4.0, 19.0, signal=RED, y=ramp(1, -5.5, 9.0), others=(barrier,)), expert()
+    found = score(log, by)
+    own, theirs = (drive.route.progress(drive.ego.xy) - drive.route.start_s for drive in (log, by))
+    begins, ends = (so_far(found, tick, own[tick], theirs[tick]) for tick in (0, 190))
+    assert begins.score == 1 and ends == found.pdm and found.pdm.no_at_fault_collision == 0.5 and found.pdm.score == 0
+    factors = [so_far(found, tick, own[tick], theirs[tick]).no_at_fault_collision for tick in range(191)]
+    assert factors == sorted(factors, reverse=True) and set(factors) == {1.0, 0.5}
 
 
 def test_scoring_takes_well_under_a_second_and_gives_the_same_again():
