@@ -19,7 +19,9 @@ from uniad.data.infos import MAX_SWEEPS, create_infos
 from uniad.data.splits import OWN
 from uniad.errors import UserError, run_cli
 from uniad.files import try_place
+from uniad.formats.conventions import CONVENTIONS
 from uniad.formats.layout import VERSIONS
+from uniad.formats.published import UNIAD_V1
 
 ACCEPTED = ("v1.0", *VERSIONS)
 
@@ -38,6 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out-dir", default="./data/infos", help="where the info files go")
     parser.add_argument("--extra-tag", default="nuscenes", help="first part of the files' names")
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes")
+    parser.add_argument(
+        "--convention", default=UNIAD_V1, help="of the boxes: uniad-v1 (w, l, h, -yaw - pi/2) or uniad-v2 (l, w, h, yaw)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)
 
@@ -48,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"unknown dataset {args.dataset!r}: this tool knows nuscenes")
     if args.version not in ACCEPTED:
         raise UserError(f"unknown --version {args.version!r}: choose from {', '.join(ACCEPTED)}")
+    if args.convention not in CONVENTIONS:
+        raise UserError(f"unknown --convention {args.convention!r}: choose {' or '.join(CONVENTIONS)}")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
     if args.max_sweeps < 0:
@@ -65,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         result = create_infos(
             args.root_path, args.out_dir, args.extra_tag, version, args.canbus, args.workers, args.max_sweeps,
             progress=not args.quiet and sys.stderr.isatty(), every=args.every,
-            may_lack_can_bus=args.without_canbus,
+            may_lack_can_bus=args.without_canbus, convention=args.convention,
         )  # fmt: skip
         for (path, frames), scenes in zip(result.files.items(), result.scenes.values()):
             print(f"{path}: {frames} frames of {scenes} scenes")

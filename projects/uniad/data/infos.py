@@ -2,8 +2,8 @@
 
 ``nuscenes_infos_temporal_{train,val}.pkl`` hold ``{infos: [dict per keyframe], metadata: {version}}`` with the keys, frames
 and conventions of upstream's converter, so that either stack reads the other's files. Boxes are in the lidar frame, z at
-the middle, yaw as in ``uniad.geometry.boxes``. Two additions, which upstream readers ignore: ``map_location`` per frame, and
-``metadata['made_by']``. Paths are relative to the dataset's root.
+the middle, yaw as in ``uniad.geometry.boxes`` or as v2.0 has it (``formats.conventions``). Two additions, which upstream readers
+ignore: ``map_location`` per frame, and ``metadata['made_by']``. Paths are relative to the dataset's root.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from uniad.errors import UserError
 from uniad.formats.canbus import read_messages
 from uniad.formats.layout import CAMERAS, LIDAR
 from uniad.formats.nuscenes import missing_channels, visibility_levels
+from uniad.formats.published import UNIAD_V1, UNIAD_V2
 from uniad.formats.times import check_times
 from uniad.geometry import transforms as tf
 from uniad.processes import map_in_processes
@@ -56,16 +57,18 @@ def create_infos(
     progress: bool = True,
     every: int = 1,
     may_lack_can_bus: bool = False,
+    convention: str = UNIAD_V1,
 ) -> Result:
     """Write the info files of one dataset version; the same input gives the same bytes for any number of workers.
 
     every: take each N-th keyframe of a scene, for recordings denser than 2 Hz; see ``tables.Tables``. may_lack_can_bus: scenes
-    without CAN bus messages have zeros, as those have that nuScenes recorded without.
+    without CAN bus messages have zeros, as those have that nuScenes recorded without. convention: of the boxes, that of UniAD v1
+    or v2.0, see ``formats.conventions``.
     """
     problems = dataset_problems(root, version, can_bus_root, need_can_bus=not may_lack_can_bus)
     if problems:
         raise UserError(f"{root} is not a complete nuScenes {version}: {'; '.join(problems)}. See docs/data.md")
-    source = _Source(Path(root), version, Path(can_bus_root or root), max_sweeps, every, may_lack_can_bus)
+    source = _Source(Path(root), version, Path(can_bus_root or root), max_sweeps, every, may_lack_can_bus, convention)
     scenes, absent = source.present_scenes()
     if not scenes and not absent:
         raise UserError(_no_scene(source, Path(root) / version))
@@ -138,14 +141,15 @@ class _Source:
     """The nuScenes tables and what is derived from them, shared by all worker processes."""
 
     def __init__(
-        self, root: Path, version: str, can_bus_root: Path, max_sweeps: int, every: int = 1, may_lack_can_bus: bool = False
-    ) -> None:
+        self, root: Path, version: str, can_bus_root: Path, max_sweeps: int, every: int = 1, may_lack_can_bus: bool = False,
+        convention: str = UNIAD_V1,
+    ) -> None:  # fmt: skip
         from nuscenes.prediction import PredictHelper
 
         from uniad.data.tables import Tables
 
         self.root, self.version, self.can_bus_root, self.max_sweeps = root, version, can_bus_root, max_sweeps
-        self.may_lack_can_bus = may_lack_can_bus
+        self.may_lack_can_bus, self.convention = may_lack_can_bus, convention
         self.nusc = Tables(root, version, every)
         self.predict = PredictHelper(self.nusc)
         self.annotated = version != "v1.0-test"
@@ -286,7 +290,7 @@ class _Source:
         lidar_points = np.array([r["num_lidar_pts"] for r in records], dtype=np.int64)
         radar_points = np.array([r["num_radar_pts"] for r in records], dtype=np.int64)
         return {
-            "gt_boxes": np.concatenate((centres, sizes, (-yaw - np.pi / 2)[:, None]), axis=1),
+            "gt_boxes": self._boxes(centres, sizes, yaw),
             "gt_names": np.array(names, dtype=np.str_),
             "gt_velocity": velocity[:, :2].copy(),
             "num_lidar_pts": lidar_points,
@@ -299,6 +303,12 @@ class _Source:
             # Some releases leave visibility out; 4 is "all of it".
             "visibility_tokens": np.array([self.visibility.get(r["visibility_token"], 4) for r in records], dtype=np.int64),
         }
+
+    def _boxes(self, centres: NDArray[np.float64], sizes: NDArray[np.float64], yaw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """gt_boxes [n, 7] of sizes [n, 3] in nuScenes' order (w, l, h) and yaws [n], in the convention that is asked for."""
+        if self.convention == UNIAD_V2:
+            return np.concatenate((centres, sizes[:, (1, 0, 2)], yaw[:, None]), axis=1)
+        return np.concatenate((centres, sizes, (-yaw - np.pi / 2)[:, None]), axis=1)
 
     def _future(self, record: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Positions of the next 8 s in the agent's own frame (y ahead) and where they are known, [16, 2] each."""

@@ -19,7 +19,9 @@ from uniad.data import unpickle
 from uniad.errors import UserError
 from uniad.files import read_outside
 from uniad.formats import infos as schema
+from uniad.formats.conventions import box_convention, convert_boxes
 from uniad.formats.fields import Text
+from uniad.formats.published import UNIAD_V2
 from uniad.geometry import transforms as tf
 
 F64 = NDArray[np.float64]
@@ -50,12 +52,13 @@ class InfoTable:
     img_path: NDArray[np.str_]  # [N, cameras] relative to the dataset's root
     img_from_lidar: F64  # [N, cameras, 4, 4] pixels of the original image
     first_object: NDArray[np.int64]  # [N + 1]
-    boxes: F64  # [O, 7] lidar frame, z at the middle
+    boxes: F64  # [O, 7] lidar frame, z at the middle; w, l, h, -yaw - pi/2 whatever the file's convention is
     velocity: F64  # [O, 2] m/s, lidar axes; zero where unknown
     instance: NDArray[np.int64]  # [O] the dataset's instance number, from 0
     name: NDArray[np.str_]  # [O] class name
     num_lidar_pts: NDArray[np.int64]  # [O]
     valid_flag: NDArray[np.bool_]  # [O] seen by lidar or radar
+    convention: str | None  # of the file's boxes, see formats.conventions; None where they do not tell
 
     def __len__(self) -> int:
         return len(self.token)
@@ -78,7 +81,10 @@ def load_table(path: str | Path, data_root: str | Path) -> InfoTable:
     starts, count = columns["starts"], len(infos)
     global_from_ego = tf.pose_matrix(columns["ego2global_rotation"], columns["ego2global_translation"])
     ego_from_lidar = tf.pose_matrix(columns["lidar2ego_rotation"], columns["lidar2ego_translation"])
-    velocity = columns["gt_velocity"]
+    boxes, velocity = columns["gt_boxes"], columns["gt_velocity"]
+    convention = box_convention(boxes, columns["gt_names"], velocity, str(path))
+    if convention == UNIAD_V2:
+        boxes, _ = convert_boxes(boxes)
     velocity[np.isnan(velocity[:, 0])] = 0.0
     return InfoTable(
         path=str(path),
@@ -99,12 +105,13 @@ def load_table(path: str | Path, data_root: str | Path) -> InfoTable:
         img_path=np.array([[relative_path(path) for path in row] for row in columns["data_path"].tolist()]),
         img_from_lidar=_projections(columns),
         first_object=np.concatenate(([0], np.cumsum(columns["counts"]))).astype(np.int64),
-        boxes=columns["gt_boxes"],
+        boxes=boxes,
         velocity=velocity,
         instance=columns["gt_inds"],
         name=columns["gt_names"],
         num_lidar_pts=columns["num_lidar_pts"],
         valid_flag=columns["valid_flag"],
+        convention=convention,
     )
 
 

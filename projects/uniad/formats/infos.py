@@ -47,7 +47,7 @@ def _solid(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 OBJECTS = {
-    "gt_boxes": Ragged((7,), "x, y, z, w, l, h (m, above 0) and yaw", rule=_solid),
+    "gt_boxes": Ragged((7,), "x, y, z, three sizes (m, above 0) and yaw", rule=_solid),
     "gt_names": Ragged((), "a class name", kind="text"),
     "gt_velocity": Ragged((2,), "vx, vy in m/s, or NaN for both", unknown=True),
     "gt_inds": Ragged((), "the instance's number", kind="whole", rule=lambda n: n >= 0),
