@@ -224,6 +224,7 @@ class Privileged:
     acceleration: float
     steering: float
     route_s: float  # the rear axle's arc length along the route
+    global_from_lidar: F64  # [3, 3] plane transform
     actors: tuple[Actor, ...]
     signals: NDArray[np.int8]  # [L]
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from uniad.data.synthetic.dynamics import Track
 from uniad.data.synthetic.params import SceneSpec
 from uniad.data.synthetic.scene import Scene
 from uniad.data.synthetic.sensors import yaw_quaternion
@@ -20,26 +22,38 @@ GRAVITY = 9.81
 WHEELBASE_M, TRACK_M, WHEEL_M, STEERING_RATIO = 2.59, 1.5, 0.30, 15.2
 
 
-class _Motion:
-    """The ego car's motion at a list of times; arrays [n]."""
+class Moving(Protocol):
+    """What a pose message is made of; arrays [n]."""
 
-    def __init__(self, scene: Scene, t_s: np.ndarray) -> None:
-        track = scene.ego.trajectory
+    xy: np.ndarray  # [n, 2]
+    yaw: np.ndarray
+    v: np.ndarray
+    a: np.ndarray
+    yaw_rate: np.ndarray
+    utime: np.ndarray  # microseconds
+
+
+class Motion:
+    """The ego car's motion along a track at a list of times since the first keyframe; arrays [n]."""
+
+    def __init__(self, track: Track, start_us: int, t_s: np.ndarray) -> None:
         s, self.v, self.a = track.motion(t_s)
         self.xy, self.yaw = track.path.at(s)
         self.bend = track.path.curvature(s)
         self.yaw_rate = self.bend * self.v
         self.steer = np.arctan(WHEELBASE_M * self.bend) * STEERING_RATIO  # radians at the wheel
         self.s = s
-        self.utime = np.round(scene.spec.start_us + t_s * 1e6).astype(np.int64)
+        self.utime = np.round(start_us + t_s * 1e6).astype(np.int64)
 
 
 def messages(scene: Scene) -> dict[str, list | dict]:
     """All message files of a scene by name; lists of messages, except ``meta`` (dict) and ``route`` (list of x, y)."""
     first, last = -MARGIN_S, scene.duration_s + MARGIN_S
-    slow, mid, fast = (_Motion(scene, np.arange(first, last, 1 / hertz)) for hertz in (2, 50, 100))
+    slow, mid, fast = (
+        Motion(scene.ego.trajectory, scene.spec.start_us, np.arange(first, last, 1 / hertz)) for hertz in (2, 50, 100)
+    )
     lists: dict[str, list[dict]] = {
-        "pose": _pose(mid), "ms_imu": _imu(fast), "steeranglefeedback": _rows(fast, value=fast.steer),
+        "pose": pose_messages(mid), "ms_imu": _imu(fast), "steeranglefeedback": _rows(fast, value=fast.steer),
         "vehicle_monitor": _monitor(slow), "zoesensors": _zoe_sensors(fast), "zoe_veh_info": _zoe_info(fast),
     }  # fmt: skip
     track = scene.ego.trajectory
@@ -51,7 +65,7 @@ def messages(scene: Scene) -> dict[str, list | dict]:
     }
 
 
-def _rows(motion: _Motion, **columns: np.ndarray) -> list[dict]:
+def _rows(motion: Moving, **columns: np.ndarray) -> list[dict]:
     """One dict per instant, keys in alphabetical order as in the genuine files: readers rely on it."""
     columns["utime"] = motion.utime
     names = sorted(columns, key=str.lower)
@@ -63,7 +77,8 @@ def _vector(*parts: np.ndarray) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*parts), axis=1)
 
 
-def _pose(m: _Motion) -> list[dict]:
+def pose_messages(m: Moving) -> list[dict]:
+    """Messages of ``pose``: position, orientation, acceleration (gravity included), angular rate and velocity of the car."""
     zero = np.zeros_like(m.v)
     return _rows(
         m,
@@ -75,7 +90,7 @@ def _pose(m: _Motion) -> list[dict]:
     )
 
 
-def _imu(m: _Motion) -> list[dict]:
+def _imu(m: Motion) -> list[dict]:
     zero = np.zeros_like(m.v)
     return _rows(
         m,
@@ -85,12 +100,12 @@ def _imu(m: _Motion) -> list[dict]:
     )
 
 
-def _rpm(m: _Motion, side: int) -> np.ndarray:
+def _rpm(m: Motion, side: int) -> np.ndarray:
     """Wheel speed; side -1 left, +1 right."""
     return np.maximum(m.v + side * m.yaw_rate * TRACK_M / 2, 0.0) / (2 * np.pi * WHEEL_M) * 60
 
 
-def _monitor(m: _Motion) -> list[dict]:
+def _monitor(m: Motion) -> list[dict]:
     brake = np.clip(-m.a, 0, None) * 12
     turning = np.abs(m.bend) > 0.03
     return _rows(
@@ -105,7 +120,7 @@ def _monitor(m: _Motion) -> list[dict]:
     )  # fmt: skip
 
 
-def _zoe_sensors(m: _Motion) -> list[dict]:
+def _zoe_sensors(m: Motion) -> list[dict]:
     return _rows(
         m,
         brake_sensor=0.166 + np.clip(-m.a, 0, 7) / 7 * 0.4,
@@ -114,7 +129,7 @@ def _zoe_sensors(m: _Motion) -> list[dict]:
     )
 
 
-def _zoe_info(m: _Motion) -> list[dict]:
+def _zoe_info(m: Motion) -> list[dict]:
     steer = np.rad2deg(m.steer)
     return _rows(
         m,

@@ -94,62 +94,71 @@ def vehicle_track(path: Path, s: float, size: tuple[float, float, float], cruise
     return Track(path, REAR_AXLE * length, (REAR_AXLE + 0.5) * length, *start, cruise=cruise, limit=limit, stops=stops)
 
 
-def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, ego_priority: bool, phase: np.ndarray) -> None:
-    """Moves all tracks from before the first keyframe until ``duration_s``.
-
-    ``phase`` [junctions] shifts the signals. With ``ego_priority`` a signal turns green for the ego car as it comes near.
-    """
-    vehicles = [a for a in [ego, *actors] if a.track is not None and a.mode == "driving"]
-    walkers = [a for a in actors if a.track is not None and a.mode == "walking"]
-    fleet = _Fleet(vehicles, walkers)
-    for step in range(int(np.ceil((duration_s + LEAD_S) / STEP_S)) + 1):
-        granted = _granted(ego.trajectory, fleet.s[0]) if ego_priority else None
-        fleet.place()
-        red = [_red_gap(town, track, step * STEP_S, granted, phase, *state) for track, *state in fleet.drivers()]
-        accel = np.concatenate([fleet.drive(np.array(red)), fleet.walk()])
-        fleet.advance(accel)
+def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, signals: Signals) -> None:
+    """Moves all tracks from before the first keyframe until ``duration_s``."""
+    fleet = Fleet(town, actors, ego, signals)
+    for _ in range(int(np.ceil((duration_s + LEAD_S) / STEP_S)) + 1):
+        fleet.step()
     fleet.store()
 
 
-def _granted(ego: Track, s: float) -> tuple[int, int] | None:
-    """(junction, road) that the ego car is about to pass, or is passing."""
-    for stop_s, clear_s, junction, road in ego.stops:
-        if s < clear_s:
-            return (junction, road) if stop_s - s < 48.0 else None
-    return None
+@dataclass(frozen=True)
+class Signals:
+    """The signals of a town: one approach of a junction at a time has green, so streams never cross."""
+
+    town: Town
+    phase: np.ndarray  # [junctions] shifts each junction's turn, s
+    priority: frozenset[int] | None = frozenset()  # junctions that turn green for the ego car as it comes near; None: all
+
+    def granted(self, ego: Track, s: float) -> tuple[int, int] | None:
+        """(junction, road) that the ego car is about to pass with priority, or is passing."""
+        for stop_s, clear_s, junction, road in ego.stops:
+            if s < clear_s:
+                wanted = self.priority is None or junction in self.priority
+                return (junction, road) if wanted and stop_s - s < 48.0 else None
+        return None
+
+    def green(self, junction: int, road: int, t_s: float, granted: tuple[int, int] | None) -> bool:
+        """Whether who arrives on a road may go. ``t_s`` counts from the beginning, ``LEAD_S`` before the first keyframe."""
+        if granted is not None and granted[0] == junction:
+            return granted[1] == road
+        whose, since_s = self.turn(junction, t_s)
+        return whose == road and since_s < GREEN_S
+
+    def turn(self, junction: int, t_s: float) -> tuple[int, float]:
+        """The road whose turn it is by the plan, green and the pause behind it, and for how long, s."""
+        roads = self.town.junctions[junction].roads
+        turn = (t_s + self.phase[junction]) % (len(roads) * (GREEN_S + RED_S))
+        return roads[int(turn // (GREEN_S + RED_S))], turn % (GREEN_S + RED_S)
+
+    def red_gap(self, track: Track, t_s: float, granted: tuple[int, int] | None, front: float, v: float) -> float:
+        """Distance to the next stop line if it is to be respected now, else infinity."""
+        for stop_s, _, junction, road in track.stops:
+            gap = stop_s - front
+            if gap < -0.5:
+                continue
+            too_late = gap <= v * v / (2 * 4.5) - 1.0
+            return np.inf if gap > 45 or too_late or self.green(junction, road, t_s, granted) else max(gap, 0.0)
+        return np.inf
 
 
-def _green(town: Town, junction: int, road: int, t_s: float, granted: tuple[int, int] | None, phase: np.ndarray) -> bool:
-    """One approach at a time has green, so streams never cross."""
-    if granted is not None and granted[0] == junction:
-        return granted[1] == road
-    roads = town.junctions[junction].roads
-    turn = (t_s + phase[junction]) % (len(roads) * (GREEN_S + RED_S))
-    return roads[int(turn // (GREEN_S + RED_S))] == road and turn % (GREEN_S + RED_S) < GREEN_S
-
-
-def _red_gap(town: Town, track: Track, t_s: float, granted, phase: np.ndarray, front: float, v: float) -> float:
-    """Distance to the next stop line if it is to be respected now, else infinity."""
-    for stop_s, _, junction, road in track.stops:
-        gap = stop_s - front
-        if gap < -0.5:
-            continue
-        too_late = gap <= v * v / (2 * 4.5) - 1.0
-        return np.inf if gap > 45 or too_late or _green(town, junction, road, t_s, granted, phase) else max(gap, 0.0)
-    return np.inf
-
-
-def _idm(v: np.ndarray, v0: np.ndarray, gap: np.ndarray, closing: np.ndarray) -> np.ndarray:
+def idm(v: np.ndarray, v0: np.ndarray, gap: np.ndarray, closing: np.ndarray) -> np.ndarray:
     """Intelligent driver model (Treiber et al. 2000)."""
     desired = STANDSTILL_M + np.maximum(0.0, v * HEADWAY_S + v * closing / (2 * np.sqrt(ACCEL * BRAKE)))
     return ACCEL * (1 - (v / np.maximum(v0, 0.1)) ** 4 - (desired / np.maximum(gap, 0.1)) ** 2)
 
 
-class _Fleet:
-    """All movers at once: vehicles first, then walkers. Every body is a row of discs for finding what is in the way."""
+class Fleet:
+    """All movers at once: vehicles first, the ego car the first of them, then walkers. Every body is a row of discs for finding
+    what is in the way.
+    """
 
-    def __init__(self, vehicles: list[Actor], walkers: list[Actor]) -> None:
-        self.tracks = [actor.trajectory for actor in [*vehicles, *walkers]]
+    def __init__(self, town: Town, actors: list[Actor], ego: Actor, signals: Signals) -> None:
+        vehicles = [a for a in [ego, *actors] if a.track is not None and a.mode == "driving"]
+        walkers = [a for a in actors if a.track is not None and a.mode == "walking"]
+        self.town, self.signals, self.steps = town, signals, 0
+        self.movers = [*vehicles, *walkers]
+        self.tracks = [actor.trajectory for actor in self.movers]
         self.count = len(vehicles)
         self.s = np.array([track.s[0] for track in self.tracks])
         self.v = np.array([track.v[0] for track in self.tracks])
@@ -161,7 +170,7 @@ class _Fleet:
         paths = [track.path for track in self.tracks]
         self.size = np.array([len(path.yaw) for path in paths])
         self.base = np.concatenate([[0], np.cumsum(self.size)[:-1]])
-        self.step = np.array([path.step for path in paths])
+        self.spacing = np.array([path.step for path in paths])
         self.table = np.concatenate([np.concatenate([path.xy, path.yaw[:, None]], axis=1) for path in paths])
         limits = [track.limit[1] for track in self.tracks[: self.count] if track.limit is not None]
         self.limit_size = np.array([len(limit) for limit in limits])
@@ -189,9 +198,16 @@ class _Fleet:
         self.kerb_xy = np.array([middle for _, _, middle, _ in kerbs]).reshape(-1, 2)
         self.kerb_reach = np.array([reach for *_, reach in kerbs])
 
-    def _on_path(self, rows: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def step(self) -> None:
+        """One step of all movers."""
+        granted = self.signals.granted(self.tracks[0], self.s[0])
+        self.place()
+        red = [self.signals.red_gap(track, self.steps * STEP_S, granted, *state) for track, *state in self.drivers()]
+        self.advance(np.concatenate([self.drive(np.array(red)), self.walk()]))
+
+    def on_path(self, rows: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions [.., 2] and headings [..] of movers ``rows`` at arc lengths s."""
-        at = s / self.step[rows]
+        at = s / self.spacing[rows]
         i = np.clip(at.astype(int), 0, self.size[rows] - 2)
         part = np.clip(at - i, 0.0, 1.0)[..., None]
         first = self.table[self.base[rows] + i]
@@ -199,7 +215,7 @@ class _Fleet:
         return found[..., :2], found[..., 2]
 
     def place(self) -> None:
-        xy, self.yaw = self._on_path(np.arange(len(self.tracks)), self.s)
+        xy, self.yaw = self.on_path(np.arange(len(self.tracks)), self.s)
         ahead = np.stack([np.cos(self.yaw), np.sin(self.yaw)], axis=1)
         self.middle = xy + self.axle[:, None] * ahead
         self.discs = self.middle[self.owner] + self.along[:, None] * ahead[self.owner]
@@ -215,12 +231,12 @@ class _Fleet:
         limit_at = np.clip((s + 0.5 * v).astype(int), 0, self.limit_size - 1)
         v0 = self.limit[self.limit_base + limit_at]
         free = np.full(n, 1e6)
-        accel = _idm(v, v0, free, np.zeros(n))
+        accel = idm(v, v0, free, np.zeros(n))
         accel = np.where(v > v0, np.maximum(accel, -BRAKE), accel)
-        stop = _idm(v, v0, np.maximum(red_gap + STANDSTILL_M - 0.4, 0.1), v)
+        stop = idm(v, v0, np.maximum(red_gap + STANDSTILL_M - 0.4, 0.1), v)
         accel = np.where(np.isfinite(red_gap), np.minimum(accel, stop), accel)
         rows = np.repeat(np.arange(n)[:, None], len(LOOK_M), axis=1)
-        points, heading = self._on_path(rows, (s + self.front)[:, None] + LOOK_M)
+        points, heading = self.on_path(rows, (s + self.front)[:, None] + LOOK_M)
         # Squared distances by one matrix product, about a near origin to keep digits: [vehicle, look, disc].
         points, discs = points - self.middle[0], self.discs - self.middle[0]
         away = (points**2).sum(-1)[:, :, None] - 2 * points @ discs.T
@@ -232,14 +248,14 @@ class _Fleet:
         other = self.owner[disc]
         theirs = np.where(other < n, self.v[other] * np.cos(self.yaw[other] - heading[:, 0]), 0.0)
         # The corridor test already holds about a disc's radius of distance.
-        follow = _idm(v, v0, np.maximum(LOOK_M[first], 0.1) + 0.6, v - np.maximum(theirs, 0.0))
+        follow = idm(v, v0, np.maximum(LOOK_M[first], 0.1) + 0.6, v - np.maximum(theirs, 0.0))
         accel = np.where(blocked, np.minimum(accel, follow), accel)
         return np.clip(accel, -HARD_BRAKE, ACCEL)
 
     def walk(self) -> np.ndarray:
         """Accelerations of the walkers: they halt at the kerb while a vehicle is near or coming, and at the path's end."""
         n = self.count
-        ends = (self.size * self.step - self.step)[n:]
+        ends = (self.size * self.spacing - self.spacing)[n:]
         pace = np.where(self.s[n:] < ends - 0.2, self.cruise[n:], 0.0)
         if len(self.kerb_of):
             s = self.s[self.kerb_of]
@@ -254,6 +270,7 @@ class _Fleet:
         self.history.append((self.s, self.v, accel))
         self.s = self.s + self.v * STEP_S + 0.5 * accel * STEP_S**2
         self.v = np.maximum(self.v + accel * STEP_S, 0.0)
+        self.steps += 1
 
     def store(self) -> None:
         """Writes the history into the tracks."""

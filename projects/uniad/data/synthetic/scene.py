@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from uniad.data.synthetic.dynamics import Actor, simulate
+from uniad.data.synthetic.dynamics import Actor, Signals, simulate
 from uniad.data.synthetic.ground import Ground
 from uniad.data.synthetic.lidar import Sweep, cast, count_in_boxes
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.mesh import Mesh
-from uniad.data.synthetic.paint import Painted, Stage, View, make_item, paint
+from uniad.data.synthetic.paint import Item, Painted, Stage, View, make_item, paint
 from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams, rng_for
 from uniad.data.synthetic.population import make_crowd
 from uniad.data.synthetic.roads import Town, build_town
@@ -35,36 +37,61 @@ STRIDE_M = 0.75  # a pedestrian's step
 
 
 @lru_cache(maxsize=4)
-def _town(seed: int, location: str) -> tuple[Town, list[Prop]]:
+def town_of(seed: int, location: str) -> tuple[Town, list[Prop]]:
+    """A town and what stands in it."""
     town = build_town(seed, location)
     return town, build_scenery(seed, town)
 
 
-class Scene:
-    """A scene's whole course, from parameters alone: any process that builds it gets the same one."""
+class Course(NamedTuple):
+    """Who is in a scene, and where the ego car comes by."""
 
-    def __init__(self, params: WorldParams, spec: SceneSpec) -> None:
+    ego: Actor
+    actors: list[Actor]  # actor k has id k + 1
+    driven: np.ndarray  # [n, 2] what lies far from these points is not drawn
+
+
+class Seen(NamedTuple):
+    """An actor where it is to be drawn."""
+
+    actor: Actor
+    pose: tuple[float, float, float]  # x, y of the middle, yaw
+    walked_m: float  # moves a pedestrian's legs
+
+
+def recorded_course(params: WorldParams, spec: SceneSpec, town: Town) -> Course:
+    """The course of a scene of a data set."""
+    rng = rng_for(params.seed, spec.name, "traffic")
+    duration_s = (params.frames - 1) * KEYFRAME_S
+    ego = make_ego(town, spec.manoeuvre, duration_s, rng)
+    reach = ego_reach(ego, duration_s)
+    movers = make_traffic(town, ego, reach, 1, duration_s, rng)
+    crowd = make_crowd(town, reach, 1 + len(movers), rng_for(params.seed, spec.name, "crowd"))
+    actors: list[Actor] = [*movers, *crowd]
+    # One scene in six waits at red signals like everybody else.
+    priority = None if spec.index % 6 != 5 else frozenset[int]()
+    simulate(town, actors, ego, duration_s + 1.0, Signals(town, rng.uniform(0, 40, len(town.junctions)), priority))
+    return Course(ego, actors, ego.trajectory.at(np.arange(0.0, duration_s + 0.5, 0.5))[0])
+
+
+class Scene:
+    """A scene's whole course, from parameters alone: any process that builds it gets the same one.
+
+    ``course``: another than that of the data set.
+    """
+
+    def __init__(self, params: WorldParams, spec: SceneSpec, course: Course | None = None) -> None:
         self.params, self.spec = params, spec
-        self.town, props = _town(params.seed, spec.location)
+        self.town, props = town_of(params.seed, spec.location)
         self.vehicle = "n008" if spec.location.startswith("boston") else "n015"
         self.sensors = build_sensors(params.seed, self.vehicle)
-        rng = self._rng("traffic")
         self.duration_s = (params.frames - 1) * KEYFRAME_S
-        self.ego = make_ego(self.town, spec.manoeuvre, self.duration_s, rng)
-        reach = ego_reach(self.ego, self.duration_s)
-        movers = make_traffic(self.town, self.ego, reach, 1, self.duration_s, rng)
-        crowd = make_crowd(self.town, reach, 1 + len(movers), self._rng("crowd"))
-        self.actors: list[Actor] = [*movers, *crowd]  # actor k has id k + 1
-        # One scene in six waits at red signals like everybody else.
-        priority = spec.index % 6 != 5
-        phase = rng.uniform(0, 40, len(self.town.junctions))
-        simulate(self.town, self.actors, self.ego, self.duration_s + 1.0, priority, phase)
-        driven = self.ego.trajectory.at(np.arange(0.0, self.duration_s + 0.5, 0.5))[0]
-        near = [p for p in props if np.linalg.norm(driven - p.pose[:2], axis=1).min() < SCENERY_M]
+        self.ego, self.actors, self._driven = course or recorded_course(params, spec, self.town)
+        near = [p for p in props if np.linalg.norm(self._driven - p.pose[:2], axis=1).min() < SCENERY_M]
         self.look = make_look(self._rng("look"))
         self.props = [make_item(prop.mesh, prop.pose, self.look) for prop in near]
-        self.shapes: list[tuple[Mesh, ...]] = [_shapes(actor) for actor in self.actors]
-        self._driven = driven
+        self.signals = {number: prop.signal for number, prop in enumerate(near) if prop.signal}  # by number of the prop
+        self.shapes: dict[int, tuple[Mesh, ...]] = {actor.id: _shapes(actor) for actor in self.actors}
         self._background: tuple[Ground, np.ndarray] | None = None  # the ground, and the sky all round
 
     def _rng(self, *words: object) -> np.random.Generator:
@@ -77,35 +104,46 @@ class Scene:
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
         """Everything that can be seen at a time. ``hide`` leaves out actors by id."""
-        items = list(self.props)
-        for actor, shapes in zip(self.actors, self.shapes):
-            if actor.id in hide:
+        seen = []
+        for actor in self.actors:
+            if actor.id not in hide:
+                walked = float(actor.trajectory.motion(t_s)[0]) if actor.mode == "walking" else 0.0
+                seen.append(Seen(actor, actor.at(t_s)[:3], walked))
+        return self.stage_of(seen)
+
+    def stage_of(self, seen: Iterable[Seen], props: list[Item] | None = None) -> Stage:
+        """Everything that can be seen, with the actors where they are told to be. ``props``: in place of the scene's own."""
+        items = list(self.props if props is None else props)
+        for actor, pose, walked in seen:
+            if np.linalg.norm(self._driven - pose[:2], axis=1).min() > SCENERY_M:
                 continue
-            x, y, yaw, _ = actor.at(t_s)
-            if np.linalg.norm(self._driven - [x, y], axis=1).min() > SCENERY_M:
-                continue
-            phase = 0
-            if actor.mode == "walking":
-                phase = int(actor.trajectory.motion(t_s)[0] / STRIDE_M) % 2
-            items.append(make_item(shapes[phase % len(shapes)], (x, y, yaw), self.look, actor.id))
+            shapes = self.shapes[actor.id]
+            phase = int(walked / STRIDE_M) % 2 if actor.mode == "walking" else 0
+            items.append(make_item(shapes[phase % len(shapes)], pose, self.look, actor.id))
         return Stage(items)
 
     def camera_view(self, channel: str, t_s: float) -> View:
         """A camera's pose at a time."""
+        return self.view_from(channel, *self.ego_pose(t_s))
+
+    def view_from(self, channel: str, xy: np.ndarray, yaw: float) -> View:
+        """A camera's pose where the ego car's rear axle is at xy [2] with a heading."""
         sensor = self.sensors[channel]
         if sensor.intrinsic is None:
             raise ValueError(f"{channel} is no camera")
-        global_from_cam = global_from_ego(*self.ego_pose(t_s)) @ sensor.ego_from_sensor
-        return View(sensor.intrinsic, inverse(global_from_cam))
+        return View(sensor.intrinsic, inverse(global_from_ego(xy, yaw) @ sensor.ego_from_sensor))
 
     def render(self, channel: str, stage: Stage, t_s: float, measure: bool = True) -> tuple[np.ndarray, list[Painted]]:
         """The picture [900, 1600, 3] BGR that a camera takes at a time, and what it sees of each actor."""
+        return self.render_view(self.camera_view(channel, t_s), stage, measure)
+
+    def render_view(self, view: View, stage: Stage, measure: bool = True) -> tuple[np.ndarray, list[Painted]]:
+        """The same from any camera pose."""
         if self._background is None:
             low, high = self._driven.min(axis=0) - 110.0, self._driven.max(axis=0) + 110.0
             ground = Ground(self.town, low, high, self.look, self._rng("ground"))
             self._background = ground, self.look.sky(self._rng("sky"))
         ground, sky = self._background
-        view = self.camera_view(channel, t_s)
         image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         heading = np.arctan2(view.cam_from_global[2, 1], view.cam_from_global[2, 0])
         start = int((-heading / (2 * np.pi)) % 1.0 * WIDTH)

@@ -20,6 +20,7 @@ FACADES: tuple[Color, ...] = (
 PANES: tuple[Color, ...] = ((58, 70, 84), (80, 96, 110), (44, 50, 58), (104, 112, 116))
 LEAVES: tuple[Color, ...] = ((58, 104, 44), (72, 118, 54), (88, 120, 48), (50, 88, 52))
 BARK: Color = (84, 66, 50)
+DARK_LAMP: Color = (48, 46, 44)
 
 
 class Prop(NamedTuple):
@@ -27,6 +28,7 @@ class Prop(NamedTuple):
 
     mesh: Mesh
     pose: tuple[float, float, float]
+    signal: tuple[int, int] | None = None  # of a signal: its junction and the road on which those arrive that it is for
 
 
 def build_scenery(seed: int, town: Town) -> list[Prop]:
@@ -106,12 +108,14 @@ def _post(height: float, head: Color, arm: float) -> Mesh:
     return b.build()
 
 
-def _signal() -> Mesh:
+def signal_mesh(lit: int | None = None) -> Mesh:
+    """A signal with one lamp lit: 0 red, 1 amber, 2 green. All of them are where a data set is recorded."""
     b = Builder()
     b.column((0.0, 0.0), [(0.0, 0.09), (3.0, 0.08)], (60, 62, 60), sides=5)
     b.box((-0.18, 0.18), (-0.18, 0.18), (3.0, 4.0), (36, 38, 36))
-    for z, color in ((3.65, (214, 40, 36)), (3.35, (222, 170, 40)), (3.05, (60, 200, 110))):
-        b.decal(BACK, end_rect(-0.18, (-0.12, 0.12), (z, z + 0.24)), color, glow=True, least_px=20)
+    for lamp, (z, color) in enumerate(((3.65, (214, 40, 36)), (3.35, (222, 170, 40)), (3.05, (60, 200, 110)))):
+        on = lit is None or lit == lamp
+        b.decal(BACK, end_rect(-0.18, (-0.12, 0.12), (z, z + 0.24)), color if on else DARK_LAMP, glow=on, least_px=20)
     return b.build()
 
 
@@ -136,7 +140,7 @@ def _trees(town: Town, rng: np.random.Generator) -> list[Prop]:
 
 
 def _posts(town: Town, rng: np.random.Generator) -> list[Prop]:
-    lamp, signal = _post(6.5, (70, 72, 76), 1.2), _signal()
+    lamp, signal = _post(6.5, (70, 72, 76), 1.2), signal_mesh()
     props = []
     for road in town.roads:
         yaw = float(np.arctan2(road.direction[1], road.direction[0]))
@@ -150,5 +154,5 @@ def _posts(town: Town, rng: np.random.Generator) -> list[Prop]:
         ahead = -sign * road.direction
         side = sign * town.side * (road.half + 0.5)
         spot = _beside(road, end + sign * 5.2, side)
-        props.append(Prop(signal, (*spot, float(np.arctan2(ahead[1], ahead[0])))))
+        props.append(Prop(signal, (*spot, float(np.arctan2(ahead[1], ahead[0]))), (line.junction, line.road)))
     return props

@@ -1,0 +1,266 @@
+"""Many drives: every policy over every route, shared among processes, each drive a file that is whole or not there.
+
+    OUT/run.json                     what the drives depend on
+    OUT/<policy>/<route>.json        a drive, as ``records`` writes it
+
+A run that was interrupted finds the drives that are there and makes the others. What a drive is does not depend on how many
+processes there are, nor on which of them made what before: each computes with one thread, and begins every route anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from uniad.data import synthetic
+from uniad.deploy.runtime import Runtime
+from uniad.errors import UserError
+from uniad.files import atomic_path, read_json, sha256
+from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
+from uniad.simulation import car
+from uniad.simulation.drive import drive
+from uniad.simulation.log import DriveLog, Policy
+from uniad.simulation.policies import BASELINES, Model
+from uniad.simulation.records import read_log, write_log
+from uniad.simulation.routes import Setup, make_setup, route_id, route_keys
+from uniad.simulation.traffic import TrafficMode
+
+MODEL, BLANK = "model", "model without images"
+POLICIES = (MODEL, BLANK, *BASELINES)
+IDENTITY = "run.json"
+# What decides a drive beside its arguments
+CODE = ("car", "drive", "policies", "routes", "traffic", "world")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The model that drives, if one does; see ``Runtime.open``."""
+
+    model: str
+    config: str | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    options: tuple[str, ...] = ()
+
+    def open(self) -> Runtime:
+        return Runtime.open(self.model, self.device, self.backend, config=self.config, options=self.options, threads=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: which drives are wanted."""
+
+    seed: int
+    routes: int
+    traffic: TrafficMode
+    policies: tuple[str, ...]
+    driver: Driver | None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.policies if name not in POLICIES]
+        if unknown or not self.policies:
+            raise UserError(f"policy {unknown[0]!r} is unknown: choose among {', '.join(POLICIES)}" if unknown else "no policy")
+        if self.driver is None and {MODEL, BLANK} & set(self.policies):
+            raise UserError("driving a model takes one: name an ONNX, an engine, or a checkpoint with its config")
+        route_keys(self.seed, self.routes)
+
+    def drives(self) -> list[tuple[str, int, int]]:
+        """(policy, world seed, index) of all drives, the longest first."""
+        return [(policy, *key) for policy in POLICIES if policy in self.policies for key in route_keys(self.seed, self.routes)]
+
+    def identity(self) -> dict[str, Any]:
+        """What the drives of a folder depend on, and what makes another folder of them."""
+        model = None if self.driver is None else {**asdict(self.driver), "sha256": sha256(self.driver.model)}
+        return json.loads(json.dumps({"traffic": self.traffic, "driver": model, "code": _code_digest()}))
+
+
+class Timing(NamedTuple):
+    """What a drive took."""
+
+    policy: str
+    frames: int
+    wall_s: float
+    step_ms: tuple[float, ...]
+
+
+def place(out: Path, policy: str, seed: int, index: int) -> Path:
+    return out / policy.replace(" ", "-") / f"{route_id(seed, index)}.json"
+
+
+def run(job: Job, out: Path, jobs: int = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Timing]:
+    """Makes the drives that are not there yet. Returns what those took that it made.
+
+    Drives of another model, traffic or code that lie in the folder are removed first; anything else there is a UserError.
+    """
+    if jobs < 1:
+        raise UserError(f"{jobs} jobs: ask for at least 1")
+    claim(out, job.identity())
+    todo = [(key, path) for key in job.drives() if not (path := place(out, *key)).exists()]
+    total, done = len(job.drives()), len(job.drives()) - len(todo)
+    about = _about(job)
+    progress(done, total)
+    took: list[Timing] = []
+    if min(jobs, len(todo)) <= 1:
+        worker = _Worker(job, about)
+        try:
+            for key, path in todo:
+                took.append(worker.make(key, path))
+                progress(done + len(took), total)
+        finally:
+            worker.close()
+        return took
+    with process_pool(min(jobs, len(todo)), spawn_context(), _start, job, about) as pool:
+        with signals_blocked():
+            waiting = {pool.submit(_make, key, path) for key, path in todo}
+        try:
+            while waiting:
+                ready, waiting = wait(waiting, timeout=0.2)
+                took += [future.result() for future in ready]
+                progress(done + len(took), total)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process was killed, perhaps for lack of memory; run again with fewer jobs than {jobs}, it will go on"
+            ) from error
+    return took
+
+
+def read_all(job: Job, out: Path) -> list[DriveLog]:
+    """All drives of a run, from their files."""
+    return [read_log(place(out, *key)) for key in job.drives()]
+
+
+def claim(out: Path, identity: dict[str, Any]) -> None:
+    """Makes ``out`` the folder of these drives: drives of others go, what is not ours stays and is a UserError."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; drives need a folder")
+    try:
+        found = read_json(out / IDENTITY)
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError, RecursionError):
+        found = {}
+    inside = [p for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
+    if inside and found is None:
+        raise UserError(f"{out} holds something that is no drives; choose another folder")
+    if found == identity:
+        return
+    for policy in POLICIES:
+        folder = out / policy.replace(" ", "-")
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link to a folder, and drives would follow it: remove it, or choose another folder")
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    with atomic_path(out / IDENTITY) as temporary:
+        temporary.write_text(json.dumps(identity, indent=1) + "\n")
+
+
+def _code_digest() -> str:
+    """Of the source files that decide a drive."""
+    here, world = Path(car.__file__).parent, Path(synthetic.__file__).parent
+    digest = hashlib.sha256()
+    for path in (*(here / f"{name}.py" for name in CODE), *sorted(world.glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _about(job: Job) -> dict[str, Any]:
+    if job.driver is None:
+        return {}
+    return {"model": Path(job.driver.model).name, "sha256": sha256(job.driver.model)}
+
+
+@lru_cache(maxsize=2)
+def _setup(seed: int, index: int) -> Setup:
+    return make_setup(seed, index)
+
+
+class _Worker:
+    """Makes drives one after the other; the model is opened when the first drive asks for it."""
+
+    def __init__(self, job: Job, about: dict[str, Any]) -> None:
+        self.job, self.about = job, about
+        self.runtime: Runtime | None = None
+        self.threads = _one_thread()
+
+    def make(self, key: tuple[str, int, int], path: Path) -> Timing:
+        name, *where = key
+        policy, setup = self._policy(name), _setup(*where)
+        begun = time.perf_counter()
+        about = {**self.about, "backend": self.runtime.backend} if self.runtime and name in (MODEL, BLANK) else {}
+        log = drive(setup, policy, self.job.traffic, about)
+        wall = time.perf_counter() - begun
+        write_log(log, path)
+        return Timing(name, len(log.frames), wall, tuple(frame.step_ms for frame in log.frames))
+
+    def _policy(self, name: str) -> Policy:
+        if name in BASELINES:
+            return BASELINES[name]()
+        if self.runtime is None:
+            assert self.job.driver is not None  # looked at when the job was made
+            self.runtime = self.job.driver.open()
+        return Model(self.runtime, blank=name == BLANK)
+
+    def close(self) -> None:
+        if self.runtime is not None:
+            self.runtime.close()
+        self.threads()
+
+
+def _one_thread() -> Callable[[], None]:
+    """One thread for what computes here: sums do not depend on the machine, and processes do not get in each other's way.
+    Returns what undoes it.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        import torch
+    except ModuleNotFoundError:  # a car's runtime does without
+        return lambda: cv2.setNumThreads(before)
+    many = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def undo() -> None:
+        cv2.setNumThreads(before)
+        torch.set_num_threads(many)
+
+    return undo
+
+
+_worker: _Worker | None = None
+
+
+def _start(job: Job, about: dict[str, Any]) -> None:
+    global _worker
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        leave_signals_to_parent(parent.pid)
+    _worker = _Worker(job, about)
+
+
+def _make(key: tuple[str, int, int], path: Path) -> Timing:
+    assert _worker is not None  # from _start
+    return _worker.make(key, path)
+
+
+def speed(took: Sequence[Timing], policy: str) -> dict[str, float]:
+    """Frames, frames per second of one process (rendering and all), and the policy's median and 99th percentile, ms."""
+    own = [t for t in took if t.policy == policy]
+    steps = np.array([ms for t in own for ms in t.step_ms])
+    frames, wall = sum(t.frames for t in own), sum(t.wall_s for t in own)
+    if not frames:
+        return {}
+    return {"frames": frames, "frames_per_s": frames / wall, "step_ms_p50": float(np.percentile(steps, 50)),
+            "step_ms_p99": float(np.percentile(steps, 99))}  # fmt: skip

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Drive a model through the synthetic world, in closed loop, beside the expert and the baselines; score all of them.
+
+Each route and policy gives one JSON; the table of scores stands in report.json and report.md beside them. A run that is
+interrupted goes on where it was when it is started again. docs/drive.md says how the loop works and what the scores mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import _environment  # noqa: F401
+
+from uniad.errors import UserError, run_cli
+
+TRAINED_ON = range(11, 100)  # seeds of worlds that the shipped models were trained on, or may be
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("model", nargs="?", help="ONNX, engine, or a checkpoint with --config; none: the baselines alone")
+    p.add_argument("--out", required=True, type=Path, help="folder for the drives and the report")
+    p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
+    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--routes", type=int, default=20, help="how many routes (default 20); each seed's world has four")
+    p.add_argument("--seed", type=int, default=100, help="of the first world (default 100)")
+    p.add_argument("--traffic", default="reactive", choices=("replay", "reactive"), help="whether others see the car")
+    p.add_argument("--policies", nargs="*", help="which ones (default: all; without a model those that need none)")
+    p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, each with one thread (default: all cores)")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
+    return p.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from tqdm import tqdm
+
+    from uniad.files import try_place
+    from uniad.formats.report import JSON_FILE, Report, write_report
+    from uniad.simulation.policies import BASELINES
+    from uniad.simulation.run import MODEL, POLICIES, Driver, Job, read_all, run, speed
+    from uniad.simulation.score import score_all
+    from uniad.simulation.table import findings, routes_table, summary, tables
+
+    policies = args.policies or (POLICIES if args.model else BASELINES)
+    if "expert" not in policies:
+        policies = (*policies, "expert")  # the others are measured by its progress
+    driver = None
+    if args.model:
+        if not Path(args.model).is_file():
+            raise UserError(f"{args.model} does not exist; name an ONNX, an engine, or a checkpoint with --config")
+        driver = Driver(args.model, args.config, args.backend, args.device, tuple(args.cfg_options))
+    job = Job(args.seed, args.routes, args.traffic, tuple(policies), driver)
+    try_place(args.out / JSON_FILE)
+    known = sorted({seed for _, seed, _ in job.drives()} & set(TRAINED_ON))
+    if known and driver:
+        print(f"note: the shipped nano was trained on worlds of seeds 11 to 42, and 43 to 99 are kept for training: seed "
+              f"{known[0]} may be one that the model has seen", file=sys.stderr)  # fmt: skip
+    if driver:
+        driver.open().close()  # what cannot be opened is told here, not by a worker
+    with tqdm(total=len(job.drives()), unit="drive", desc="drive", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        try:
+            took = run(job, args.out, args.jobs, progress)
+        except KeyboardInterrupt:
+            print("interrupted: finished drives are kept, the same command goes on", file=sys.stderr)
+            raise
+    scores = score_all(read_all(job, args.out))
+    judged = MODEL if MODEL in job.policies else job.policies[0]
+    measured = {name: speed(took, name) for name in job.policies}
+    report = Report(
+        kind="drive",
+        title=f"{args.routes} routes from seed {args.seed}, driven in closed loop",
+        subject={"model": args.model or "none", "backend": args.backend, "device": args.device},
+        setting={"seed": args.seed, "routes": args.routes, "traffic": args.traffic},
+        tables=[*tables(scores), routes_table(scores)],
+        findings=findings(scores, judged),
+        details={"scores": summary(scores), "speed": measured},
+    )
+    page = write_report(report, args.out)
+    for table in report.tables[:3]:
+        print(_shown(table), end="\n\n")
+    print("\n".join(report.findings))
+    for name in (MODEL,):
+        if measured.get(name):
+            m = measured[name]
+            print(f"{m['frames']:.0f} frames of the model, {m['frames_per_s']:.2f} a second in each process with rendering; "
+                  f"its step takes {m['step_ms_p50']:.0f} ms (p50), {m['step_ms_p99']:.0f} ms (p99)")  # fmt: skip
+    print(page)
+    return 0
+
+
+def _shown(table) -> str:
+    """A table for a terminal."""
+    rows = [list(map(str, table.columns)), *[["-" if cell is None else str(cell) for cell in row] for row in table.rows]]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([table.title, *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
