@@ -28,6 +28,7 @@ include mk/export.mk
 include mk/engine.mk
 include mk/jetson.mk
 include mk/infer.mk
+include mk/assess.mk
 include mk/test.mk
 include mk/docs.mk
 include mk/demo.mk

@@ -184,6 +184,16 @@ VIEW_ARGS ?=
 # Frames of `make metadata`. Empty: 69, as in upstream, or all where there are fewer
 NUM_FRAME ?=
 
+# --- Before it drives a car ---------------------------------------------------------------------------------------------
+# For robust: all (every fault at severities 1, 2 and 3), or faults by name (ROBUST='Fog CameraLost'). Empty: every fault at severity 3
+ROBUST ?=
+# The severities of faults named so: SEVERITIES='1 2 3'
+SEVERITIES ?=
+# More options for tools/robust.py
+ROBUST_ARGS ?=
+# Without a word about model or data robust takes the model that the repository brings, in the demo's world.
+ASSESS_SAID := $(strip $(foreach v,VARIANT DATASET CKPT CONFIG,$(call given,$v)))
+
 # --- Jetson ---------------------------------------------------------------------------------------------------------------
 # user@host or user@host:port (ssh, by key), local, or bundle. Empty: local where trtexec is, else bundle
 JETSON ?=

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -40,11 +40,13 @@ class Streamed(Protocol):
 S = TypeVar("S", bound=Streamed)
 
 
-def results_along(runtime: Runtime, stream: Iterable[S]) -> Iterator[tuple[S, Result]]:
+def results_along(
+    runtime: Runtime, stream: Iterable[S], refused: Callable[[S, UserError], None] | None = None
+) -> Iterator[tuple[S, Result]]:
     """Every frame with its result, scene after scene. ``timings_ms`` also says how long the frame took to ``load``.
 
     A frame that the runtime refuses is a UserError that names it; it has changed nothing, and whoever catches it may go on with
-    another stream of the same scene.
+    another stream of the same scene. refused: told of such a frame instead, and the loop goes on with the next one.
     """
     frames = iter(stream)
     while True:
@@ -58,6 +60,9 @@ def results_along(runtime: Runtime, stream: Iterable[S]) -> Iterator[tuple[S, Re
         try:
             result = runtime.step(item.frame)
         except UserError as error:
+            if refused is not None:
+                refused(item, error)
+                continue
             raise UserError(f"{item.name}: {error}") from None
         result.timings_ms["load"] = 1e3 * load
         yield item, result

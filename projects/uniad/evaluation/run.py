@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uniad.config.spec import UNIAD_V2, Spec
-from uniad.data.dataset import SceneStream
+from uniad.data.dataset import SceneSample, SceneStream
 from uniad.deploy.loop import results_along
 from uniad.deploy.runtime import Runtime
 from uniad.evaluation.future import EgoMotion, FutureScores
@@ -41,6 +42,22 @@ class Collected:
     map_iou: MapIoU = field(default_factory=MapIoU)
     dropped: int = 0
     future: dict[str, FutureScores] = field(default_factory=dict)
+
+    def add(
+        self, result: Result, sample: SceneSample, velocity: NDArray[np.float64], spec: Spec, ranges: Mapping[str, float],
+        annotated: bool = True,
+    ) -> None:  # fmt: skip
+        """One frame: its result, its sample, whose targets are read where it is ``annotated``, and the ego's velocity [2] m/s."""
+        info = sample.info
+        self.detections[info["token"]], self.tracks[info["token"]] = entries_of(result, info, spec.data.class_names, ranges)
+        if annotated:
+            gt = sample.targets
+            labels = np.where(gt.lane_valid[0], gt.lane_labels[0], -1)
+            self.map_iou.update(result.lanes, result.drivable, gt.lane_masks[0], labels, gt.drivable[0])
+        if annotated and spec.model.stage2 is not None:
+            scores = self.future.setdefault(info["scene_token"], FutureScores(spec))
+            scores.update(result, sample, velocity, spec)
+        self.dropped += result.dropped
 
     def merge(self, other: Collected) -> None:
         self.detections |= other.detections
@@ -70,18 +87,7 @@ def collect(runtime: Runtime, stream: SceneStream, watch: Callable[[Result], Non
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", UNSOLVED)  # a plan that stays as it was counts as it is
         for sample, result in results_along(runtime, stream):
-            info = sample.info
-            found.detections[info["token"]], found.tracks[info["token"]] = entries_of(
-                result, info, spec.data.class_names, ranges
-            )
-            if annotated:
-                gt = sample.targets
-                labels = np.where(gt.lane_valid[0], gt.lane_labels[0], -1)
-                found.map_iou.update(result.lanes, result.drivable, gt.lane_masks[0], labels, gt.drivable[0])
-            if annotated and spec.model.stage2 is not None:
-                scores = found.future.setdefault(info["scene_token"], FutureScores(spec))
-                scores.update(result, sample, ego.velocity(sample.frame), spec)
-            found.dropped += result.dropped
+            found.add(result, sample, ego.velocity(sample.frame), spec, ranges, annotated)
             watch(result)
     return found
 

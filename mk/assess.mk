@@ -1,0 +1,33 @@
+##@ Before it drives a car
+
+$(foreach s,$(SEVERITIES),$(if $(filter 1 2 3,$s),,$(error SEVERITIES=$(SEVERITIES) names $s: choose of 1 2 3, with blanks between)))
+$(if $(and $(SEVERITIES),$(filter all,$(ROBUST))),$(error SEVERITIES=$(SEVERITIES) and ROBUST=all both say which severities: give one))
+# The checkpoint as `make eval` takes it, in PyTorch, unless a BACKEND is named; then the graph or TensorRT engine of PRECISION.
+ASSESSED_BACKEND := $(or $(BACKEND),torch)
+ASSESSED.torch := $(READ)
+ASSESSED.compiled := $(READ)
+ASSESSED.onnxruntime := $(ENGINE_ONNX)
+ASSESSED.engine := $(ENGINE)
+ASSESSED := $(ASSESSED.$(ASSESSED_BACKEND))
+ASSESSED_NAME := $(NAME).$(ASSESSED_BACKEND)$(if $(filter torch compiled,$(ASSESSED_BACKEND)),,$(if $(filter-out fp32,$(PRECISION)),.$(PRECISION)))
+ASSESSED_FLAGS = $(if $(filter torch compiled,$(ASSESSED_BACKEND)),--config $(READ_CONFIG) --backend $(ASSESSED_BACKEND)) \
+  $(if $(SCENE),--scene $(call q,$(SCENE))) $(if $(FRAMES),--frames $(FRAMES)) --seed $(SEED) $(call cfg-options,$(OPTIONS))
+ASSESSED_CODE = $(if $(filter torch compiled,$(ASSESSED_BACKEND)),,+graph)
+# Numbers do not depend on JOBS. Several processes share a GPU only where somebody says so.
+ASSESS_JOBS = --jobs $(if $(or $(filter 0,$(GPUS)),$(call given,JOBS)),$(JOBS),1)
+
+ASSESS_DEFAULT = DATASET=demo VARIANT=$(DEFAULT_DEMO) STAGE=2 STACK=native
+
+ROBUST_DIR := outputs/$(SUB)robust/$(ASSESSED_NAME)
+ROBUST_FLAGS.$(ROBUST_DIR) = $(strip $(ASSESSED_FLAGS) --faults $(or $(ROBUST),all) --severities $(or $(SEVERITIES),$(if $(filter all,$(ROBUST)),1 2 3,3)) $(ROBUST_ARGS))
+
+.PHONY: robust
+ifeq ($(ASSESS_SAID),)
+robust: ## Score a model under broken sensors, relative to clean: table, record, heat map; ROBUST=all for every severity
+	@$(MAKE) $@ $(ASSESS_DEFAULT)
+else
+robust: $(ROBUST_DIR)/report.json
+	@echo $(call q,$(ROBUST_DIR)/report.md)
+$(ROBUST_DIR)/report.json: $(ASSESSED) $(READ_CONFIG) $(INFOS_VAL) $$(call code,robust$(ASSESSED_CODE)) .make/var/ROBUST_FLAGS.$(ROBUST_DIR) | $(ENV)
+	$(RUN) tools/robust.py $(call q,$<) --out $(call q,$(@D)) $(ROBUST_FLAGS.$(ROBUST_DIR)) $(ASSESS_JOBS)
+endif

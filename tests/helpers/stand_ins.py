@@ -1,0 +1,44 @@
+"""Models that are none: they say what a test wants of a frame, through the runtime's own interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from uniad.assess.frames import Held, Recorded
+from uniad.config.spec import Spec
+from uniad.deploy.sensors import Sensors, prepare_arrays
+from uniad.postprocess.result import Plan, Result
+
+Planner = Callable[[Sensors], np.ndarray]  # the frame as it arrives -> path [P, 2]
+
+
+class StandIn:
+    """A runtime whose plan is a function of what arrives, and which sees nothing. It checks a frame as the real one does."""
+
+    backend = "stand-in"
+
+    def __init__(self, spec: Spec, planner: Planner, blank: Result) -> None:
+        self.spec, self.planner, self.blank = spec, planner, blank
+
+    def step(self, sensors: Sensors) -> Result:
+        prepare_arrays(sensors, self.spec.data, sensors.time_s, False)
+        path = np.asarray(self.planner(sensors), np.float32)
+        return replace(self.blank, plan=Plan(path, path, sensors.command), timings_ms={})
+
+    def reset(self, can_bus: Any = None) -> None: ...
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def blank_result(recorded: Recorded) -> Result:
+    """Nothing seen, as these scenes' model would say it."""
+    scene = recorded.scenes[0]
+    sample = recorded.truth(scene.keys[0], next(iter(scene)).info)
+    return Held(recorded.spec).result(0, np.eye(4), sample, 2)
