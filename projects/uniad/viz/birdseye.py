@@ -82,11 +82,20 @@ class BirdsEye:
         if len(path) < 2:
             return
         layer = self.image if opacity >= 1 else self.image.copy()
-        points = (self._places(np.asarray(path, float)) * 2**SUB).round().astype(np.int32)
-        cv2.polylines(layer, [points], False, colour, width, cv2.LINE_AA, SUB)
+        points = self._line(layer, path, colour, width)
         cv2.circle(layer, tuple(points[-1].tolist()), (width + 1) * 2**SUB, colour, -1, cv2.LINE_AA, SUB)
         if layer is not self.image:
             cv2.addWeighted(layer, opacity, self.image, 1 - opacity, 0, self.image)
+
+    def draw_line(self, path: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
+        """[n, 2] metres as a line alone."""
+        self._line(self.image, path, colour, width)
+
+    def _line(self, layer: np.ndarray, path: np.ndarray, colour: tuple[int, int, int], width: int) -> np.ndarray:
+        """Draws a path; its points in 2**-SUB pixels."""
+        points = (self._places(np.asarray(path, float)) * 2**SUB).round().astype(np.int32)
+        cv2.polylines(layer, [points], False, colour, width, cv2.LINE_AA, SUB)
+        return points
 
     def draw_plan(self, path: np.ndarray, colour: tuple[int, int, int] = PLAN) -> None:
         """[n, 2] metres from the ego car on: a line with a dot each half second."""
