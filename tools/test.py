@@ -52,11 +52,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.data.rig import check_dataset_rigs
     from uniad.deploy.plausible import Limits
     from uniad.deploy.runtime import Runtime
+    from uniad.evaluation.detector import collect_detections
     from uniad.evaluation.official import DETECTION_FILE, coverage
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, try_place
     from uniad.training import distributed
+    from uniad.training.carried import load_detector
 
     model = find_model(args.checkpoint, args.config, args.cfg_options)
     spec = model.spec
@@ -74,16 +76,24 @@ def evaluate(args: argparse.Namespace) -> None:
             print(covered.told())
         say = print if world.is_main else None
         quiet = world.rank > 0 or None
-        with Runtime.open(model, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
-            with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=quiet) as bar:
-                found = collect(runtime, stream, lambda _: bar.update())
+        with tqdm(total=len(stream), unit="frame", desc="evaluate", disable=quiet) as bar:
+            if spec.stage == 0:
+                if args.backend not in ("auto", "torch"):
+                    raise UserError(f"{model.path}: stage 0 is evaluated in PyTorch alone: leave --backend out (make: BACKEND)")
+                detector = load_detector(spec, model.path, say).to(world.device).eval()
+                backend = "torch"
+                found = collect_detections(detector, spec, stream, world.device, bar.update)
+            else:
+                with Runtime.open(model, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
+                    backend = runtime.backend
+                    found = collect(runtime, stream, lambda _: bar.update())
         found = gather(world, found)
         if covered is not None:  # the main process
             metrics = score(found, spec, stream.version, out.parent / "eval")
             split = "test" if "submissions" in metrics else "val"
             record = {
                 "config": args.config,
-                **run_of(model, runtime.backend),
+                **run_of(model, backend),
                 "stage": spec.stage,
                 "compat": asdict(spec.model.compat),
                 "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **covered.to_json()},

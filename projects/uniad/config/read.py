@@ -17,6 +17,7 @@ from uniad.config.file import ConfigError, load_config
 from uniad.config.node import Node
 from uniad.config.presets import FIXED, PRESETS
 from uniad.config.read_data import read_data
+from uniad.config.read_detector import is_detector, read_detector, read_detector_data
 from uniad.config.read_heads import read_map, read_motion, read_occ, read_plan
 from uniad.config.read_track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
 from uniad.config.variants import variant_of_name
@@ -177,11 +178,15 @@ def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
     native_dict = top.get("native", {})
     with Node(native_dict, "native", path) as native:
         compat = _compat(native)
-        model = _model(top, native, compat)
-        data = read_data(top, native, model, compat)
+        if is_detector(top):
+            model = read_detector(top, native, compat)
+            data = read_detector_data(top, native, model, compat)
+        else:
+            model = _model(top, native, compat)
+            data = read_data(top, native, model, compat)
         train = read_train(top, native)
         scratch = native.boolean("from_scratch", False)
     stem = Path(path).stem
-    stage = 1 if model.stage2 is None else 2
+    stage = 0 if is_detector(top) else 1 if model.stage2 is None else 2
     result = S.Spec(stem, path, variant_of_name(stem), stage, model, data, train)
     return S.from_scratch(result) if scratch else result

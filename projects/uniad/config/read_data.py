@@ -25,7 +25,7 @@ class _Steps:
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None  # of occupancy, along x and y
 
 
-def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, out: _Steps | None = None) -> _Steps:
+def read_steps(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, out: _Steps | None = None) -> _Steps:
     """The steps, on top of those that stand before them (``out``)."""
     out = out or _Steps()
     for n in steps:
@@ -34,7 +34,7 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, o
                 "LoadMultiViewImageFromFilesInCeph", "PhotoMetricDistortionMultiViewImage", "LoadAnnotations3D_E2E",
                 "GenerateOccFlowLabels", "ObjectRangeFilterTrack", "ObjectNameFilterTrack", "NormalizeMultiviewImage",
                 "RandomScaleImageMultiViewImage", "PadMultiViewImage", "DefaultFormatBundle3D", "CustomCollect3D",
-                "MultiScaleFlipAug3D",
+                "MultiScaleFlipAug3D", "LoadAnnotations3D", "ObjectRangeFilter", "ObjectNameFilter",
             )  # fmt: skip
             if kind == "LoadMultiViewImageFromFilesInCeph":
                 n.only(to_float32=True)
@@ -44,12 +44,14 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, o
             elif kind == "LoadAnnotations3D_E2E":
                 n.only(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
                 n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d")
+            elif kind == "LoadAnnotations3D":
+                n.only(with_bbox_3d=True, with_label_3d=True, with_attr_label=False)
             elif kind == "GenerateOccFlowLabels":
                 n.only(ignore_index=255, only_vehicle=True, filter_invisible=False)
                 out.bounds = bounds(n.sub("grid_conf"))
-            elif kind == "ObjectRangeFilterTrack":
+            elif kind in ("ObjectRangeFilterTrack", "ObjectRangeFilter"):
                 n.must_equal("point_cloud_range", list(pc_range), "model.pc_range")
-            elif kind == "ObjectNameFilterTrack":
+            elif kind in ("ObjectNameFilterTrack", "ObjectNameFilter"):
                 n.must_equal("classes", classes, "data.train.classes")
             elif kind == "NormalizeMultiviewImage":
                 out.mean, out.std, out.to_rgb = n.numbers("mean", 3), n.numbers("std", 3), n.boolean("to_rgb", True)
@@ -60,13 +62,13 @@ def _pipeline(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, o
             elif kind == "MultiScaleFlipAug3D":
                 n.only(flip=False, pts_scale_ratio=1)
                 n.skip("img_scale")
-                _pipeline(n.subs("transforms"), classes, pc_range, out)
+                read_steps(n.subs("transforms"), classes, pc_range, out)
             else:
                 n.skip("class_names", "with_label", "keys", "meta_keys")
     return out
 
 
-def _image(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
+def image_of(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
     if train.mean is None or train.std is None or train.to_rgb is None:
         raise ConfigError(f"{node.file}: data.train.pipeline has no NormalizeMultiviewImage step")
     for key in ("mean", "std", "to_rgb", "scale", "divisor"):
@@ -124,7 +126,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                             f"{n.file}: {name} is {value!r} in data.{key} but {shared[name]!r} in data.train; "
                             "native has one for all"
                         )
-                pipelines[key] = _pipeline(n.subs("pipeline"), classes, model.bev.pc_range)
+                pipelines[key] = read_steps(n.subs("pipeline"), classes, model.bev.pc_range)
                 ann_files[key] = n.text("ann_file")
                 if key == "train":
                     n.must_equal("queue_length", model.queue_length, "model.queue_length")
@@ -148,7 +150,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             **shared,
             ann_file_train=ann_files["train"],
             ann_file_val=ann_files["test"],
-            image=_image(pipelines["train"], pipelines["test"], data),
+            image=image_of(pipelines["train"], pipelines["test"], data),
             pc_range=model.bev.pc_range,
             canvas_hw=model.map.canvas_hw,
             bev_hw=bev_hw,

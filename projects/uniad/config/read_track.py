@@ -158,17 +158,22 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat
             )
 
 
+def read_coder(head: Node, classes: int) -> tuple[S.Range6, S.Range6, int]:
+    """Of a head's ``bbox_coder``: the range of the BEV, that of centres which are kept, and how many boxes at most."""
+    with head.sub("bbox_coder") as coder:
+        coder.type("NMSFreeCoder", "DETRTrack3DCoder")
+        coder.must_equal("num_classes", classes, "model.num_classes")
+        coder.skip("voxel_size", "score_threshold")
+        return coder.numbers("pc_range", 6), coder.numbers("post_center_range", 6), coder.integer("max_num", 300)
+
+
 def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int) -> S.TrackSpec:
     queries, classes = model.integer("num_query", 900), model.integer("num_classes", 10)
     head.must_equal("num_query", queries, "model.num_query")
     head.must_equal("num_classes", classes, "model.num_classes")
-    with head.sub("bbox_coder") as coder:
-        coder.type("NMSFreeCoder", "DETRTrack3DCoder")
-        coder.must_equal("pc_range", list(pc_range), "model.pc_range")
-        coder.must_equal("num_classes", classes, "model.num_classes")
-        coder.skip("voxel_size", "score_threshold")
-        post_range = coder.numbers("post_center_range", 6)
-        max_num = coder.integer("max_num", 300)
+    own_range, post_range, max_num = read_coder(head, classes)
+    if own_range != pc_range:
+        raise head.sub("bbox_coder").fail("pc_range", f"it must equal model.pc_range, which is {list(pc_range)!r}")
     with model.sub("qim_args") as q, model.sub("mem_args") as m:
         q.only(qim_type="QIMBase")
         m.only(memory_bank_type="MemoryBank")

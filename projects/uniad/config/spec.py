@@ -397,7 +397,7 @@ class Spec:
     name: str  # the config file's stem
     path: str
     variant: str  # of the file's name, see uniad.config.variants
-    stage: int  # 1 or 2
+    stage: int  # 0 (BEVFormer, a detector: its model has no map head), 1 or 2
     model: ModelSpec
     data: DataSpec
     train: TrainSpec

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-KINDS = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
-_KIND = re.compile(r"_(track_map|e2e)(_trt_p)?$")
+KINDS = {0: ("bevformer", "bevformer"), 1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}
+_KIND = re.compile(r"_(bevformer|track_map|e2e)(_trt_p)?$")
 _SCALE = re.compile(r"_imgx[\d.]+$")
 
 

@@ -1,7 +1,8 @@
 """Motion anchors: for each group of classes, the few trajectories that stand best for all that its objects drove or walked.
 
 The file has upstream's structure: a pickle of ``{"anchors_all": [one [K, F, 2] array a group], "grouped_classes": [names]}``.
-An anchor is a path of offsets from the agent in metres, with the agent facing +y and +x to its right, one step each 0.5 s.
+An anchor is a path of offsets from the agent in metres, one step each 0.5 s, with the agent facing +y and +x to its right; in
+files of UniAD v2.0 it faces +x (``formats.conventions``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from uniad.data import unpickle
 from uniad.data.dataset import open_table
 from uniad.data.labels import Labeller
 from uniad.errors import UserError
+from uniad.formats.conventions import anchor_convention, check_convention, convert_anchors
+from uniad.formats.published import UNIAD_V1, UNIAD_V2
 from uniad.geometry import transforms as tf
 
 F64 = NDArray[np.float64]
@@ -60,11 +63,24 @@ def load_motion_anchors(path: str | Path, spec: MotionSpec) -> Tensor:
             )
         if not np.isfinite(group).all():
             raise UserError(f"{path}: anchors of group {number} are not all finite: {remedy}")
+    wanted = anchors_of(spec)
+    remedy = (
+        f"take the file of {wanted}, or turn this one: tools/convert.py {path} --to {wanted} --out FILE; weights of the other "
+        "generation are run with native.compat (make: GENERATION)"
+    )
+    check_convention(anchor_convention(groups), wanted, str(path), "motion anchors", remedy)
     return torch.from_numpy(np.stack(groups)).float()
 
 
+def anchors_of(spec: MotionSpec) -> str:
+    """The convention of the anchors that a motion head is made for."""
+    return UNIAD_V2 if spec.anchor_rotation == UNIAD_V2 else UNIAD_V1
+
+
 def save_motion_anchors(path: str | Path, anchors: Sequence[F64], spec: MotionSpec, class_names: Sequence[str]) -> None:
-    """Write anchors, one [K, F, 2] array a group, in upstream's structure."""
+    """Write anchors, one [K, F, 2] array a group with agents that face +y, in upstream's structure and the spec's convention."""
+    if anchors_of(spec) == UNIAD_V2:
+        anchors = [convert_anchors(group, UNIAD_V2) for group in anchors]
     content = {
         "anchors_all": [np.ascontiguousarray(group, dtype=np.float64) for group in anchors],
         "grouped_classes": [[class_names[number] for number in group] for group in spec.group_ids],

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from uniad.config.presets import convention_of
 from uniad.config.spec import UPSTREAM, DataSpec
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
@@ -23,6 +24,7 @@ from uniad.data.targets import TargetMaker
 from uniad.data.transforms import Distortion, scaled_projection
 from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
+from uniad.formats.conventions import check_convention
 from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
@@ -50,12 +52,13 @@ class ClipDataset(Dataset):
         self.table = open_table(spec, split)
         self.labeller = Labeller(self.table, spec)
         self.images = ImageSource(self.table, spec)
-        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2)
+        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2, need_map=stage >= 1)
         self.version = self.table.version
         longest = int(np.diff(self.table.scene_frames).max())
         if longest < spec.queue_length:
             raise UserError(f"{self.table.path}: a clip takes {spec.queue_length} frames, the longest scene has {longest}")
-        load_maps(self.table, spec)
+        if stage:  # a detector needs none
+            load_maps(self.table, spec)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -160,7 +163,8 @@ class SceneStream:
         self.frames = [frame for scene in self.scenes for frame in self.table.frames_of(scene)]
         self.workers = min(spec.workers_per_gpu, os.cpu_count() or 1) if workers is None else workers
         self._samples = _SceneSamples(self.table, spec, stage, self.frames)
-        load_maps(self.table, spec)
+        if stage:
+            load_maps(self.table, spec)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -185,7 +189,7 @@ class _SceneSamples(Dataset):
         self.table, self.frames = table, frames
         self.labeller = Labeller(table, spec)
         self.images = ImageSource(table, spec)
-        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2)
+        self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2, need_map=stage >= 1)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -214,8 +218,15 @@ class _SceneSamples(Dataset):
 
 
 def open_table(spec: DataSpec, split: Split) -> InfoTable:
-    """The info table of a split."""
-    return load_table(spec.ann_file_train if split == "train" else spec.ann_file_val, spec.data_root)
+    """The info table of a split. UserError where its boxes are another generation's than those that the config computes with."""
+    table = load_table(spec.ann_file_train if split == "train" else spec.ann_file_val, spec.data_root)
+    wanted = convention_of(spec.compat.box_code)
+    remedy = (
+        f"take infos of {wanted} (make data CONVENTION={wanted}), or turn these into them: tools/convert.py {table.path} "
+        f"--to {wanted} --out FILE; weights of {table.convention} are run with native.compat (make: GENERATION)"
+    )
+    check_convention(table.convention, wanted, table.path, "boxes", remedy)
+    return table
 
 
 def load_maps(table: InfoTable, spec: DataSpec) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.errors import UserError
-from uniad.formats.published import TITLES, UNIAD_V1, UNIAD_V2, convention_of
+from uniad.formats.published import TITLES, UNIAD_V1, UNIAD_V2
 
 F64 = NDArray[np.float64]
 
@@ -95,7 +95,6 @@ def anchor_convention(groups: Sequence[NDArray[np.floating[Any]]]) -> str | None
 
 def check_convention(found: str | None, wanted: str, path: str, what: str, remedy: str) -> None:
     """UserError where a file is of the other generation than the weights. what: "boxes" or "motion anchors"."""
-    wanted = convention_of(wanted)
     if found is None or found == wanted:
         return
     says = BOXES if what == "boxes" else {c: f"agents face {FACING[c]}" for c in CONVENTIONS}

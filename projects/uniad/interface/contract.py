@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from uniad.config.spec import Spec
+from uniad.errors import UserError
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
 from uniad.interface.types import Frame, FrameArrays, State, StepOutputs, Tracks
@@ -247,7 +248,9 @@ def _dims(spec: Spec) -> dict[str, int]:
 
 
 def contract_for(spec: Spec) -> Contract:
-    """The contract of a config: every size follows from the spec, so none is typed twice."""
+    """The contract of a config: every size follows from the spec, so none is typed twice. UserError for stage 0: it has none."""
+    if spec.stage == 0:
+        raise UserError(f"{spec.path} is of stage 0, a detector, only trained and evaluated: take stage 1 or 2 (make: STAGE)")
     m, sizes = spec.model, _dims(spec)
 
     def ports(*rows: _Row) -> tuple[Port, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from uniad.config.presets import convention_of
 from uniad.config.spec import Spec
 from uniad.errors import UserError
+from uniad.models.bevformer import BevFormer
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import LoadReport, load_state, read_checkpoint, state_dict_of
 from uniad.training.state import flatten
@@ -81,11 +82,27 @@ def check_made_with(content: Mapping[str, Any], spec: Spec, path: str | Path) ->
         )
 
 
+def load_detector(spec: Spec, path: str | Path, say: Callable[[str], None] | None = print) -> BevFormer:
+    """The model of stage 0 with a checkpoint's weights. UserError for a file that does not fit."""
+    content = read_checkpoint(path)
+    state = state_dict_of(content, path)
+    check_made_with(content, spec, path)
+    if "query_embedding.weight" in state:
+        raise UserError(f"checkpoint {path} is of UniAD, {spec.name} of stage 0: choose a config of its own stage (make: STAGE)")
+    model = BevFormer(spec.model)
+    report = load_state(model, state, path=path, meta=content.get("meta"), name=spec.name)
+    if say:
+        say(str(report))
+    return model
+
+
 def load_trained(spec: Spec, path: str | Path, say: Callable[[str], None] | None = print) -> tuple[UniAD, LoadReport]:
     """The model of a config with a checkpoint's weights, and what they gave it. Its own anchors come before a file's.
 
     Raises UserError for a file that does not fit: of another stage, size, compat or vocabulary, or beside other anchors.
     """
+    if spec.stage == 0:
+        raise UserError(f"{spec.path} is of stage 0, a detector, only trained and evaluated: take stage 1 or 2 (make: STAGE)")
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     check_made_with(content, spec, path)

@@ -1,6 +1,7 @@
 """Where a stage starts: which checkpoint, what it may lack, and the BEVFormer weights made to fit.
 
-Stage 1 starts from BEVFormer (Li et al. 2022), which has no map head, no track memory and no ego query; stage 2 from stage 1.
+Stage 0 starts from an image backbone; stage 1 from BEVFormer (Li et al. 2022), which has no map head, no track memory and no ego
+query; stage 2 from stage 1.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from uniad.errors import UserError
 from uniad.training.carried import check_anchors
 from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint
 
+IMAGENET_STD = (58.395, 57.12, 57.375)  # of RGB, 0 to 255, by which torchvision's weights saw images divided
 OBJECT_QUERIES = "pts_bbox_head.query_embedding.weight"
 RENAMED = {
     "pts_bbox_head.transformer.reference_points.weight": "reference_points.weight",
@@ -33,6 +35,8 @@ class AllowList:
 
 # By stage: what the checkpoint that a stage starts from cannot have, and what it has that the stage has no use for.
 STARTS_FROM = {
+    # FCOS3D's file brings a pyramid with one level more, and its own head
+    0: AllowList(missing=("img_neck.*", "pts_bbox_head.*", "*.conv_offset.*"), unexpected=("img_neck.*", "bbox_head.*")),
     1: AllowList(
         missing=(
             "seg_head.*",
@@ -64,6 +68,43 @@ def adapt_bevformer(state: OrderedDict[str, Tensor]) -> list[str]:
     return done
 
 
+def adapt_image_backbone(state: OrderedDict[str, Tensor], spec: Spec, path: str | Path) -> list[str]:
+    """Gives an image backbone's weights the names that stage 0 expects, in place: torchvision's, or a detector's ``backbone.``.
+
+    torchvision's see RGB less its mean and divided by its deviation. Where the config's images are BGR and undivided, the first
+    convolution is rewritten to give the same numbers for them. Returns what was done and what differs, one line each.
+    """
+    if any(name.startswith("pts_bbox_head.") for name in state):
+        return []
+    done = []
+    if any(name.startswith("backbone.") for name in state):
+        for name in [n for n in state if n.startswith(("backbone.", "neck."))]:
+            state[f"img_{name}"] = state.pop(name)
+        done.append("backbone.* -> img_backbone.*")
+    elif "fc.weight" in state and "conv1.weight" in state:
+        image, backbone = spec.data.image, spec.model.backbone
+        for name in ("fc.weight", "fc.bias"):
+            state.pop(name, None)
+        if not image.to_rgb:
+            deviation = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) / torch.tensor(image.std).flip(0).view(1, 3, 1, 1)
+            state["conv1.weight"] = (state["conv1.weight"] / deviation).flip(1)
+            done.append("conv1 reads BGR that is not divided, and gives what it gave for torchvision's RGB")
+        for name in list(state):
+            state[f"img_backbone.{name}"] = state.pop(name)
+        done.append("torchvision's names -> img_backbone.*, the classifier (fc) left out")
+        if backbone.style == "caffe":
+            done.append("its bottlenecks stride in the 3x3, this config's in the 1x1 before it (caffe): training makes up for it")
+        if any(backbone.stage_with_dcn):
+            done.append("its 3x3 convolutions become deformable (DCNv2); their offsets start at zero")
+    elif not any(name.startswith("img_backbone.") for name in state):
+        some = ", ".join(list(state)[:3])
+        raise UserError(
+            f"{path} holds no image backbone (its entries are {some}, ...): take torchvision's resnet{spec.model.backbone.depth} "
+            "with its fc, or a checkpoint with img_backbone.* or backbone.*"
+        )
+    return done
+
+
 def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> LoadReport | None:
     """Loads the weights that the config starts from, if it names any."""
     source = spec.train.load_from
@@ -78,13 +119,17 @@ def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> Lo
     if not Path(source).is_file():
         how = (
             "get them as docs/training.md says under 'Published weights', or train without them: --from-scratch"
-            if spec.stage == 1
+            if spec.stage <= 1
             else "train stage 1 first: make train-stage1 promote, or do without: --from-scratch"
         )
         raise UserError(f"initial weights {source} (load_from in {spec.path}) not found: {how}")
     allow = STARTS_FROM[spec.stage]
+    adapt: dict[int, Callable[[OrderedDict[str, Tensor]], list[str]]] = {
+        0: lambda state: adapt_image_backbone(state, spec, str(source)),
+        1: adapt_bevformer,
+    }
     return load_checkpoint(
         model, source, allow_missing=allow.missing, allow_unexpected=allow.unexpected,
-        adapt=adapt_bevformer if spec.stage == 1 else None, name=spec.name, say=say,
+        adapt=adapt.get(spec.stage), name=spec.name, say=say,
         check=lambda content: check_anchors(content, spec, source),
     )  # fmt: skip

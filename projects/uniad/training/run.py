@@ -18,10 +18,11 @@ from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
 from uniad.training import distributed, fast, identity
-from uniad.training.build import build_model
+from uniad.training.build import build_for_training
 from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.dense import add_dense_bev
+from uniad.training.detection import forward_detection
 from uniad.training.distributed import World
 from uniad.training.fast import Wish
 from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
@@ -63,6 +64,8 @@ def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
     def reduce_mean(values: Tensor) -> Tensor:
         return distributed.mean_over_ranks(world, values)
 
+    if spec.stage == 0:
+        return lambda model, clip, generator: forward_detection(model, clip, reduce_mean, generator, options)[0]
     criterion = Criterion(spec.model, reduce_mean).to(world.device)
 
     def losses(model: UniAD, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -80,13 +83,15 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
     # imported here: reading annotations needs libraries that a caller with clips of its own does not
     from uniad.data.collate import collate
     from uniad.data.dataset import ClipDataset
+    from uniad.data.detection import DetectionClips
     from uniad.data.pixels import collate_raw
     from uniad.data.rig import check_dataset_rigs
     from uniad.data.sampler import TrainSampler
 
     # A CPU distorts as upstream does, to the digit, in its loader processes; all else is done on the device.
     raw = world.device.type == "cuda" or not spec.data.image.photometric
-    dataset = ClipDataset(spec.data, "train", spec.stage, training=True, seed=seed, raw=raw)
+    clips = DetectionClips if spec.stage == 0 else ClipDataset
+    dataset = clips(spec.data, "train", spec.stage, training=True, seed=seed, raw=raw)
     check_dataset_rigs(spec, dataset.table)
     return ClipLoader(
         dataset,
@@ -132,6 +137,8 @@ def train(spec: Spec, options: RunOptions, loader_of: Callable[[Spec, World, int
 
 
 def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[Spec, World, int], Loader]) -> Outcome:
+    if options.dense_bev and spec.stage == 0:
+        raise UserError(f"--dense-bev goes along with stage 1 or 2, {spec.name} is of stage 0: leave it out")
     if options.dense_bev and spec.model.freeze.bev_encoder and not options.from_scratch:
         raise UserError(f"--dense-bev teaches the BEV encoder, which {spec.name} freezes: leave it out, or use it in stage 1")
     lines: list[str] = []
@@ -152,7 +159,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         announce("no dropout, no grid mask, no photometric distortion")
     # every process builds the same model, so they need not be told apart afterwards
     seed_all(mix("weights", options.train.seed))
-    model = build_model(spec)
+    model = build_for_training(spec)
     if not regularise:
         without_dropout(model)
     if options.dense_bev:
@@ -181,7 +188,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         trainer.resume(*found, announce)
     else:
         load_initial(model, spec, announce)
-    if trainer.iteration < trainer.max_iters and isinstance(loader, PackedLoader) and can_freeze(spec, loader, regularise):
+    may_freeze = isinstance(model, UniAD) and trainer.iteration < trainer.max_iters
+    if may_freeze and isinstance(loader, PackedLoader) and can_freeze(spec, loader, regularise):
         # the name too: it holds the images
         loader = trainer.loader = freeze_stage1(model, loader, spec, clip, trainer.clip_loss.dtype, announce)
     log = RunLog(

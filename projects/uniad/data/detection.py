@@ -1,0 +1,66 @@
+"""Clips for stage 0: a keyframe to learn from, and those before it with one left out at random, as BEVFormer was trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from uniad.config.spec import UPSTREAM
+from uniad.data.collate import stack
+from uniad.data.dataset import ClipDataset, frame_meta, frame_tensors, pose_tensors
+from uniad.data.pixels import RawClip
+from uniad.data.transforms import Distortion
+from uniad.interface.types import Clip, Frame
+
+
+class DetectionClips(ClipDataset):
+    """``queue_length`` frames each, of which the last is named by the index, and targets of that one alone.
+
+    Frames of the scene before may stand among the earlier ones: ``scene_start`` tells where the past ends.
+    """
+
+    def _fits(self, last: int) -> bool:
+        window = range(max(0, last - self.spec.queue_length), last + 1)
+        return not self.training or all(self.labeller.has_objects(frame) for frame in window)
+
+    def chosen(self, last: int, rng: np.random.Generator) -> list[int]:
+        """The clip's frames: of the ``queue_length`` before ``last`` all but one, drawn. The split's first repeats."""
+        before = list(range(last - self.spec.queue_length, last))
+        if self.training:
+            before.pop(int(rng.integers(len(before))))
+        else:
+            before = before[1:]
+        return [max(0, frame) for frame in before] + [last]
+
+    def clip(self, last: int, rng: np.random.Generator) -> Clip:
+        frames = self.chosen(last, rng)
+        distort = rng if self.training else None
+        parts = [frame_tensors(range(f, f + 1), self.labeller, self.images, distort, self._rounded) for f in frames]
+        return Clip(
+            self._joined(parts, frames), self.targets.clip(range(last, last + 1)),
+            [frame_meta(frame, self.table, self.images) for frame in frames],
+        )  # fmt: skip
+
+    def raw_clip(self, last: int, rng: np.random.Generator) -> RawClip:
+        frames = self.chosen(last, rng)
+        img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
+        parts, drawn = [], []
+        for number, frame in enumerate(frames):
+            if self.training and self.spec.image.photometric:
+                drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
+            self.images.raw(frame, img[number].numpy())
+            poses = pose_tensors(range(frame, frame + 1), self.labeller, self._rounded)
+            parts.append(Frame(img=img[number : number + 1], scene_start=torch.zeros(1, dtype=torch.bool), **poses))
+        clip = Clip(self._joined(parts, frames), self.targets.clip(range(last, last + 1)), [])
+        return RawClip(clip, torch.tensor(drawn) if drawn else None)
+
+    @property
+    def _rounded(self) -> bool:
+        return self.training and self.spec.compat.timestamps == UPSTREAM
+
+    def _joined(self, parts: list[Frame], frames: list[int]) -> Frame:
+        """One frame each as a clip's, with a mark where the scene is another than that of the frame before."""
+        scene = self.table.scene[frames]
+        start = torch.from_numpy(np.concatenate(([True], scene[1:] != scene[:-1])))
+        joined = stack([Frame(*(x[0] for x in part)) for part in parts])
+        return joined._replace(scene_start=start)
