@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--seed", type=int, default=100, help="of the first world (default 100)")
     p.add_argument("--traffic", default="reactive", choices=("replay", "reactive"), help="whether others see the car")
     p.add_argument("--policies", nargs="*", help="which ones (default: all; without a model those that need none)")
+    p.add_argument("--videos", type=int, default=0, metavar="N", help="MP4s of the first N routes, as the model drove them")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, each with one thread (default: all cores)")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
     return p.parse_args()
@@ -72,7 +73,8 @@ def main() -> int:
         except KeyboardInterrupt:
             print("interrupted: finished drives are kept, the same command goes on", file=sys.stderr)
             raise
-    scores = score_all(read_all(job, args.out))
+    logs = read_all(job, args.out)
+    scores = score_all(logs)
     judged = MODEL if MODEL in job.policies else job.policies[0]
     measured = {name: speed(took, name) for name in job.policies}
     report = Report(
@@ -85,6 +87,11 @@ def main() -> int:
         details={"scores": summary(scores), "speed": measured},
     )
     page = write_report(report, args.out)
+    if args.videos:
+        from uniad.viz.drive_video import write_videos
+
+        for video in write_videos(judged, logs, scores, args.videos, args.out):
+            print(video)
     for table in report.tables[:3]:
         print(_shown(table), end="\n\n")
     print("\n".join(report.findings))

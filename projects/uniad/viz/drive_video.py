@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,11 @@ from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
 from uniad.geometry.nuscenes import EGO_SIZE
 from uniad.interface.command import COMMANDS
+from uniad.simulation.drive import sensors_again
 from uniad.simulation.footprints import corners
 from uniad.simulation.log import GREEN, LIDAR_AHEAD_M, RED, TICK_S, DriveLog, FrameLog, Route
+from uniad.simulation.routes import make_setup
+from uniad.simulation.run import place
 from uniad.simulation.score import Pdm, Scores, check_log, so_far
 from uniad.viz.birdseye import BirdsEye
 from uniad.viz.camera import box_corners, draw_boxes, draw_ribbon
@@ -294,3 +298,18 @@ def write_drive_video(path: Path, driven: Driven, every: int = 1) -> int:
     if driven.scores.route != driven.log.route.id or driven.scores.policy != driven.log.policy:
         raise UserError(f"{path}: the scores are of {driven.scores.route} by {driven.scores.policy}, the drive is another")
     return write_video(path, pictures(driven, every), fps=1 / (TICK_S * every))
+
+
+def write_videos(policy: str, logs: Sequence[DriveLog], scores: Sequence[Scores], most: int, out: Path) -> list[Path]:
+    """An MP4 beside the JSON of each of the first ``most`` drives of a policy; logs and scores are those of ``score_all``.
+
+    The cameras look again from where the car was: a log holds no images.
+    """
+    experts = {log.route.id: log for log in logs if log.policy == "expert"}
+    paths = []
+    for log, found in [pair for pair in zip(logs, scores) if pair[0].policy == policy][:most]:
+        setup = make_setup(log.route.seed, log.route.index)
+        path = place(out, policy, log.route.seed, log.route.index).with_suffix(".mp4")
+        write_drive_video(path, Driven(log, found, experts[log.route.id], partial(sensors_again, setup, log)))
+        paths.append(path)
+    return paths
