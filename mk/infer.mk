@@ -3,8 +3,10 @@
 $(if $(BACKEND),$(call one-of,BACKEND,torch compiled onnxruntime engine))
 $(if $(FRAMES),$(call positive,FRAMES))
 $(if $(NUM_FRAME),$(call at-least,NUM_FRAME,6))
-$(foreach v,SCENE FRAMES_DIR,$(if $($v),$(call path,$v)))
+$(foreach v,SCENE FRAMES_DIR BAG BAG_TOPICS,$(if $($v),$(call path,$v)))
 $(if $(and $(SCENE),$(FRAMES_DIR)),$(error SCENE=$(SCENE) and FRAMES_DIR=$(FRAMES_DIR) both say what to run along: give one))
+$(if $(and $(BAG),$(or $(SCENE),$(FRAMES_DIR))),$(error BAG=$(BAG) and $(if $(SCENE),SCENE=$(SCENE),FRAMES_DIR=$(FRAMES_DIR)) both say what to run along: give one))
+$(if $(BAG_TOPICS),$(if $(BAG),,$(error BAG_TOPICS=$(BAG_TOPICS) is of a bag: give BAG, too)))
 $(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPARE) takes two folders of results, as `make infer` writes them)))
 
 $(if $(filter . ..,$(subst /, ,$(SCENE))),$(error SCENE=$(SCENE) is no scene: give its number, its name or its token))
@@ -17,20 +19,23 @@ INFER_MODEL.onnxruntime := $(ONNX)
 INFER_MODEL.engine := $(ENGINE)
 INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
 # Runs of several models, backends and scenes lie beside each other, for COMPARE.
-RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(subst /,_,$(or $(SCENE),0)))
+RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(if $(BAG),$(notdir $(basename $(abspath $(BAG)))),$(subst /,_,$(or $(SCENE),0))))
 # FRAMES_DIR=.. has its name from where it lies.
-$(if $(FRAMES_DIR),$(call check-word,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR))))$(call path-is,FRAMES_DIR,$(notdir $(abspath $(FRAMES_DIR)))))
+$(foreach v,FRAMES_DIR BAG,$(if $($v),$(call check-word,$v,$(notdir $(abspath $($v))))$(call path-is,$v,$(notdir $(abspath $($v))))))
+# Of a folder its metadata tells when it was recorded anew.
+RECORDED = $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(if $(BAG),$(firstword $(wildcard $(BAG)/metadata.yaml) $(wildcard $(BAG))) $(BAG_TOPICS),$(INFOS_VAL)))
+RUN_ALONG = $(if $(FRAMES_DIR),--folder $(call q,$(FRAMES_DIR)),$(if $(BAG),--bag $(call q,$(BAG))$(if $(BAG_TOPICS), --topics $(call q,$(BAG_TOPICS))),--scene $(call q,$(or $(SCENE),0))))
 INFER_DIR := outputs/$(SUB)infer/$(RUN_NAME)
 VIDEO_DIR := outputs/$(SUB)video/$(if $(COMPARE),compare,$(RUN_NAME))
 
 # An ONNX and an engine know their config by their card; where the data lies now is said to each.
 INFER_FLAGS.$(INFER_DIR) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) \
-  $(if $(FRAMES_DIR),--folder $(call q,$(FRAMES_DIR)),--scene $(call q,$(or $(SCENE),0))) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
+  $(RUN_ALONG) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
 
 .PHONY: infer
-infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20) or a recorded folder (FRAMES_DIR=) through a BACKEND
+infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20) a folder (FRAMES_DIR=) or a car's bag (BAG=) through a BACKEND
 	@echo $(call q,$(INFER_DIR))
-$(INFER_DIR)/.finished: $(INFER_MODEL) $(if $(FRAMES_DIR),$(wildcard $(FRAMES_DIR)/frames.json),$(INFOS_VAL)) \
+$(INFER_DIR)/.finished: $(INFER_MODEL) $(RECORDED) \
   $$(call code,infer$(if $(filter torch compiled,$(INFER_BACKEND)),,+graph)) .make/var/INFER_FLAGS.$(INFER_DIR) | $(ENV)
 	$(RUN) tools/infer.py $(call q,$(INFER_MODEL)) --out $(call q,$(@D)) $(INFER_FLAGS.$(INFER_DIR))
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
@@ -53,7 +58,7 @@ endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a B
 	  $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) $(call cfg-options,$(OPTIONS))
 
 # `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and videos.
-PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
+PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BAG)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
 VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFER_DIR)))
 VIDEO_FLAGS.$(VIDEO_DIR) = $(VIDEO_OF) $(VIDEO_ARGS)
 $(VIDEO_DIR)/.finished: $(if $(COMPARE),$(addsuffix /summary.json,$(COMPARE)),$(INFER_DIR)/.finished) $$(call code,make_video+graph) .make/var/VIDEO_FLAGS.$(VIDEO_DIR) | $(ENV)
@@ -70,6 +75,16 @@ view: $(VIEW_DIR)/.finished ## Write the drive as a Rerun recording, outputs/vie
 $(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $$(call code,make_recording+graph) .make/var/VIEW_FLAGS.$(VIEW_DIR) | $(ENV)
 	$(RUN) tools/make_recording.py $(call q,$(INFER_DIR)) --out $(call q,$(@D))$(SCORES) $(VIEW_ARGS)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
+
+# A scene as a car would have recorded it, for BAG=
+MADE_BAG := outputs/$(SUB)bag/$(subst /,_,$(or $(SCENE),0)).mcap
+BAG_FLAGS.$(MADE_BAG) = $(strip $(call config,2) --scene $(call q,$(or $(SCENE),0)) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(BAG_ARGS))
+.PHONY: bag
+bag: $(MADE_BAG) ## Write a scene (SCENE=0) as a bag of ROS 2, as a car would have recorded it: outputs/bag/...mcap
+	@echo $(call q,$(MADE_BAG))
+$(MADE_BAG): $(INFOS_VAL) $$(call code,make_bag) .make/var/BAG_FLAGS.$(MADE_BAG) | $(ENV)
+	@mkdir -p $(call q,$(@D))
+	$(RUN) tools/make_bag.py --out $(call q,$@) $(BAG_FLAGS.$@)
 
 METADATA := nuscenes_np/$(SUB)
 METADATA_FLAGS = $(strip --config $(call config,2) --dump_folder $(call q,$(METADATA:%/=%)) $(if $(NUM_FRAME),--num_frame $(NUM_FRAME)) $(call cfg-options,$(OPTIONS)))

@@ -166,9 +166,12 @@ WORKSPACE_GIB ?=
 TIMING_CACHE ?=
 
 # --- Inference and pictures ---------------------------------------------------------------------------------------------
-# Scene of the validation split by number, name or token; or a recorded folder instead. FRAMES: the first so many
+# Scene of the validation split by number, name or token; or a recorded folder instead; or a bag of ROS 2 (.mcap, .db3 or a
+# rosbag2 folder), with a file that says which topic is what where names do not (docs/car-logs.md). FRAMES: the first so many
 SCENE ?=
 FRAMES_DIR ?=
+BAG ?=
+BAG_TOPICS ?=
 FRAMES ?=
 # onnxruntime (unless said), torch, compiled (PyTorch in fp16 as one CUDA graph: a GPU's fastest) or engine;
 # `make eval` takes it, too: unless said the checkpoint is scored, in torch
@@ -177,8 +180,9 @@ BACKEND ?=
 COMPARE ?=
 # Frames of `make endurance`: an hour of 2 Hz
 ENDURANCE_FRAMES ?= 7200
-# More options for tools/infer.py, tools/make_video.py and tools/make_recording.py
+# More options for tools/infer.py, tools/make_bag.py, tools/make_video.py and tools/make_recording.py
 INFER_ARGS ?=
+BAG_ARGS ?=
 VIDEO_ARGS ?=
 VIEW_ARGS ?=
 # Frames of `make metadata`. Empty: 69, as in upstream, or all where there are fewer

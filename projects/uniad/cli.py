@@ -39,6 +39,7 @@ VERBS = {
     "compare-precision": "compare_precision.py",
     "engine": "build_engine.py",
     "jetson-engine": "jetson_engine.py",
+    "bag": "make_bag.py",
     "infer": "infer.py",
     "visualize": "visualize.py",
     "video": "make_video.py",

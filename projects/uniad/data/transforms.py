@@ -29,6 +29,7 @@ from uniad.geometry.nuscenes import IMAGE_HW
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
+AGAIN = "download or make it again"
 MAX_PIXELS = 100_000_000  # of a file; a camera of 1600x900 has 1.4 million
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
@@ -57,7 +58,7 @@ def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
                 _decode(path)
             damage = next(filter(_is_damage, messages), None)
             if damage:
-                raise UserError(f"image {path} is damaged ({damage}); download or make it again")
+                raise UserError(f"image {path} is damaged ({damage}); {AGAIN}")
     return images
 
 
@@ -92,9 +93,23 @@ def _decode(path: str) -> U8:
         raise UserError(f"image {path} cannot be read: {error.strerror}") from error
     except UserError as error:
         raise UserError(f"image {error}") from None
+    return _pixels_of(data, path, AGAIN)
+
+
+def decode_bytes(data: bytes, name: str, again: str) -> U8:
+    """The same of a file's bytes. name: what a message calls the image; again: what it advises to do."""
+    with decoder_messages() as messages:
+        image = _pixels_of(data, name, again)
+    damage = next(filter(_is_damage, messages), None)
+    if damage:
+        raise UserError(f"image {name} is damaged ({damage}); {again}")
+    return image
+
+
+def _pixels_of(data: bytes, path: str, again: str) -> U8:
     # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
     if data[:2] == b"\xff\xd8" and not _has_end(data):
-        raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); download or make it again")
+        raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); {again}")
     _check_claim(data, path)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -102,7 +117,7 @@ def _decode(path: str) -> U8:
     except cv2.error:  # a header that asks for more pixels than there is memory
         image = None
     if image is None:
-        raise UserError(f"image {path} is not a readable JPEG ({len(data)} bytes); download or make it again")
+        raise UserError(f"image {path} is not a readable JPEG ({len(data)} bytes); {again}")
     return image
 
 

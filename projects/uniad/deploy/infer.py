@@ -10,8 +10,9 @@ from typing import Any
 from uniad.deploy.loop import results_along
 from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write_json
 from uniad.deploy.runtime import Runtime
-from uniad.deploy.sources import Scene
+from uniad.deploy.sources import FrameRecord, Scene
 from uniad.interrupt import Interrupt
+from uniad.postprocess.result import Result
 from uniad.postprocess.submission import class_ranges, entries_of, submission
 
 STAGES = ("load", "preprocess", "step", "postprocess")
@@ -24,12 +25,13 @@ def run(
     about: dict[str, Any],
     warmup: int = 1,
     progress: Callable[[], None] = lambda: None,
+    also: Callable[[FrameRecord, Result], None] = lambda record, result: None,
 ) -> dict[str, Any]:
     """Run every scene from its start, write all results to ``out``, return the summary.
 
     about: entries of the summary that say what is run over what. warmup: first frames that the latencies leave out, where there
-    are more. SIGINT, SIGTERM or SIGHUP ends it after the frame in progress; a second Ctrl-C at once. Either way, and after an
-    error, the frames done are kept and accounted for.
+    are more. also: is handed each frame that is done. SIGINT, SIGTERM or SIGHUP ends it after the frame in progress; a second
+    Ctrl-C at once. Either way, and after an error, the frames done are kept and accounted for.
     """
     claim(out)
     spec, ranges = runtime.spec, class_ranges()
@@ -70,6 +72,7 @@ def run(
                     detections[token], tracks[token] = entries_of(result, record.info, names, ranges)
                     timings.append(result.timings_ms)
                     entry["frames"] += 1
+                    also(record, result)
                     progress()
                     if interrupt.requested:
                         break

@@ -4,6 +4,7 @@
     OUT/detection.json, tracking.json      nuScenes submissions of all frames
     OUT/<scene>/0000.json         tracks, best detections, forecasts, plan, poses, times
     OUT/<scene>/0000.npz          lanes, drivable, occupancy, occupancy_ids
+    OUT/<scene>/0000.CAM_*.jpg    images, of a run along a bag
 
 Every file is written whole or not at all, the masks before the JSON that names them: a JSON stands for a finished frame.
 """
@@ -43,8 +44,8 @@ def claim(out: Path) -> None:
         if path.is_symlink() and path.is_dir():
             raise UserError(f"{path} is a link to a folder, and results would follow it: remove it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    for path in (*out.glob("*/*.json"), *out.glob("*/*.npz")):
-        if re.fullmatch(r"\d+", path.stem):
+    for path in (*out.glob("*/*.json"), *out.glob("*/*.npz"), *out.glob("*/*.CAM_*.jpg"), *out.glob("*/*.CAM_*.png")):
+        if re.fullmatch(r"\d+(\.CAM_[A-Z_]+)?", path.stem):
             path.unlink()
     for name in ("detection.json", "tracking.json"):
         (out / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,13 +49,19 @@ class FrameRecord:
         return f"{self.scene}, frame {self.number}"
 
 
+class Source(Protocol):
+    """What a scene's frames are read from."""
+
+    def read(self, key: int) -> tuple[Sensors, dict[str, Any]]: ...
+
+
 @dataclass(frozen=True)
 class Scene:
     """Frames that follow each other. Iterating reads them."""
 
     name: str
     token: str
-    source: FolderFrames | DatasetFrames
+    source: Source
     keys: tuple[int, ...]
     previous_can_bus: np.ndarray | None = None  # [18] of the frame before the scene in the split; see Runtime.reset
 
@@ -110,7 +116,7 @@ class DatasetFrames:
             can_bus=table.can_bus[frame],
         )
         token, scene = str(table.token[frame]), str(table.scene_token[table.scene[frame]])
-        return sensors, _info(sensors, dict(zip(CAMERAS, paths)), token, scene)
+        return sensors, info_of(sensors, dict(zip(CAMERAS, paths)), token, scene)
 
     def _scene_names(self) -> dict[str, str]:
         """Name by token, where the dataset's table of scenes is at hand."""
@@ -157,10 +163,11 @@ class FolderFrames:
             can_bus=frame.get("can_bus"),
         )
         token = frame.get("token", f"{self.folder.resolve().name}-{frame['number']:06d}")
-        return sensors, _info(sensors, paths, token, self._scene_token())
+        return sensors, info_of(sensors, paths, token, self._scene_token())
 
 
-def _info(sensors: Sensors, paths: dict[str, str], token: str, scene_token: str) -> dict[str, Any]:
+def info_of(sensors: Sensors, paths: dict[str, str], token: str, scene_token: str) -> dict[str, Any]:
+    """A frame's info as ``FrameRecord`` has it."""
     ego, lidar = sensors.ego2global, sensors.lidar2ego
     return {
         "token": token,

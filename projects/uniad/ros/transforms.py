@@ -1,0 +1,174 @@
+"""Poses over time, and the tree of frames that TF spans."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uniad.deploy.sensors import CheckedPose as Pose
+from uniad.errors import UserError
+from uniad.geometry import transforms as tf
+
+F64 = NDArray[np.float64]
+
+MOST_GAP_NS = 300_000_000  # between two poses that are interpolated
+MOST_AHEAD_NS = 100_000_000  # that a pose is carried on beyond the first or the last
+KEPT_NS = 30_000_000_000  # that a running car remembers
+_stamp = itemgetter(0)
+T = TypeVar("T")
+
+
+class NoPose(UserError):
+    """Of a time at which nobody said where something was."""
+
+
+def compose(a_from_b: Pose, b_from_c: Pose) -> Pose:
+    """a_from_c."""
+    turned = tf.rotation_matrix(a_from_b.rotation) @ b_from_c.translation
+    return Pose(a_from_b.translation + turned, multiply(a_from_b.rotation, b_from_c.rotation))
+
+
+def inverted(a_from_b: Pose) -> Pose:
+    rotation = a_from_b.rotation * (1.0, -1.0, -1.0, -1.0)
+    return Pose(-(tf.rotation_matrix(rotation) @ a_from_b.translation), rotation)
+
+
+def multiply(a: F64, b: F64) -> F64:
+    """Product of two quaternions w, x, y, z."""
+    real = a[0] * b[0] - a[1:] @ b[1:]
+    return np.array([real, *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])
+
+
+def between(a: Pose, b: Pose, share: float) -> Pose:
+    """The pose at ``share`` of the way from a (0) to b (1); above 1 it is carried on."""
+    qa, qb = (pose.rotation / np.linalg.norm(pose.rotation) for pose in (a, b))
+    if qa @ qb < 0:
+        qb = -qb
+    angle = np.arccos(min(float(qa @ qb), 1.0))
+    if angle < 1e-6:
+        rotation = qa + share * (qb - qa)
+    else:
+        rotation = (np.sin((1 - share) * angle) * qa + np.sin(share * angle) * qb) / np.sin(angle)
+    return Pose(a.translation + share * (b.translation - a.translation), rotation / np.linalg.norm(rotation))
+
+
+class Series(Generic[T]):
+    """Values with a time, kept in order whatever order they come in. Of two with one time the first stays."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, T]] = []
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, stamp_ns: int, value: T) -> None:
+        if not self.entries or stamp_ns > self.entries[-1][0]:
+            self.entries.append((stamp_ns, value))
+        elif stamp_ns != self.entries[bisect_left(self.entries, stamp_ns, key=_stamp)][0]:
+            insort(self.entries, (stamp_ns, value), key=_stamp)
+
+    def forget(self, before_ns: int) -> None:
+        """Drop what is older; the last one stays."""
+        del self.entries[: min(bisect_left(self.entries, before_ns, key=_stamp), len(self.entries) - 1)]
+
+    def last(self, stamp_ns: int) -> T | None:
+        """The value of the last one not after a time, or None."""
+        place = bisect_right(self.entries, stamp_ns, key=_stamp)
+        return self.entries[place - 1][1] if place else None
+
+    def following(self, stamp_ns: int) -> T | None:
+        """The value of the first one after a time, else of the last one; None of an empty series."""
+        place = bisect_right(self.entries, stamp_ns, key=_stamp)
+        return self.entries[min(place, len(self.entries) - 1)][1] if self.entries else None
+
+    def around(self, stamp_ns: int) -> tuple[tuple[int, T], tuple[int, T]]:
+        """The two entries between which a time lies, or the two next to it at an end."""
+        place = min(max(bisect_left(self.entries, stamp_ns, key=_stamp), 1), len(self.entries) - 1)
+        return self.entries[place - 1], self.entries[place]
+
+
+class PoseSeries(Series[Pose]):
+    """Poses over time; between two they are interpolated."""
+
+    def at(self, stamp_ns: int, where: str) -> Pose:
+        """UserError where there is none near that time."""
+        if not self.entries:
+            raise NoPose(f"{where}: there is no pose")
+        place = bisect_left(self.entries, stamp_ns, key=_stamp)
+        if place < len(self.entries) and self.entries[place][0] == stamp_ns:
+            return self.entries[place][1]
+        first, last = self.entries[0][0], self.entries[-1][0]
+        beyond = max(first - stamp_ns, stamp_ns - last)
+        if beyond > MOST_AHEAD_NS or len(self.entries) == 1:
+            raise NoPose(f"{where}: the nearest pose is {abs(max(beyond, first - stamp_ns)) / 1e6:.0f} ms away")
+        (start, a), (end, b) = self.around(stamp_ns)
+        if end - start > MOST_GAP_NS:
+            raise NoPose(f"{where}: there is no pose for {(end - start) / 1e6:.0f} ms")
+        return between(a, b, (stamp_ns - start) / (end - start))
+
+
+class Tree:
+    """Frames and the transforms between them, from /tf_static and /tf."""
+
+    def __init__(self) -> None:
+        self.parent: dict[str, str] = {}
+        self.fixed: dict[str, Pose] = {}  # by child
+        self.moving: dict[str, PoseSeries] = {}
+
+    def add(self, parent: str, child: str, parent_from_child: Pose, stamp_ns: int | None) -> None:
+        """``stamp_ns``: None for one that never changes."""
+        if self.parent.get(child, parent) != parent:
+            raise UserError(f"TF: frame {child} has two parents, {self.parent[child]} and {parent}")
+        self.parent[child] = parent
+        if stamp_ns is None:
+            self.fixed[child] = parent_from_child
+        else:
+            self.moving.setdefault(child, PoseSeries()).add(stamp_ns, parent_from_child)
+
+    @property
+    def frames(self) -> list[str]:
+        return sorted({*self.parent, *self.parent.values()})
+
+    def __contains__(self, frame: str) -> bool:
+        return frame in self.parent or frame in self.parent.values()
+
+    def forget(self, before_ns: int) -> None:
+        for series in self.moving.values():
+            series.forget(before_ns)
+
+    def lookup(self, dst: str, src: str, stamp_ns: int) -> Pose:
+        """dst_from_src at a time. UserError where the frames are not joined, or not then."""
+        from_src, from_dst = self._chain(src), self._chain(dst)
+        common = next((frame for frame in from_src if frame in from_dst), None)
+        if common is None:
+            known = ", ".join(self.frames[:20]) or "none"
+            raise UserError(f"TF does not join {src} with {dst}; its frames are {known}")
+        up = self._along(from_src[: from_src.index(common)], stamp_ns)
+        down = self._along(from_dst[: from_dst.index(common)], stamp_ns)
+        if down is None:
+            return up or Pose(np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0]))
+        return inverted(down) if up is None else compose(inverted(down), up)
+
+    def _chain(self, frame: str) -> list[str]:
+        chain = [frame]
+        while (above := self.parent.get(chain[-1])) is not None:
+            if above in chain:
+                raise UserError(f"TF: frames {', '.join(chain)} hang from each other in a circle")
+            chain.append(above)
+        return chain
+
+    def _along(self, children: Iterable[str], stamp_ns: int) -> Pose | None:
+        """Of the parent of the last one from the first one."""
+        whole: Pose | None = None
+        for child in children:
+            if child in self.moving:
+                step = self.moving[child].at(stamp_ns, f"TF {self.parent[child]} from {child}")
+            else:
+                step = self.fixed[child]
+            whole = step if whole is None else compose(step, whole)
+        return whole
