@@ -3,6 +3,7 @@
 $(call one-of,PRECISION,fp32 fp16 int8)
 $(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt trtexec)
 $(call numbers,COMPUTE_CAPABILITIES)
+$(call flag,CANARY)
 $(if $(WORKSPACE_GIB),$(call amount,WORKSPACE_GIB))
 
 # The graph of each precision: types lie in it.
@@ -29,10 +30,22 @@ $(QUANTISED).metrics.json: $(ONNX) $(QUANTISED) $(INFOS_VAL) $$(call code,compar
 .PHONY: quantize
 quantize: $(QUANTISED) $(QUANTISED).metrics.json ## Make the int8 graph, calibrated on driven scenes, and score it beside the fp32 one
 
+NO_CANARY := $(if $(filter 1,$(CANARY)),, --no-canary)
 ENGINE := engines/$(SUB)$(ONNX_NAME).$(PRECISION).$(ENGINE_BACKEND).engine
-ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))
+ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))$(NO_CANARY)
 
 .PHONY: engine
 engine: $(ENGINE) ## Build a TensorRT engine from the ONNX; on a machine with a GPU it is verified there
 $(ENGINE): $(ENGINE_ONNX) $$(call code,build_engine+graph) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
 	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))
+
+# On this machine's back end (BACKEND=onnxruntime or ENGINE_BACKEND), or where JETSON says. An ONNX that is there says which of them count.
+CANARY_WHERE := $(filter-out local,$(JETSON))
+CANARY_BACKEND := $(if $(filter local,$(JETSON)),trtexec,$(if $(filter onnxruntime,$(BACKEND)),onnxruntime,$(ENGINE_BACKEND)))
+CANARY_NAME := $(if $(CANARY_WHERE),jetson,$(CANARY_BACKEND))
+CANARY_OUT := outputs/$(SUB)canary/$(if $(filter bundle,$(JETSON)),canaries.bundle.tar,$(CANARY_NAME))
+.PHONY: canary
+canary: | $(ENV) ## Try micro-graphs that some TensorRT computes wrong, here or with JETSON=user@host, and name what avoids it
+	$(RUN) tools/canary.py --backend $(CANARY_BACKEND) --out $(call q,$(CANARY_OUT)) --cache $(call q,engines/$(if $(JETSON),jetson/)$(SUB)canary) \
+	  $(if $(wildcard $(ENGINE_ONNX)),--onnx $(call q,$(ENGINE_ONNX))) $(CANARY_ARGS) \
+	  $(if $(CANARY_WHERE),--where=$(call q,$(CANARY_WHERE)) --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS))))

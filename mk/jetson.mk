@@ -30,7 +30,7 @@ endif
 JETSON_PRODUCT := engines/jetson/$(SUB)$(ONNX_NAME).$(PRECISION)$(if $(filter bundle,$(JETSON_WHERE)),.bundle.tar,.engine)
 JETSON_FLAGS.$(JETSON_PRODUCT) = $(strip --where=$(call q,$(JETSON_WHERE)) --precision $(PRECISION) \
   --workspace-mib $(JETSON_WORKSPACE_MIB) --spare-mib $(JETSON_SPARE_MIB) --iterations $(JETSON_ITERATIONS) --seconds $(JETSON_SECONDS) \
-  --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS))))
+  --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS)))$(NO_CANARY))
 
 export TRTEXEC
 .PHONY: jetson-engine

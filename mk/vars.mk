@@ -146,6 +146,10 @@ EXPORT_FRAMES ?= $(EXPORT_FRAMES.$(VARIANT))
 VERIFY_BACKENDS ?= torch,onnxruntime
 # Where an output is wrong, find the first tensor that departs: 1 on every backend, 0 never. Empty: where that takes a minute
 LOCATE ?=
+# 0: engine and jetson-engine build without trying the canaries first, docs/canary.md
+CANARY ?= 1
+# More options for tools/canary.py, such as '--only grid_sample,top_k'
+CANARY_ARGS ?=
 # tensorrt_rtx builds without a GPU; tensorrt and trtexec need the GPU they build for
 ENGINE_BACKEND ?= tensorrt_rtx
 # fp32; fp16 and int8, which convert the graph first and measure what must stay in fp32

@@ -20,6 +20,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--timing-cache", default="", help="file that later builds read and add to (tensorrt, trtexec)")
     p.add_argument("--compute-capabilities", default="", help="comma list such as 8.6,8.9 (default: the builder's own choice)")
     p.add_argument("--workspace-gib", type=float, default=4.0)
+    p.add_argument("--no-canary", action="store_true", help="build without trying the canaries first, docs/canary.md")
+    p.add_argument("--canary-cache", type=Path, help="folder of what they gave before (default: canary beside the engine)")
     p.add_argument("--verbose", action="store_true", help="print the builder's own log")
     return p.parse_args()
 
@@ -30,9 +32,12 @@ def main() -> None:
         raise UserError(f"--workspace-gib {args.workspace_gib}: should be above 0")
     import torch
 
-    from uniad.artifacts.card import write_card
+    from uniad.artifacts.card import read_card, write_card
+    from uniad.artifacts.graph import check_graph
+    from uniad.artifacts.precision import check_precision
     from uniad.bisect.recorded import locate_command
-    from uniad.engines.build import BuildOptions, build_engine
+    from uniad.canary.gate import check_target
+    from uniad.engines.build import BuildOptions, backend, build_engine
     from uniad.files import try_place
     from uniad.verify.run import verify_engine
 
@@ -47,7 +52,17 @@ def main() -> None:
         killable=True,
     )
     try_place(args.out)
+    canaries = None
+    if not args.no_canary:
+        check_precision(args.precision)
+        backend(args.backend)
+        read_card(args.onnx)
+        check_graph(args.onnx, args.precision)
+        canaries = check_target(args.onnx, args.backend, args.canary_cache or args.out.parent / "canary")
     card = build_engine(args.onnx, args.out, options)
+    if canaries:
+        card["canaries"] = canaries
+        write_card(args.out, card)
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.0f} MiB, {card['builder']} {card['builder_version']}, "
         f"{card['build_seconds']} s"

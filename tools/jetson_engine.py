@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--precision", default="fp32", help="fp32, fp16, or int8 (a graph with Q/DQ nodes)")
     p.add_argument("--workspace-mib", type=int, default=4096)
     p.add_argument("--no-timing-cache", action="store_true")
+    p.add_argument("--no-canary", action="store_true", help="build without trying the canaries first, docs/canary.md")
     p.add_argument("--folder", default="uniad-engines", help="folder on the device, from the login's home or absolute")
     p.add_argument("--spare-mib", type=int, default=512, help="disk that must stay free on the device")
     p.add_argument("--iterations", type=int, default=200, help="steps to time, at least")
@@ -32,15 +33,13 @@ def main() -> None:
     args = parse_args()
     if args.workspace_mib < 1 or args.spare_mib < 0 or args.iterations < 1 or args.seconds < 0:
         raise UserError("--workspace-mib, --spare-mib, --iterations and --seconds: numbers above 0")
-    folder = args.folder.removeprefix("~/").rstrip("/")
-    if not folder or folder.startswith(("-", "~")) or not folder.isprintable() or {".", ".."} & set(folder.split("/")):
-        raise UserError(f"JETSON_DIR={args.folder}: name a folder of its own, from the login's home (engines) or absolute")
     from uniad.artifacts.card import read_card
     from uniad.artifacts.graph import check_graph
-    from uniad.jetson.build import build_here, build_there, make_bundle
+    from uniad.jetson.build import build_here, build_there, device_folder, make_bundle
     from uniad.jetson.bundle import DeviceOptions
     from uniad.jetson.ssh import Remote
 
+    folder = device_folder(args.folder)
     remote = None if args.where in ("local", "bundle") else Remote(args.where, tuple(shlex.split(args.ssh_flags)))
     read_card(args.onnx)
     check_graph(args.onnx, args.precision)
@@ -48,6 +47,7 @@ def main() -> None:
         precision=args.precision,
         workspace_mib=args.workspace_mib,
         timing_cache=not args.no_timing_cache,
+        canary=not args.no_canary,
         spare_mib=args.spare_mib,
         iterations=args.iterations,
         seconds=args.seconds,

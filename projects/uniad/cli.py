@@ -37,6 +37,7 @@ VERBS = {
     "convert-precision": "convert_precision.py",
     "quantize": "quantize.py",
     "compare-precision": "compare_precision.py",
+    "canary": "canary.py",
     "engine": "build_engine.py",
     "jetson-engine": "jetson_engine.py",
     "bag": "make_bag.py",

@@ -22,6 +22,8 @@ import pytest
 from helpers import REPO
 from helpers.nano_pipeline import export, one_line_error, options, run
 from helpers.specs import config_path
+from uniad.canary.catalog import KINDS
+from uniad.canary.graphs import Micro
 
 pytestmark = pytest.mark.slow
 FRAMES = 12  # two scenes of six: the state is fed back, and a scene begins in the middle
@@ -75,6 +77,15 @@ def test_onnxruntime_and_torch_agree_over_fed_back_frames(exported: Path) -> Non
         assert report["worst"]["boxes_m"] <= 1e-3 and report["worst"]["ids"] == 0
 
 
+def test_every_operator_of_an_export_is_in_a_canary(exported: Path) -> None:
+    held: set[str] = set()
+    for name, kind in KINDS.items():
+        graph = Micro(name, kind.opset)
+        kind.make(graph)
+        held |= {node.op_type for node in graph.nodes}
+    assert {node.op_type for node in onnx.load(str(exported)).graph.node} <= held
+
+
 def test_an_engine_carries_the_interface_of_its_onnx(work: Path, exported: Path) -> None:
     if exported.parent.name != "gridsample":
         pytest.skip("one engine proves the way; gather is verified above")
@@ -85,6 +96,11 @@ def test_an_engine_carries_the_interface_of_its_onnx(work: Path, exported: Path)
     card, source = (json.loads(Path(f"{p}.json").read_text()) for p in (engine, exported))
     assert card["contract"] == source["contract"] and card["onnx_sha256"] == source["sha256"]
     assert engine.stat().st_size == card["bytes"] > 0
+    canaries = card["canaries"]
+    if canaries["not_run"]:  # no GPU here
+        assert canaries["not_run"] == "this machine has no GPU" and canaries["right"] == 0 and canaries["built"] > 20
+        assert "not run: this machine has no GPU" in result.stdout and "note: " not in result.stdout
+    assert "broken" not in canaries and {"attention", "deformable_attention_gridsample"} <= set(canaries["concerned"])
     one_line_error(run("build_engine.py", exported, "--out", work / "bad" / "x.engine", "--backend", "tensorrt_rtx",
                        "--compute-capabilities", "1.0"))  # fmt: skip
     assert not (work / "bad").exists()

@@ -53,8 +53,10 @@ class TensorRtRunner(Runner):
                 f"{here['model']}; build it again with `make engine` on this machine"
             )
         self.context = self.engine.create_execution_context()
-        for name in ports:
+        for name, port in ports.items():
             self.context.set_tensor_address(name, self.buffers.address(name))
+            if -1 in self.engine.get_tensor_shape(name) and name in self.contract.input_names:
+                self.context.set_input_shape(name, port.shape)
 
     def _close(self) -> None:
         self.context = self.engine = None

@@ -31,6 +31,10 @@ LATENCY = re.compile(
 Outputs = Dict[str, np.ndarray]  # noqa: UP006
 
 
+class Crashed(UserError):
+    """trtexec was ended by a signal: it gave no error of its own."""
+
+
 class Trtexec(NamedTuple):
     path: str
     version: tuple[int, ...]  # (8, 5, 2)
@@ -169,6 +173,8 @@ def build(words: Sequence[str], log: Path, say: Callable[[str], None] = print) -
             process.kill()
             process.wait()
             raise
+    if process.returncode < 0:
+        raise Crashed(f"trtexec was ended by signal {-process.returncode} while it built; its last line: {_last_line(log)}")
     if process.returncode:
         raise UserError(f"trtexec could not build the engine: {first_error(log.read_text(errors='replace'))}; all of it: {log}")
     return time.monotonic() - started
@@ -195,12 +201,15 @@ class TrtexecEngine:
     def __init__(self, trtexec: Trtexec, engine: Path, outputs: Mapping[str, dict]) -> None:
         """outputs: name to {"shape": ..., "dtype": ...}."""
         self.trtexec, self.engine, self.outputs = trtexec, Path(engine).resolve(), outputs
+        self.shapes: dict[str, Sequence[int]] = {}  # of inputs whose dimensions the engine leaves open
         # Text has six digits; where this release can write bytes, it does.
         self.exact = trtexec.knows("--dumpRawBindingsToFile")
 
     def command(self, feeds: Sequence[str], exact: bool) -> list[str]:
         inputs = ",".join(f"{name}:{name}.in" for name in feeds)
         words = [self.trtexec.path, f"--loadEngine={self.engine}", f"--loadInputs={inputs}"]
+        if self.shapes:
+            words.append("--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()))
         words += ["--iterations=1", "--warmUp=0", "--duration=0", "--avgRuns=1"] + self._transfers()
         return words + (["--dumpRawBindingsToFile"] if exact else ["--exportOutput=outputs.json"])
 

@@ -20,6 +20,7 @@ class BuildOptions:
     timing_cache: str = ""  # file that later builds read and add to; empty: none
     progress: Callable[[str], None] | None = None  # told what the builder is at
     killable: bool = False  # build in a process of its own, which Ctrl-C ends at once
+    log: Callable[[str], None] | None = None  # told the builder's errors, which it prints otherwise
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class PythonBackend:
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
         trt = load_package(self.package)
         weak = self._weak(trt, options.precision)
-        logger = trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.ERROR)
+        logger = _logger(trt, options)
         builder = trt.Builder(logger)
         network = builder.create_network(self._flags(trt, weak))
         parser = trt.OnnxParser(network, logger)
@@ -38,6 +38,8 @@ class PythonBackend:
             )
         _check_io(trt, network, source, onnx)
         config = builder.create_builder_config()
+        if source.get("dynamic"):
+            _add_profile(builder, config, source["dynamic"])
         if self.package == "tensorrt":
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
         if options.precision == "fp32":
@@ -60,6 +62,10 @@ class PythonBackend:
             Path(options.timing_cache).write_bytes(memoryview(cache.serialize()))
         return Built(trt.__version__, targets, "weak" if weak else "strong", notes)
 
+    def takes_types(self) -> bool:
+        """Whether this release takes types from the graph."""
+        return not self._weak(load_package(self.package), "fp16")
+
     def _weak(self, trt: Any, precision: str) -> bool:
         """Whether this release has to be told types, since it cannot take them from the graph."""
         if precision == "fp32" or self.package != "tensorrt" or not hasattr(trt.BuilderFlag, "FP16"):
@@ -71,6 +77,22 @@ class PythonBackend:
         if hasattr(known, "STRONGLY_TYPED") and not weak:
             return 1 << int(known.STRONGLY_TYPED)
         return 1 << int(known.EXPLICIT_BATCH) if hasattr(known, "EXPLICIT_BATCH") else 0
+
+
+def _logger(trt: Any, options: BuildOptions) -> Any:
+    log = options.log
+    if log is None:
+        return trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.ERROR)
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                log(message)
+
+    return Log()
 
 
 def _for_rtx(path: Path, version: str) -> tuple[bytes, tuple[str, ...]]:
@@ -122,7 +144,17 @@ def _report_progress(trt: Any, config: Any, progress: Callable[[str], None]) -> 
     config.progress_monitor = Monitor()
 
 
+def _add_profile(builder: Any, config: Any, dynamic: dict[str, list[list[int]]]) -> None:
+    """For a canary: no graph of ours leaves a size open. dynamic: input to its least and its most, which is the usual, too."""
+    profile = builder.create_optimization_profile()
+    for name, (least, most) in dynamic.items():
+        profile.set_shape(name, least, most, most)
+    config.add_optimization_profile(profile)
+
+
 def _check_io(trt: Any, network: Any, card: dict, onnx_path: str | Path) -> None:
+    if card.get("dynamic"):
+        return
     found = {}
     for count, get in ((network.num_inputs, network.get_input), (network.num_outputs, network.get_output)):
         for i in range(count):

@@ -73,6 +73,7 @@ _ENGINE = {
     "workspace_gib": Array((), low=0),
     "build_seconds": Array((), low=0),
     "verified": Anything(),
+    "canaries": Anything(),
     "latency": Anything(),
 }
 KINDS = ("onnx", "engine")

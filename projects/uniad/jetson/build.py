@@ -10,19 +10,28 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uniad.artifacts.card import card_path
 from uniad.backends import trtexec
+from uniad.canary.judge import Result, cached, read_set
 from uniad.engines import jetpack
 from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
 from uniad.jetson import ondevice
-from uniad.jetson.bundle import DeviceOptions, files_of, pack, write_bundle
+from uniad.jetson.bundle import CANARIES, DeviceOptions, files_of, pack, write_bundle, write_canary_bundle
 from uniad.jetson.ssh import Remote
 
 Say = Callable[[str], None]
+
+
+def device_folder(name: str) -> str:
+    """The folder that work and products go to on a device. Raises UserError for one that is not its own."""
+    folder = name.removeprefix("~/").rstrip("/")
+    if not folder or folder.startswith(("-", "~")) or not folder.isprintable() or {".", ".."} & set(folder.split("/")):
+        raise UserError(f"JETSON_DIR={name}: name a folder of its own, from the login's home (engines) or absolute")
+    return folder
 
 
 def make_bundle(onnx: Path, tar: Path, options: DeviceOptions, say: Say = print) -> None:
@@ -54,7 +63,8 @@ def build_there(
         bundle = Path(made)
         plan = write_bundle(onnx, bundle, options)
         work = f"{folder}/work-{sha256(bundle / 'plan.json')[:12]}"
-        say(f"{remote.target}: work goes to {work}, removed when it is done; engine, card and timing.cache will stay in {folder}")
+        stays = f"engine, card, timing.cache{' and canary/' if options.canary else ''} will stay in {folder}"
+        say(f"{remote.target}: work goes to {work}, removed when it is done; {stays}")
         _look_there(remote, plan)
         _copy_there(remote, bundle, plan, work, options, say)
         _run_there(remote, work, say)
@@ -68,13 +78,49 @@ def build_there(
     return card
 
 
+def canary_bundle(tar: Path, touched: list[str] | None, only: Sequence[str] = (), say: Say = print) -> None:
+    """Write a tar of the canaries alone, for a device that ssh does not reach."""
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=_folder(tar)) as made:
+        plan = write_canary_bundle(Path(made), touched, only)
+        name = tar.name.removesuffix(".tar")
+        pack(Path(made), plan, tar, name)
+    say(f"{tar}: {tar.stat().st_size / 2**20:.1f} MiB. On the device: tar xf {tar.name} && sh {name}/run.sh canary")
+
+
+def canaries_there(
+    remote: Remote, touched: list[str] | None, folder: str = "uniad-engines", only: Sequence[str] = (), say: Say = print
+) -> Result:
+    """Try the canaries on a device over ssh. What was found stays in FOLDER/canary there, for the builds to come."""
+    with tempfile.TemporaryDirectory(prefix="canaries-") as made:
+        bundle = Path(made)
+        plan = write_canary_bundle(bundle, touched, only)
+        work = f"{folder}/canary-{sha256(bundle / 'plan.json')[:12]}"
+        _look_there(remote, plan)
+        remote.run(f"mkdir -p {shlex.quote(work)}")
+        _send_together(remote, bundle, files_of(bundle, plan), work)
+        say(f"{remote.target}: {len(read_set(bundle / CANARIES).rows)} canaries sent to {work}, removed when it is done")
+        found = f"{work}/{ondevice.OUT}/{ondevice.CANARY_RESULT}"
+        try:
+            _run_there(remote, work, say, "canary")
+        except UserError:
+            # a canary that is wrong ends it so; the result says which
+            if not remote.run(f"if [ -f {shlex.quote(found)} ]; then echo there; fi").strip():
+                raise
+        remote.fetch(found, bundle / "result.json")
+        result = cached(bundle / "result.json")
+    remote.run(f"rm -rf {shlex.quote(work)}")
+    if result is None:
+        raise UserError(f"{remote.target}: what came back is no result of canaries; run the same again")
+    return result
+
+
 def _look_there(remote: Remote, plan: dict) -> None:
     """Find out what cannot work before anything is copied."""
     output = remote.run(LOOK.format(release=jetpack.RELEASE_FILE, places=" ".join(trtexec.PLACES)))
     found = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     if found.get("release"):
         row = jetpack.jetpack_of(jetpack.parse_release(found["release"], remote.target))
-        if plan["opset"] > row.highest_opset:
+        if plan.get("opset", 0) > row.highest_opset:
             raise UserError(
                 f"{remote.target}: this graph has opset {plan['opset']}, JetPack {row.name} reads up to {row.highest_opset}: "
                 f"`make jetson-engine JETPACK={row.name.split('/')[0]}` exports it for this release"
@@ -110,11 +156,15 @@ def _copy_there(remote: Remote, bundle: Path, plan: dict, work: str, options: De
     small = [n for n in names if n not in (ondevice.ONNX, ondevice.SEQUENCE)]
     for name in (ondevice.ONNX, ondevice.SEQUENCE):
         sent += remote.send(bundle / name, f"{work}/{name}")
+    _send_together(remote, bundle, small, work)
+    say(f"{remote.target}: {sent / 2**20:.1f} of {whole / 2**20:.1f} MiB sent")
+
+
+def _send_together(remote: Remote, bundle: Path, names: list[str], work: str) -> None:
     with tempfile.TemporaryFile() as packed:
-        subprocess.run(["tar", "-cf", "-", "-C", str(bundle), *small], stdout=packed, check=True)
+        subprocess.run(["tar", "-cf", "-", "-C", str(bundle), *names], stdout=packed, check=True)
         packed.seek(0)
         remote.run(f"tar -xf - -C {shlex.quote(work)}", stdin=packed)
-    say(f"{remote.target}: {sent / 2**20:.1f} of {whole / 2**20:.1f} MiB sent")
 
 
 # Started once, whoever looks: the process goes on when the connection ends. `rc` says how it ended.
@@ -124,7 +174,7 @@ if running; then echo 'joining the work that goes on there'; else
   if [ "$(cat rc 2>/dev/null)" != 0 ]; then
     rm -f rc
     : > log # there before tail looks for it
-    nohup setsid sh -c 'sh run.sh --timing-cache ../timing.cache; echo $? > rc' >> log 2>&1 < /dev/null &
+    nohup setsid sh -c 'sh run.sh --timing-cache ../timing.cache {command}; echo $? > rc' >> log 2>&1 < /dev/null &
     echo $! > pid
   fi
 fi
@@ -133,7 +183,7 @@ exit "$(cat rc 2>/dev/null || echo 1)"
 """
 
 
-def _run_there(remote: Remote, work: str, say: Say) -> None:
+def _run_there(remote: Remote, work: str, say: Say, command: str = "") -> None:
     lines: list[str] = []
 
     def note(line: str) -> None:
@@ -141,7 +191,7 @@ def _run_there(remote: Remote, work: str, say: Say) -> None:
         if not line.startswith("error: "):
             say(f"  {line}")
 
-    if remote.follow(START.format(work=shlex.quote(work)), note):
+    if remote.follow(START.format(work=shlex.quote(work), command=command), note):
         messages = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
         messages = messages or lines[-1:] or ["no reason given"]
         raise UserError(f"{remote.target}: {messages[-1]} [kept for a look, and for another try: {work}]")

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import uniad
 from uniad.artifacts.card import read_card, sequence_path
 from uniad.artifacts.graph import check_graph, fp32_nodes
 from uniad.backends.trtexec import passed_on
+from uniad.canary.catalog import concerned
+from uniad.canary.sets import facts_of, write_set
 from uniad.errors import UserError
 from uniad.files import atomic_path, sha256
 from uniad.verify.tolerances import TOLERANCES
 
-ONNX, SEQUENCE, PLAN = "model.onnx", "sequence.npz", "plan.json"
+ONNX, SEQUENCE, PLAN, CANARIES = "model.onnx", "sequence.npz", "plan.json", "canaries"
 # What runs on the device. A test keeps these within Python 3.8 and numpy.
 MODULES = (
     "errors",
@@ -34,6 +37,8 @@ MODULES = (
     "verify/tolerances",
     "backends/trtexec",
     "engines/jetpack",
+    "canary/judge",
+    "canary/bench",
     "jetson/ondevice",
 )
 PASSED = ("variant", "stage", "config", "config_options", "config_values", "opset", "sampling", "contract", "precision_of_groups")
@@ -62,6 +67,7 @@ class DeviceOptions:
     spare_mib: int = 512  # disk that must stay free
     iterations: int = 200
     seconds: int = 10
+    canary: bool = True  # micro-graphs first, see uniad.canary
 
 
 def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = DeviceOptions()) -> dict:  # noqa: B008  frozen
@@ -79,13 +85,9 @@ def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = D
     folder.mkdir(parents=True, exist_ok=True)
     for source, name in ((onnx_path, ONNX), (recorded, SEQUENCE)):
         _link(source, folder / name)
-    package = Path(uniad.__file__).parent
-    for part in sorted({Path(module).parent for module in MODULES}):
-        _write(folder / "lib" / "uniad" / part / "__init__.py", "")
-    for module in MODULES:
-        _write(folder / "lib" / "uniad" / f"{module}.py", (package / f"{module}.py").read_text())
-    _write(folder / "run.sh", RUN)
-    (folder / "run.sh").chmod(0o755)
+    _write_program(folder)
+    if options.canary:
+        write_set(folder / CANARIES)
     tolerance = {k: v if math.isfinite(v) else None for k, v in asdict(TOLERANCES[options.precision]).items()}
     plan = {
         "engine": f"{onnx_path.stem}.{options.precision}.engine",
@@ -97,9 +99,32 @@ def write_bundle(onnx_path: str | Path, folder: Path, options: DeviceOptions = D
         "passed_on": passed_on(card["contract"]),
         "fp32_nodes": fp32_nodes(card),
         "tolerance": tolerance,
+        "canaries": concerned(facts_of(onnx_path)) if options.canary else None,
         "card": {k: card[k] for k in PASSED if k in card} | {"onnx": onnx_path.name, "onnx_sha256": card["sha256"]},
-        "files": {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != PLAN},
     }
+    return _write_plan(folder, plan)
+
+
+def write_canary_bundle(folder: Path, touched: list[str] | None, only: Sequence[str] = ()) -> dict:
+    """A bundle of canaries without a graph. touched: those that concern the graph to be built; None: all count."""
+    _write_program(folder)
+    canaries = write_set(folder / CANARIES, only)
+    return _write_plan(folder, {"canaries": list(canaries.rows) if touched is None else touched})
+
+
+def _write_program(folder: Path) -> None:
+    package = Path(uniad.__file__).parent
+    for part in sorted({Path(module).parent for module in MODULES}):
+        _write(folder / "lib" / "uniad" / part / "__init__.py", "")
+    for module in MODULES:
+        _write(folder / "lib" / "uniad" / f"{module}.py", (package / f"{module}.py").read_text())
+    _write(folder / "run.sh", RUN)
+    (folder / "run.sh").chmod(0o755)
+
+
+def _write_plan(folder: Path, plan: dict) -> dict:
+    files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != PLAN}
+    plan = {**plan, "files": files}
     _write(folder / PLAN, json.dumps(plan, indent=1) + "\n")
     return plan
 

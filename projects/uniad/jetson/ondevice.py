@@ -21,13 +21,16 @@ import numpy as np
 
 from uniad.backends import trtexec
 from uniad.backends.trtexec import undo_rounding
+from uniad.canary.bench import TrtexecBench, run_cached, run_set
+from uniad.canary.judge import cache_file, keep, read_set, refusal, remarks
 from uniad.engines import jetpack
 from uniad.errors import UserError, run_cli
 from uniad.postprocess.map_merge import finish_lanes
 from uniad.verify.compare import Report, compare
 from uniad.verify.tolerances import Tolerance
 
-ONNX, SEQUENCE, PLAN, OUT = "model.onnx", "sequence.npz", "plan.json", "out"
+ONNX, SEQUENCE, PLAN, CANARIES, OUT = "model.onnx", "sequence.npz", "plan.json", "canaries", "out"
+CANARY_RESULT = "canary.json"  # in OUT
 
 
 def main() -> None:
@@ -47,7 +50,11 @@ def main() -> None:
         print(_verdict(report, plan))
         if not report.ok:
             raise UserError(f"{args.engine}: wrong on this device: {report.faults[0]}{_more(report)}")
+    elif args.command == "canary":
+        run_canaries(here, plan, args.timing_cache)
     else:
+        if "frames" not in plan:
+            raise UserError(f"{here}: a bundle of canaries, without a graph to build: sh run.sh canary")
         run(here, plan, args.keep, args.timing_cache)
 
 
@@ -61,6 +68,7 @@ def _parse_args() -> argparse.Namespace:
     commands.add_parser("report", help="print model, JetPack, power mode and clocks")
     one = commands.add_parser("verify", help="verify an engine that is there")
     one.add_argument("engine")
+    commands.add_parser("canary", help="try micro-graphs that some releases compute wrong; build no engine")
     two = commands.add_parser("compare", help="judge outputs that were made elsewhere: FOLDER/000, 001, ...")
     two.add_argument("folder")
     return p.parse_args()
@@ -74,7 +82,7 @@ def read_plan(here: Path) -> dict:
         raise UserError(f"{here}: no {PLAN}; is this an unpacked bundle?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{here / PLAN}: cannot be read ({error}); unpack the bundle again") from None
-    if not isinstance(plan, dict) or not isinstance(plan.get("files"), dict) or not plan.get("frames"):
+    if not isinstance(plan, dict) or not isinstance(plan.get("files"), dict) or not (plan.get("frames") or plan.get("canaries")):
         raise UserError(f"{here / PLAN}: no plan of a bundle with recorded frames; unpack the bundle again")
     for name, digest in plan["files"].items():
         if not (here / name).is_file():
@@ -108,6 +116,7 @@ def run(here: Path, plan: dict, keep: str | None = None, timing_cache: str | Non
         say(f"{OUT}/{engine.name}: is there already")
     else:
         _check_disk(out, 2 * (here / ONNX).stat().st_size, options["spare_mib"])
+        canaries = _check_canaries(here, plan, tool, device, timing_cache, say)
         cache = os.path.abspath(timing_cache or str(out / "timing.cache")) if options["timing_cache"] else ""
         part = out / (engine.name + ".part")
         words = trtexec.build_command(
@@ -137,6 +146,7 @@ def run(here: Path, plan: dict, keep: str | None = None, timing_cache: str | Non
             "bytes": engine.stat().st_size,
             "build_seconds": round(seconds, 1),
             "command": shown,
+            **({"canaries": canaries} if canaries else {}),
         }
         stamp.write_text(json.dumps(card, indent=2) + "\n")
     say(f"verifying {plan['frames']} frames, the state fed back")
@@ -166,6 +176,45 @@ def run(here: Path, plan: dict, keep: str | None = None, timing_cache: str | Non
     (out / (engine.name + ".json")).write_text(json.dumps(card, indent=2) + "\n")
     say(f"done: {out / engine.name}, its card beside it")
     return card
+
+
+def _canary_cache(here: Path, timing_cache: str | None) -> Path:
+    """Beside the timing cache, which outlives the bundle's own folder over ssh."""
+    return Path(os.path.abspath(timing_cache)).parent / "canary" if timing_cache else here / OUT / "canary"
+
+
+def _check_canaries(here: Path, plan: dict, tool: trtexec.Trtexec, device: dict, timing_cache: str | None, say) -> dict | None:
+    """The entry for the card; None in a bundle without canaries. Raises UserError where one is wrong that concerns the graph."""
+    touched = plan.get("canaries")
+    if touched is None:
+        return None
+    canaries = read_set(here / CANARIES)
+    say(f"trying {len(canaries.rows)} canaries, unless this TensorRT was tried before")
+    result = run_cached(TrtexecBench(tool, device["model"]), canaries, _canary_cache(here, timing_cache), say)
+    refused = refusal(canaries, result, touched, plan["card"]["onnx"])
+    if refused:
+        raise UserError(refused)
+    for line in remarks(canaries, result, touched):
+        say(f"note: {line}")
+    return result.entry(touched)
+
+
+def run_canaries(here: Path, plan: dict, timing_cache: str | None = None, say=print) -> None:
+    """Try all of them anew, print what was found, keep it in out/. Raises UserError for a wrong one that concerns the graph."""
+    touched = plan.get("canaries")
+    if touched is None:
+        raise UserError(f"{here}: this bundle was made with CANARY=0; make it again without")
+    canaries, tool = read_set(here / CANARIES), trtexec.probe()
+    result = run_set(TrtexecBench(tool, jetpack.describe_device()["model"]), canaries)
+    kept = cache_file(_canary_cache(here, timing_cache), canaries.digest, result.backend, result.version, result.device)
+    for path in (kept, here / OUT / CANARY_RESULT):
+        keep(path, result)
+    for name, outcome in result.outcomes.items():
+        say(f"{name}: {outcome.state}" + (f", {outcome.text}" if outcome.text else ""))
+    say(f"canaries: {result.where}: {result.count()}")
+    refused = refusal(canaries, result, touched, plan["card"]["onnx"] if "card" in plan else "any graph that holds it")
+    if refused:
+        raise UserError(refused)
 
 
 def _verify_card(engine: Path, plan: dict) -> None:
