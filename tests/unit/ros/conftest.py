@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rosbags", reason="rosbags is not installed: make env installs it")
-
-from helpers.bags import Message, messages_of, record  # noqa: E402
+from helpers.bags import Message, messages_of, record
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from uniad.formats.report import read_report
 from uniad.ros.bag import BagFrames
 from uniad.ros.messages import nanoseconds
 
+pytest.importorskip("rosbags", reason="rosbags is not installed: make env installs it")
+
 FRONT = "/cam_front/image_raw/compressed"
 BACK = "/cam_back/image_raw/compressed"
 
