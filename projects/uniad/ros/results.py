@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from uniad.config.spec import Spec
 from uniad.deploy.sensors import Pose
 from uniad.deploy.sources import FrameRecord
+from uniad.files import read_outside
 from uniad.geometry.nuscenes import STEP_S
 from uniad.postprocess.result import Objects, Result
 from uniad.ros.write import STATIC, BagWriter, Maker
@@ -144,7 +145,10 @@ class ResultMessages:
 
 
 class ResultsBag:
-    """Results of one scene as a bag: a context manager; ``add`` takes each frame. world, base: frames of the input's TF."""
+    """Results of one scene and its images as a bag: a context manager; ``add`` takes each frame.
+
+    world, base: frames of the input's TF.
+    """
 
     def __init__(self, path: str | Path, spec: Spec, world: str = "map", base: str = "base_link") -> None:
         self.writer, self.world, self.base = BagWriter(path), world, base
@@ -166,8 +170,18 @@ class ResultsBag:
             self._begun = True
         self.writer.write("/tf", stamp, make.transforms(make.transform(stamp, self.world, self.base, ego)))
         ground = -float(np.asarray(lidar.translation)[2])
+        for camera, path in record.info["cams"].items():
+            if Path(path).is_file():
+                self.writer.write(f"{PREFIX}/{camera.lower()}", stamp, self._image(stamp, camera, path))
         for name, message in self.messages.of(result, stamp, ground).items():
             self.writer.write(f"{PREFIX}/{name}", stamp, message)
+
+    def _image(self, stamp: int, camera: str, path: str) -> Any:
+        content = np.frombuffer(read_outside(path), np.uint8)
+        return self.writer.make(
+            "sensor_msgs/msg/CompressedImage", header=self.messages.maker.header(stamp, camera.lower()),
+            format=Path(path).suffix.removeprefix(".").replace("jpg", "jpeg"), data=content,
+        )  # fmt: skip
 
 
 def stamp_of(info: Mapping[str, Any]) -> int:

@@ -81,7 +81,7 @@ class Synchroniser:
         self._settled: int | None = None
         self._count = 0
         self._taken = -1  # the last slot of ``every`` instants that has its one
-        self._lacking: tuple[int, Instant] | None = None  # slot, and the instant that it would have taken
+        self._lacking: Instant | None = None  # the first of a slot, where none of it was complete so far
 
     def add(self, stream: str, stamp_ns: int, payload: Any = None) -> list[Instant]:
         """The instants that this message settles, in order. ClockJump where time goes back by more than a second."""
@@ -110,7 +110,7 @@ class Synchroniser:
         """The rest: nothing more comes."""
         instants = list(self._settle(final=True))
         if self._lacking is not None:
-            instants.append(self._lacking[1])
+            instants.append(self._lacking)
             self._lacking = None
         return instants
 
@@ -119,9 +119,6 @@ class Synchroniser:
             stamp = self._settled = self._waiting.pop(0)
             slot, phase = divmod(self._count, self.every)
             self._count += 1
-            if self._lacking is not None and self._lacking[0] != slot:
-                yield self._lacking[1]
-                self._lacking = None
             if slot != self._taken and phase <= self.every // 2:
                 instant = self._gather(stamp)
                 if not instant.missing:
@@ -129,7 +126,10 @@ class Synchroniser:
                     self._taken, self._lacking = slot, None
                     yield instant
                 elif self._lacking is None:
-                    self._lacking = slot, instant
+                    self._lacking = instant
+            if self._lacking is not None and phase >= self.every // 2:  # nobody is left to stand for it
+                yield self._lacking
+                self._lacking = None
             for held in self._held.values():
                 del held[: bisect_left(held, stamp - self.tolerance_ns - JUMP_NS, key=_stamp)]
 
