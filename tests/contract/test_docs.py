@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
-import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
-from uniad.cli import VERBS
 from uniad.config.spec import CompatSpec
 
 LIST = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
@@ -80,78 +77,6 @@ def test_readme_lists_every_page() -> None:
     rows = re.findall(r"^\|.*$", (REPO / "README.md").read_text(), re.M)
     listed = set(re.findall(r"\]\(([\w./-]+)\)", "".join(rows)))
     assert {f"docs/{page.name}" for page in DOCS} | {"CONTRIBUTING.md", "CHANGELOG.md"} <= listed
-
-
-# Commands --------------------------------------------------------------------------------------------------------------
-
-
-def commands(page: Path) -> list[str]:
-    """Lines of the page's command blocks, and what its text has in backticks."""
-    blocks = [body for language, body in FENCE.findall(page.read_text()) if language in ("", "sh", "bash", "shell", "console")]
-    lines = [re.sub(r"\s+#.*", "", line).strip() for body in blocks for line in body.replace("\\\n", " ").splitlines()]
-    return lines + re.findall(r"`((?:make|uniad|tools/)[^`\n]+)`", prose(page))
-
-
-@lru_cache
-def make_knows() -> tuple[set[str], set[str]]:
-    """Names of targets, and of settings."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k != "VARIANT"}
-    shown = subprocess.run(["make", "-pqn", "help"], cwd=REPO, env=env, capture_output=True, text=True, timeout=120).stdout
-    listing = "awk -v list=1 -f mk/settings.awk Makefile mk/*.mk"
-    settings = subprocess.run(listing, shell=True, cwd=REPO, capture_output=True, text=True, timeout=60).stdout.split()
-    return set(re.findall(r"^([a-z][\w-]*):", shown, re.M)), {*settings, *COLUMNS}
-
-
-def words_of(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:
-        return line.split()
-
-
-def fault(line: str) -> str | None:
-    words = words_of(line)
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # an environment for the command
-        words = words[1:]
-    if words[:1] == ["uniad"] and len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
-        return None if words[1] in VERBS else f"uniad has no verb {words[1]}"
-    if words[:1] == ["make"]:
-        targets, settings = make_knows()
-        for word in words[1:]:
-            if word in ("&&", "|", ";", "...", "#") or word.startswith("-"):
-                break
-            name, given, _ = word.partition("=")
-            if given and name not in settings and name.partition(".")[0] not in settings:
-                return f"make has no setting {name}"
-            if not given and re.fullmatch(r"[a-z][\w-]*", word) and word not in targets:
-                return f"make has no target {word}"
-    script = next((w for w in words[:3] if re.fullmatch(r"(?:\./)?(?:tools|benchmarks)/\w+\.(?:py|sh)", w)), None)
-    if script:
-        path = REPO / script
-        if not path.is_file():
-            return f"{script} is not there"
-        read = (path, REPO / "projects/uniad/training/arguments.py", REPO / "tools/_environment.py")
-        text = "".join(file.read_text() for file in read)
-        for flag in (w.partition("=")[0] for w in words if re.match(r"--[a-z]", w)):
-            if path.suffix == ".py" and f'"{flag}"' not in text and flag != "--help":
-                return f"{script} has no option {flag}"
-    tests = (word for word in words if word.startswith("tests/"))
-    return next((f"{name} is not there" for name in tests if not (REPO / name.partition("::")[0]).exists()), None)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_every_command_is_a_real_one(page: Path) -> None:
-    faults = {line: found for line in commands(page) if (found := fault(line))}
-    assert not faults, faults
-
-
-@pytest.mark.parametrize("line, told", [
-    ("make trian VARIANT=tiny", "no target trian"), ("make train VARAINT=tiny", "no setting VARAINT"),
-    ("tools/verify.py x.onnx --bakend torch", "no option --bakend"), ("tools/lower.py", "is not there"),
-    ("uniad trian", "no verb trian"), ("python -m pytest tests/nothing.py", "is not there"),
-])  # fmt: skip
-def test_a_wrong_command_is_found(line: str, told: str) -> None:
-    assert told in (fault(line) or "")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))

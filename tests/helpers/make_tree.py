@@ -31,12 +31,12 @@ for (( i = 1; i <= $#; i++ )); do
 done
 case "$tool" in
   make_synthetic_nuscenes) mkdir -p "$out/v1.0-trainval"; echo "[]" > "$out/v1.0-trainval/sample.json" ;;
-  create_data) mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
-  train) mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
+  create_data) out=${out:-data/infos}; mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
+  train) work=${work:-work_dirs}; mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
          # no two trainings write the same bytes, and one that is complete writes nothing
          [[ -e $last ]] || { date +%s%N > "$last"; ln -sf "$(basename "$last")" "$work/latest.pth"; } ;;
   test|held_loss|export_onnx|convert_precision|quantize|verify|compare_sampling|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights)
-         mkdir -p "$(dirname "$out")"; echo made > "$out" ;;
+         [[ -z $out ]] || { mkdir -p "$(dirname "$out")"; echo made > "$out"; } ;;
 esac
 """
 
