@@ -1,8 +1,8 @@
 """Every block of commands on a page is run, as a reader would paste it: by the real make, with stand-ins for what takes hours.
 
-Behind make stand the stub of ``helpers.make_tree`` for the environment's Python, a container engine and upstream's repository that are
-stand-ins, too. Whether a command finds its parts and files is what is seen here. That the options of a tool are its own is the
-business of tests/make/test_commands.py; what the tools make, of their own tests.
+Behind make stand the stub of ``helpers.make_tree`` for the environment's Python, and stand-ins for a container engine and
+upstream's repository. Whether a command finds its parts and files is what is seen here. That the options of a tool are its own is
+the business of tests/make/test_commands.py; what the tools make, of their own tests.
 """
 
 from __future__ import annotations
