@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from helpers import REPO
@@ -85,20 +87,35 @@ def bring_sources(tree: Tree) -> Tree:
     return tree
 
 
+@cache
+def what_make_runs() -> tuple[Path, ...]:
+    """Files of the package that mk/lib comes to: those that make runs before there is an environment."""
+    found: set[Path] = set()
+    left = sorted((REPO / "mk/lib").glob("*.py"))
+    while left:
+        path = left.pop()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uniad"):
+                parts = node.module.split(".")
+                modules = [*("/".join(parts[:n]) + "/__init__" for n in range(1, len(parts) + 1)), "/".join(parts),
+                           *("/".join([*parts, alias.name]) for alias in node.names)]  # fmt: skip
+                files = {REPO / "projects" / f"{module}.py" for module in modules}
+                fresh = {file for file in files if file.is_file()} - found
+                found |= fresh
+                left += fresh
+    return tuple(sorted(found))
+
+
 def lay_tree(tmp_path: Path) -> Tree:
     """The real Makefile and configs in a folder, and a stand-in for the environment's Python."""
     shutil.copytree(REPO / "mk", tmp_path / "mk")
     # without recipes a training is the config's schedule, which is what most tests look at; test_make_recipe.py brings them
     ignored = shutil.ignore_patterns("recipes")
     shutil.copytree(REPO / "projects" / "configs", tmp_path / "projects" / "configs", ignore=ignored)
-    # what make itself runs, without an environment
-    for name in (
-        "__init__", "errors", "files", "config/__init__", "config/file",
-        "training/__init__", "training/arguments", "training/identity",
-    ):  # fmt: skip
-        target = tmp_path / "projects" / "uniad" / f"{name}.py"
+    for path in what_make_runs():
+        target = tmp_path / path.relative_to(REPO)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPO / "projects" / "uniad" / f"{name}.py", target)
+        shutil.copy(path, target)
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(REPO / name, tmp_path / name)
     (tmp_path / "tools").mkdir()
