@@ -120,9 +120,8 @@ def score(log: DriveLog, expert: DriveLog, streets: Streets | None = None) -> Sc
         if expert.route.id != log.route.id:
             raise UserError(f"{_name(log)} cannot be scored by the expert's drive of {expert.route.id}: it is another route")
     drive = _Drive(log, streets or Streets(log.route))
-    driven, goal = log.route.progress(log.ego.xy), log.route.progress(expert.ego.xy)
-    expert_m = max(float(goal[-1] - log.route.start_s), 0.0)
-    driven_m = max(float(driven[min(len(goal), len(driven)) - 1] - log.route.start_s), 0.0)
+    driven, theirs = (progress(drive) for drive in (log, expert))
+    expert_m, driven_m = float(theirs[-1]), float(driven[min(len(theirs), len(driven)) - 1])
     share = _share(driven_m, expert_m)
     collision, events = _collisions(drive)
     direction, wrong_way = _direction(drive)
@@ -144,6 +143,12 @@ def score(log: DriveLog, expert: DriveLog, streets: Streets | None = None) -> Sc
         expert_m=expert_m,
         events=tuple(sorted([*events, *more], key=lambda event: event.tick)),
     )
+
+
+def progress(log: DriveLog) -> F64:
+    """How far along its route a drive has come [T], metres: from 0 to the goal."""
+    route = log.route
+    return np.clip(route.progress(log.ego.xy) - route.start_s, 0.0, route.goal_s - route.start_s)
 
 
 def so_far(scores: Scores, tick: int, driven_m: float, expert_m: float) -> Pdm:
@@ -309,12 +314,12 @@ def _time_to_collision(drive: _Drive) -> list[Event]:
 def _bench2drive(drive: _Drive, driven: F64, red: Sequence[Event]) -> tuple[Bench2Drive, list[Event]]:
     log, route, events = drive.log, drive.log.route, []
     length = route.goal_s - route.start_s
-    across = np.array([abs(float(route.project(xy, s)[1])) for xy, s in zip(log.ego.xy, driven)])
+    across = np.array([abs(float(route.project(xy, s + route.start_s)[1])) for xy, s in zip(log.ego.xy, driven)])
     left = np.flatnonzero(across > AWAY_M)
     ends = int(left[0]) if len(left) else len(driven)
     if len(left) or log.end == "away":
         events.append(Event(min(ends, len(driven) - 1), "left_route", "leaves the route"))
-    reached = np.maximum.accumulate(np.clip((driven[:ends] - route.start_s) / length, 0.0, 1.0)) if ends else np.zeros(1)
+    reached = np.maximum.accumulate(driven[:ends] / length) if ends else np.zeros(1)
     share = float(reached[-1])
     goal = np.array([np.interp(route.goal_s, route.s, route.centre[:, axis]) for axis in (0, 1)])
     if log.end == "goal" or (share > COMPLETE and np.linalg.norm(log.ego.xy[ends - 1] - goal) < GOAL_M):

@@ -79,7 +79,8 @@ def findings(scores: Sequence[Scores], model: str, expert: str = "expert") -> li
     }
     own = [s for s in scores if s.policy == model]
     others = {policy: value for policy, value in mean.items() if policy not in (model, expert)}
-    lines = [f"{model} has a driving score of {mean[model]:.2f} over {len(own)} routes; the expert has {mean[expert]:.2f}."]
+    over = _counted(len(own), "route")
+    lines = [f"{model} has a driving score of {mean[model]:.2f} over {over}; the expert has {mean[expert]:.2f}."]
     if others:
         best = max(others, key=lambda policy: others[policy])
         word = "above" if mean[model] > others[best] else "not above"
@@ -92,8 +93,12 @@ def findings(scores: Sequence[Scores], model: str, expert: str = "expert") -> li
         "did not move on": sum(s.pdm.making_progress < 1 for s in own),
     }
     told = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
-    lines.append(f"Of its {len(own)} routes, those that cost the whole score: {told or 'none'}.")
+    lines.append(f"What cost a route its score, or half of it: {told or 'nothing'} (of {over}).")
     return lines
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number != 1 else ''}"
 
 
 def _told(scores: Scores) -> str:

@@ -21,7 +21,7 @@ from uniad.simulation.footprints import corners
 from uniad.simulation.log import GREEN, LIDAR_AHEAD_M, RED, TICK_S, DriveLog, FrameLog, Route
 from uniad.simulation.routes import make_setup
 from uniad.simulation.run import place
-from uniad.simulation.score import Pdm, Scores, check_log, so_far
+from uniad.simulation.score import Pdm, Scores, check_log, progress, so_far
 from uniad.viz.birdseye import BirdsEye
 from uniad.viz.camera import box_corners, draw_boxes, draw_ribbon
 from uniad.viz.legend import Entry, legend
@@ -67,7 +67,7 @@ class Driven:
 def pictures(driven: Driven, every: int = 1) -> Iterator[NDArray[np.uint8]]:
     """[HEIGHT, WIDTH, 3] RGB of each ``every``-th tick; cameras change with the frames, five ticks apart."""
     log = driven.log
-    ways = [drive.route.progress(drive.ego.xy) - drive.route.start_s for drive in (log, driven.expert)]
+    ways = [progress(drive) for drive in (log, driven.expert)]
     streets = _Streets(log.route)
     shown, beside = -1, np.empty((0, 0, 3), np.uint8)
     for tick in range(0, len(log.time_s), every):
