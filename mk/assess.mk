@@ -18,16 +18,24 @@ ASSESS_JOBS = --jobs $(if $(or $(filter 0,$(GPUS)),$(call given,JOBS)),$(JOBS),1
 
 ASSESS_DEFAULT = DATASET=demo VARIANT=$(DEFAULT_DEMO) STAGE=2 STACK=native
 
+AUDIT_DIR := outputs/$(SUB)audit/$(ASSESSED_NAME)
+AUDIT_FLAGS.$(AUDIT_DIR) = $(strip $(ASSESSED_FLAGS) $(AUDIT_ARGS))
 ROBUST_DIR := outputs/$(SUB)robust/$(ASSESSED_NAME)
 ROBUST_FLAGS.$(ROBUST_DIR) = $(strip $(ASSESSED_FLAGS) --faults $(or $(ROBUST),all) --severities $(or $(SEVERITIES),$(if $(filter all,$(ROBUST)),1 2 3,3)) $(ROBUST_ARGS))
 
-.PHONY: robust
+.PHONY: robust audit
 ifeq ($(ASSESS_SAID),)
 robust: ## Score a model under broken sensors, relative to clean: table, record, heat map; ROBUST=all for every severity
+	@$(MAKE) $@ $(ASSESS_DEFAULT)
+audit: ## Show what the plan rests on: images, ego status, command; one page, by manoeuvre and speed
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
 else
 robust: $(ROBUST_DIR)/report.json
 	@echo $(call q,$(ROBUST_DIR)/report.md)
 $(ROBUST_DIR)/report.json: $(ASSESSED) $(READ_CONFIG) $(INFOS_VAL) $$(call code,robust$(ASSESSED_CODE)) .make/var/ROBUST_FLAGS.$(ROBUST_DIR) | $(ENV)
 	$(RUN) tools/robust.py $(call q,$<) --out $(call q,$(@D)) $(ROBUST_FLAGS.$(ROBUST_DIR)) $(ASSESS_JOBS)
+audit: $(AUDIT_DIR)/report.json
+	@echo $(call q,$(AUDIT_DIR)/report.md)
+$(AUDIT_DIR)/report.json: $(ASSESSED) $(READ_CONFIG) $(INFOS) $(INFOS_VAL) $$(call code,audit$(ASSESSED_CODE)) .make/var/AUDIT_FLAGS.$(AUDIT_DIR) | $(ENV)
+	$(RUN) tools/audit.py $(call q,$<) --out $(call q,$(@D)) $(AUDIT_FLAGS.$(AUDIT_DIR)) $(ASSESS_JOBS)
 endif

@@ -197,9 +197,10 @@ NUM_FRAME ?=
 ROBUST ?=
 # The severities of faults named so: SEVERITIES='1 2 3'
 SEVERITIES ?=
-# More options for tools/robust.py
+# More options for tools/robust.py and tools/audit.py
 ROBUST_ARGS ?=
-# Without a word about model or data robust takes the model that the repository brings, in the demo's world.
+AUDIT_ARGS ?=
+# Without a word about model or data robust and audit take the model that the repository brings, in the demo's world.
 ASSESS_SAID := $(strip $(foreach v,VARIANT DATASET CKPT CONFIG,$(call given,$v)))
 
 # --- Jetson ---------------------------------------------------------------------------------------------------------------

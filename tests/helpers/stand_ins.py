@@ -10,14 +10,16 @@ import numpy as np
 
 from uniad.assess.frames import Held, Recorded
 from uniad.config.spec import Spec
-from uniad.deploy.sensors import Sensors, prepare_arrays
+from uniad.deploy.sensors import Sensors
+from uniad.errors import UserError
+from uniad.formats.layout import CAMERAS
 from uniad.postprocess.result import Plan, Result
 
 Planner = Callable[[Sensors], np.ndarray]  # the frame as it arrives -> path [P, 2]
 
 
 class StandIn:
-    """A runtime whose plan is a function of what arrives, and which sees nothing. It checks a frame as the real one does."""
+    """A runtime whose plan is a function of what arrives. It sees nothing, and refuses a missing camera as the real one does."""
 
     backend = "stand-in"
 
@@ -25,7 +27,9 @@ class StandIn:
         self.spec, self.planner, self.blank = spec, planner, blank
 
     def step(self, sensors: Sensors) -> Result:
-        prepare_arrays(sensors, self.spec.data, sensors.time_s, False)
+        absent = [name for name in CAMERAS if name not in sensors.images]
+        if absent:
+            raise UserError(f"images has {6 - len(absent)} of 6 cameras: it lacks {', '.join(absent)}")
         path = np.asarray(self.planner(sensors), np.float32)
         return replace(self.blank, plan=Plan(path, path, sensors.command), timings_ms={})
 

@@ -140,9 +140,16 @@ class Held:
         """The result of a scene's frame; frames in order."""
         self._last = None if result.plan is None else (number, global_from_lidar, result.plan)
 
-    def reset(self) -> None:
-        """Another scene begins."""
-        self._last = None
+    def path(self, number: int, global_from_lidar: F64, raw: bool = False) -> NDArray[np.float32]:
+        """[P, 2]: what is left of the last plan, as frame ``number`` sees it; standing where there is none.
+
+        raw: of the plan as the network gave it.
+        """
+        if self._last is None:
+            assert self.spec.model.stage2 is not None
+            return np.zeros((self.spec.model.stage2.plan.steps, 2), np.float32)
+        before, pose, plan = self._last
+        return moved_on(plan.raw if raw else plan.path, number - before, pose, global_from_lidar)
 
     def result(self, number: int, global_from_lidar: F64, sample: SceneSample, command: int) -> Result:
         """In place of the result that did not come."""
@@ -154,16 +161,12 @@ class Held:
         if heads is None or gt.stage2 is None:
             return Result(**common)
         cells = (1 + heads.occ.n_future, *gt.stage2.segmentation.shape[-2:])
-        paths = [np.zeros((heads.plan.steps, 2), np.float32)] * 2
-        if self._last is not None:
-            before, pose, plan = self._last
-            paths = [moved_on(path, number - before, pose, global_from_lidar) for path in (plan.path, plan.raw)]
         return Result(
             **common,
             forecasts=_no_forecasts(heads.motion.predict_modes, heads.motion.predict_steps),
             occupancy=np.zeros(cells, bool),
             occupancy_ids=np.full(cells, -1, np.int64),
-            plan=Plan(*paths, command),
+            plan=Plan(self.path(number, global_from_lidar), self.path(number, global_from_lidar, raw=True), command),
         )
 
 

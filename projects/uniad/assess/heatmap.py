@@ -44,6 +44,7 @@ def draw(found: Mapping[str, Any], faults: Sequence[Fault], severities: Sequence
             axes.axhline(row, color="#202020", linewidth=1.2)
     for column in range(1, columns):
         axes.axvline(column * len(severities), color="#606060", linewidth=0.8)
+    axes.grid(False)
     axes.set_xlim(0, total)
     axes.set_ylim(len(faults), 0)
     axes.set_yticks([row + 0.5 for row in range(len(faults))], [fault.name for fault in faults], fontsize=9)

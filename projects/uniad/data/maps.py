@@ -132,6 +132,11 @@ class VectorMap:
             result.extend(_lines(linemerge(cut) if cut.geom_type == "MultiLineString" else cut))
         return result
 
+    def drivable_area(self, xy: tuple[float, float], reach_m: float) -> BaseGeometry:
+        """All that is drivable within ``reach_m`` of ``xy`` along either axis, global metres."""
+        area = box(xy[0] - reach_m, xy[1] - reach_m, xy[0] + reach_m, xy[1] + reach_m)
+        return unary_union([self._drivable.geometries[hit] for hit in self._drivable.index.query(area)]).intersection(area)
+
     def drivable(
         self, xy: tuple[float, float], angle_deg: float, size: tuple[float, float], canvas_hw: tuple[int, int]
     ) -> NDArray[np.uint8]:

@@ -159,25 +159,32 @@ def _covered(low: float, high: float, first_centre: float, size: float) -> NDArr
 def box_hits(traj: NDArray[np.float32], boxes: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_]:
     """Whether the car's centre, and its footprint, meet a box at each step: [2, F] bool.
 
-    traj [F, 2] metres; boxes: of each step [n, >=7]. The car looks the way it has come; standing, the way it looked before.
+    traj [F, 2] metres; boxes: of each step [n, >=7].
     """
-    heading, before, forward = [], np.zeros(2), np.array([0.0, 1.0])
-    for place in traj.astype(np.float64):
-        way = float(np.hypot(*(place - before)))
-        forward = (place - before) / way if way > STANDING_M else forward
-        heading.append(forward)
-        before = place
     hits = np.zeros((2, len(traj)), bool)
-    for step, (place, forward, found) in enumerate(zip(traj, heading, boxes)):
+    for step, (place, corners, found) in enumerate(zip(traj, ego_corners(traj), boxes)):
         if not len(found):
             continue
         others = shapely.polygons(footprints(torch.from_numpy(np.ascontiguousarray(found))).numpy())
+        hits[0, step] = shapely.intersects(shapely.points(place), others).any()
+        hits[1, step] = shapely.intersects(shapely.polygons(corners), others).any()
+    return hits
+
+
+def ego_corners(traj: ArrayLike) -> NDArray[np.float64]:
+    """The ego car's footprint at each step of a path [F, 2] (m, lidar frame): corners [F, 4, 2], one after the other around it.
+
+    The car looks the way it has come; standing, the way it looked before.
+    """
+    corners, before, forward = [], np.zeros(2), np.array([0.0, 1.0])
+    for place in np.asarray(traj).astype(np.float64):
+        way = float(np.hypot(*(place - before)))
+        forward = (place - before) / way if way > STANDING_M else forward
+        before = place
         right, middle = np.array([forward[1], -forward[0]]), place + EGO_AHEAD * forward
         ahead, aside = forward * EGO_LENGTH / 2, right * EGO_WIDTH / 2
-        car = shapely.polygons([middle + ahead + aside, middle + ahead - aside, middle - ahead - aside, middle - ahead + aside])
-        hits[0, step] = shapely.intersects(shapely.points(place), others).any()
-        hits[1, step] = shapely.intersects(car, others).any()
-    return hits
+        corners.append([middle + ahead + aside, middle + ahead - aside, middle - ahead - aside, middle - ahead + aside])
+    return np.array(corners).reshape(-1, 4, 2)
 
 
 # Constant velocity: what a plan must beat ----------------------------------------------------------------------------------
