@@ -91,7 +91,6 @@ def reader(upstream: Upstream) -> Upstream:
     for name in ("full_e2e_ep20.pth", "tiny_imgx0.25_e2e.pth", "tiny_e2e.pth", "tiny.pth"):
         (theirs / name).write_text(f"of somebody: {name}")
         (upstream.root / name).write_text(f"of somebody: {name}")
-    (upstream.root / "theirs.pth").write_text("of somebody")
     configs = upstream.root / "projects/configs/stage2_e2e"
     (configs / "theirs.py").write_text((configs / "tiny_imgx0.25_e2e.py").read_text())
     os.rename(upstream.root / "data/nuscenes", theirs / "nuscenes")
@@ -108,6 +107,8 @@ def test_a_block_runs_as_it_stands(reader: Upstream, body: str):
         return  # each line of it is one of ELSEWHERE
     if "ln -s" not in text:
         (reader.root / "data/nuscenes").symlink_to("../elsewhere/nuscenes")
+    for name in re.findall(r"\b(?:CKPT|BAG)=(\w[\w.-]*)(?![\w/.-])", text):  # the reader's own file, where the reader is
+        (reader.root / name).write_text(f"of somebody: {name}")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in ("VARIANT", "PYTHON")}
     env |= dict(s.split("=", 1) for s in reader.settings) | dict(reader.environment)
     if "torch1.12" not in body:  # a machine without a container engine
