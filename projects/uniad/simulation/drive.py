@@ -170,21 +170,24 @@ def seen_of(setup: Setup, pose: F64, walked: F64) -> list[Seen]:
 
 
 class _LoggedCar:
-    """The car of a log, for looking again from where it was."""
+    """The car of a log at a tick, for looking again from where it was: what came later was not known then."""
 
-    def __init__(self, log: DriveLog, car: Car) -> None:
-        self.log, self.lead = log, car
+    def __init__(self, log: DriveLog, car: Car, tick: int) -> None:
+        self.log, self.lead, self.tick = log, car, tick
 
     def at(self, t_s: F64) -> Moment:
-        ego = self.log.ego
-        moment = self.lead.at(np.minimum(t_s, 0.0))
-        for i in np.flatnonzero(np.asarray(t_s) > 0):
-            k = min(int(np.floor(t_s[i] / TICK_S + 1e-9)), len(ego.speed) - 1)
+        ego, t_s = self.log.ego, np.asarray(t_s, np.float64)
+        moment = self.lead.at(t_s if self.tick == 0 else np.minimum(t_s, 0.0))
+        for i in np.flatnonzero(t_s > 0) if self.tick else ():
+            k = min(int(np.floor(t_s[i] / TICK_S + 1e-9)), self.tick)
+            held = k if k < self.tick else k - 1
             state = CarState(*map(float, ego.xy[k]), float(ego.heading[k]), float(ego.speed[k]), 0.0, 0.0)
-            command = Command(float(ego.acceleration[k]), float(ego.steering[k]))
+            a = float(ego.acceleration[held]) if state.speed > 0 or held == k else 0.0
+            command = Command(a, float(ego.steering[held]))
             moment.xy[i], moment.yaw[i], moment.v[i] = moved(state, command, float(t_s[i]) - k * TICK_S)
-            moment.a[i], moment.yaw_rate[i] = command.acceleration, moment.v[i] * np.tan(command.steering) / WHEELBASE_M
-        return moment._replace(utime=np.round(self.lead.start_us + np.asarray(t_s) * 1e6).astype(np.int64))
+            moment.a[i] = command.acceleration if moment.v[i] > 0 else 0.0
+            moment.yaw_rate[i] = moment.v[i] * np.tan(command.steering) / WHEELBASE_M
+        return moment._replace(utime=np.round(self.lead.start_us + t_s * 1e6).astype(np.int64))
 
 
 def sensors_again(setup: Setup, log: DriveLog, frame: int) -> Sensors:
@@ -196,7 +199,7 @@ def sensors_again(setup: Setup, log: DriveLog, frame: int) -> Sensors:
         raise UserError(f"a drive of {log.route.id} cannot be looked at in the world of {setup.route.id}")
     entry = log.frames[frame]
     tick = entry.tick
-    car = _LoggedCar(log, Car(setup.traffic("replay").lead(), setup.scene.spec.start_us))
+    car = _LoggedCar(log, Car(setup.traffic("replay").lead(), setup.scene.spec.start_us), tick)
     walked = log.actors.speed[:tick].sum(0) * TICK_S
     lights = dict(zip(setup.approaches, log.signals[tick].tolist()))
     return Cameras(setup.scene).sensors(

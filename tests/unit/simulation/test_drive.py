@@ -1,0 +1,205 @@
+"""The loop: routes by seed, reruns that are equal to the bit, traffic that sees the car, an expert that arrives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shapely.geometry import Point
+
+from uniad.data.synthetic.params import LOCATIONS
+from uniad.errors import UserError
+from uniad.simulation.drive import drive, sensors_again
+from uniad.simulation.log import GREEN, Observation, Planned, Privileged, Route
+from uniad.simulation.policies import Expert, Model, StandStill
+from uniad.simulation.records import read_log, write_log
+from uniad.simulation.routes import EVENTS, MANOEUVRES, Setup, make_setup, route_keys
+from uniad.simulation.run import Job, place, read_all, run
+from uniad.simulation.world import Cameras
+
+# One for each event: none, red light, braking leader, pedestrian
+KEYS = ((102, 1), (100, 1), (101, 0), (101, 2))
+
+
+@pytest.fixture(scope="module")
+def setups() -> list[Setup]:
+    return [make_setup(*key) for key in KEYS]
+
+
+@pytest.fixture(scope="module")
+def experts(setups: list[Setup]):
+    return [drive(setup, Expert()) for setup in setups]
+
+
+def test_routes_have_every_manoeuvre_with_every_event_and_a_world_for_each_seed():
+    keys = route_keys(100, 24)
+    assert len(set(keys)) == 24 and {index for _, index in keys} == set(range(len(LOCATIONS)))
+    kinds = {((seed * 4 + index) % 3, (seed * 4 + index) // 3 % 4) for seed, index in keys}
+    assert len(kinds) == len(MANOEUVRES) * len(EVENTS)
+
+
+def test_a_route_is_what_its_event_needs(setups: list[Setup]):
+    for setup, event in zip(setups, EVENTS):
+        route = setup.route
+        assert (event in route.features) or event is None
+        assert route.goal_s - route.start_s > 60
+        assert route.start_s == pytest.approx(float(route.project(route.centre[40])[0]) + route.start_s - route.s[40])
+        on_route = [line for line in route.stop_lines if np.isfinite(line.route_s)]
+        assert on_route and all(line.clear_s > line.route_s for line in on_route)
+        assert route.map.drivable.contains(Point(route.centre[60]))
+
+
+def test_the_expert_arrives_unhurt_and_waits_where_it_has_to(setups: list[Setup], experts):
+    for log in experts:
+        assert log.end == "goal" and log.crash_tick is None, log.route.id
+        front = log.route.progress(log.ego.xy) + 4.08 - 0.7
+        for number, line in enumerate(log.route.stop_lines):
+            crossed = np.flatnonzero(front >= line.route_s) if np.isfinite(line.route_s) else []
+            assert not len(crossed) or log.signals[crossed[0], number] == GREEN, log.route.id
+        assert np.abs(log.route.project(log.ego.xy)[1]).max() < 0.8, "it keeps to the centreline"
+    waited = experts[1]
+    assert (waited.ego.speed < 0.2).sum() > 10, "at the red light"
+
+
+def test_a_drive_is_the_same_to_the_bit_whatever_was_driven_before(setups: list[Setup], experts, tmp_path: Path):
+    again = drive(make_setup(*KEYS[3]), Expert())
+    write_log(experts[3], tmp_path / "a.json")
+    write_log(again, tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert drive(setups[3], Expert(), "replay").actors.pose.shape[1] == again.actors.pose.shape[1]
+
+
+def test_traffic_that_reacts_does_not_run_into_a_car_that_stands(setups: list[Setup]):
+    for setup in setups:
+        log = drive(replace(setup, route=replace(setup.route, limit_s=20.0)), StandStill())
+        assert log.crash_tick is None and log.end == "time", log.route.id
+        assert log.ego.speed[-1] == 0.0
+
+
+def test_traffic_that_is_replayed_does_not_see_the_car(setups: list[Setup]):
+    short = replace(setups[0], route=replace(setups[0].route, limit_s=4.0))
+    stood, went = (drive(short, policy, "replay") for policy in (StandStill(), Expert()))
+    n = min(len(stood.time_s), len(went.time_s))
+    assert np.array_equal(stood.actors.pose[:n], went.actors.pose[:n])
+    reacting = drive(short, StandStill(), "reactive")
+    assert not np.array_equal(reacting.actors.pose[-1], stood.actors.pose[-1])
+
+
+def test_a_model_drives_and_repeats_itself_and_without_images_it_drives_otherwise(nano, setups: list[Setup], tmp_path: Path):
+    short = replace(setups[0], route=replace(setups[0].route, limit_s=1.0))
+    with nano.open() as runtime:
+        first, blank, again = (drive(short, Model(runtime, blank=b)) for b in (False, True, False))
+    for number, log in enumerate((first, again)):
+        write_log(log, tmp_path / f"{number}.json")
+    assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+    assert len(first.frames) == 2 and first.frames[0].forecasts is not None
+    assert not np.array_equal(first.frames[1].plan, blank.frames[1].plan)
+
+
+def test_what_the_sensors_delivered_can_be_made_again_from_a_log(setups: list[Setup]):
+    class Keeping(Expert):
+        """Looks through the cameras, and keeps what it saw."""
+
+        sensors = "full"
+        kept: list = []
+
+        def step(self, observation: Observation, privileged: Privileged) -> Planned:
+            self.kept.append(observation.sensors)
+            return super().step(observation, privileged)
+
+    short = replace(setups[2], route=replace(setups[2].route, limit_s=1.0))
+    log = drive(short, Keeping())
+    for frame, wanted in enumerate(Keeping.kept[:2]):
+        found = sensors_again(short, log, frame)
+        assert found.command == wanted.command and np.allclose(found.can_bus, wanted.can_bus, atol=1e-9)
+        for name, image in wanted.images.items():
+            differs = (found.images[name] != image).any(-1).mean()
+            assert differs < 0.01, (frame, name)  # people on foot
+            assert np.allclose(found.lidar2img[name], wanted.lidar2img[name], atol=1e-9)
+
+
+def test_a_plan_that_is_none_stops_the_drive_with_a_line(setups: list[Setup]):
+    class Broken(StandStill):
+        name = "broken"
+
+        def step(self, observation, privileged):
+            return Planned(np.full((6, 2), np.nan))
+
+    with pytest.raises(UserError, match=r"route-1, frame 0: broken gave a plan of .* values that are not finite"):
+        drive(setups[0], Broken())
+
+
+def test_a_record_is_read_as_it_was_written_and_a_damaged_one_is_refused(experts, tmp_path: Path):
+    path, again = tmp_path / "a.json", tmp_path / "b.json"
+    write_log(experts[2], path)
+    write_log(read_log(path), again)
+    assert path.read_bytes() == again.read_bytes()
+    text = path.read_text()
+    for old, new, told in (
+        ('"policy"', '"polizy"', "unknown key 'polizy'"),
+        ('"format": 1', '"format": 2', "format is 2"),
+        ('"traffic": "reactive"', '"traffic": "odd"', "traffic is 'odd'"),
+        ('"speed": [', '"speed": [1.0, ', "speed"),
+        (text[-40:], "", "cannot be read"),
+    ):
+        again.write_text(text.replace(old, new, 1))
+        with pytest.raises(UserError, match=told) as error:
+            read_log(again)
+        assert "\n" not in str(error.value) and str(again) in str(error.value)
+    with pytest.raises(UserError, match="does not exist"):
+        read_log(tmp_path / "none.json")
+
+
+def test_drives_are_the_same_for_any_number_of_processes_and_what_is_there_stays(tmp_path: Path):
+    job = Job(102, 1, "reactive", ("expert", "constant velocity"), None)
+    run(job, tmp_path / "one")
+    made = run(job, tmp_path / "two", jobs=2)
+    assert len(made) == 2
+    files = [place(tmp_path / "one", *key) for key in job.drives()]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
+    files[1].unlink()
+    assert len(run(job, tmp_path / "one")) == 1, "only what was not there is made"
+    assert [log.policy for log in read_all(job, tmp_path / "one")] == [policy for policy, *_ in job.drives()]
+    other = replace(job, traffic="replay", policies=("expert",))
+    run(other, tmp_path / "one")
+    assert not files[-1].exists(), "drives in other traffic go"
+
+
+def test_a_folder_that_holds_something_else_stays(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something that is no drives"):
+        run(Job(100, 1, "reactive", ("expert",), None), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"routes": 0}, "0 routes"),
+    ({"seed": -1}, "seed -1"),
+    ({"seed": 2**31}, "seed 2147483648"),
+    ({"policies": ("me",)}, "policy 'me' is unknown: choose among model, model without images, expert"),
+    ({"policies": ("model",)}, "driving a model takes one"),
+])  # fmt: skip
+def test_what_cannot_be_driven_is_told_before_anything_is(change: dict, told: str):
+    with pytest.raises(UserError, match=told):
+        Job(**{"seed": 100, "routes": 1, "traffic": "reactive", "policies": ("expert",), "driver": None, **change})
+
+
+def test_a_model_that_plans_nothing_cannot_drive():
+    class Stage1:
+        source = "ckpts/track_map.pth"
+        spec = type("Spec", (), {"model": type("M", (), {"stage2": None})})
+
+    with pytest.raises(UserError, match="plans nothing"):
+        Model(Stage1())  # type: ignore[arg-type]
+
+
+def test_a_route_finds_the_way_that_was_driven(setups: list[Setup]):
+    route: Route = setups[0].route
+    s = np.linspace(route.start_s, route.goal_s, 50)
+    xy = np.stack([np.interp(s, route.s, route.centre[:, k]) for k in (0, 1)], -1)
+    found, aside = route.project(xy, s)
+    assert np.allclose(found, s, atol=0.05) and np.abs(aside).max() < 0.05
+    assert isinstance(Cameras(setups[0].scene).global_from_lidar(xy[0], 0.0), np.ndarray)
