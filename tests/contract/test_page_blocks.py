@@ -107,7 +107,7 @@ def test_a_block_runs_as_it_stands(reader: Upstream, body: str):
         return  # each line of it is one of ELSEWHERE
     if "ln -s" not in text:
         (reader.root / "data/nuscenes").symlink_to("../elsewhere/nuscenes")
-    for name in re.findall(r"\b(?:CKPT|BAG)=(\w[\w.-]*)(?![\w/.-])", text):  # the reader's own file, where the reader is
+    for name in re.findall(r"\b(?:CKPT|CONFIG|BAG)=(\w[\w.-]*)(?![\w/.-])", text):  # the reader's own file, where the reader is
         (reader.root / name).write_text(f"of somebody: {name}")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in ("VARIANT", "PYTHON")}
     env |= dict(s.split("=", 1) for s in reader.settings) | dict(reader.environment)
