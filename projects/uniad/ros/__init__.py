@@ -8,6 +8,7 @@ Nothing here imports ROS. Messages are read by their fields; those of rclpy and 
     topics        which topic is which camera
     rig           cameras, lidar frame and ego pose: from messages to ``deploy.sensors.Sensors``
     bag           rosbag2 folders, MCAP and SQLite files as frames
+    live          a running car: what a ROS node holds
     record        a scene of a dataset as a bag
     write         results as a bag
 """

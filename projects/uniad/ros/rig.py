@@ -124,6 +124,12 @@ class Car:
             for series in (self.poses, self.motions, self.inertias, self.commands, self.tree):
                 series.forget(stamp_ns - KEPT_NS)
 
+    def remember_rig(self, before: Car) -> None:
+        """What was said once and holds for the next drive, too: static transforms and calibrations."""
+        for child, pose in before.tree.fixed.items():
+            self.tree.add(before.tree.parent[child], child, pose, None)
+        self.infos = before.infos
+
     # --- what is asked
 
     def check(self, stamp_ns: int, frames: Mapping[str, str]) -> None:

@@ -1,8 +1,9 @@
 """Which messages of six cameras belong to one instant: the same rule for a bag and for a running car.
 
 Each message of the reference (the lidar, or the front camera) is an instant. Of every camera the message nearest to it belongs to
-it, if it is no farther away than the tolerance. An instant is settled when each camera has reached it, so that nothing nearer can
-come, or when patience ends. ``every`` takes each so many-th instant; where that one lacks a camera, the next ones that do not.
+it, if it is no farther away than the tolerance. An instant is settled when of no camera a nearer message can come: each has gone
+beyond it, or its next one is farther away by the pace that it has had; or when patience ends. ``every`` takes each so many-th
+instant; where that one lacks a camera, the next ones that do not.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Synchroniser:
         """Forget all messages: another drive begins."""
         self._held: dict[str, list[tuple[int, Any]]] = {camera: [] for camera in self.cameras}
         self._newest: dict[str, int] = {}
+        self._pace: dict[str, int] = {}  # the shortest step of a stream so far
         self._waiting: list[int] = []
         self._settled: int | None = None
         self._count = 0
@@ -90,6 +92,8 @@ class Synchroniser:
         if newest is not None and stamp_ns < newest - JUMP_NS:
             raise ClockJump(f"{stream}: time goes back by {(newest - stamp_ns) / 1e9:.3g} s")
         counts.reordered += newest is not None and stamp_ns < newest
+        if newest is not None and stamp_ns > newest:
+            self._pace[stream] = min(stamp_ns - newest, self._pace.get(stream, stamp_ns - newest))
         self._newest[stream] = stamp_ns if newest is None else max(newest, stamp_ns)
         repeated = newest == stamp_ns
         if stream in self._held:
@@ -134,10 +138,17 @@ class Synchroniser:
                 del held[: bisect_left(held, stamp - self.tolerance_ns - JUMP_NS, key=_stamp)]
 
     def _is_ready(self, stamp: int) -> bool:
-        reached = all(self._newest.get(camera, stamp - 1) >= stamp + self.overtaken_ns for camera in self.cameras)
+        reached = all(self._ahead(camera, stamp) >= self.overtaken_ns for camera in self.cameras)
         if reached and all(self._newest.get(stream, stamp) > stamp for stream in self.awaited):
             return True
         return max(self._newest.values()) >= stamp + self.patience_ns
+
+    def _ahead(self, camera: str, stamp: int) -> float:
+        """How far a camera is beyond an instant, ns; 0 where its next message is farther away than the one that is there."""
+        if camera not in self._newest:
+            return -math.inf
+        newest = self._newest[camera]
+        return max(newest - stamp, 0 if 2 * (stamp - newest) <= self._pace.get(camera, 0) else newest - stamp)
 
     def _gather(self, stamp: int) -> Instant:
         picked, missing = {}, {}

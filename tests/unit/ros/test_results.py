@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.bags import drawn_objects as objects
+from helpers.bags import drawn_result as result
 from helpers.bags import messages_of
 from uniad.deploy.sensors import Pose
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
 from uniad.geometry.boxes import corners
-from uniad.postprocess.result import Forecasts, Objects, Plan, Result
 from uniad.ros.messages import nanoseconds
 from uniad.ros.results import FRAME, MAP_VALUES, ResultsBag
 from uniad.ros.write import BagWriter
@@ -23,28 +24,6 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: make env instal
 
 STAMP = 1_532_402_928_147_847_123
 LIDAR = Pose((0.94, 0.0, 1.84), (np.sqrt(0.5), 0.0, 0.0, -np.sqrt(0.5)))
-
-
-def objects() -> Objects:
-    boxes = [[3.0, 12.0, -1.8, 1.9, 4.6, 1.7, -0.4, 0.0, 5.0], [-6.0, 2.0, -1.8, 0.7, 0.7, 1.8, 1.2, 0.5, 0.0]]
-    return Objects(np.array(boxes, np.float32), np.array([0, 8]), np.array([0.9, 0.5], np.float32), np.array([7, 11]))
-
-
-def result(rows: int, columns: int) -> Result:
-    lanes = np.zeros((3, rows, columns), bool)
-    lanes[1, 2, 3] = True
-    drivable = np.zeros((rows, columns), bool)
-    drivable[5, 1] = True
-    occupancy = np.zeros((5, 20, 20), bool)
-    occupancy[0, 4, 2] = occupancy[4, 7, 9] = True
-    path = np.stack([np.zeros(6), np.arange(1.0, 7.0)], 1).astype(np.float32)
-    forecasts = Forecasts(
-        np.array([7]), np.array([[3.0, 12.0, -1.8]], np.float32), np.array([0]), np.ones((1, 2, 4, 2), np.float32),
-        np.array([[0.8, 0.2]], np.float32),
-    )  # fmt: skip
-    none = Objects(*(values[:0] for values in vars(objects()).values()))
-    ids = np.full(occupancy.shape, -1)
-    return Result(objects(), objects(), none, lanes, drivable, forecasts, occupancy, ids, Plan(path, path + 1, 2))
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,15 @@ def test_a_camera_may_be_the_reference():
     assert payloads(instant) == {"a": "a100", "b": "b130"}
 
 
+def test_a_camera_that_fires_before_the_reference_is_not_waited_for_once_its_pace_is_known():
+    sync = Synchroniser(["a"], "lidar", tolerance_s=0.06)
+    assert settled(sync, ("a", 60), ("lidar", 100)) == []
+    assert len(settled(sync, ("a", 560))) == 1
+    (instant,) = settled(sync, ("lidar", 600))
+    assert payloads(instant) == {"a": "a560"}
+    assert settled(sync, ("a", 760), ("lidar", 900)) == [], "at 200 ms a nearer one may come"
+
+
 def test_what_is_too_far_away_is_missing_and_the_reason_says_by_how_much():
     sync = Synchroniser(["a", "b"], "lidar", tolerance_s=0.06)
     settled(sync, ("lidar", 100), ("a", 100))
