@@ -87,7 +87,7 @@ read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED
 READ := $(call here-or-whole,$(or $(RANDOM_CKPT),$(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
 read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
-READERS := $(filter eval eval-stage% export verify compare-sampling visualize view infer $(if $(ASSESS_SAID),robust audit) engine quantize jetson-engine,$(MAKECMDGOALS))
+READERS := $(filter eval eval-stage% export verify compare-sampling visualize view infer $(if $(ASSESS_SAID),robust audit drive) engine quantize jetson-engine,$(MAKECMDGOALS))
 # A link to nothing, such as one to a disk that is not mounted, is somebody's file too: neither missing nor to be replaced.
 LINKED := $(KNOWN) $(RAW.$(VARIANT)) $(INIT.$(VARIANT)) $(if $(filter torch1.12,$(STACK)),$(addprefix $(UNIAD_TRAIN)/UniAD/,$(RAW.$(VARIANT)) $(INIT.$(VARIANT)))) $(ANCHORS) $(INFOS) $(INFOS_VAL)
 LOST := $(if $(READERS)$(ASKED_TO_TRAIN)$(filter data weights init-weights anchors metadata endurance,$(MAKECMDGOALS)),$(shell for f in $(call qs,$(LINKED)); do [ ! -L "$$f" ] || [ -e "$$f" ] || echo "$$f"; done))
@@ -123,7 +123,7 @@ $(if $(filter-out 0,$(NODE_RANK)),$(if $(call below,$(NODE_RANK),$(NNODES)),,$(e
 $(if $(filter-out 1,$(NNODES)),$(if $(MASTER_ADDR)$(filter slurm,$(MAKECMDGOALS)),,$(error NNODES=$(NNODES) needs MASTER_ADDR: the name or address of the machine with NODE_RANK=0)))
 
 # GPUs that are not there would be taken for processes on the CPU. A dry run may plan for another machine, as does a Slurm job.
-USES_GPUS := train% promote eval% demo% export verify engine quantize jetson-engine visualize view infer robust audit
+USES_GPUS := train% promote eval% demo% export verify engine quantize jetson-engine visualize view infer robust audit drive
 GPUS_ASKED := $(and $(call given,GPUS),$(filter native,$(STACK)),$(filter-out 0,$(GPUS)),$(filter $(USES_GPUS),$(MAKECMDGOALS)))
 ifeq ($(DRY_RUN)$(findstring --device cpu,$(TRAIN_ARGS)),)
 ifneq (,$(GPUS_ASKED))

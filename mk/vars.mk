@@ -197,10 +197,15 @@ NUM_FRAME ?=
 ROBUST ?=
 # The severities of faults named so: SEVERITIES='1 2 3'
 SEVERITIES ?=
-# More options for tools/robust.py and tools/audit.py
+# For drive: how many routes (four in each seed's world, from SEED on; unless said 100), and whether the traffic sees the car (reactive)
+# or goes as it was recorded (replay)
+ROUTES ?= 20
+TRAFFIC ?= reactive
+# More options for tools/robust.py, tools/audit.py and tools/drive.py
 ROBUST_ARGS ?=
 AUDIT_ARGS ?=
-# Without a word about model or data robust and audit take the model that the repository brings, in the demo's world.
+DRIVE_ARGS ?=
+# Without a word about model or data robust, audit and drive take the model that the repository brings, in the demo's world.
 ASSESS_SAID := $(strip $(foreach v,VARIANT DATASET CKPT CONFIG,$(call given,$v)))
 
 # --- Jetson ---------------------------------------------------------------------------------------------------------------
