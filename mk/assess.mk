@@ -4,6 +4,7 @@ $(foreach s,$(SEVERITIES),$(if $(filter 1 2 3,$s),,$(error SEVERITIES=$(SEVERITI
 $(call positive,ROUTES)
 $(call one-of,TRAFFIC,replay reactive)
 $(if $(and $(SEVERITIES),$(filter all,$(ROBUST))),$(error SEVERITIES=$(SEVERITIES) and ROBUST=all both say which severities: give one))
+$(if $(ROBUST_ROUTES),$(call whole,ROBUST_ROUTES))
 # The checkpoint as `make eval` takes it, in PyTorch, unless a BACKEND is named; then the graph or TensorRT engine of PRECISION.
 ASSESSED_BACKEND := $(or $(BACKEND),torch)
 ASSESSED.torch := $(READ)
@@ -23,7 +24,7 @@ ASSESS_DEFAULT = DATASET=demo VARIANT=$(DEFAULT_DEMO) STAGE=2 STACK=native
 AUDIT_DIR := outputs/$(SUB)audit/$(ASSESSED_NAME)
 AUDIT_FLAGS.$(AUDIT_DIR) = $(strip $(ASSESSED_FLAGS) $(AUDIT_ARGS))
 ROBUST_DIR := outputs/$(SUB)robust/$(ASSESSED_NAME)
-ROBUST_FLAGS.$(ROBUST_DIR) = $(strip $(ASSESSED_FLAGS) --faults $(or $(ROBUST),all) --severities $(or $(SEVERITIES),$(if $(filter all,$(ROBUST)),1 2 3,3)) $(ROBUST_ARGS))
+ROBUST_FLAGS.$(ROBUST_DIR) = $(strip $(ASSESSED_FLAGS) --faults $(or $(ROBUST),all) --severities $(or $(SEVERITIES),$(if $(filter all,$(ROBUST)),1 2 3,3)) --routes $(or $(ROBUST_ROUTES),$(if $(filter nuscenes,$(DATASET)),0,1)) $(ROBUST_ARGS))
 
 # Drives that are there are not made again (tools/drive.py looks what they were made with), so the target asks the tool every time.
 DRIVE_DIR := outputs/$(SUB)drive/$(ASSESSED_NAME).$(TRAFFIC)

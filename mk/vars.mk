@@ -197,6 +197,8 @@ NUM_FRAME ?=
 ROBUST ?=
 # The severities of faults named so: SEVERITIES='1 2 3'
 SEVERITIES ?=
+# Routes of the closed loop (make drive) that robust drives under each fault. Empty: 1; 0 for nuScenes, which has no closed loop
+ROBUST_ROUTES ?=
 # For drive: how many routes (four in each seed's world, from SEED on; unless said 100), and whether the traffic sees the car (reactive)
 # or goes as it was recorded (replay)
 ROUTES ?= 20

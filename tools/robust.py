@@ -26,6 +26,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--severities", nargs="+", type=int, default=[3], metavar="N", help="1, 2, 3 (default 3, the hardest)")
     p.add_argument("--scene", action="append", default=[], help="scene of the split by number, name or token (default: all)")
     p.add_argument("--frames", type=int, help="first frames of each scene only")
+    p.add_argument("--routes", type=int, default=0, help="drive so many routes under each fault, too (default 0; docs/drive.md)")
     p.add_argument("--seed", type=int, default=0, help="of what is drawn")
     p.add_argument("--jobs", type=int, default=1, help="processes; the numbers are the same for any")
     p.add_argument("--limits", nargs="*", default=[], metavar="NAME=VALUE", help="what a frame may hold; docs/inference.md")
@@ -35,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    for name, least in (("frames", 1), ("jobs", 1), ("seed", 0)):
+    for name, least in (("frames", 1), ("jobs", 1), ("seed", 0), ("routes", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give a number from {least} on")
@@ -56,8 +57,9 @@ def main() -> int:
     count = 1 + len(faults) * len(set(args.severities) - {0})
     with tqdm(total=count, unit="condition", desc="robust", disable=None) as bar:
         report = run(
-            opening, args.out, faults, args.severities, args.scene, args.frames, args.seed, args.jobs, lambda _: bar.update()
-        )
+            opening, args.out, faults, args.severities, args.scene, args.frames, args.seed, args.routes, args.jobs,
+            lambda _: bar.update(),
+        )  # fmt: skip
     print(plain(report.tables[0]))
     print("\n".join(["", *report.findings, "", str(args.out / PAGE_FILE), str(args.out / PICTURE)]))
     return 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from uniad.assess.driving import drive_under
 from uniad.assess.faults import FAULTS, IMAGES, Fault
 from uniad.assess.frames import REFUSED, Held, Recorded, outcomes
 from uniad.config.spec import Spec
@@ -90,11 +91,11 @@ def condition_name(fault: str, severity: int) -> str:
 
 
 def judge(
-    runtime: Runtime, recorded: Recorded, fault: Fault | None, severity: int, seed: int,
-    watch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:  # fmt: skip
+    runtime: Runtime, recorded: Recorded, fault: Fault | None, severity: int, seed: int, routes: int = 0
+) -> dict[str, Any]:
     """All scores of the scenes under a fault (None: clean): ``scores`` by metric key, ``frames``, ``missing`` (frames without a
-    result: how many never arrived, how many were refused), ``reasons`` (of the refusals, the most frequent).
+    result: how many never arrived, how many were refused), ``reasons`` (of the refusals, the most frequent), and ``driving``, see
+    ``driving.drive_under``, where ``routes`` of the closed loop are asked for.
 
     A frame without a result is scored with nothing seen, and the plan that the car has.
     """
@@ -117,10 +118,11 @@ def judge(
             else:
                 held.keep(number, pose, result)
             found.add(result, sample, ego.velocity(sample.frame), spec, ranges)
-            watch()
     metrics = _scored(found, spec, recorded.table.version)
+    driven = {"driving": drive_under(runtime, fault, severity, seed, routes)} if routes else {}
     return {
-        "scores": {metric.key: metric.get(metrics) for metric in METRICS},
+        **driven,
+        "scores": {metric.key: metric.get(metrics | driven) for metric in METRICS},
         "frames": len(recorded),
         "missing": dict(missing),
         "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]),

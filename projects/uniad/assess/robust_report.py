@@ -21,11 +21,12 @@ HARDEST = (3,)
 
 def run(
     opening: Opening, out: Path, faults: Sequence[Fault], severities: Sequence[int] = HARDEST, scenes: Sequence[str] = (),
-    most: int | None = None, seed: int = 0, jobs: int = 1, progress: Callable[[str], None] = lambda name: None,
+    most: int | None = None, seed: int = 0, routes: int = 0, jobs: int = 1, progress: Callable[[str], None] = lambda name: None,
 ) -> Report:  # fmt: skip
     """Writes ``report.json``, ``report.md`` and the heat map to ``out``.
 
-    scenes, most: of the validation split, see ``Recorded``. progress: told the name of each condition that is done.
+    scenes, most: of the validation split, see ``Recorded``. routes: of the closed loop, see ``driving``.
+    progress: told the name of each condition that is done.
     Raises UserError for what the model, the data or a severity has wrong; an interrupted run keeps what is done.
     """
     for severity in severities:
@@ -39,11 +40,13 @@ def run(
     recorded = Recorded(model.spec, scenes, most)
     tokens = [scene.token for scene in recorded.scenes]
     identity = {**opening.identity(), "scenes": tokens, "most": most, "seed": seed}
+    identity |= {"routes": routes} if routes else {}
 
     def work(name: str) -> Any:
         fault, _, severity = name.partition(".")
         with opening.open() as runtime:
-            return {"backend": runtime.backend, **robust.judge(runtime, recorded, FAULTS.get(fault), int(severity or 0), seed)}
+            found = robust.judge(runtime, recorded, FAULTS.get(fault), int(severity or 0), seed, routes)
+            return {"backend": runtime.backend, **found}
 
     names = [robust.CLEAN, *(robust.condition_name(fault.name, s) for fault in faults for s in severities)]
     found = run_conditions(names, work, jobs, out, identity, progress)
@@ -53,7 +56,7 @@ def run(
     }  # fmt: skip
     setting = {
         "data": model.spec.data.data_root, "scenes": [scene.name for scene in recorded.scenes], "frames": len(recorded),
-        "seed": seed, "limits": list(opening.limits) or "the runtime's own",
+        "seed": seed, "routes driven": routes, "limits": list(opening.limits) or "the runtime's own",
     }  # fmt: skip
     report = Report(
         kind="robust", title=f"Broken sensors: {model.path.name}", subject=subject, setting=setting,
