@@ -18,6 +18,7 @@ include mk/settings.mk
 include mk/vars.mk
 include mk/variants.mk
 include mk/workspace.mk
+include mk/generation.mk
 include mk/weights.mk
 include mk/data.mk
 include mk/container.mk

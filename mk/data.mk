@@ -13,10 +13,12 @@ INFO_ROOT.demo := $(DATA_DIR)/demo/infos
 ANCHOR_ROOT.demo := $(DATA_DIR)/demo/others
 # The repository's own model of the synthetic world. Its anchors are that world's, also for a model that starts from nothing.
 SHIPPED_HERE := $(if $(filter synthetic demo,$(DATASET)),$(wildcard $(SHIPPED.$(VARIANT))))
-SHIPPED := $(if $(filter 1,$(FROM_SCRATCH)),,$(SHIPPED_HERE))
+SHIPPED := $(if $(filter 1,$(FROM_SCRATCH) $(STAGE0)),,$(SHIPPED_HERE))
 DATA_ROOT := $(DATA_ROOT.$(DATASET))
-INFO_ROOT := $(INFO_ROOT.$(DATASET))
-ANCHOR_ROOT := $(or $(patsubst %/,%,$(dir $(SHIPPED_HERE))),$(ANCHOR_ROOT.$(DATASET)))
+# Made worlds have files of either convention beside each other; nuScenes has those that somebody put at upstream's place.
+IN_V2 := $(if $(filter-out nuscenes,$(DATASET)),$(if $(filter uniad-v2,$(CONVENTION_USED)),_uniad-v2))
+INFO_ROOT := $(INFO_ROOT.$(DATASET))$(IN_V2)
+ANCHOR_ROOT := $(or $(if $(IN_V2),,$(patsubst %/,%,$(dir $(SHIPPED_HERE)))),$(ANCHOR_ROOT.$(DATASET))$(IN_V2))
 
 ifeq ($(DATASET),nuscenes)
 VERSION := $(NUSC_VERSION)
@@ -56,7 +58,7 @@ $(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
 endif
 
 MAKE_INFOS = $(DATA_RUN) tools/create_data.py nuscenes --root-path $(call q,$(DATA_ROOT)) --out-dir $(call q,$(INFO_ROOT)) \
-  --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)$(if $(filter-out 1,$(EVERY)), --every $(EVERY))$(if $(DATA_ARGS), $(DATA_ARGS))
+  --extra-tag nuscenes --version $(VERSION) --canbus $(call q,$(DATA_ROOT)) --workers $(JOBS)$(if $(filter-out 1,$(EVERY)), --every $(EVERY))$(if $(CONVENTION_USED), --convention $(CONVENTION_USED))$(if $(DATA_ARGS), $(DATA_ARGS))
 
 ifeq ($(DATASET),nuscenes)
 # Infos that are there stay, whoever made them: copied files are often older than the tables. Remove them to make new ones.
@@ -76,7 +78,7 @@ $(INFOS_VAL): $(INFOS)
 .PHONY: anchors
 anchors: $(ANCHORS) ## Motion anchors by k-means from the training infos, for stage 2
 
-ifeq (,$(SHIPPED_HERE))
+ifeq (,$(if $(IN_V2),,$(SHIPPED_HERE)))
 ifeq ($(DATASET),nuscenes)
 $(ANCHORS): | $(INFOS) $(DATA_ENV)
 else

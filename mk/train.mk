@@ -10,11 +10,12 @@ $(call flag,FAST)
 $(call whole,SEED)
 $(foreach v,EPOCHS EPOCHS.1 EPOCHS.2 MAX_ITERS MAX_ITERS.1 MAX_ITERS.2 QUEUE_LENGTH,$(if $($v),$(call positive,$v)))
 $(call flag,FROM_SCRATCH)
+$(call flag,STAGE0)
 $(call flag,RECIPE)
 $(foreach s,$(STAGES),$(if $(and $(EPOCHS.$s),$(MAX_ITERS.$s)),$(error EPOCHS=$(EPOCHS.$s) and MAX_ITERS=$(MAX_ITERS.$s) both say how long to train: give one)))
 
 # A world without published weights trains from nothing, unless told otherwise.
-SCRATCH := $(or $(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$(VARIANT)),0,1),1))
+SCRATCH := $(or $(if $(filter 1,$(STAGE0)),0),$(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$(VARIANT)),0,1),1))
 
 # $(call config,stage), $(call work,stage): the config file, and the folder that training it writes to
 config = projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py
@@ -39,7 +40,7 @@ results = $(if $(filter torch1.12,$(STACK)),$(UNIAD_TRAIN)/.steps/eval.$(VARIANT
 # A note is said once: not where make is about to write config.mk and read its files anew
 SAY := $(DRY_RUN)$(wildcard config.mk)
 RECORDS := $(CONFIGURED_PYTHON) mk/lib/checkpoint_record.py
-KNOWN := $(foreach s,$(STAGES),$(call ckpt,$s)) $(DEPLOYED) $(if $(filter torch1.12,$(STACK)),$(foreach s,$(STAGES),$(UNIAD_TRAIN)/UniAD/$(call ckpt,$s)))
+KNOWN := $(foreach s,0 $(STAGES),$(call ckpt,$s)) $(DEPLOYED) $(if $(filter torch1.12,$(STACK)),$(foreach s,$(STAGES),$(UNIAD_TRAIN)/UniAD/$(call ckpt,$s)))
 # A checkpoint that no run in this tree made is a source: used, never trained for, never written over.
 BROUGHT := $(if $(wildcard $(KNOWN)),$(shell $(RECORDS) brought $(call qs,$(wildcard $(KNOWN)))))
 # Who asks for training gets it; who asks for what is made of a checkpoint gets it of the one that is there.
@@ -63,7 +64,7 @@ stage-there = $(or $(if $(CKPT)$(CONFIG),$(EVAL_STAGES)),$(if $(filter $(abspath
 EVAL_STAGES := $(patsubst eval-stage%,%,$(filter eval-stage%,$(MAKECMDGOALS)))
 stage-begun = $(if $(MAKECMDGOALS),$(if $(filter-out eval visualize view infer,$(MAKECMDGOALS))$(wildcard $(call ckpt,2) $(DEPLOYED) $(call work,2)),2,$(if $(wildcard $(call ckpt,1) $(call finished,1)),1,2)),2)
 $(if $(CKPT)$(CONFIG),$(foreach s,$(EVAL_STAGES),$(if $(call same,$s,$(STAGE)),,$(error CKPT and CONFIG are of one stage: eval-stage$s and STAGE=$(STAGE) name two))))
-$(call one-of,STAGE,$(STAGES))
+$(call one-of,STAGE,$(if $(wildcard $(call config,0)),0) $(STAGES))
 $(if $(and $(filter file,$(origin STAGE)),$(filter 1,$(STAGE)),$(if $(CKPT)$(EVAL_STAGES),,1)),$(if $(SAY),$(info stage 1: the only one with a checkpoint yet (`make train` goes on, STAGE=2 asks for the second))))
 
 # RANDOM_WEIGHTS=1: nobody trains; what is made of the weights has a name of its own, upstream's for tiny, so that it is neither
@@ -83,7 +84,7 @@ endif
 # In a container a file from elsewhere is known by its whole path, and its folder is mounted there.
 here-or-whole = $(if $(filter host,$(TOOLS_RUNTIME)),$1,$(if $(filter $(realpath .)/%,$(realpath $1)),$1,$(or $(realpath $1),$1)))
 ELSEWHERE = $(sort $(foreach f,$(CKPT) $(CONFIG) $(wildcard $(KNOWN) $(RAW.$(VARIANT)) $(INIT.$(VARIANT))),$(if $(filter $(realpath .)/%,$(realpath $f)),,$(patsubst %/,%,$(dir $(call place,$f))))))
-read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)),$(SHIPPED))),$(call ckpt,2)),$(call ckpt,1))
+read = $(if $(filter 2,$1),$(or $(if $(ASKED_TO_TRAIN),,$(or $(filter $(DEPLOYED),$(BROUGHT)),$(wildcard $(call ckpt,2)),$(wildcard $(DEPLOYED)),$(SHIPPED))),$(call ckpt,2)),$(call ckpt,$1))
 READ := $(call here-or-whole,$(or $(RANDOM_CKPT),$(CKPT),$(call read,$(STAGE))))
 READ_CONFIG := $(call here-or-whole,$(or $(CONFIG),$(call config,$(STAGE))))
 read-for = $(if $(filter $1,$(STAGE)),$(READ),$(call read,$1))
@@ -95,7 +96,7 @@ $(foreach f,$(LOST),$(error $f is a link to $(shell readlink $(call q,$f)), whic
 $(if $(READERS),$(if $(and $(filter $(READ),$(BROUGHT)),$(filter $(DEPLOYED),$(READ)),$(wildcard $(call ckpt,2))),$(if $(SAY),$(info $(READ): brought here, and taken; CKPT=$(call ckpt,2) takes the other))))
 $(if $(filter train promote,$(MAKECMDGOALS)),$(foreach f,$(BROUGHT),$(if $(SAY),$(info $f: brought here, not trained: it stays as it is, and is used. To train in its place move it away))))
 
-OPTIONS = $(DATA_OPTIONS) $(CFG_OPTIONS)
+OPTIONS = $(DATA_OPTIONS) $(COMPAT_OPTIONS) $(CFG_OPTIONS)
 cfg-options = $(if $(strip $1),--cfg-options $(call qs,$1))
 # A clip's length stands in three places of a config.
 CLIP_OPTIONS := $(if $(QUEUE_LENGTH),$(addsuffix =$(QUEUE_LENGTH),queue_length model.queue_length data.train.queue_length))
@@ -105,7 +106,7 @@ moved = $(if $(filter-out $1,$(call here-or-whole,$1)),load_from=$(call here-or-
 START := $(or $(if $(wildcard $(call ckpt,1) $(call finished,1))$(filter train-stage1,$(MAKECMDGOALS)),,$(SHIPPED)),$(call ckpt,1))
 $(if $(and $(filter $(SHIPPED),$(START)),$(filter train train-stage2,$(MAKECMDGOALS))),$(if $(SAY),$(info $(SHIPPED): this repository's own model is trained on; FROM_SCRATCH=1 trains both stages from nothing)))
 # $(call train-options,stage), $(call train-flags,stage). The config knows the place of stage 1 but for the demo.
-train-options = $(OPTIONS) $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(call here-or-whole,$(START)),$(call moved,$(START))),$(if $(INIT),$(call moved,$(INIT))))
+train-options = $(OPTIONS) $(if $(EPOCHS.$1),total_epochs=$(EPOCHS.$1)) $(CLIP_OPTIONS) $(if $(filter 2,$1),$(if $(SUB)$(filter $(SHIPPED),$(START)),load_from=$(call here-or-whole,$(START)),$(call moved,$(START))),$(if $(filter 1,$(STAGE0)),load_from=$(call here-or-whole,$(INIT)),$(if $(INIT),$(call moved,$(INIT)))))
 how-flags = $(if $(filter-out auto,$(TRAIN_PRECISION)), --precision $(TRAIN_PRECISION))$(if $(filter 0,$(FAST)), --no-fast)
 train-flags = --seed $(SEED)$(how-flags)$(if $(MAX_ITERS.$1), --max-iters $(MAX_ITERS.$1))$(if $(filter 1,$1),$(if $(filter 1,$(SCRATCH)), --from-scratch))
 
@@ -133,7 +134,7 @@ endif
 endif
 
 # Upstream's configs start from published weights.
-INIT := $(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT)))
+INIT := $(if $(filter 1,$(STAGE0)),$(call ckpt,0),$(if $(filter 0,$(SCRATCH)),$(INIT.$(VARIANT))))
 
 # Code is no prerequisite of a checkpoint, or days of training would be stale with every edit; it is one of what is made from
 # the checkpoint: $(call code,tool) is the tool and the packages that it imports, $(call code,tool+graph) those that it comes to where
@@ -194,6 +195,34 @@ EVALUATE = $(IN) tools/uniad_dist_eval.sh $(EVAL_CONFIG) $(call q,$<) $(HERE)$(O
 EVAL_BACKEND :=
 ifeq ($(STACK),native)
 $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
+
+# Stage 0 trains the BEV encoder that stage 1 starts from, which else is downloaded. One goal, its checkpoint under its name.
+.PHONY: train-stage0
+ifneq (,$(wildcard $(call config,0)))
+BACKBONE_USED := $(or $(BACKBONE),$(if $(filter 1,$(FROM_SCRATCH)),,$(if $(filter nuscenes,$(DATASET)),$(BACKBONE.$(VARIANT)))))
+trained-0 := $(call work,0)/$(if $(MAX_ITERS.0),iter_$(MAX_ITERS.0),epoch_$(or $(EPOCHS.0),$(SCHEDULE.0))).pth
+reads-0 := $(INFOS) $(BACKBONE_USED)
+train-flags-0 = --seed $(SEED)$(how-flags)$(if $(MAX_ITERS.0), --max-iters $(MAX_ITERS.0))$(if $(BACKBONE_USED),, --from-scratch)
+train-options-0 = $(OPTIONS) $(if $(EPOCHS.0),total_epochs=$(EPOCHS.0)) $(if $(QUEUE_LENGTH),queue_length=$(QUEUE_LENGTH) data.train.queue_length=$(QUEUE_LENGTH)) $(if $(BACKBONE_USED),load_from=$(call here-or-whole,$(BACKBONE_USED)))
+train-words-0 = $(call config,0) $(train-flags-0) $(call cfg-options,$(train-options-0)) $(TRAIN_ARGS)
+train-stage0: $(call ckpt,0) ## Train stage 0, BEVFormer, from an image backbone (BACKBONE): what stage 1 starts from with STAGE0=1
+ifeq (,$(call as-is,$(call ckpt,0)))
+$(call ckpt,0): $(trained-0)
+	@$(RECORDS) copy $(call q,$<) $(call q,$@)
+endif
+.PRECIOUS: $(trained-0)
+$(trained-0): $(reads-0) $(if $(ASKED_TO_TRAIN),$(call other-run,,$(call work,0),$(reads-0),$(train-words-0))) | $(ENV)
+	$(call claim-run,$(call work,0),$(reads-0),$(train-words-0))$(continued)$(call TRAIN,$(call config,0)) --work-dir $(call q,$(call work,0)) --resume auto $(train-flags-0) $(call cfg-options,$(train-options-0)) $(TRAIN_ARGS)
+	@$(call trained-or-error,$@,)
+	@touch $@
+$(call results,0): $(call read-for,0) $(INFOS_VAL) $$(call code,test) .make/var/EVAL_FLAGS.$(call work,0) | $(ENV)
+	$(EVALUATE)
+EVAL_FLAGS.$(call work,0) = $(call config,0) $(call read-for,0) $(OPTIONS) $(EVAL_ARGS)
+$(call results,0): private EVAL_CONFIG = $(call config,0)
+else
+train-stage0:
+	@echo 'error: VARIANT=$(VARIANT) has no stage 0: $(call config,0) is not there' >&2; exit 2
+endif
 endif
 
 # The end-to-end model's name in deployment: a copy, unless somebody brought that one
@@ -221,13 +250,14 @@ PROMOTED := $(if $(filter $(SHIPPED),$(START)),,$(call ckpt,1)) $(call ckpt,2) $
 PROMOTES := $(if $(filter train demo-steps,$(MAKECMDGOALS)),$(PROMOTED),$(foreach s,$(TO_PROMOTE),$(call ckpt,$s)) $(if $(filter 2,$(TO_PROMOTE)),$(DEPLOYED)))
 $(if $(filter promote,$(MAKECMDGOALS)),$(if $(strip $(PROMOTES)),,$(error promote: nothing was trained yet ($(call finished,1) is not there): `make train-stage1` or `make train`; of a run of another length give its EPOCHS or MAX_ITERS too)))
 
-.PHONY: train promote eval eval-stage1 eval-stage2
+.PHONY: train promote eval eval-stage0 eval-stage1 eval-stage2
 train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes on where it was interrupted
 train-stage1: ## Train stage 1 (tracking and map)
 train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 learnt
 promote: $(PROMOTES) ## Copy what was trained to ckpts/ under upstream's names; trains nothing
 eval: $(EVALUATED) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2; through a BACKEND
 	@echo $(call q,$(EVALUATED))
+eval-stage0: $(call stage-results,0) ## Evaluate the checkpoint of stage 0: NDS and mAP
 eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1
 eval-stage2: $(call stage-results,2) ## Evaluate the checkpoint of stage 2
 

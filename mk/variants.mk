@@ -19,6 +19,10 @@ RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
 INIT.full := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.tiny := ckpts/bevformer_tiny_epoch_24_updated2.pth
 
+# Image backbones that stage 0 starts from unless FROM_SCRATCH=1
+BACKBONE.full := ckpts/r101_dcn_fcos3d_pretrain.pth
+BACKBONE.tiny := ckpts/resnet50-0676ba61.pth
+
 # /dev/shm that a container of it gets
 SHM.full := 32g
 SHM.nano := 2g
@@ -54,6 +58,7 @@ include $(wildcard variants.local.mk)
 # What a row gets that leaves a column out
 DEFAULT.RAW :=
 DEFAULT.INIT :=
+DEFAULT.BACKBONE :=
 DEFAULT.SHM := 8g
 DEFAULT.GPU_GIB :=
 DEFAULT.SHIPPED :=
@@ -77,6 +82,9 @@ STAGES := 1 2
 SCHEDULE.1 := 6
 SCHEDULE.2 := 20
 
+CONFIG_DIR.0 := bevformer
+KIND.0 := bevformer
+SCHEDULE.0 := 24
 CONFIG_DIR.1 := stage1_track_map
 KIND.1 := track_map
 CONFIG_DIR.2 := stage2_e2e

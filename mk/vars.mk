@@ -31,6 +31,8 @@ SYNTH_TRAIN_SCENES ?= 20
 SYNTH_VAL_SCENES ?= 4
 SYNTH_FRAMES ?= 40
 SYNTH_SEED ?= 0
+# Whose boxes and anchors `make data` and `make anchors` write: uniad-v1 or uniad-v2 (docs/weights.md). Empty: GENERATION's, else v1's
+CONVENTION ?=
 # Processes that prepare data
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
@@ -43,6 +45,14 @@ EPOCHS.2 ?= $(EPOCHS)
 MAX_ITERS ?=
 MAX_ITERS.1 ?= $(MAX_ITERS)
 MAX_ITERS.2 ?= $(MAX_ITERS)
+# Stage 0, BEVFormer (make train-stage0): its length where it is another than EPOCHS and MAX_ITERS say
+EPOCHS.0 ?= $(EPOCHS)
+MAX_ITERS.0 ?= $(MAX_ITERS)
+# 1: stage 1 starts from this repository's own stage 0, which is trained first where it is not there yet
+STAGE0 ?=
+# Weights of the image backbone that stage 0 starts from: a file of torchvision's (resnet50-0676ba61.pth, resnet101-63fe2227.pth), or
+# FCOS3D's. Empty: the variant's own
+BACKBONE ?=
 # Frames in a training clip (native). Empty: the config's. 3 instead of 5 takes about 60 % of the memory.
 QUEUE_LENGTH ?=
 SEED ?= 0
@@ -130,6 +140,8 @@ COMPARE_ARGS ?=
 # Without them: the checkpoint under its name in ckpts/, whoever put it there. Only from the command line.
 CKPT :=
 CONFIG :=
+# Whose conventions the weights have: uniad-v1, uniad-v2 or bench2drive (docs/weights.md). Empty: what CKPT shows, else v1's
+GENERATION ?=
 # Which stage eval, export, verify, engine and visualize take. Unless said: 2; eval and visualize take 1 while only it was trained
 STAGE ?= $(stage-there)
 # More options for tools/test.py and tools/visualize.py

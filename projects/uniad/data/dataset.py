@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.config.presets import convention_of
 from uniad.config.spec import UPSTREAM, DataSpec
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
@@ -26,6 +25,7 @@ from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.formats.conventions import check_convention
 from uniad.formats.layout import CAMERAS
+from uniad.formats.published import UNIAD_V1, UNIAD_V2
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
 from uniad.interface.types import Clip, Frame, Targets
@@ -220,7 +220,7 @@ class _SceneSamples(Dataset):
 def open_table(spec: DataSpec, split: Split) -> InfoTable:
     """The info table of a split. UserError where its boxes are another generation's than those that the config computes with."""
     table = load_table(spec.ann_file_train if split == "train" else spec.ann_file_val, spec.data_root)
-    wanted = convention_of(spec.compat.box_code)
+    wanted = UNIAD_V2 if spec.compat.box_code == UNIAD_V2 else UNIAD_V1
     remedy = (
         f"take infos of {wanted} (make data CONVENTION={wanted}), or turn these into them: tools/convert.py {table.path} "
         f"--to {wanted} --out FILE; weights of {table.convention} are run with native.compat (make: GENERATION)"

@@ -62,28 +62,35 @@ class Recognised:
     published: Published | None = None  # the very file, where its digest says so
     certain: bool = False  # no other generation could have written it
     own: bool = False  # written by this repository: it says itself what it was made with
+    strange: str = ""  # what no UniAD has
     box_code: str | None = None  # the convention of the boxes that it says; another than its generation's once it was converted
 
     @property
-    def options(self) -> list[str]:
-        """The config values that it is run with; none for this repository's own, whose config is its own."""
-        if self.generation is None:
-            return []
-        if self.box_code in (None, convention_of(self.generation)):
-            return [f"native.compat={self.generation}"]
-        code = "upstream" if self.box_code == UNIAD_V1 else self.box_code
-        return [f"native.compat.preset={self.generation}", f"native.compat.box_code={code}"]
+    def option(self) -> str:
+        """The config value that it is run with; none for this repository's own, whose config is its own."""
+        return compat_option(self.generation, self.box_code) if self.generation else ""
 
     @property
     def title(self) -> str:
         return TITLES.get(self.generation or "", "no UniAD known here")
 
 
+def compat_option(generation: str, box_code: str | None) -> str:
+    """The config value for weights of a generation that say boxes in the convention ``box_code``: their own, unless converted."""
+    if box_code in (None, convention_of(generation)):
+        return f"native.compat={generation}"
+    code = "upstream" if box_code == UNIAD_V1 else box_code
+    return f"native.compat={{'preset':'{generation}','box_code':'{code}'}}"
+
+
 def recognise(path: str | Path) -> Recognised:
     """What the checkpoint at ``path`` is. UserError for a file that is no checkpoint of PyTorch."""
-    path = Path(path)
     content = header(path)
-    shapes = _shapes_of(content, path)
+    return recognise_as(content, _shapes_of(content, path), Path(path))
+
+
+def recognise_as(content: Mapping[str, Any], shapes: Shapes, path: Path) -> Recognised:
+    """The same of a file whose content and shapes are at hand."""
     meta = content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     ours = meta.get("uniad")
@@ -114,7 +121,7 @@ def _box_code(spec: Any) -> str:
 
 def by_digest(path: Path) -> Published | None:
     """The published file that this is. Read whole only where its size is that of one: a gigabyte takes seconds."""
-    size = path.stat().st_size
+    size = path.stat().st_size if path.is_file() else 0
     candidates = {entry.sha256: entry for entry in PUBLISHED if entry.sha256 and entry.size == size}
     return candidates.get(sha256(path)) if candidates else None
 
@@ -124,8 +131,8 @@ def recognise_names(shapes: Shapes) -> Recognised:
     strange = sorted({name.split(".")[0] for name in shapes} - _PARTS)
     if strange or _BEV not in shapes or not {_QUERIES, _DETECTOR_QUERIES} & shapes.keys():
         lacks = next((name for name in (_BEV, _QUERIES) if name not in shapes), None)
-        odd = f"it has {', '.join(f'{name}.*' for name in strange[:4])}, which no UniAD has" if strange else f"it lacks {lacks}"
-        return Recognised(None, f"by its keys: {odd}")
+        has = f"it has {', '.join(f'{name}.*' for name in strange[:4])}, which no UniAD has" if strange else ""
+        return Recognised(None, f"by its keys: {has or f'it lacks {lacks}'}", strange=has)
     sizes = sizes_of(shapes)
     if sizes.commands not in (None, 3) or sizes.classes == 9 or sizes.map_classes == 6:
         what = f"{sizes.classes} object classes" + (f", {sizes.commands} commands" if sizes.commands else "")

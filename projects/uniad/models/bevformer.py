@@ -42,10 +42,14 @@ class BevState(NamedTuple):
 
 
 class BevFormer(BevModel):
-    pts_bbox_head: DetectorHead
-
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec, DetectorHead)
+
+    @property
+    def head(self) -> DetectorHead:
+        """The head with its queries."""
+        assert isinstance(self.pts_bbox_head, DetectorHead)
+        return self.pts_bbox_head
 
     def init_state(self, batch: int = 1, dtype: torch.dtype = torch.float32) -> BevState:
         """The state before the first frame. ``dtype`` is the BEV's."""
@@ -75,7 +79,7 @@ class BevFormer(BevModel):
 
     def boxes(self, bev: Tensor, all_layers: bool = True) -> DetOutput:
         """Detection decoder over the queries (see ``decoder.detect``). bev: [B, S, D]."""
-        spec, head = self.spec, self.pts_bbox_head
+        spec, head = self.spec, self.head
         query = head.query_embedding.weight.expand(bev.shape[0], -1, -1)
         reference = head.transformer.reference_points
         assert isinstance(reference, ReferencePoints)

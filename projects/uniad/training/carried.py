@@ -20,6 +20,7 @@ from uniad.errors import UserError
 from uniad.models.bevformer import BevFormer
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import LoadReport, load_state, read_checkpoint, state_dict_of
+from uniad.training.generation import check_generation, unused
 from uniad.training.state import flatten
 
 ANCHORS = "motion_anchors"
@@ -87,6 +88,7 @@ def load_detector(spec: Spec, path: str | Path, say: Callable[[str], None] | Non
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     check_made_with(content, spec, path)
+    check_generation(content, state, spec, path, say)
     if "query_embedding.weight" in state:
         raise UserError(f"checkpoint {path} is of UniAD, {spec.name} of stage 0: choose a config of its own stage (make: STAGE)")
     model = BevFormer(spec.model)
@@ -106,6 +108,7 @@ def load_trained(spec: Spec, path: str | Path, say: Callable[[str], None] | None
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     check_made_with(content, spec, path)
+    check_generation(content, state, spec, path, say)
     anchors = check_anchors(content, spec, path)
     if spec.model.stage2 is not None and anchors is None:
         motion = spec.model.stage2.motion
@@ -121,7 +124,9 @@ def load_trained(spec: Spec, path: str | Path, say: Callable[[str], None] | None
         else:  # of stage 1, as loading is about to say
             anchors = torch.zeros(len(motion.group_ids), motion.predict_modes, motion.predict_steps, 2)
     model = UniAD(spec.model, anchors)
-    report = load_state(model, state, path=path, meta=content.get("meta"), name=spec.name)
+    report = load_state(
+        model, state, path=path, meta=content.get("meta"), name=spec.name, allow_unexpected=unused(spec)
+    )
     if say:
         say(str(report))
     return model, report

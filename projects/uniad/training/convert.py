@@ -16,7 +16,7 @@ import torch
 
 from uniad.errors import UserError
 from uniad.files import sha256
-from uniad.formats.checkpoints import CONVERTED_FROM, recognise
+from uniad.formats.checkpoints import CONVERTED_FROM, compat_option, recognise
 from uniad.formats.conventions import Report, convention_now, convert_box_code
 from uniad.formats.published import TITLES, UNIAD_V1, UNIAD_V2, convention_of
 from uniad.training.checkpoint import WEIGHTS_DIGEST, read_checkpoint, save_checkpoint, state_dict_of, weights_digest
@@ -57,16 +57,11 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, said: st
     notes = [f"recognised {found.why}" if said is None else f"{TITLES[said]}, as you say"]
     if left_out:
         notes.append(f"left out: {', '.join(left_out)} (what an interrupted training needs)")
-    code = "upstream" if to == UNIAD_V1 else to
-    if found.own:
-        notes.append(f"run it with its own config and native.compat.box_code={code}")
+    learnt = said or found.generation
+    if learnt is None:  # this repository's own
+        notes.append(f"run it with its own config and native.compat's box_code={'upstream' if to == UNIAD_V1 else to}")
     else:
-        learnt = said or found.generation
-        notes.append(
-            f"run it with native.compat.preset={learnt} native.compat.box_code={code}: beside the box code it is what {learnt} is"
-            if convention_of(str(learnt)) != to
-            else f"run it with native.compat={learnt}"
-        )
+        notes.append(f"run it with {compat_option(learnt, to)}: beside its box code it stays what {TITLES[learnt]} learnt")
     return Report(
         str(source), str(target), "checkpoint", old, to,
         {"box layers rewritten": len(layers), "entries kept as they were": len(state) - len(layers)},
@@ -90,6 +85,6 @@ def _meta(content: Mapping[str, Any], old: str, to: str) -> dict[str, Any]:
     if isinstance(ours, Mapping) and "spec" in ours:
         spec = json.loads(ours["spec"])
         word = {UNIAD_V1: "documented", UNIAD_V2: UNIAD_V2}[to]
-        spec |= {key: word for key in spec if key.endswith(".box_code")}
+        spec |= {f"{part}.box_code": word for part in ("model.compat", "data.compat", "model.decoder")}
         meta["uniad"] = {**ours, "spec": json.dumps(spec)}
     return meta

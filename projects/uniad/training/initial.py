@@ -7,9 +7,10 @@ query; stage 2 from stage 1.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from uniad.config.spec import Spec
 from uniad.errors import UserError
 from uniad.training.carried import check_anchors
-from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint
+from uniad.training.checkpoint import STAGE2_HEADS, LoadReport, load_checkpoint, state_dict_of
+from uniad.training.generation import check_generation, unused
 
 IMAGENET_STD = (58.395, 57.12, 57.375)  # of RGB, 0 to 255, by which torchvision's weights saw images divided
 OBJECT_QUERIES = "pts_bbox_head.query_embedding.weight"
@@ -129,7 +131,14 @@ def load_initial(model: nn.Module, spec: Spec, say: Callable[[str], None]) -> Lo
         1: adapt_bevformer,
     }
     return load_checkpoint(
-        model, source, allow_missing=allow.missing, allow_unexpected=allow.unexpected,
+        model, source, allow_missing=allow.missing, allow_unexpected=(*allow.unexpected, *unused(spec)),
         adapt=adapt.get(spec.stage), name=spec.name, say=say,
-        check=lambda content: check_anchors(content, spec, source),
+        check=lambda content: _check(content, spec, str(source), say),
     )  # fmt: skip
+
+
+def _check(content: Mapping[str, Any], spec: Spec, source: str, say: Callable[[str], None]) -> None:
+    """Stops at weights of another generation, and beside other anchors than a checkpoint of stage 2 carries."""
+    check_anchors(content, spec, source)
+    if spec.stage == 2:  # what the earlier stages start from is alike in all
+        check_generation(content, state_dict_of(content, source), spec, source, say)

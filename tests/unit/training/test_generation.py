@@ -1,0 +1,119 @@
+"""Weights of another generation than the config's are refused by name; converted ones say the same boxes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import REPO
+from helpers.published import of_a_fork, of_bench2drive, stand_in
+from helpers.specs import edit, full_spec, nano_spec
+from uniad.data.anchors import load_motion_anchors
+from uniad.data.convert import convert_pickle
+from uniad.data.dataset import open_table
+from uniad.data.infos import create_infos
+from uniad.errors import UserError
+from uniad.models.bev_model import TrackHead
+from uniad.training.carried import load_trained
+from uniad.training.checkpoint import read_checkpoint, state_dict_of
+from uniad.training.convert import convert_checkpoint
+from uniad.training.generation import check_generation, unused
+
+SHIPPED = REPO / "weights/nano/nano_e2e.pth"
+V2 = dict(model__compat__bev_shift="uniad-v2", model__compat__box_code="uniad-v2", model__compat__anchor_rotation="uniad-v2")
+
+
+def check(path, spec, say=None):
+    content = read_checkpoint(path)
+    check_generation(content, state_dict_of(content, path), spec, path, say)
+
+
+@pytest.mark.parametrize(
+    ("made", "changes", "line"),
+    [
+        (dict(v2=True), {}, r"is of UniAD v2.0 \(by its keys: .*\), full_e2e computes as UniAD v1: add native.compat=uniad-v2 "
+                            r"\(make: GENERATION=uniad-v2\)"),
+        (dict(change=of_bench2drive), {}, r"is of Bench2DriveZoo's UniAD \(9 classes\), full_e2e has 10 classes: take VARIANT="),
+        (dict(change=of_a_fork), {}, r"is none of UniAD's generations \(UniAD v1, UniAD v2.0, Bench2DriveZoo's UniAD\): it has "
+                                     r"lidar_backbone.\*, which no UniAD has"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_generation_are_one_line(tmp_path, made, changes, line):
+    with pytest.raises(UserError, match=line) as error:
+        check(stand_in(tmp_path / "w.pth", **made), full_spec(2, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_keys_alone_do_not_overrule_a_config_that_names_its_generation(tmp_path):
+    said = []
+    check(stand_in(tmp_path / "w.pth"), full_spec(2, **V2), said.append)
+    assert "taken for UniAD v2.0, as full_e2e says (UniAD v1 by its keys" in said[0]
+    check(stand_in(tmp_path / "v2.pth", v2=True), full_spec(2, **V2), said.append)
+    assert len(said) == 1
+    assert unused(full_spec(2, **V2)) and not unused(full_spec(2))
+
+
+def test_a_converted_checkpoint_says_the_same_boxes_and_comes_back_to_the_bit(tmp_path):
+    report = convert_checkpoint(SHIPPED, tmp_path / "v2.pth", "uniad-v2")
+    assert report.changed["box layers rewritten"] == 6 and report.old == "uniad-v1"
+    spec = nano_spec(2)
+    heads = []
+    for path, code in ((SHIPPED, "fixed"), (tmp_path / "v2.pth", "uniad-v2")):
+        head = TrackHead(edit(spec.model, decoder__box_code=code))
+        state = state_dict_of(read_checkpoint(path), path)
+        prefix = "pts_bbox_head."
+        head.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=False)
+        heads.append(head)
+    x = torch.randn(2, 7, spec.model.decoder.embed_dims, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for layer in range(spec.model.decoder.num_layers):
+            torch.testing.assert_close(heads[0].regress(layer, x), heads[1].regress(layer, x), atol=1e-6, rtol=0)
+    # our own file says what its boxes are, and a config of the other code is refused
+    with pytest.raises(UserError, match="model.compat.box_code=uniad-v2"):
+        load_trained(spec, tmp_path / "v2.pth", None)
+    convert_checkpoint(tmp_path / "v2.pth", tmp_path / "v1.pth", "uniad-v1")
+    old, new = (read_checkpoint(p) for p in (SHIPPED, tmp_path / "v1.pth"))
+    pairs = [(value, new["state_dict"][name]) for name, value in old["state_dict"].items()]
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    assert new["meta"]["uniad"]["spec"] and "converted_from" not in new["meta"]
+    with pytest.raises(UserError, match="its box layers are those of UniAD v1 already: nothing to convert"):
+        convert_checkpoint(tmp_path / "v1.pth", tmp_path / "x.pth", "uniad-v1")
+
+
+def test_a_converted_published_file_says_how_to_run_it(tmp_path):
+    source = stand_in(tmp_path / "uniad_base_e2e.pth", v2=True)
+    run = subprocess.run(
+        [sys.executable, "tools/convert.py", source, "--to", "uniad-v1", "--out", tmp_path / "v1.pth"],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "run it with native.compat={'preset':'uniad-v2','box_code':'upstream'}" in run.stdout
+    with pytest.raises(UserError, match="says boxes as UniAD v1 does, full_e2e reads them as UniAD v2.0: add native.compat={'p"):
+        check(tmp_path / "v1.pth", full_spec(2, **V2))
+    check(tmp_path / "v1.pth", full_spec(2, **{**V2, "model__compat__box_code": "documented"}))
+
+
+def test_infos_and_anchors_of_the_other_generation_are_refused_by_what_they_hold(synthetic_root, tmp_path):
+    create_infos(synthetic_root, tmp_path, workers=1, progress=False)
+    data = edit(nano_spec(2).data, data_root=str(synthetic_root), ann_file_val=str(tmp_path / "nuscenes_infos_temporal_val.pkl"))
+    assert open_table(data, "val").convention == "uniad-v1"
+    with pytest.raises(UserError, match=r"holds boxes of UniAD v1 \(w, l, h, -yaw - pi/2\), the model computes as UniAD v2.0 .*"):
+        open_table(edit(data, compat__box_code="uniad-v2"), "val")
+    convert_pickle(data.ann_file_val, tmp_path / "v2.pkl", "uniad-v2")
+    theirs = edit(data, ann_file_val=str(tmp_path / "v2.pkl"), compat__box_code="uniad-v2")
+    assert open_table(theirs, "val").convention == "uniad-v2"
+    with pytest.raises(UserError, match=r"v2.pkl holds boxes of UniAD v2.0 \(l, w, h, yaw\), the model computes as UniAD v1"):
+        open_table(edit(data, ann_file_val=str(tmp_path / "v2.pkl")), "val")
+
+    motion = nano_spec(2).model.stage2.motion
+    anchors = REPO / "weights/nano/motion_anchor_infos_mode6.pkl"
+    with pytest.raises(UserError, match=r"holds motion anchors of UniAD v1 \(agents face \+y\), the model computes as UniAD v2"):
+        load_motion_anchors(anchors, edit(motion, anchor_rotation="uniad-v2"))
+    convert_pickle(anchors, tmp_path / "anchors.pkl", "uniad-v2")
+    ours, theirs = load_motion_anchors(anchors, motion), load_motion_anchors(
+        tmp_path / "anchors.pkl", edit(motion, anchor_rotation="uniad-v2")
+    )
+    assert np.array_equal(theirs[..., 0], ours[..., 1]) and np.array_equal(theirs[..., 1], -ours[..., 0])
