@@ -97,3 +97,14 @@ def test_a_hostile_or_damaged_file_runs_nothing(tmp_path):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(UserError, match="bad.pth cannot be read, it is truncated, damaged or no PyTorch file"):
             names_and_shapes(tmp_path / "bad.pth")
+
+
+def test_the_page_lists_every_published_file_with_its_digest_and_figures():
+    page = (REPO / "docs/weights.md").read_text()
+    for entry in PUBLISHED:
+        assert entry.url in page, entry.url
+        (row,) = (line for line in page.splitlines() if line.startswith("|") and entry.url in line)
+        assert entry.name in row and (entry.sha256 or "none stated") in row and entry.figures in row, entry
+    assert all(any(digest == e.sha256 for e in PUBLISHED) for digest in re.findall(r"\b[0-9a-f]{64}\b", page))
+    pinned = (REPO / "mk/weights.mk").read_text()
+    assert all(any(digest == e.sha256 for e in PUBLISHED) for digest in re.findall(r"\b[0-9a-f]{64}\b", pinned))
