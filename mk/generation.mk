@@ -3,7 +3,7 @@
 $(if $(GENERATION),$(call one-of,GENERATION,uniad-v1 uniad-v2 bench2drive))
 $(if $(CONVENTION),$(call one-of,CONVENTION,uniad-v1 uniad-v2))
 ASKS_WHAT := $(filter eval eval-stage% export verify compare-sampling visualize view infer engine quantize jetson-engine robust,$(MAKECMDGOALS))
-RECOGNISED := $(if $(and $(CKPT),$(ASKS_WHAT)),$(if $(wildcard $(CKPT)),$(shell $(CONFIGURED_PYTHON) mk/lib/recognise.py $(call q,$(CKPT))$(if $(GENERATION), --said $(GENERATION)))))
+RECOGNISED := $(if $(and $(CKPT),$(ASKS_WHAT),$(filter native,$(STACK))),$(if $(wildcard $(CKPT)),$(shell $(CONFIGURED_PYTHON) mk/lib/recognise.py $(call q,$(CKPT))$(if $(GENERATION), --said $(GENERATION)))))
 $(if $(filter wrong,$(firstword $(RECOGNISED))),$(error $(wordlist 2,99,$(RECOGNISED))))
 $(if $(and $(RECOGNISED),$(DRY_RUN)$(wildcard config.mk)),$(info $(wordlist 5,99,$(RECOGNISED))))
 # Models of publishers by the names that variants have here

@@ -22,6 +22,7 @@ VERBS = {
     "init-weights": "postprocess_bevformer_tiny_epoch_24_pth.py",
     "synthetic": "make_synthetic_nuscenes.py",
     "data": "create_data.py",
+    "convert": "convert.py",
     "anchors": "make_motion_anchors.py",
     "packs": "make_packs.py",
     "pack-clips": "pack_clips.py",

@@ -47,7 +47,7 @@ def forward_detection(
     masked = spec.use_grid_mask and model.training
     bev, _ = model.bev_step(model.extract_features(apply_grid_mask(last.img, draws) if masked else last.img), last, state)
     det = model.boxes(bev)
-    weights = torch.tensor(spec.track_loss.code_weights, device=bev.device)
+    weights = model.head.code_weights.detach()  # on the device: a CUDA graph cannot hold a copy from the host
     return detection_losses(det, middles(frame_targets(clip.targets, 0)), weights, spec.track_loss, reduce_mean), det
 
 
