@@ -43,6 +43,7 @@ VERBS = {
     "jetson-engine": "jetson_engine.py",
     "bag": "make_bag.py",
     "infer": "infer.py",
+    "drive": "drive.py",
     "visualize": "visualize.py",
     "video": "make_video.py",
     "view": "make_recording.py",

@@ -7,6 +7,7 @@ is needed. Code behind the door checks nothing again.
     calibration   poses and camera projections
     canbus        pose messages of the CAN bus expansion
     card          the JSON card beside an ONNX or a TensorRT engine
+    drive         the record of a drive in closed loop
     frames        frames.json of a recorded folder
     infos         nuscenes_infos_temporal_*.pkl
     layout        names of versions, tables, sensors and folders

@@ -154,6 +154,7 @@ class Tracker:
     HORIZON_S = np.array([0.5, 1.0, 1.5])
     WEIGHTS = np.array([3.0, 2.0, 1.0])
     JERK_MPS3, HARD_MPS2 = 4.0, -3.0  # what people find comfortable; braking harder than this takes what the car has
+    REACH_S = 1.1  # of the way ahead that steering aims at
     STILL_M = 0.6  # a plan that is shorter than this in 3 s means to stand
 
     def __init__(self, limits: CarLimits = LIMITS) -> None:
@@ -212,7 +213,7 @@ class Tracker:
         return float(np.clip(a, state.acceleration - step, state.acceleration + step))
 
     def _steering(self, state: CarState, done: float) -> float:
-        reach = min(max(1.1 * state.speed, 3.0), 12.0)
+        reach = min(max(self.REACH_S * state.speed, 3.0), 16.0)
         s = np.linspace(0.25, 1.0, 6) * reach
         c, sn = np.cos(state.heading), np.sin(state.heading)
         aim = np.stack([np.interp(done + s, self.along, self.curve[:, i]) for i in (0, 1)], -1) - _lidar(state)

@@ -20,13 +20,13 @@ from uniad.simulation.log import (
     CAR_WIDTH_M,
     F64,
     FRAME_S,
+    NOTHING,
     PLAN_STEPS,
     TICK_S,
     TICKS_PER_FRAME,
     WHEELBASE_M,
     Actor,
     ActorStates,
-    Detections,
     DriveLog,
     EgoStates,
     End,
@@ -42,7 +42,6 @@ from uniad.simulation.world import Cameras, command_of, later_on_route
 
 AFTER_CRASH_TICKS = 10
 AWAY_M = 30.0  # from the centreline
-NOTHING = Detections(np.zeros((0, 9), np.float32), (), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
 def drive(setup: Setup, policy: Policy, traffic: TrafficMode = "reactive", about: Mapping[str, Any] | None = None) -> DriveLog:

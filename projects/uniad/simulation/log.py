@@ -159,6 +159,9 @@ class Detections(NamedTuple):
     ids: NDArray[np.int64]  # [n] track id, -1 where not tracked
 
 
+NOTHING = Detections(np.zeros((0, 9), np.float32), (), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
 class Forecasts(NamedTuple):
     """Where the model expects others to go, the likeliest way of each; for pictures."""
 

@@ -33,13 +33,14 @@ from uniad.processes import leave_signals_to_parent, process_pool, signals_block
 from uniad.simulation import car
 from uniad.simulation.drive import drive
 from uniad.simulation.log import DriveLog, Policy
-from uniad.simulation.policies import BASELINES, Model
+from uniad.simulation.policies import BASELINES, Guarded, Model
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import Setup, make_setup, route_id, route_keys
 from uniad.simulation.traffic import TrafficMode
 
-MODEL, BLANK = "model", "model without images"
-POLICIES = (MODEL, BLANK, *BASELINES)
+MODEL, BLANK, GUARDED = "model", "model without images", "model with guard"
+OF_MODEL = (MODEL, BLANK, GUARDED)
+POLICIES = (MODEL, GUARDED, BLANK, *BASELINES)
 IDENTITY = "run.json"
 # What decides a drive beside its arguments
 CODE = ("car", "drive", "policies", "routes", "traffic", "world")
@@ -73,7 +74,7 @@ class Job:
         unknown = [name for name in self.policies if name not in POLICIES]
         if unknown or not self.policies:
             raise UserError(f"policy {unknown[0]!r} is unknown: choose among {', '.join(POLICIES)}" if unknown else "no policy")
-        if self.driver is None and {MODEL, BLANK} & set(self.policies):
+        if self.driver is None and set(OF_MODEL) & set(self.policies):
             raise UserError("driving a model takes one: name an ONNX, an engine, or a checkpoint with its config")
         route_keys(self.seed, self.routes)
 
@@ -199,7 +200,7 @@ class _Worker:
         name, *where = key
         policy, setup = self._policy(name), _setup(*where)
         begun = time.perf_counter()
-        about = {**self.about, "backend": self.runtime.backend} if self.runtime and name in (MODEL, BLANK) else {}
+        about = {**self.about, "backend": self.runtime.backend} if self.runtime and name in OF_MODEL else {}
         log = drive(setup, policy, self.job.traffic, about)
         wall = time.perf_counter() - begun
         write_log(log, path)
@@ -211,7 +212,7 @@ class _Worker:
         if self.runtime is None:
             assert self.job.driver is not None  # looked at when the job was made
             self.runtime = self.job.driver.open()
-        return Model(self.runtime, blank=name == BLANK)
+        return Guarded(self.runtime) if name == GUARDED else Model(self.runtime, blank=name == BLANK)
 
     def close(self) -> None:
         if self.runtime is not None:

@@ -12,8 +12,8 @@ from shapely.geometry import Point
 from uniad.data.synthetic.params import LOCATIONS
 from uniad.errors import UserError
 from uniad.simulation.drive import drive, sensors_again
-from uniad.simulation.log import GREEN, Observation, Planned, Privileged, Route
-from uniad.simulation.policies import Expert, Model, StandStill
+from uniad.simulation.log import GREEN, Detections, Observation, Planned, Privileged, Route
+from uniad.simulation.policies import Expert, Guarded, Model, StandStill
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import EVENTS, MANOEUVRES, Setup, make_setup, route_keys
 from uniad.simulation.run import Job, place, read_all, run
@@ -203,3 +203,33 @@ def test_a_route_finds_the_way_that_was_driven(setups: list[Setup]):
     found, aside = route.project(xy, s)
     assert np.allclose(found, s, atol=0.05) and np.abs(aside).max() < 0.05
     assert isinstance(Cameras(setups[0].scene).global_from_lidar(xy[0], 0.0), np.ndarray)
+
+
+def planned(plan: np.ndarray, *boxes: tuple[str, float, float, float]) -> Planned:
+    """A plan, and cars and people (class, x, y, speed ahead) that the model tracks."""
+    sizes = {"pedestrian": (0.7, 0.7, 1.7), "car": (1.9, 4.6, 1.7)}
+    rows = np.array([[x, y, -1.0, *sizes[name], -np.pi, 0.0, v] for name, x, y, v in boxes], np.float32).reshape(-1, 9)
+    seen = Detections(rows, tuple(name for name, *_ in boxes), np.ones(len(boxes), np.float32), np.arange(len(boxes)))
+    return Planned(plan, seen)
+
+
+@pytest.mark.parametrize("who, room", [
+    (("car", 0.2, 16.0, 0.0), 16.0 - 2.3),
+    (("pedestrian", 0.0, 12.0, 0.0), 12.0 - 0.35),
+    (("car", 0.0, 14.0, 2.0), 14.0 - 2.3 + 6.0),
+])  # fmt: skip
+def test_a_guard_stays_behind_whom_the_model_sees_and_never_hurries(who: tuple, room: float):
+    guard = Guarded.__new__(Guarded)
+    straight = np.stack([np.zeros(6), 3.5 * np.arange(1, 7)], -1)
+    held = guard._guarded(planned(straight, who), 7.0)
+    front = held[:, 1] + 4.084 - 0.7 - 0.943
+    assert front[-1] < room and (np.diff(held[:, 1], prepend=0.0) >= -1e-9).all()
+    assert (held[:, 1] <= straight[:, 1] + 1e-6).all() and np.abs(held[:, 0]).max() < 1e-6
+    clear = planned(straight, ("car", 3.6, 16.0, 0.0), ("car", 0.0, -9.0, 8.0))
+    assert guard._guarded(clear, 7.0) is straight, "beside and behind is not in the way"
+
+
+def test_a_guard_leaves_a_plan_that_stands_where_it_is():
+    guard = Guarded.__new__(Guarded)
+    noise = np.random.default_rng(1).normal(0, 0.02, (6, 2))
+    assert np.abs(guard._guarded(planned(noise, ("car", 0.0, 7.0, 0.0)), 0.0)).max() < 0.5
