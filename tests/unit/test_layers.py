@@ -56,5 +56,5 @@ def test_a_package_without_a_place_is_an_error(copy: Path):
 def test_the_page_shows_the_order_that_is_held():
     rows = re.search(r"^layers = \[\n(.*?)^\]", (REPO / "pyproject.toml").read_text(), re.S | re.M)[1]
     page = (REPO / "docs/architecture.md").read_text()
-    shown = [line.split("  ")[0] for line in re.search(r"```text\n(.*?)```", page, re.S)[1].splitlines()]
+    shown = [line.split("  ")[0] for line in re.search(r"```text\n(cli .*?)```", page, re.S)[1].splitlines()]
     assert shown == re.findall(r'"(.*)"', rows)
