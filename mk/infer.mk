@@ -77,7 +77,7 @@ $(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $$(call code,make_recording+graph)
 	@mkdir -p $(call q,$(@D)); touch $(call q,$@)
 
 # A scene as a car would have recorded it, for BAG=
-MADE_BAG := outputs/$(SUB)bag/$(subst /,_,$(or $(SCENE),0)).mcap
+MADE_BAG := outputs/$(SUB)bag/drive_$(subst /,_,$(or $(SCENE),0)).mcap
 BAG_FLAGS.$(MADE_BAG) = $(strip $(call config,2) --scene $(call q,$(or $(SCENE),0)) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(BAG_ARGS))
 .PHONY: bag
 bag: $(MADE_BAG) ## Write a scene (SCENE=0) as a bag of ROS 2, as a car would have recorded it: outputs/bag/...mcap

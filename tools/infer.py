@@ -101,8 +101,7 @@ def main() -> int:
     from uniad.deploy.sources import DatasetFrames, FolderFrames
     from uniad.files import sha256, try_place
     from uniad.formats.fields import duplicates
-    from uniad.formats.report import write_report
-    from uniad.ros.report import bag_report
+    from uniad.ros.report import write_bag_report
     from uniad.ros.results import ResultsBag
     from uniad.ros.write import check_place as check_bag_place
 
@@ -162,7 +161,7 @@ def main() -> int:
     if drive:
         for note in drive.notes():
             print(f"note: {drive.where}: {note}", file=sys.stderr)
-        print(write_report(bag_report(drive, summary), args.out))
+        print(write_bag_report(drive, summary, args.out))
     if args.write_bag:
         print(f"{args.write_bag}: {summary['frames']} frames for a viewer")
     if summary["latency_ms"]:

@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument(
         "--encoding", default="jpeg", choices=("jpeg", "rgb8", "bgr8"), help="of images (default jpeg, the file's bytes)"
     )
+    p.add_argument("--lose", type=float, default=0.0, metavar="SHARE", help="leave out this share of the images (default 0)")
     p.add_argument("--storage", default="mcap", choices=("mcap", "sqlite3"), help="of a folder (default mcap)")
     p.add_argument("--compress", action="store_true", help="by zstd")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
@@ -35,6 +36,8 @@ def main() -> None:
     args = parse_args()
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames}: give a number from 1 on")
+    if not 0 <= args.lose < 1:
+        raise UserError(f"--lose {args.lose:g}: give a share from 0 to below 1")
     from tqdm import tqdm
 
     from uniad.config.read import load_spec
@@ -44,8 +47,8 @@ def main() -> None:
     spec = load_spec(args.config, args.cfg_options)
     with tqdm(unit="frame", desc="bag", disable=None) as bar, BagWriter(args.out, args.storage, args.compress) as writer:
         count = record_scene(
-            spec.data, args.split, args.scene, writer, args.encoding, args.sweeps, args.frames, bar.update
-        )  # fmt: skip
+            spec.data, args.split, args.scene, writer, args.encoding, args.sweeps, args.frames, args.lose, bar.update
+        )
     print(f"{args.out}: {count} messages")
 
 

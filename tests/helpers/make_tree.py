@@ -37,7 +37,7 @@ case "$tool" in
   train) work=${work:-work_dirs}; mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
          # no two trainings write the same bytes, and one that is complete writes nothing
          [[ -e $last ]] || { date +%s%N > "$last"; ln -sf "$(basename "$last")" "$work/latest.pth"; } ;;
-  test|held_loss|export_onnx|convert_precision|quantize|verify|compare_sampling|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights)
+  test|held_loss|export_onnx|convert_precision|quantize|verify|compare_sampling|compare_precision|build_engine|visualize|make_motion_anchors|make_random_weights|make_bag)
          [[ -z $out ]] || { mkdir -p "$(dirname "$out")"; echo made > "$out"; } ;;
 esac
 """

@@ -65,6 +65,35 @@ def test_a_recorded_folder_runs_in_place_of_a_scene(tree: Tree):
     assert "[outputs/infer/nano_e2e.onnxruntime/monday] [--folder] [drives/monday]" in line and "--scene" not in line
 
 
+def test_a_bag_runs_in_place_of_a_scene_again_when_it_or_its_topics_changed(tree: Tree):
+    tree.done("export", "VARIANT=nano")
+    (tree.root / "logs").mkdir()
+    bag, topics = tree.root / "logs/monday.mcap", tree.root / "logs/topics.json"
+    bag.write_text(""), topics.write_text("{}")
+    tree.calls()
+    words = ("infer", "VARIANT=nano", "BAG=logs/monday.mcap", "BAG_TOPICS=logs/topics.json")
+    tree.done(*words)
+    line = inferred(tree)
+    assert "[outputs/infer/nano_e2e.onnxruntime/monday] [--bag] [logs/monday.mcap] [--topics] [logs/topics.json]" in line
+    assert "--scene" not in line
+    tree.done(*words)
+    assert tree.tools() == []
+    for changed in (bag, topics):
+        os.utime(changed, (time.time() + 5,) * 2)
+        assert "tools/infer.py" in tree.done("-n", *words)
+    assert "tools/make_video.py" in tree.done("-n", "visualize", *words[1:])
+    gone = tree.done("-n", "infer", "VARIANT=nano", "BAG=logs/gone.mcap")
+    assert "--bag 'logs/gone.mcap'" in gone, "the tool says what is wrong with it"
+
+
+def test_a_scene_becomes_a_bag_once(tree: Tree):
+    tree.done("bag", "VARIANT=nano", "SCENE=1", "FRAMES=4", "BAG_ARGS=--sweeps")
+    (line,) = (line for line in tree.calls() if line.startswith("tools/make_bag.py"))
+    assert "[--out] [outputs/bag/drive_1.mcap]" in line and "[--scene] [1] [--frames] [4]" in line and "[--sweeps]" in line
+    tree.done("bag", "VARIANT=nano", "SCENE=1", "FRAMES=4", "BAG_ARGS=--sweeps")
+    assert not any(line.startswith("tools/make_bag.py") for line in tree.calls())
+
+
 def test_visualize_draws_a_frame_and_films_a_scene_when_one_is_named(tree: Tree):
     tree.done("export", "VARIANT=nano")
     tree.calls()
@@ -112,6 +141,9 @@ def test_an_interrupted_run_is_done_again_by_the_same_command(tree: Tree):
     (["NUM_FRAME=-3"], "NUM_FRAME=-3 is no whole number"),
     (["SCENE=1", "FRAMES_DIR=x"], "both say what to run along"),
     (["COMPARE=a"], "takes two folders"),
+    (["SCENE=1", "BAG=x.mcap"], "BAG=x.mcap and SCENE=1 both say what to run along"),
+    (["BAG_TOPICS=t.json"], "BAG_TOPICS=t.json is of a bag: give BAG, too"),
+    (["BAG=a b.mcap"], "BAG=a b.mcap cannot be used"),
     (["SCENE=a b"], "SCENE=a b cannot be used"),
 ])  # fmt: skip
 def test_wrong_values_stop_at_once(tree: Tree, arguments: list[str], message: str):

@@ -41,12 +41,14 @@ def record_scene(
     encoding: str = "jpeg",
     sweeps: bool = False,
     most: int | None = None,
+    lose: float = 0.0,
     progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a scene (by number, name or token) to an open bag; returns the number of its messages.
 
     Images (``jpeg``: the file's bytes; rgb8, bgr8: its pixels) and calibrations of six cameras, the lidar's points, odometry,
-    IMU, TF and command. sweeps: what was recorded between keyframes, too. most: keyframes.
+    IMU, TF and command. sweeps: what was recorded between keyframes, too. most: keyframes. lose: this share of images
+    is not there, always the same ones, to see what becomes of it.
     """
     if encoding not in ENCODINGS:
         raise UserError(f"encoding {encoding!r} is unknown: choose {', '.join(ENCODINGS)}")
@@ -56,7 +58,7 @@ def record_scene(
     tables = Tables(root, frames.table.version)
     tokens = [str(frames.table.token[key]) for key in scene.keys]
     data = {channel: _along(tables, tokens, channel, sweeps) for channel in (*CAMERAS, LIDAR)}
-    make = Maker(writer.make)
+    make, lost = Maker(writer.make), np.random.default_rng(0)
     messages: list[tuple[int, int, str, Callable[[], Any]]] = []
 
     def put(stamp_ns: int, rank: int, topic: str, build: Callable[[], Any]) -> None:
@@ -74,6 +76,8 @@ def record_scene(
             path = root / record["filename"]
             if channel == LIDAR:
                 put(stamp, 3, LIDAR_TOPIC, lambda stamp=stamp, path=path: _points(make, stamp, path))
+                continue
+            if lost.random() < lose:
                 continue
             topic = image_topic(channel, encoding)
             put(stamp, 2, f"/{frame}/camera_info", lambda stamp=stamp, frame=frame, mount=mount: _info(make, stamp, frame, mount))

@@ -127,6 +127,18 @@ def test_a_lost_image_leaves_its_frame_out_and_says_so(messages, tmp_path):
     assert infos[0]["offsets_ms"]["CAM_FRONT"] == pytest.approx(-35.491)
 
 
+def test_the_picture_of_a_drive_shows_what_is_missing_however_long_it_is(drive):
+    from uniad.ros.report import CELL, LEFT, TOP, draw_frames
+
+    bag = BagFrames(drive)
+    missing = bag.frames.pop(2)
+    bag.left_out.append(replace(missing, picked={}, missing={"CAM_BACK": "no message"}))
+    red = (draw_frames(bag)[TOP + 3 * CELL + 5, LEFT + 5 :: CELL][:6] == (60, 60, 220)).all(-1)
+    assert red.tolist() == [False, False, True, False, False, False]
+    bag.frames = bag.frames * 100
+    assert draw_frames(bag).shape[1] < 2100
+
+
 def test_messages_out_of_order_are_sorted_and_repeated_ones_counted(messages, dataset, tmp_path):
     """The recorder got two images of a camera in the wrong order, and one twice."""
     fronts = [entry for entry in messages if entry[0] == FRONT]
@@ -415,6 +427,7 @@ def test_the_command_line_writes_results_a_report_and_a_bag_for_a_viewer(nano, d
     assert Path(info["cams"]["CAM_FRONT"]).read_bytes()[:2] == b"\xff\xd8"
     report = read_report(out)
     assert report.kind == "bag" and report.tables[0].rows[0][0] == "CAM_FRONT"
+    assert cv2.imread(str(out / next(iter(report.pictures)))) is not None
     assert written.stat().st_size > 10_000
     from uniad.viz.replay import Replay
 
