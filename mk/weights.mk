@@ -12,15 +12,15 @@ WEIGHTS_FROM.nuscenes_infos_temporal_train.pkl := $(UNIAD_RELEASE)/nuscenes_info
 WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_RELEASE)/nuscenes_infos_temporal_val.pkl
 WEIGHTS_FROM.r101_dcn_fcos3d_pretrain.pth := $(UNIAD_V2_FILES)/ckpts/r101_dcn_fcos3d_pretrain.pth
 WEIGHTS_FROM.resnet50-0676ba61.pth := https://download.pytorch.org/models/resnet50-0676ba61.pth
-# Digests that publishers state (projects/uniad/formats/published.py); a file that bears another name's digest is refused.
-WEIGHTS_SHA256.r101_dcn_fcos3d_pretrain.pth ?= 91d8a649e007663121a64c0511d486fff1d421b77d61359399dd0a821fe633e8
+# Digests that publishers state (projects/uniad/formats/published.py): a download with another one is refused.
+DIGEST_OF.r101_dcn_fcos3d_pretrain.pth := 91d8a649e007663121a64c0511d486fff1d421b77d61359399dd0a821fe633e8
 ifeq ($(GENERATION),uniad-v2)
 WEIGHTS_FROM.motion_anchor_infos_mode6.pkl := $(UNIAD_V2_FILES)/data/motion_anchor_infos_mode6.pkl
 WEIGHTS_FROM.nuscenes_infos_temporal_train.pkl := $(UNIAD_V2_FILES)/data/nuscenes_infos_temporal_train.pkl
 WEIGHTS_FROM.nuscenes_infos_temporal_val.pkl := $(UNIAD_V2_FILES)/data/nuscenes_infos_temporal_val.pkl
-WEIGHTS_SHA256.motion_anchor_infos_mode6.pkl ?= 05c84020204841eb45a1599228e4452b021213a83d8f7a63b40b47531f0cac6b
-WEIGHTS_SHA256.nuscenes_infos_temporal_train.pkl ?= e0d727dbc6abe11781449ba840a193ada0d8ce178478c01b2f37815950b9ba57
-WEIGHTS_SHA256.nuscenes_infos_temporal_val.pkl ?= 725eaabd9711a8a532f912393d5fa8fc57d0f9d0669da319c867d759eaf75550
+DIGEST_OF.motion_anchor_infos_mode6.pkl := 05c84020204841eb45a1599228e4452b021213a83d8f7a63b40b47531f0cac6b
+DIGEST_OF.nuscenes_infos_temporal_train.pkl := e0d727dbc6abe11781449ba840a193ada0d8ce178478c01b2f37815950b9ba57
+DIGEST_OF.nuscenes_infos_temporal_val.pkl := 725eaabd9711a8a532f912393d5fa8fc57d0f9d0669da319c867d759eaf75550
 endif
 
 $(call flag,PUBLISHED)
@@ -28,7 +28,7 @@ $(call flag,PUBLISHED)
 setting = $(if $(filter-out undefined,$(origin $1)),$($1))
 # $(call fetch,file)
 fetch = $(HOST_PYTHON) tools/fetch_weights.py --out $(call q,$1) $(foreach u,$(call setting,WEIGHTS_URL.$(notdir $1)) $(WEIGHTS_FROM.$(notdir $1)),--url $(call q,$u)) \
-  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(if $(call setting,WEIGHTS_SHA256.$(notdir $1)),--sha256 $(call q,$(WEIGHTS_SHA256.$(notdir $1))))
+  $(if $(WEIGHTS_DIR),--have $(call q,$(WEIGHTS_DIR))) $(foreach d,$(or $(call setting,WEIGHTS_SHA256.$(notdir $1)),$(call setting,DIGEST_OF.$(notdir $1))),--sha256 $(call q,$d))
 
 PUBLISHED_INFOS := $(DATA_DIR)/infos/nuscenes_infos_temporal_train.pkl $(DATA_DIR)/infos/nuscenes_infos_temporal_val.pkl
 ANCHORS.nuscenes := $(DATA_DIR)/others/motion_anchor_infos_mode6.pkl
