@@ -95,11 +95,11 @@ def main() -> int:
     for table in report.tables[:3]:
         print(_shown(table), end="\n\n")
     print("\n".join(report.findings))
-    for name in (MODEL,):
-        if measured.get(name):
-            m = measured[name]
-            print(f"{m['frames']:.0f} frames of the model, {m['frames_per_s']:.2f} a second in each process with rendering; "
-                  f"its step takes {m['step_ms_p50']:.0f} ms (p50), {m['step_ms_p99']:.0f} ms (p99)")  # fmt: skip
+    if measured.get(judged):
+        m = measured[judged]
+        print(f"{m['frames']:.0f} frames of {judged}: {m['frames_per_s']:.2f} a second in each process, rendering included; "
+              f"{m['cpu_s']:.2f} s of processor time a frame; its step {m['step_ms_p50']:.0f} ms (p50), "
+              f"{m['step_ms_p99']:.0f} ms (p99)")  # fmt: skip
     print(page)
     return 0
 

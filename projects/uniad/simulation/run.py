@@ -94,6 +94,7 @@ class Timing(NamedTuple):
     policy: str
     frames: int
     wall_s: float
+    cpu_s: float  # processor time of the process, which does not depend on what else the machine does
     step_ms: tuple[float, ...]
 
 
@@ -199,12 +200,12 @@ class _Worker:
     def make(self, key: tuple[str, int, int], path: Path) -> Timing:
         name, *where = key
         policy, setup = self._policy(name), _setup(*where)
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         about = {**self.about, "backend": self.runtime.backend} if self.runtime and name in OF_MODEL else {}
         log = drive(setup, policy, self.job.traffic, about)
-        wall = time.perf_counter() - begun
+        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         write_log(log, path)
-        return Timing(name, len(log.frames), wall, tuple(frame.step_ms for frame in log.frames))
+        return Timing(name, len(log.frames), wall, cpu, tuple(frame.step_ms for frame in log.frames))
 
     def _policy(self, name: str) -> Policy:
         if name in BASELINES:
@@ -257,11 +258,13 @@ def _make(key: tuple[str, int, int], path: Path) -> Timing:
 
 
 def speed(took: Sequence[Timing], policy: str) -> dict[str, float]:
-    """Frames, frames per second of one process (rendering and all), and the policy's median and 99th percentile, ms."""
+    """Frames, frames per second of one process (rendering and all), processor time a frame, s, and the policy's median and 99th
+    percentile, ms.
+    """
     own = [t for t in took if t.policy == policy]
     steps = np.array([ms for t in own for ms in t.step_ms])
     frames, wall = sum(t.frames for t in own), sum(t.wall_s for t in own)
     if not frames:
         return {}
-    return {"frames": frames, "frames_per_s": frames / wall, "step_ms_p50": float(np.percentile(steps, 50)),
-            "step_ms_p99": float(np.percentile(steps, 99))}  # fmt: skip
+    return {"frames": frames, "frames_per_s": frames / wall, "cpu_s": sum(t.cpu_s for t in own) / frames,
+            "step_ms_p50": float(np.percentile(steps, 50)), "step_ms_p99": float(np.percentile(steps, 99))}  # fmt: skip
