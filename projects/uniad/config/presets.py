@@ -24,14 +24,15 @@ PRESETS: dict[str, dict[str, str]] = {
         "box_code": V2,
         "box_sizes": V2,
         "collision_loss": V2,
+        "smoother_start": V2,
     },
     BENCH2DRIVE: {},
     "upstream": {},
     "documented": {},
 }
 
-# Keys for which "fixed" and v1 are one: v1 has no fault there, other generations differ
-CONVENTIONS = ("bev_shift", "box_code", "box_sizes")
+# Keys for which "fixed" means v1's way: only other generations differ from it
+CONVENTIONS = ("bev_shift", "box_code", "box_sizes", "smoother_start")
 
 
 def convention_of(value: object) -> object:

@@ -197,6 +197,7 @@ def read_motion(
                 weight_minade=weight_minade,
                 weight_minfde=weight_minfde,
                 anchor_rotation=compat.anchor_rotation,
+                smoother_start=compat.smoother_start,
             )
 
 

@@ -44,9 +44,10 @@ class CompatSpec:
     shift_now: CompatChoice = UPSTREAM  # temporal attention moves the current BEV along with the previous one
     # Only a frame with a new object measures how tracks overlap their objects; other frames keep older overlaps
     stale_overlap: CompatChoice = UPSTREAM
-    # What follows is right in v1, so that upstream's and the fixed way are one (presets.CONVENTIONS)
+    # For what follows "fixed" is as in v1 (presets.CONVENTIONS)
     bev_shift: CompatChoice = _also("uniad-v2")  # v2: the car's motion is turned by l2g_r's transpose, the wrong way round
     box_code: CompatChoice = _also("uniad-v2")  # v2: the network says log l, log w and the heading's sine and cosine
+    smoother_start: CompatChoice = _also("uniad-v2")  # v2: smoothing starts from a heading within +-pi; v1: from -3/2 pi to pi/2
     box_sizes: CompatChoice = _also("uniad-v2")  # v2: its evaluation hands length and width to nuScenes as width and length
 
 
@@ -196,6 +197,7 @@ class MotionSpec:
     weight_minade: float = 0.0
     weight_minfde: float = 0.25
     anchor_rotation: CompatChoice = UPSTREAM
+    smoother_start: CompatChoice = UPSTREAM
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from uniad.config.spec import MotionSpec
+from uniad.config.spec import UNIAD_V2, MotionSpec
 from uniad.interface.types import Agents, MotionOutput, Targets
 from uniad.losses.common import masked_sum
 from uniad.losses.smoother import smooth_trajectories
@@ -64,7 +64,7 @@ def matched_futures(
     if spec.use_nonlinear_optimizer:
         boxes = agents.boxes[:, :-1].detach().float()
         flat = (x.flatten(0, 1) for x in (gt_boxes, traj, known.float(), boxes))
-        traj = smooth_trajectories(*flat).unflatten(0, index.shape)
+        traj = smooth_trajectories(*flat, wrapped=spec.smoother_start == UNIAD_V2).unflatten(0, index.shape)
     traj = torch.where(known[..., None], traj, torch.zeros_like(traj))
     ego_known = (truth.sdc_fut_traj_mask > 0).all(-1)
     return (

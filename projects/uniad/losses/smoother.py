@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from uniad.geometry.boxes import limit_period
 from uniad.losses.trajectory_problem import (
     DT_S,
     MAX_ACCEL,
@@ -40,19 +41,25 @@ MIN_MOVE_M, MAX_START_OFF_M, MAX_START_TURN, MAX_MEAN_OFF_M = 2.0, 2.0, math.pi 
 
 
 @torch.no_grad()
-def smooth_trajectories(gt_boxes: Tensor, traj: Tensor, mask: Tensor, boxes: Tensor) -> Tensor:
+def smooth_trajectories(
+    gt_boxes: Tensor, traj: Tensor, mask: Tensor, boxes: Tensor, wrapped: bool = False
+) -> Tensor:
     """Future offsets [N, F, 2] of agents, metres from where each trajectory starts, lidar axes.
 
     gt_boxes, boxes [N, 9]: the object and the prediction that answers for it; traj [N, F, 2] absolute lidar positions of the
     object's future; mask [N, F] 1 where known, all known steps first. An agent that hardly moves, or was seen far from its
     object, keeps its true offsets; for the others the smoothed way replaces them, from the predicted place.
+
+    wrapped: start from the predicted heading within +-pi, as UniAD v2 does. v1 starts from -pi/2 - yaw as it is, so that an agent
+    which heads for more than pi/2 starts a whole turn away from the headings of its way, which lie within +-pi.
     """
     with full_precision(traj):
         dtype = traj.dtype
         gt_boxes, traj, boxes = gt_boxes.double(), traj.double(), boxes.double()
         length = mask.double().sum(-1)
         offsets = traj - gt_boxes[:, None, :2]
-        start = torch.stack([boxes[:, 0], boxes[:, 1], _heading(boxes), boxes[:, 7:9].norm(dim=-1)], -1)
+        heading = limit_period(_heading(boxes), 0.5, 2 * math.pi) if wrapped else _heading(boxes)
+        start = torch.stack([boxes[:, 0], boxes[:, 1], heading, boxes[:, 7:9].norm(dim=-1)], -1)
         # Upstream's code takes the first step from the origin of the lidar frame instead of from the object. Kept: it is
         # part of what published weights were trained with, and weighs little.
         step = torch.cat([traj[:, :1], traj[:, 1:] - traj[:, :-1]], 1)

@@ -81,6 +81,7 @@ _CONVENTIONS = tuple(
         (CONVENTIONS, ("model.compat", "data.compat")),
         (("box_code",), ("model.decoder",)),
         (("shift_rule",), ("model.bev",)),
+        (("smoother_start",), ("model.motion",)),
     )
     for key in keys
     for part in parts

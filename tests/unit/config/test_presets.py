@@ -42,7 +42,7 @@ def test_v2_reaches_the_parts_of_the_model_that_read_it():
     spec = load_spec(TINY, [f"native.compat={V2}"])
     model = spec.model
     assert (model.bev.shift_now, model.bev.shift_rule, model.decoder.box_code) == (False, V2, V2)
-    assert model.stage2.motion.anchor_rotation == V2 and spec.data.compat == model.compat
+    assert model.stage2.motion.anchor_rotation == model.stage2.motion.smoother_start == V2 and spec.data.compat == model.compat
 
 
 def test_single_keys_stand_over_a_preset():
@@ -71,7 +71,7 @@ def test_a_checkpoint_from_before_there_were_generations_is_one_of_v1():
     """Its spec lacks the keys; a run of it goes on without a word, and another generation's differs."""
     spec = load_spec(TINY, [])
     new = {f"{part}.compat.{key}" for part in ("model", "data") for key in CONVENTIONS}
-    new |= {"model.decoder.box_code", "model.bev.shift_rule"}
+    new |= {"model.decoder.box_code", "model.bev.shift_rule", "model.motion.smoother_start"}
     old = json.dumps({key: value for key, value in flatten(spec).items() if key not in new})
     assert new < flatten(spec).keys() and differences(spec, old) == []
     changed = differences(load_spec(TINY, [f"native.compat={V2}"]), old)
