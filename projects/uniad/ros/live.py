@@ -61,6 +61,7 @@ class Live:
         awaited = [topic for topic in (self.topics.odometry, self.topics.imu) if topic]
         self.sync = Synchroniser(CAMERAS, self.topics.reference, tolerance_s, every, patience_s, awaited)
         self._lock = threading.Lock()  # over what the car has said
+        self._drive = 0
         self.begin()
 
     def begin(self) -> None:
@@ -71,6 +72,7 @@ class Live:
             if before is not None:
                 self.car.remember_rig(before)
             self.sync.clear()
+            self._drive += 1
             self._start_ns: int | None = None
             self._last_ns = 0
             self._checked = False
@@ -105,17 +107,20 @@ class Live:
         """The model's answer to a complete instant. UserError where it is refused: nothing has changed then."""
         images = {name: message for name, (_, message) in instant.picked.items()}
         with self._lock:
+            drive, begun, last = self._drive, self._start_ns, self._last_ns
             if not self._checked:
                 frames = {name: message.header.frame_id for name, message in images.items()}
                 self.car.check(instant.stamp_ns, frames)
-            start = instant.stamp_ns if self._start_ns is None else self._start_ns
+            start = instant.stamp_ns if begun is None else begun
             sensors, _ = self.car.sensors(instant, images, start)
             base = self.car.base
         # After a gap nothing that is remembered holds.
-        if self._start_ns is None or (instant.stamp_ns - self._last_ns) / 1e9 > self.runtime.limits.most_step_s:
+        if begun is None or (instant.stamp_ns - last) / 1e9 > self.runtime.limits.most_step_s:
             self.runtime.reset()
         result = self.runtime.step(sensors)
-        self._start_ns, self._last_ns, self._checked = start, instant.stamp_ns, True
+        with self._lock:
+            if drive == self._drive:  # else another one began meanwhile, which this frame is none of
+                self._start_ns, self._last_ns, self._checked = start, instant.stamp_ns, True
         ground = -float(np.asarray(sensors.lidar2ego.translation)[2])
         static = self.messages.maker.transforms(self.messages.maker.transform(instant.stamp_ns, base, FRAME, sensors.lidar2ego))
         return Answer(instant.stamp_ns, result, self.messages.of(result, instant.stamp_ns, ground), static)

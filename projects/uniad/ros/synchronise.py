@@ -108,7 +108,12 @@ class Synchroniser:
                 counts.late += 1
             else:
                 insort(self._waiting, stamp_ns)
-        return list(self._settle(final=False))
+        instants = list(self._settle(final=False))
+        if self.patience_ns < math.inf:  # of a reference that fell silent, nobody collects the images
+            oldest = max(self._newest.values()) - self.patience_ns - self.tolerance_ns - JUMP_NS
+            for held in self._held.values():
+                del held[: bisect_left(held, oldest, key=_stamp)]
+        return instants
 
     def flush(self) -> list[Instant]:
         """The rest: nothing more comes."""

@@ -120,9 +120,9 @@ def find_topics(held: Sequence[Held], given: Mapping[str, Any], where: str, need
     if faults:
         raise UserError(f"{where}: {'; '.join(faults)}: {HELP}; {listed(held)}")
     reference = given.get("reference") or _reference(held)
+    reference = next((name for name, camera in cameras.items() if camera.topic == reference), reference)
     if reference not in CAMERAS:
-        _check_type(reference, by_topic, (m.POINTS, m.IMAGE, m.COMPRESSED), "reference", held, where)
-        reference = next((name for name, camera in cameras.items() if camera.topic == reference), reference)
+        _check_type(reference, by_topic, (m.POINTS,), "reference", held, where)
     return Topics(cameras, roles["odometry"], roles["imu"], roles["command"], reference, given.get("frames", {}))
 
 

@@ -233,6 +233,24 @@ def test_a_running_car_and_a_bag_are_the_same_frames(spec, messages):
             np.testing.assert_array_equal(a.images[name], b.images[name])
 
 
+def test_a_frame_that_ends_after_another_drive_began_is_none_of_it(spec, messages):
+    resets = []
+
+    def step(sensors):
+        live.begin()  # as another thread would, when time goes back
+        return drawn_result()
+
+    runtime = SimpleNamespace(spec=spec, limits=Limits(), reset=lambda: resets.append(1), step=step)
+    held = list({topic: Held(topic, message.__msgtype__, 1) for topic, _, message in messages}.values())
+    live = Live(runtime, held, lambda kind, **fields: SimpleNamespace(**fields))
+    for _ in range(2):
+        for topic, stamp, message in messages:
+            if instants := live.add(topic, message, stamp):
+                live.run(instants[0])
+                break
+    assert len(resets) == 2, "the second drive begins a scene"
+
+
 def test_a_model_that_departs_from_its_recording_is_refused(toy, tmp_path):
     assert "verified on 2 frames" in verify_model(toy)
     assert verify_model(toy, "never") == "not verified: nobody asked for it"

@@ -57,6 +57,13 @@ def test_patience_ends_and_the_rest_is_settled_by_a_flush():
     assert last.stamp_ns == 600 * MS and set(last.missing) == {"b"}
 
 
+def test_images_of_a_reference_that_fell_silent_are_not_kept_for_ever():
+    sync = Synchroniser(["a"], "lidar", patience_s=0.3)
+    settled(sync, ("lidar", 0), *(("a", 100 * n) for n in range(1000)))
+    assert len(sync._held["a"]) < 20
+    assert payloads(settled(sync, ("lidar", 99_890))[0]) == {"a": "a99900"}
+
+
 def test_every_nth_instant_is_taken_and_one_that_lacks_a_camera_is_replaced():
     sync = Synchroniser(["a"], "lidar", tolerance_s=0.01, every=4)
     messages = [(stream, 100 * n) for n in range(12) for stream in ("lidar", "a") if (stream, n) != ("a", 4)]

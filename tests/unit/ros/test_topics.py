@@ -79,6 +79,7 @@ def test_a_file_of_topics_decides(tmp_path):
 @pytest.mark.parametrize("given, told", [
     ({"cameras": {"CAM_FRONT": "/odom"}}, "topic /odom is nav_msgs/Odometry; as CAM_FRONT it must be sensor_msgs/Image or"),
     ({"cameras": {"CAM_FRONT": "/none"}}, "topic /none, which is said to be CAM_FRONT, is not there: it holds"),
+    ({"reference": "/odom"}, "topic /odom is nav_msgs/Odometry; as reference it must be sensor_msgs/PointCloud2"),
     ({"odometry": "/points"}, "topic /points is sensor_msgs/PointCloud2; as odometry it must be nav_msgs/Odometry"),
     ({"cameras": {"CAM_FRONT": "/cam_back/image_raw"}}, "CAM_FRONT and CAM_BACK are both|no topic of CAM_BACK"),
 ])  # fmt: skip
