@@ -19,7 +19,7 @@ import numpy as np
 from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import Scene, info_of
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, open_outside
 from uniad.formats.layout import CAMERAS
 from uniad.formats.times import check_times
 from uniad.ros import messages as m
@@ -126,9 +126,13 @@ def _storage(path: Path) -> Path:
         raise UserError(f"{path} does not exist; needed is a rosbag2 folder, an .mcap or a .db3 file")
     if path.is_dir():
         if (path / "metadata.yaml").exists():
+            for file in path.iterdir():
+                if not file.is_dir():
+                    open_outside(file).close()  # a pipe would be waited for
             return path
         files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
         if len(files) == 1:
+            open_outside(files[0]).close()
             return files[0]
         found = f"{len(files)} files" if files else "no .mcap or .db3 file"
         raise UserError(f"{path} has {found} and no metadata.yaml; `ros2 bag reindex {path}` writes it")
@@ -136,6 +140,7 @@ def _storage(path: Path) -> Path:
         raise UserError(f"{path} is a bag of ROS 1; `rosbags-convert --src {path} --dst {path.stem}` makes one of ROS 2")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no bag: needed is a rosbag2 folder, an .mcap or a .db3 file")
+    open_outside(path).close()
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -404,6 +405,15 @@ def test_what_is_no_bag_is_one_line(tmp_path):
     ):  # fmt: skip
         with pytest.raises(UserError, match=told):
             BagFrames(tmp_path / name)
+
+
+def test_a_pipe_is_no_bag(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/metadata.yaml").write_text("")
+    for path in (tmp_path / "a.mcap", tmp_path / "folder/a.db3"):
+        os.mkfifo(path)
+        with pytest.raises(UserError, match="is a pipe or a device, not a file"):
+            BagFrames(path if path.parent == tmp_path else path.parent)
 
 
 def test_a_folder_that_lost_its_metadata_is_read_by_its_one_file(spec, dataset, tmp_path):
