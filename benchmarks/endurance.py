@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,12 @@ from typing import Any
 import _tools  # noqa: F401  the environment and the code of this tree
 
 import numpy as np
-import torch
 
 from uniad.deploy.plausible import Limits
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import DatasetFrames
+from uniad.deploy.watch import MOST_GROWTH_MIB, Watch
 from uniad.errors import UserError, run_cli
 from uniad.files import atomic_path
 from uniad.geometry.nuscenes import STEP_S
@@ -38,7 +36,6 @@ from uniad.postprocess.result import Result
 
 HOUR = 7200  # frames of 2 Hz
 SAMPLES = 60  # of memory, over the run
-MOST_GROWTH_MIB = 64.0  # of a run, over what it held after its first turns
 MOST_WANDERING_M = 0.5  # of the parked car's plan, from its second minute on
 SAME_M = 1e-3  # where a backend adds up in another order each time
 
@@ -60,41 +57,19 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-class Watch:
-    """Steps a runtime, and keeps each step's time and now and then its memory."""
+def watch(runtime: Runtime, frames: int) -> Watch:
+    """Samples memory now and then, and says where it is."""
+    every = max(frames // SAMPLES, 1)
 
-    def __init__(self, runtime: Runtime, frames: int) -> None:
-        self.runtime, self.frames, self.every = runtime, frames, max(frames // SAMPLES, 1)
-        self.times_ms: list[float] = []
-        self.parts_ms: list[dict[str, float]] = []  # what a step says of its own parts
-        self.memory: list[tuple[int, float, float]] = []  # frame, MiB of the process, MiB of the GPU
+    def due(watch: Watch) -> bool:
+        if watch.frames % every:
+            return False
+        median, held = np.median(watch.times_ms[-every:]), watch.held()[0]
+        text = f"{watch.frames} of {frames} frames, median of the last {every} {median:.1f} ms, {held:.0f} MiB"
+        print(text, file=sys.stderr, flush=True)
+        return True
 
-    def step(self, sensors: Sensors) -> Result:
-        begun = time.perf_counter()
-        result = self.runtime.step(sensors)
-        self.times_ms.append(1e3 * (time.perf_counter() - begun))
-        self.parts_ms.append(result.timings_ms)
-        if len(self.times_ms) % self.every == 0:
-            gpu = torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-            self.memory.append((len(self.times_ms), resident_mib(), gpu))
-            print(
-                f"{len(self.times_ms)} of {self.frames} frames, median of the last {self.every} "
-                f"{np.median(self.times_ms[-self.every:]):.1f} ms, {self.memory[-1][1]:.0f} MiB",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-        return result
-
-    def scene(self, scene: Sequence[Sensors]) -> list[Result]:
-        self.runtime.reset()
-        return [self.step(sensors) for sensors in scene]
-
-
-def resident_mib() -> float:
-    """What the process holds now; where the system does not say, the most that it held."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return Watch(runtime, due)
 
 
 def difference(one: Sequence[Result], two: Sequence[Result]) -> float:
@@ -112,29 +87,30 @@ def difference(one: Sequence[Result], two: Sequence[Result]) -> float:
 
 def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames: int) -> dict[str, Any]:
     """Report of ``frames`` frames, no fewer than A, B, A, two parked ones and A again take."""
-    watch = Watch(runtime, frames)
-    alone = watch.scene(a)
+    seen = watch(runtime, frames)
+    alone = seen.scene(a)
     worst, turns = 0.0, 0
-    while turns == 0 or len(watch.times_ms) + len(a) + len(b) <= frames // 2:
-        watch.scene(b)
-        worst = max(worst, difference(alone, watch.scene(a)))
+    while turns == 0 or seen.frames + len(a) + len(b) <= frames // 2:
+        seen.scene(b)
+        worst = max(worst, difference(alone, seen.scene(a)))
         turns += 1
-    settled = len(watch.times_ms)
+    settled = seen.frames
     # The last pass through A goes on where it stands.
     plans, parked = [], max(frames - settled - len(a), 2)
     for i in range(parked):
-        result = watch.step(dataclasses.replace(a[-1], time_s=a[-1].time_s + (i + 1) * STEP_S))
+        result = seen.step(dataclasses.replace(a[-1], time_s=a[-1].time_s + (i + 1) * STEP_S))
         plans.append(np.zeros((1, 2)) if result.plan is None else result.plan.path)
     calm = plans[min(120, parked // 2) :]
     wandering = float(np.abs(np.stack(calm) - calm[0]).max())
-    worst = max(worst, difference(alone, watch.scene(a)))
-    times = np.array(watch.times_ms[1:])
-    first = next((m for m in watch.memory if m[0] >= len(a) + len(b)), watch.memory[0] if watch.memory else (0, 0.0, 0.0))
-    last = watch.memory[-1] if watch.memory else first
+    worst = max(worst, difference(alone, seen.scene(a)))
+    times = np.array(seen.times_ms[1:])
+    last = seen.samples[-1] if seen.samples else seen.sample()
+    first = next((m for m in seen.samples if m.frames >= len(a) + len(b)), seen.samples[0])
     median, p99 = (float(np.percentile(times, q)) for q in (50, 99))
-    parts = {name: [part[name] for part in watch.parts_ms[1:]] for name in watch.parts_ms[0]}
+    parts = {name: list(taken[1:]) for name, taken in seen.parts_ms.items()}
+    grown = (last.process_mib - first.process_mib, last.gpu_mib - first.gpu_mib)
     report: dict[str, Any] = {
-        "frames": len(watch.times_ms),
+        "frames": seen.frames,
         "turns_of_a_and_b": turns,
         "parked_s": parked * STEP_S,
         "median_ms": round(median, 3),
@@ -143,11 +119,13 @@ def endure(runtime: Runtime, a: Sequence[Sensors], b: Sequence[Sensors], frames:
         "parts_ms": {
             name: {f"p{q}": round(float(np.percentile(taken, q)), 3) for q in (50, 99, 100)} for name, taken in parts.items()
         },
-        "memory_mib": {"after_first_turn": round(first[1], 1), "end": round(last[1], 1), "growth": round(last[1] - first[1], 1)},
-        "gpu_memory_mib": {"growth": round(last[2] - first[2], 1), "end": round(last[2], 1)},
+        "memory_mib": {
+            "after_first_turn": round(first.process_mib, 1), "end": round(last.process_mib, 1), "growth": round(grown[0], 1),
+        },
+        "gpu_memory_mib": {"growth": round(grown[1], 1), "end": round(last.gpu_mib, 1)},
         "a_after_b_m": worst,
         "parked_plan_wanders_m": round(wandering, 4),
-    }
+    }  # fmt: skip
     report["faults"] = faults(report)
     return report
 

@@ -45,7 +45,7 @@ CANARY_BACKEND := $(if $(filter local,$(JETSON)),trtexec,$(if $(filter onnxrunti
 CANARY_NAME := $(if $(CANARY_WHERE),jetson,$(CANARY_BACKEND))
 CANARY_OUT := outputs/$(SUB)canary/$(if $(filter bundle,$(JETSON)),canaries.bundle.tar,$(CANARY_NAME))
 .PHONY: canary
-canary: | $(ENV) ## Try micro-graphs that some TensorRT computes wrong, here or with JETSON=user@host, and name what avoids it
-	$(RUN) tools/canary.py --backend $(CANARY_BACKEND) --out $(call q,$(CANARY_OUT)) --cache $(call q,engines/$(if $(JETSON),jetson/)$(SUB)canary) \
+canary: | $(ENV) ## Try micro-graphs that some TensorRT computes wrong, here or on JETSON=user@host; name what avoids it
+	$(RUN) tools/canary.py --backend $(CANARY_BACKEND) --out $(call q,$(CANARY_OUT)) --cache $(call q,engines/$(if $(JETSON),jetson/)$(SUB)canary) $(strip \
 	  $(if $(wildcard $(ENGINE_ONNX)),--onnx $(call q,$(ENGINE_ONNX))) $(CANARY_ARGS) \
-	  $(if $(CANARY_WHERE),--where=$(call q,$(CANARY_WHERE)) --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS))))
+	  $(if $(CANARY_WHERE),--where=$(call q,$(CANARY_WHERE)) --folder=$(call q,$(JETSON_DIR)) $(if $(JETSON_SSH_FLAGS),--ssh-flags=$(call q,$(JETSON_SSH_FLAGS)))))

@@ -57,6 +57,16 @@ endurance: $(INFER_MODEL) $(INFOS_VAL) | $(ENV) ## An hour of frames through a B
 	$(RUN) benchmarks/endurance.py $(call q,$(INFER_MODEL)) --frames $(ENDURANCE_FRAMES) --out $(call q,outputs/$(SUB)endurance.$(INFER_BACKEND).json) \
 	  $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND)) $(call cfg-options,$(OPTIONS))
 
+# By time, where endurance goes by frames. Through a graph or a TensorRT engine the recorded sequence beside the ONNX, so that no data
+# set is needed on a car; a checkpoint takes scenes of the data set.
+$(call amount,SOAK_MINUTES)
+SOAK_DIR := outputs/$(SUB)soak/$(NAME).$(INFER_BACKEND)
+.PHONY: soak
+soak: $(INFER_MODEL) $(if $(filter torch compiled,$(INFER_BACKEND)),$(INFOS_VAL)) | $(ENV) ## An hour (SOAK_MINUTES) of a BACKEND: latency over time, memory, heat; says whether it is ready
+	$(RUN) tools/soak.py $(call q,$(INFER_MODEL)) --out $(call q,$(SOAK_DIR)) $(strip --minutes $(SOAK_MINUTES) \
+	  $(if $(filter torch compiled,$(INFER_BACKEND)),--config $(EXPORT_CONFIG) --backend $(INFER_BACKEND) $(call cfg-options,$(OPTIONS))) \
+	  $(if $(filter engine,$(INFER_BACKEND)),--onnx $(call q,$(ENGINE_ONNX))) $(SOAK_ARGS))
+
 # `make visualize` draws one frame; asked for a scene, a folder or two runs, it makes their pictures and videos.
 PICTURES = $(if $(SCENE)$(FRAMES_DIR)$(BAG)$(BACKEND)$(COMPARE),$(VIDEO_DIR)/.finished,$(PNG))
 VIDEO_OF = $(if $(COMPARE),--compare $(call qs,$(COMPARE)),$(call q,$(INFER_DIR)))

@@ -194,6 +194,9 @@ FRAMES ?=
 BACKEND ?=
 # Two folders of results and their difference, for visualize
 COMPARE ?=
+# Minutes of `make soak`, and more options of tools/soak.py
+SOAK_MINUTES ?= 60
+SOAK_ARGS ?=
 # Frames of `make endurance`: an hour of 2 Hz
 ENDURANCE_FRAMES ?= 7200
 # More options for tools/infer.py, tools/make_bag.py, tools/make_video.py and tools/make_recording.py

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -52,14 +53,19 @@ def main() -> None:
         killable=True,
     )
     try_place(args.out)
-    canaries = None
-    if not args.no_canary:
-        check_precision(args.precision)
-        backend(args.backend)
-        read_card(args.onnx)
-        check_graph(args.onnx, args.precision)
-        canaries = check_target(args.onnx, args.backend, args.canary_cache or args.out.parent / "canary")
-    card = build_engine(args.onnx, args.out, options)
+    canaries, was_there = None, args.out.parent.exists()
+    try:
+        if not args.no_canary:
+            check_precision(args.precision)
+            backend(args.backend)
+            read_card(args.onnx)
+            check_graph(args.onnx, args.precision)
+            canaries = check_target(args.onnx, args.backend, args.canary_cache or args.out.parent / "canary")
+        card = build_engine(args.onnx, args.out, options)
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(args.out.parent, ignore_errors=True)  # a mistake leaves nothing
+        raise
     if canaries:
         card["canaries"] = canaries
         write_card(args.out, card)

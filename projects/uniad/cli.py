@@ -44,6 +44,7 @@ VERBS = {
     "bag": "make_bag.py",
     "infer": "infer.py",
     "drive": "drive.py",
+    "soak": "soak.py",
     "visualize": "visualize.py",
     "video": "make_video.py",
     "view": "make_recording.py",

@@ -25,6 +25,11 @@ def sequence_path(onnx_path: str | Path) -> Path:
     return Path(onnx_path).with_suffix(".sequence.npz")
 
 
+def inherited(card: dict) -> dict:
+    """What of a graph's card holds for a graph made from it: not what was measured of that very file."""
+    return {key: value for key, value in card.items() if key != "soaked"}
+
+
 def write_card(artefact: str | Path, card: dict) -> Path:
     """Write the card of an artefact that is already in place; adds its digest and size. ``formats.card`` has its keys."""
     artefact = Path(artefact)

@@ -58,6 +58,21 @@ def device() -> dict | None:
     return {"model": name.value.decode(), "compute_capability": ".".join(numbers)}
 
 
+def used_mib() -> float:
+    """Of the first GPU's memory, by all programs; 0 without a GPU. (On a Jetson it is the system's memory.)"""
+    if _driver() is None:
+        return 0.0
+    handle, context, free, whole = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    _call("cuDeviceGet", ctypes.byref(handle), 0)
+    _call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+    try:
+        _call("cuCtxSetCurrent", context)
+        _call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(whole))
+    finally:
+        _driver().cuDevicePrimaryCtxRelease_v2(handle)
+    return (whole.value - free.value) / 2**20
+
+
 class Buffers:
     """Named arrays on the GPU and a stream. Any thread may use them, one at a time; ``close`` releases them."""
 

@@ -77,7 +77,7 @@ def describe_device() -> dict[str, object]:
         "jetson_linux": f"R{release[0]}.{release[1]}" if release else None,
         "jetpack": jetpack_of(release).name if release else None,
         "power_mode": _power_mode(),
-        "clocks_mhz": _clocks(),
+        "clocks_mhz": clocks_mhz(),
     }
 
 
@@ -95,11 +95,12 @@ def _power_mode() -> str | None:
     return found.group(1).strip() if found else None
 
 
-def _clocks() -> dict[str, float]:
+def clocks_mhz(root: Path = Path("/")) -> dict[str, float]:
+    """By name: cpu0, cpu1, ... and gpu, as far as the system states them."""
     clocks = {}
-    for core in sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
+    for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
         clocks[core.parts[-3]] = _number(core) / 1e3  # kHz
-    for gpu in sorted(Path("/sys/class/devfreq").glob("*g*/cur_freq")):
+    for gpu in sorted((root / "sys/class/devfreq").glob("*g*/cur_freq")):
         if re.search(r"gpu|gv11b|ga10b|gb10b", gpu.parent.name):
             clocks["gpu"] = _number(gpu) / 1e6  # Hz
     return {name: mhz for name, mhz in clocks.items() if mhz}

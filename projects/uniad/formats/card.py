@@ -39,6 +39,7 @@ _BOTH = {
     "opset": Whole(low=1),
     "sampling": Text("a way of sampling"),
     "bytes": Whole(low=0),
+    "soaked": Anything(),
     "file": Text("the file's name", empty=False),
 }
 _ONNX = {

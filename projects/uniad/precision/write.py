@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from uniad.artifacts import sequence as recorded
-from uniad.artifacts.card import sequence_path, write_card
+from uniad.artifacts.card import inherited, sequence_path, write_card
 from uniad.artifacts.derived import write_derived
 from uniad.artifacts.graph import load_graph
 from uniad.errors import UserError
@@ -42,7 +42,7 @@ def write_converted(onnx_path: str | Path, out: str | Path, say: Say = print, th
         raise UserError(f"{out}: the fp16 graph is not deployable: {faults[0]}")
     write_derived(converted.model, onnx_path, out)
     written = {
-        **card,
+        **inherited(card),
         "sequence": sequence_path(out).name,
         "precision": PRECISION,
         "precision_of_groups": precision_of_groups(converted),

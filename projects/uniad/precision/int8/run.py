@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from uniad.artifacts import sequence as recorded
-from uniad.artifacts.card import sequence_path, spec_of, write_card
+from uniad.artifacts.card import inherited, sequence_path, spec_of, write_card
 from uniad.artifacts.derived import write_derived
 from uniad.artifacts.graph import is_quantised, load_graph
 from uniad.data.dataset import Split
@@ -126,7 +126,7 @@ def _write_card(
     low = {group: cost for group, cost in macs.items() if group not in choice.kept}
     effects = {group: effect.to_json() for group, effect in choice.alone.items()}
     written = {
-        **card,
+        **inherited(card),
         "sequence": sequence_path(out).name,
         "precision": PRECISION,
         "precision_of_groups": {group: "fp32" if group in choice.kept else PRECISION for group in macs},
