@@ -18,6 +18,10 @@ include mk/settings.mk
 include mk/vars.mk
 include mk/variants.mk
 include mk/workspace.mk
+# A training that another machine runs is a job of its cluster, and nothing is made here.
+ifneq (,$(ON))
+include mk/jobs.mk
+else
 include mk/generation.mk
 include mk/weights.mk
 include mk/data.mk
@@ -33,3 +37,4 @@ include mk/assess.mk
 include mk/test.mk
 include mk/docs.mk
 include mk/demo.mk
+endif

@@ -174,11 +174,9 @@ $(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)
 endif
 endif
 
-# Three minutes before the time is over training is told to save and stop; submitted again it goes on.
 .PHONY: slurm
-slurm: ## Submit training to Slurm: NNODES machines, GPUS on each, SLURM_FLAGS
-	@command -v sbatch > /dev/null || { echo 'error: sbatch is not on PATH: this machine submits to no Slurm; run `make train NNODES=.. NODE_RANK=.. MASTER_ADDR=..` on each machine' >&2; exit 2; }
-	sbatch --signal=TERM@180 --nodes=$(NNODES) --ntasks-per-node=1 --gpus-per-node=$(GPUS) --job-name=uniad-$(VARIANT) $(SLURM_FLAGS) tools/slurm_job.sh VARIANT=$(VARIANT) STACK=$(STACK) RUNTIME=$(RUNTIME) DATASET=$(DATASET) GPUS=$(GPUS) $(MASTER_PORT:%=MASTER_PORT=%)
+slurm: ## Submit training to Slurm: NNODES machines, GPUS on each; the same as `make train ON=slurm`
+	@$(MAKE) train ON=slurm
 
 ##@ Workspace
 .PHONY: shell

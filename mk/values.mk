@@ -8,7 +8,7 @@ patterns := { } [ ] * ? ! ~
 # Settings of several words, such as options of a tool: a shell splits them, and may fill in file names
 LISTS := %_ARGS %_FLAGS TESTS DEMO_ITERS% ROBUST SEVERITIES
 # Settings that every use quotes, and that need more characters: config values, addresses, files outside of the tree
-QUOTED := CFG_OPTIONS BUILD_ARGS KEEP_FP32 %_URL WEIGHTS_URL.% WEIGHTS_DIR APT_MIRROR PIP_CERT CA_CERTS PIP_FIND_LINKS WHEELS \
+QUOTED := JOB_STORAGE JOB_IMAGE CFG_OPTIONS BUILD_ARGS KEEP_FP32 %_URL WEIGHTS_URL.% WEIGHTS_DIR APT_MIRROR PIP_CERT CA_CERTS PIP_FIND_LINKS WHEELS \
   JETSON_SSH_FLAGS JETSON_DIR TIMING_CACHE
 # Never expanded: other programs read them from the environment
 NOT_OURS := http_proxy https_proxy no_proxy MAKE% SHELL

@@ -77,8 +77,25 @@ MASTER_ADDR ?=
 MASTER_PORT ?= 28599
 # Seconds that machines wait for each other before a stage
 NODE_TIMEOUT ?= 1800
-# More options for sbatch: SLURM_FLAGS='--partition=gpu --time=48:00:00'
+# train as a job of a cluster: slurm, k8s (Kubeflow Trainer) or sky (SkyPilot), on NNODES machines of GPUS each (docs/training.md)
+ON ?=
+# Its name; empty: uniad-VARIANT
+JOB_NAME ?=
+# What every machine shares, with the data and the checkpoints. k8s: a claim that holds this tree. sky: a bucket or a volume
+JOB_STORAGE ?=
+# The image that `make image` made, in a registry that the machines reach (k8s; sky, where you want one)
+JOB_IMAGE ?=
+# SkyPilot's name of the GPU: H100
+JOB_GPU ?=
+# The longest that it may take; training saves before it is over
+JOB_MINUTES ?=
+# How often it begins again after a machine was lost, from the last complete checkpoint
+JOB_RESTARTS ?= 3
+# More options for sbatch, kubectl apply or sky jobs launch: JOB_FLAGS='--partition=gpu'
+JOB_FLAGS ?= $(SLURM_FLAGS)
 SLURM_FLAGS ?=
+# 1: print the job and submit nothing
+JOB_PLAN ?=
 
 # For plot: work directories to draw instead of VARIANT's, and more options of tools/plot_training.py (--overlay compares runs)
 RUNS ?=

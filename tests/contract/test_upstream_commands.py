@@ -266,9 +266,8 @@ def test_each_machine_of_a_job_trains_with_its_own_rank(tmp_path: Path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2"}
-    done = subprocess.run(
-        ["bash", REPO / "tools/slurm_job.sh", "VARIANT=full", "GPUS=8"], env=env, capture_output=True, text=True, check=True
-    )
+    command = ["bash", REPO / "tools/slurm_job.sh", "train", "VARIANT=full", "GPUS=8"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         f"train NNODES=2 NODE_RANK={rank} MASTER_ADDR=node7 VARIANT=full GPUS=8" for rank in (0, 1)
     ]

@@ -1,0 +1,47 @@
+"""What is to run on how many machines, whoever runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uniad.errors import UserError
+
+GOALS = ("train", "train-stage1", "train-stage2")
+ENTRY = "tools/job_machine.sh"  # finds out which machine it is on, and runs make there
+# What each machine is told by its cluster, or by the entry
+NOT_FOR_MACHINES = {"NNODES", "NODE_RANK", "MASTER_ADDR", "RANK", "ON", "SLURM_FLAGS"}
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")  # what Kubernetes, Slurm and SkyPilot all accept
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `make GOAL` on each of several equal machines that share their storage.
+
+    ``settings``: make's, by name. ``storage``: what holds the data and the checkpoints on every machine; what it names is the
+    cluster's (a path, a claim, a bucket). ``image``: has what `make image` makes. ``restarts``: how often the job is begun again
+    after a machine was lost; each time training goes on from the last complete checkpoint.
+    """
+
+    name: str
+    goal: str
+    settings: Mapping[str, str]
+    machines: int = 1
+    gpus: int = 1
+    storage: str = ""
+    image: str = ""
+    shared_memory: str = "8g"
+    minutes: int | None = None
+    restarts: int = 3
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"JOB_NAME={self.name} cannot name a job: up to 52 of a-z, 0-9 and -, a letter first and no - last")
+        if self.goal not in GOALS:
+            raise UserError(f"{self.goal} is no job: there are {', '.join(GOALS)}")
+
+    def command(self) -> list[str]:
+        """What each machine runs, in the tree's folder."""
+        kept = (f"{name}={value}" for name, value in self.settings.items() if name not in NOT_FOR_MACHINES)
+        return ["bash", ENTRY, self.goal, *kept]
