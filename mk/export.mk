@@ -8,7 +8,7 @@ $(call some-of,VERIFY_BACKENDS,torch compiled onnxruntime)
 
 # Upstream's names are those of the end-to-end model; stage 1 has names of its own.
 ONNX_NAME.1 := uniad_$(VARIANT)_track_map
-ONNX_NAME.2 := uniad_$(STEM.$(VARIANT))_cp
+ONNX_NAME.2 := uniad_$(patsubst uniad_%,%,$(STEM.$(VARIANT)))_cp
 ONNX_NAME := $(if $(FOREIGN),$(NAME),$(ONNX_NAME.$(STAGE)))
 ONNX := onnx/$(SUB)$(ONNX_NAME).onnx
 REPORT := $(ONNX).verify.json

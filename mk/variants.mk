@@ -7,6 +7,9 @@
 STEM.full := full
 STEM.tiny := tiny_imgx0.25
 STEM.nano := nano
+# UniAD-base under the names that upstream published its checkpoints with. full is the same model, with the thinner map lines of
+# NVIDIA's configs.
+STEM.base := uniad_base
 
 # Taken where nobody says VARIANT, and by the demo where nobody says DEMO_VARIANT
 DEFAULT_VARIANT := tiny
@@ -15,20 +18,25 @@ DEFAULT_DEMO := nano
 # Published weights as they come, and what stage 1 starts from unless FROM_SCRATCH=1: the same file, or one that
 # postprocess_bevformer_tiny_epoch_24_pth.py makes of it
 RAW.full := ckpts/bevformer_r101_dcn_24ep.pth
+RAW.base := ckpts/bevformer_r101_dcn_24ep.pth
 RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
 INIT.full := ckpts/bevformer_r101_dcn_24ep.pth
+INIT.base := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.tiny := ckpts/bevformer_tiny_epoch_24_updated2.pth
 
 # Image backbones that stage 0 starts from unless FROM_SCRATCH=1
 BACKBONE.full := ckpts/r101_dcn_fcos3d_pretrain.pth
+BACKBONE.base := ckpts/r101_dcn_fcos3d_pretrain.pth
 BACKBONE.tiny := ckpts/resnet50-0676ba61.pth
 
 # /dev/shm that a container of it gets
 SHM.full := 32g
+SHM.base := 32g
 SHM.nano := 2g
 
 # GiB of memory that upstream's training needs on each GPU, where that is known
 GPU_GIB.full := 32
+GPU_GIB.base := 32
 
 # A model in this repository that has learnt the synthetic world: what is read and continued there, unless FROM_SCRATCH=1.
 # Its motion anchors lie beside it.
@@ -41,6 +49,7 @@ STACKS.nano := native
 DEMO_ITERS.nano := 65 60
 DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
+DEMO_ITERS.base := 2 1
 
 # Clips on which the demo tells what its training gave
 DEMO_CLIPS.nano := 20
@@ -50,6 +59,7 @@ DEMO_CLIPS.nano := 20
 # full from upstream's docs/TRAIN_EVAL.md (2 and 4 days on 8 A100), tiny timed on one H200. On two CPU cores: half the CPU seconds of a
 # clip, "The demo" in docs/results.md
 PACE.full := native=2.0,1.34 torch1.12=8.2,4.9
+PACE.base := $(PACE.full)
 PACE.tiny := native=0.55,0.63 torch1.12=1.64,1.83 torch1.12.cpu=63,29
 PACE.nano := native.cpu=1.0,0.5
 
@@ -71,7 +81,7 @@ DEFAULT.EXPORT_FRAMES :=
 
 COLUMNS := $(patsubst DEFAULT.%,%,$(filter DEFAULT.%,$(.VARIABLES)))
 ROWS := $(patsubst STEM.%,%,$(filter STEM.%,$(.VARIABLES)))
-VARIANTS := full tiny nano
+VARIANTS := full tiny nano base
 VARIANTS += $(sort $(filter-out $(VARIANTS),$(ROWS)))
 $(foreach c,$(COLUMNS),$(foreach v,$(filter-out $(VARIANTS),$(patsubst $c.%,%,$(filter $c.%,$(.VARIABLES)))),$(error $c.$v is a column of no variant: its row starts with STEM.$v := (stem of its config names))))
 $(foreach v,$(VARIANTS),$(foreach c,$(COLUMNS),$(if $(filter undefined,$(origin $c.$v)),$(eval $c.$v := $(DEFAULT.$c)))))

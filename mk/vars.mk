@@ -1,7 +1,7 @@
 # Every knob, with what it means. All can be set on the command line: make train VARIANT=tiny GPUS=4
 # A value that a shell or make would act on is refused: mk/values.mk says which characters that concerns.
 
-# full, tiny or nano, or one of your own: a row of mk/variants.mk
+# full, tiny, nano or base (UniAD-base as published), or one of your own: a row of mk/variants.mk
 VARIANT ?= $(DEFAULT_VARIANT)
 
 # STACK, RUNTIME, DATASET and GPUS: `make configure` looks at the machine; a value given here wins.

@@ -10,7 +10,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import _environment  # noqa: F401
 
@@ -54,6 +54,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.deploy.runtime import Runtime
     from uniad.evaluation.detector import collect_detections
     from uniad.evaluation.official import DETECTION_FILE, coverage
+    from uniad.evaluation.published import VERSION, compare
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, try_place
@@ -99,9 +100,14 @@ def evaluate(args: argparse.Namespace) -> None:
                 "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **covered.to_json()},
                 **metrics,
             }
+            entry = published_entry(model)
+            beside: list[str] = []
+            if entry is not None:
+                record["published"], beside = compare(metrics, entry, stream.version == VERSION and covered.whole)
             with atomic_path(out) as temporary:
                 temporary.write_text(json.dumps(record, indent=2) + "\n")
             print(table(metrics))
+            print("\n".join(beside), end="\n" if beside else "")
             print(f"\n{out}")
     except FileNotFoundError as error:
         raise UserError(
@@ -110,6 +116,20 @@ def evaluate(args: argparse.Namespace) -> None:
     finally:
         distributed.stop(world)
     distributed.leave(world, 0)
+
+
+def published_entry(model: Model) -> dict[str, Any] | None:
+    """What is published of the checkpoint, if it is one that UniAD's authors published, or has the names and shapes of one."""
+    from uniad.evaluation.published import published_of
+    from uniad.formats.checkpoints import model_of, recognise
+    from uniad.training.generation import generation_of
+
+    if model.card is not None:
+        return None
+    found, generation = recognise(model.path), generation_of(model.spec.model.compat)
+    if found.own or found.generation is None or found.sizes is None:
+        return None
+    return published_of(generation, model_of(found.sizes, generation) or "", model.spec.stage)
 
 
 def run_of(model: Model, backend: str) -> dict[str, str | None]:

@@ -50,7 +50,7 @@ def test_it_runs_and_a_second_time_does_nothing(mine: Tree):
 def test_an_unknown_variant_is_refused_with_all_that_there_are(mine: Tree):
     result = mine.make("train", "VARIANT=other")
     assert result.returncode != 0
-    assert "choose full, tiny, nano, mine, or give it a row in variants.local.mk (docs/configs.md)" in result.stderr
+    assert "choose full, tiny, nano, base, mine, or give it a row in variants.local.mk (docs/configs.md)" in result.stderr
 
 
 def test_a_row_can_stand_on_the_command_line(mine: Tree):
@@ -116,3 +116,10 @@ def test_only_the_table_of_rows_knows_a_variant_by_name():
     for path in sorted((REPO / "mk").glob("*.mk")):
         lines = [line.partition("#")[0] for line in path.read_text().splitlines()] if path.name != "variants.mk" else []
         assert not [line for line in lines if named.search(line)], path.name
+
+
+def test_base_takes_published_files_under_their_own_names(mine: Tree):
+    """`make eval VARIANT=base` reads what upstream published where it was put; its products bear upstream's names."""
+    plan = mine.done("-n", "eval", "export", "VARIANT=base")
+    assert "stage2_e2e/uniad_base_e2e.py" in plan and "onnx/uniad_base_cp.onnx" in plan
+    assert "ckpts/uniad_base_e2e.pth" in plan and "uniad_uniad" not in plan

@@ -1,7 +1,8 @@
 """What the name of a config file says: ``<stem>_<kind>.py``, with ``_trt_p`` behind it for an export.
 
-A variant is the stem without the image scale that upstream writes into it: ``tiny_imgx0.25_e2e_trt_p`` is of stem
-``tiny_imgx0.25`` and of variant ``tiny``. Nothing else knows variants; what depends on a model's size asks its spec for the size.
+A variant is the stem without the image scale and the ``uniad_`` that upstream writes into names: ``tiny_imgx0.25_e2e_trt_p`` is
+of stem ``tiny_imgx0.25`` and of variant ``tiny``, ``uniad_base_e2e`` of variant ``base``. Nothing else knows variants; what
+depends on a model's size asks its spec for the size.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def stem_of(name: str) -> str:
 
 def variant_of_name(name: str) -> str:
     """``tiny_imgx0.25_e2e_trt_p`` -> ``tiny``."""
-    return _SCALE.sub("", stem_of(name))
+    return _SCALE.sub("", re.sub("^uniad_", "", stem_of(name)))
 
 
 def config_files(stage: int) -> dict[str, Path]:

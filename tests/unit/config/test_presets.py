@@ -84,3 +84,10 @@ def test_a_run_under_v1s_name_is_a_run_under_upstreams():
         for word in (V1, "upstream", V2)
     )
     assert v1 == upstream != v2
+
+
+def test_published_base_is_full_with_the_map_lines_that_upstream_drew():
+    for stage, kind in ((1, "stage1_track_map/{}_track_map.py"), (2, "stage2_e2e/{}_e2e.py")):
+        base, full = (load_spec(specs.CONFIGS / kind.format(stem)) for stem in ("uniad_base", "full"))
+        assert (base.variant, base.stage, base.data.lane_thickness, full.data.lane_thickness) == ("base", stage, 2, 1)
+        assert base.model == full.model
