@@ -211,7 +211,10 @@ def _turned_round(cameras: Sequence[str]) -> dict[str, str]:
 
 
 _AROUND = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
-_SWAPS = tuple(map(_turned_round, (("CAM_BACK_LEFT", "CAM_BACK_RIGHT"), ("CAM_FRONT_LEFT", "CAM_FRONT_RIGHT"), _AROUND)))
+_SWAPS = (
+    _turned_round(("CAM_BACK_LEFT", "CAM_BACK_RIGHT")), _turned_round(("CAM_FRONT_LEFT", "CAM_FRONT_RIGHT")),
+    _turned_round(_AROUND),
+)  # fmt: skip
 _SHARES = (0.1, 0.25, 0.5)
 _TOLD = {
     "ColorQuant": "4, 3, 2 bits a channel",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from helpers import REPO
 from helpers.nano import Nano
 from helpers.stand_ins import StandIn, blank_result
 from uniad.assess import heatmap
@@ -202,3 +207,33 @@ def test_bad_input_is_one_line_and_writes_nothing(nano: Nano, tmp_path: Path, ch
     with pytest.raises(UserError, match=told):
         run(opening, tmp_path / "out", find_faults(["Fog"]), **change)
     assert not (tmp_path / "out").exists()
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from uniad.assess.conditions import run_conditions
+from uniad.errors import run_cli
+out = Path(sys.argv[1])
+
+def work(name):
+    if name == "quick":
+        return 1
+    out.joinpath("begun").touch()
+    time.sleep(60)
+
+run_cli(lambda: run_conditions(["quick", "slow"], work, 2, out, {}))
+"""
+
+
+def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(REPO / "projects")}
+    run = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "begun").exists() and (tmp_path / CELLS / "quick.json").exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, told = run.communicate(timeout=30)  # a child that lived on would hold the pipe open
+    assert run.returncode == 130 and told == "interrupted\n" and time.monotonic() - begun < 20
+    assert [p.name for p in (tmp_path / CELLS).iterdir()] == ["quick.json"]
