@@ -56,6 +56,14 @@ def _lanes(metrics: Mapping[str, Any]) -> float | None:
     return _mean([metrics.get("map", {}).get(f"{layer}_iou") for layer in ("divider", "crossing", "contour")])
 
 
+def _occupancy(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def get(metrics: Mapping[str, Any]) -> float | None:
+        near = metrics.get("occupancy", {}).get("areas", [None])[0]
+        return _of("occupancy", MODEL, f"occ_{key}_{near}")(metrics)
+
+    return get
+
+
 def _plan(key: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], float | None]:
     def get(metrics: Mapping[str, Any]) -> float | None:
         planning = metrics.get("planning")
@@ -78,8 +86,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("lanes", "map: lines IoU", True, _lanes),
     Metric("minADE", "motion minADE (m)", False, _of("motion", MODEL, "car/min_ade_err")),
     Metric("EPA", "motion EPA", True, _of("motion", MODEL, "car/EPA")),
-    Metric("occ_IoU", "occupancy IoU", True, _of("occupancy", MODEL, "occ_iou_near")),
-    Metric("occ_VPQ", "occupancy VPQ", True, _of("occupancy", MODEL, "occ_pq_near")),
+    Metric("occ_IoU", "occupancy IoU", True, _occupancy("iou")),
+    Metric("occ_VPQ", "occupancy VPQ", True, _occupancy("pq")),
     Metric("L2", "plan L2 (m)", False, _plan("L2")),
     Metric("collisions", "plan collisions (%)", False, _plan("obj_box_col", 100.0), relative=False),
     Metric("driving", "driving score", True, _of("driving", "score")),

@@ -29,6 +29,7 @@ from uniad.data.dataset import SceneStream
 from uniad.deploy.plausible import Limits
 from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
+from uniad.evaluation.future import MODEL, FutureScores
 from uniad.evaluation.run import collect, score
 from uniad.formats.report import read_report
 
@@ -56,6 +57,8 @@ def test_clean_is_what_an_evaluation_gives_to_the_bit(nano: Nano, tmp_path: Path
         del stream.frames[3:]
         metrics = score(collect(runtime, stream), spec, "v1.0-trainval", tmp_path)
     assert clean["scores"] == {metric.key: metric.get(metrics) for metric in METRICS}
+    # four frames of future are more than the scene has: occupancy is not defined here
+    assert [key for key, value in clean["scores"].items() if value is None] == ["occ_IoU", "occ_VPQ", "driving"]
     assert clean["scores"]["NDS"] > 0 and clean["scores"]["L2"] > 0 and clean["frames"] == 3
     assert clean["missing"] == {} and clean["reasons"] == {}
 
@@ -115,6 +118,19 @@ def test_a_share_is_of_the_clean_score_and_errors_are_the_other_way_round() -> N
     assert relative(by_key["EPA"], -0.3, 0.5) == 0.0
     assert relative(by_key["NDS"], None, 0.8) is None and relative(by_key["NDS"], 0.1, 0.0) is None
     assert relative(by_key["collisions"], 3.0, 1.0) is None
+
+
+def test_every_column_reads_a_name_that_the_evaluation_writes(spec: Spec) -> None:
+    scores = FutureScores(spec)
+    metrics = scores.compute()
+    for key, value in metrics["occupancy"][MODEL].items():
+        assert value is None or isinstance(value, (int, float)), key
+    names = {name for family in ("motion", "occupancy", "planning") for name in metrics[family][MODEL]}
+    near = metrics["occupancy"]["areas"][0]
+    metrics["occupancy"][MODEL] |= {f"occ_iou_{near}": 0.5, f"occ_pq_{near}": 0.25}
+    assert {f"occ_iou_{near}", f"occ_pq_{near}", "car/min_ade_err", "car/EPA", "L2_3s", "obj_box_col_3s"} <= names
+    by_key = {metric.key: metric.get(metrics) for metric in METRICS}
+    assert (by_key["occ_IoU"], by_key["occ_VPQ"]) == (0.5, 0.25)
 
 
 def row(**scores: float) -> dict:
