@@ -23,7 +23,7 @@ TYPED := $(filter-out ON JOB_% NNODES NODE_RANK MASTER_ADDR SLURM_FLAGS MAKE%,$(
 SENT := $(sort $(TYPED) VARIANT STACK RUNTIME GPUS $(if $(filter slurm,$(ON)),DATASET))
 JOB := $(or $(JOB_NAME),$(subst _,-,$(subst .,-,uniad-$(VARIANT))))
 
-.PHONY: $(JOB_GOALS) slurm
+.PHONY: train train-stage1 train-stage2 slurm
 $(JOB_GOALS):
 	@$(CONFIGURED_PYTHON) mk/lib/submit.py --on $(ON) --goal $@ --name $(call q,$(JOB)) --machines $(NNODES) --gpus $(GPUS) --gpu $(call q,$(JOB_GPU)) \
 	  --image $(call q,$(JOB_IMAGE)) --storage $(call q,$(JOB_STORAGE)) --shm $(SHM.$(VARIANT)) $(if $(JOB_MINUTES),--minutes $(JOB_MINUTES)) --restarts $(JOB_RESTARTS) \
