@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,8 @@ def main() -> int:
     try_place(args.out / SUMMARY)
     if args.write_bag:
         check_bag_place(args.write_bag)
+        if args.out.resolve() in args.write_bag.resolve().parents:
+            raise UserError(f"--write-bag {args.write_bag} lies in --out, which results alone may be in: choose another folder")
     folder = FolderFrames(args.folder, every=args.every) if args.folder else None
     drive = open_bag(args) if args.bag else None
     with Runtime.open(
@@ -142,6 +144,7 @@ def main() -> int:
         }
         frames_of = drive.frame_names() if drive else {}
         with (
+            closing(drive) if drive else nullcontext(),
             ResultsBag(args.write_bag, spec, **frames_of) if args.write_bag else nullcontext() as results,
             tqdm(total=sum(map(len, scenes)), unit="frame", desc=f"infer ({runtime.backend})", disable=None) as bar,
         ):

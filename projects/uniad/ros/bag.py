@@ -150,6 +150,8 @@ def _advised(error: Exception) -> str:
         return f"{text.rstrip('.')}: it was cut short; `mcap recover FILE -o MENDED` keeps what is whole"
     if "image is malformed" in text or "not a database" in text or "empty" in text:
         return f"{text.rstrip('.')}: it was cut short, or is no bag"
+    if "not in timestamp order" in text:
+        return f"{text.rstrip('.')}: `mcap sort FILE -o SORTED` writes one"
     return text
 
 
@@ -189,7 +191,7 @@ class BagFrames:
         self.topics = find_topics(self.held, given or {}, self.where, need_info=calibration is None)
         self.car = Car(self.topics, calibration, self.where)
         self.sync = Synchroniser(CAMERAS, self.topics.reference, tolerance_s, every, overtaken_s=math.inf)
-        self.begins_ns = self.bag.reader.start_time
+        self.begins_ns, self.ends_ns = self.bag.reader.start_time, self.bag.reader.end_time
         stop_ns = None if stop_s is None else self.begins_ns + round(stop_s * 1e9)
         self._window = self.begins_ns + round((start_s or 0) * 1e9), stop_ns
         self._frame_ids = {entry.topic: entry.frame for entry in self.held}
@@ -327,7 +329,7 @@ class BagFrames:
         topics = self.topics
         return {
             "path": self.where,
-            "seconds": round((self.bag.reader.end_time - self.begins_ns) / 1e9, 3),
+            "seconds": round((self.ends_ns - self.begins_ns) / 1e9, 3),
             "topics": {
                 **{name: camera.topic for name, camera in topics.cameras.items()},
                 "odometry": topics.odometry, "imu": topics.imu, "command": topics.command, "reference": topics.reference,

@@ -49,7 +49,7 @@ def draw_frames(frames: BagFrames) -> NDArray[np.uint8]:
         cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA)
 
     each = f", a column {steps} frames" if steps > 1 else ""
-    write(f"{frames.name}: {len(frames.frames)} frames run, {len(frames.left_out)} left out{each}", 10, 20, 0.5)
+    write(f"{frames.name}: {len(frames.frames)} frames, {len(frames.left_out)} left out{each}", 10, 20, 0.5)
     for row, name in enumerate(rows):
         write(name, 10, TOP + CELL * row + 15)
         for column in range(cells.shape[1]):
@@ -76,7 +76,7 @@ def _colour(share: float) -> tuple[int, int, int]:
 
 
 def bag_report(frames: BagFrames, summary: Mapping[str, Any]) -> Report:
-    """Of a run that came to its end. summary: of the run."""
+    """summary: of the run."""
     facts = frames.report()
     used = len(frames.frames)
     cameras = []
@@ -98,7 +98,8 @@ def bag_report(frames: BagFrames, summary: Mapping[str, Any]) -> Report:
         tables.append(
             Table("Frames left out", ["at (s)", "lacks", "why"], out, 3, f"{more} more are in report.json." if more else "")
         )
-    findings = [f"{used} frames were run, {len(facts['left_out'])} left out."]
+    run = f"{used}" if summary["frames"] == used else f"{summary['frames']} of {used}"
+    findings = [f"{run} frames were run, {len(facts['left_out'])} left out."]
     if facts["replaced"]:
         findings.append(f"{facts['replaced']} frames stand for a neighbour that lacked a camera.")
     return Report(

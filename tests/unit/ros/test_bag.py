@@ -437,6 +437,7 @@ def test_the_command_line_writes_results_a_report_and_a_bag_for_a_viewer(nano, d
     assert Path(info["cams"]["CAM_FRONT"]).read_bytes()[:2] == b"\xff\xd8"
     report = read_report(out)
     assert report.kind == "bag" and report.tables[0].rows[0][0] == "CAM_FRONT"
+    assert report.findings[0] == "2 of 6 frames were run, 0 left out."
     assert cv2.imread(str(out / next(iter(report.pictures)))) is not None
     assert written.stat().st_size > 10_000
     from uniad.viz.replay import Replay
@@ -457,8 +458,10 @@ def nano_names(nano):
     (["--bag", "x.mcap", "--start", "5", "--stop", "2"], "is not after --start"),
     (["--bag", "x.mcap"], "x.mcap does not exist"),
     (["--write-bag", "x.bag"], "bags of ROS 1 are not written"),
+    (["--write-bag", "OUT/results.mcap"], "lies in --out"),
 ])  # fmt: skip
 def test_what_the_command_line_cannot_do_is_one_line(words, told, monkeypatch, tmp_path):
+    words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
     monkeypatch.setattr(sys, "argv", ["infer.py", "model.onnx", "--out", str(tmp_path / "out"), *words])
     with pytest.raises(UserError, match=told):
         infer.main()
