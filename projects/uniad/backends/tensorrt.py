@@ -55,7 +55,7 @@ class TensorRtRunner(Runner):
         self.context = self.engine.create_execution_context()
         for name, port in ports.items():
             self.context.set_tensor_address(name, self.buffers.address(name))
-            if -1 in self.engine.get_tensor_shape(name) and name in self.contract.input_names:
+            if -1 in tuple(self.engine.get_tensor_shape(name)) and name in self.contract.input_names:
                 self.context.set_input_shape(name, port.shape)
 
     def _close(self) -> None:

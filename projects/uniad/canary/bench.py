@@ -135,5 +135,5 @@ def run_cached(
         if path:
             keep(path, result)
     only = f"; not run: {result.ran}" if result.ran else ""
-    say(f"canaries: {result.where}: {result.count()}{' (as found before)' if again else ''}{only}")
+    say(f"canaries: {result.where}: {result.tally()}{' (as found before)' if again else ''}{only}")
     return result

@@ -357,7 +357,7 @@ def _attended(layers: Sequence[Sequence[Array]], x: Array, padded: Array, scale:
 # --- low precision ----------------------------------------------------------------------------------------------------------
 
 
-def _pair(g: Micro, tensor: str, scale: Array, axis: int | None = None) -> str:
+def _pair(g: Micro, tensor: str, scale: Array | np.floating, axis: int | None = None) -> str:
     """QuantizeLinear and DequantizeLinear to int8, as our quantised graphs have them."""
     steps = g.constant(scale)
     zero = g.constant(np.zeros(np.shape(scale)), np.int8)

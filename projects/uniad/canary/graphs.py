@@ -199,7 +199,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Ar
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + bias
 
 
-def int8_rounded(x: Array, scale: Array) -> Array:
+def int8_rounded(x: Array, scale: Array | np.floating) -> Array:
     """Through QuantizeLinear and DequantizeLinear."""
     return np.clip(np.rint(x.astype(np.float64) / scale), -128, 127) * scale
 

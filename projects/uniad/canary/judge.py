@@ -152,7 +152,7 @@ class Result(NamedTuple):
             **{state: texts for state, texts in told.items() if texts},
         }
 
-    def count(self) -> str:
+    def tally(self) -> str:
         """ "24 right, 1 broken, 2 not asked"."""
         counts = [(len(self.of(state)), "not asked" if state == ELSEWHERE else state) for state in STATES]
         return ", ".join(f"{n} {label}" for n, label in counts if n)

@@ -171,9 +171,9 @@ def rows_of(watch: Watch, width: float, first: int = 0, last: int | None = None)
         begin, end = np.searchsorted(ends, [i * width, until])
         if begin == end:
             continue
-        p50, p90, p99 = np.percentile(times[begin:end], [50, 90, 99])
+        p50, p90, p99 = (float(v) for v in np.percentile(times[begin:end], [50, 90, 99]))
         sample = next((s for s in reversed(watch.samples) if i * width <= s.at_s < until), None)
-        rows.append(Row(i * width, int(end - begin), *map(float, (p50, p90, p99, times[begin:end].max())), *_held(sample)))
+        rows.append(Row(i * width, int(end - begin), p50, p90, p99, float(times[begin:end].max()), *_held(sample)))
     return rows
 
 

@@ -205,13 +205,13 @@ def run_canaries(here: Path, plan: dict, timing_cache: str | None = None, say=pr
     if touched is None:
         raise UserError(f"{here}: this bundle was made with CANARY=0; make it again without")
     canaries, tool = read_set(here / CANARIES), trtexec.probe()
-    result = run_set(TrtexecBench(tool, jetpack.describe_device()["model"]), canaries)
+    result = run_set(TrtexecBench(tool, str(jetpack.describe_device()["model"])), canaries)
     kept = cache_file(_canary_cache(here, timing_cache), canaries.digest, result.backend, result.version, result.device)
     for path in (kept, here / OUT / CANARY_RESULT):
         keep(path, result)
     for name, outcome in result.outcomes.items():
         say(f"{name}: {outcome.state}" + (f", {outcome.text}" if outcome.text else ""))
-    say(f"canaries: {result.where}: {result.count()}")
+    say(f"canaries: {result.where}: {result.tally()}")
     refused = refusal(canaries, result, touched, plan["card"]["onnx"] if "card" in plan else "any graph that holds it")
     if refused:
         raise UserError(refused)
