@@ -63,7 +63,7 @@ def draw(found: Mapping[str, Any], faults: Sequence[Fault], severities: Sequence
         + " (errors: clean / faulty); collisions: percentage points added. Darker: more is lost; blue: better than clean.",
         fontsize=8.5, labelpad=8,
     )  # fmt: skip
-    figure.suptitle(title, fontsize=12, y=0.995)
+    figure.suptitle(title, fontsize=12, y=1 - 0.1 / figure.get_figheight(), va="top")
     figure.subplots_adjust(
         left=left / figure.get_figwidth(), right=1 - 0.15 / figure.get_figwidth(), top=1 - 1.45 / figure.get_figheight(),
         bottom=0.5 / figure.get_figheight(),
