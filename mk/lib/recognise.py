@@ -31,7 +31,8 @@ def main() -> None:
         found = recognise(args.file)
     except UserError:
         return  # the tool that opens it says what is wrong
-    if found.own or found.generation is None or found.sizes is None:
+    sizes = found.sizes
+    if found.own or found.generation is None or sizes is None:
         return
     if args.said and args.said != found.generation:
         if found.certain:
@@ -42,12 +43,12 @@ def main() -> None:
     else:
         other = UNIAD_V2 if found.generation == UNIAD_V1 else UNIAD_V1
         doubt = "" if found.certain or args.said else f"; if it is of {TITLES[other]}: GENERATION={other}"
-        name = f"'s {found.published.name}" if found.published else f", stage {found.sizes.stage}"
+        name = f"'s {found.published.name}" if found.published else f", stage {sizes.stage}"
         sentence = f"{args.file}: taken for {found.title}{name} ({found.why}){doubt}"
-    model = model_of(found.sizes, str(found.generation))
+    model = model_of(sizes, str(found.generation))
     if model is None and not found.certain and not args.said and found.generation == UNIAD_V1:
         return  # of a size that nobody published: its config says the rest
-    print(found.generation, model or "-", found.sizes.stage, found.option or "-", sentence)
+    print(found.generation, model or "-", sizes.stage, found.option or "-", sentence)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def test_a_published_file_gets_its_variant_stage_and_conventions(tree: Tree):
     shown = tree.done("-n", "eval", "CKPT=uniad_base_e2e.pth", *ON_NUSCENES)
     assert "uniad_base_e2e.pth: taken for UniAD v1, stage 2 (by its keys:" in shown
     assert "if it is of UniAD v2.0: GENERATION=uniad-v2" in shown and "native.compat=uniad-v1" in shown
-    assert "stage2_e2e/full_e2e.py" in shown or "stage2_e2e/base_e2e.py" in shown
+    assert "stage2_e2e/uniad_base_e2e.py" in shown
     shown = tree.done("-n", "eval", "CKPT=uniad_base_track_map.pth", *ON_NUSCENES)
     assert "taken for UniAD v2.0, stage 1" in shown and "native.compat=uniad-v2" in shown and "_track_map.py" in shown
 
