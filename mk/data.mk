@@ -84,5 +84,7 @@ $(ANCHORS): | $(INFOS) $(DATA_ENV)
 else
 $(ANCHORS): $(INFOS) | $(DATA_ENV)
 endif
-	$(DATA_RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(OPTIONS))
+	$(DATA_RUN) tools/make_motion_anchors.py projects/configs/stage2_e2e/$(STEM.$(VARIANT))_e2e.py --out $(call q,$@) $(call cfg-options,$(ANCHOR_OPTIONS))
 endif
+# Anchors are made for weights of the convention that is asked for, whose infos they are made from.
+ANCHOR_OPTIONS = $(OPTIONS) $(if $(COMPAT_OPTIONS),,$(addprefix native.compat=,$(filter uniad-v2,$(CONVENTION_USED))))

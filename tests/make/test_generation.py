@@ -36,6 +36,8 @@ def test_whoever_says_what_it_is_is_heard_unless_that_cannot_be(tree: Tree):
 def test_made_worlds_have_infos_of_either_convention_beside_each_other(tree: Tree, words: list[str]):
     shown = tree.done("-n", "data", "DATASET=synthetic", *words)
     assert "--out-dir 'data/synthetic/infos_uniad-v2'" in shown and "--convention uniad-v2" in shown
+    shown = tree.done("-n", "anchors", "DATASET=synthetic", *words)
+    assert "others_uniad-v2" in shown and "native.compat=uniad-v2" in shown
     assert "infos_uniad-v2" not in tree.done("-n", "data", "DATASET=synthetic")
 
 
