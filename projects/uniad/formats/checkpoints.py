@@ -100,7 +100,7 @@ def recognise_as(content: Mapping[str, Any], shapes: Shapes, path: Path) -> Reco
         return Recognised(None, why, sizes, own=True, box_code=_box_code(ours["spec"]))
     entry = by_digest(path)
     found = recognise_names(shapes)
-    if entry is not None:
+    if entry is not None and entry.generation is not None:
         why = f"by its SHA-256, that of {entry.url}"
         found = Recognised(entry.generation, why, found.sizes, entry, certain=True)
     if found.generation is None:

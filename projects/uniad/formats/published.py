@@ -33,7 +33,7 @@ class Published:
 
     name: str
     url: str
-    generation: str | None = None  # None: every generation's, such as an image backbone
+    generation: str | None = None  # None: every generation's, such as an image backbone, or not stated
     kind: str = "checkpoint"  # or infos, anchors
     stage: int | None = None
     model: str = ""  # base or tiny, as its publisher says
@@ -72,7 +72,8 @@ PUBLISHED = (
               figures="NDS 51.7 %, mAP 41.6 %"),
     Published("bevformer_tiny_epoch_24.pth", f"{_BEVFORMER}/bevformer_tiny_epoch_24.pth", UNIAD_V1, stage=0, model="tiny",
               figures="NDS 35.4 %, mAP 25.2 %"),
-    Published("bevformer_r101_dcn_24ep.pth", f"{_V2}/ckpts/bevformer_r101_dcn_24ep.pth", UNIAD_V2, stage=0, model="base",
+    # Whether v2.0's copy was trained anew its publisher does not say, so its digest tells no generation.
+    Published("bevformer_r101_dcn_24ep.pth", f"{_V2}/ckpts/bevformer_r101_dcn_24ep.pth", stage=0, model="base",
               sha256="a88354923c771b39325339a19f9c16f7a86d5a7779faa651d52b5d32825462b3", size=827203601),
     Published("bevformer_tiny_b2d.pth", f"{_B2D}/bevformer_tiny_b2d.pth", BENCH2DRIVE, stage=0, model="tiny",
               sha256="e4871adff14f17360f5804ab4b3a74f24eab83009b95e7259c623c5c6194f2a7", size=269494291,
