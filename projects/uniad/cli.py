@@ -44,6 +44,8 @@ VERBS = {
     "bag": "make_bag.py",
     "infer": "infer.py",
     "drive": "drive.py",
+    "robust": "robust.py",
+    "audit": "audit.py",
     "soak": "soak.py",
     "visualize": "visualize.py",
     "video": "make_video.py",
