@@ -15,7 +15,7 @@ $(foreach s,$(UNREADY),$(if $(SAY),$(info $(call read-for,$s): not there, so `ma
 PREFLIGHT_STAGES := $(strip $(if $(filter train-stage1,$(MAKECMDGOALS)),1,$(if $(call same,$(UNREADY),1),1,$(or $(strip $(foreach s,$(STAGES),$(if $(filter $(call ckpt,$s),$(BROUGHT)),,$s))),$(STAGES)))))
 NO_WORKERS := $(filter data.workers_per_gpu=0,$(CFG_OPTIONS) $(CPU_OPTIONS))
 PREFLIGHT = $(HOST_PYTHON) tools/preflight.py --stack $(STACK) --runtime $(if $(filter torch1.12,$(STACK)),$(RUNTIME),$(TOOLS_RUNTIME)) --variant $(VARIANT) --dataset $(DATASET) \
-  --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --nusc-version $(VERSION)$(if $(DATA_ARGS), --data-args=$(call q,$(DATA_ARGS)))$(if $(filter nuscenes,$(DATASET)),, --frames $(PREFLIGHT_FRAMES.$(DATASET))) \
+  --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --nusc-version $(VERSION)$(if $(DATA_ARGS), --data-args=$(call q,$(DATA_ARGS)))$(if $(filter nuscenes bench2drive,$(DATASET)),, --frames $(PREFLIGHT_FRAMES.$(DATASET))) \
   --gpu-count $(GPUS) --nodes $(NNODES) --stages $(PREFLIGHT_STAGES) --epochs $(foreach s,$(STAGES),$(or $(EPOCHS.$s),$(SCHEDULE.$s)))$(if $(MAX_ITERS.1)$(MAX_ITERS.2), --iterations $(foreach s,$(STAGES),$(or $(MAX_ITERS.$s),0))) \
   --shm $(SHM.$(VARIANT)) --shm-size $(SHM_SIZE)$(if $(NO_WORKERS), --no-workers)$(if $(GPU_GIB.$(VARIANT)), --gpu-gib $(GPU_GIB.$(VARIANT)))$(if $(QUEUE_LENGTH), --queue-length $(QUEUE_LENGTH))$(if $(RECIPE_USED), --recipe $(RECIPE_USED)) \
   --pace $(call q,$(PACE.$(VARIANT)))

@@ -15,7 +15,7 @@ $(call flag,RECIPE)
 $(foreach s,$(STAGES),$(if $(and $(EPOCHS.$s),$(MAX_ITERS.$s)),$(error EPOCHS=$(EPOCHS.$s) and MAX_ITERS=$(MAX_ITERS.$s) both say how long to train: give one)))
 
 # A world without published weights trains from nothing, unless told otherwise.
-SCRATCH := $(or $(if $(filter 1,$(STAGE0)),0),$(FROM_SCRATCH),$(if $(filter nuscenes,$(DATASET)),$(if $(INIT.$(VARIANT)),0,1),1))
+SCRATCH := $(or $(if $(filter 1,$(STAGE0)),0),$(FROM_SCRATCH),$(if $(filter nuscenes bench2drive,$(DATASET)),$(if $(INIT.$(VARIANT)),0,1),1))
 
 # $(call config,stage), $(call work,stage): the config file, and the folder that training it writes to
 config = projects/configs/$(CONFIG_DIR.$1)/$(STEM.$(VARIANT))_$(KIND.$1).py

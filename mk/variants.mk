@@ -10,6 +10,15 @@ STEM.nano := nano
 # UniAD-base under the names that upstream published its checkpoints with. full is the same model, with the thinner map lines of
 # NVIDIA's configs.
 STEM.base := uniad_base
+# Thinklab-SJTU/Bench2DriveZoo's base and tiny, and nano with their classes and data (docs/bench2drive.md)
+STEM.b2d-base := b2d-base
+STEM.b2d-tiny := b2d-tiny
+STEM.b2d-nano := b2d-nano
+
+# The format of the data that it learns from: nuscenes or bench2drive
+FORMAT.b2d-base := bench2drive
+FORMAT.b2d-tiny := bench2drive
+FORMAT.b2d-nano := bench2drive
 
 # Taken where nobody says VARIANT, and by the demo where nobody says DEMO_VARIANT
 DEFAULT_VARIANT := tiny
@@ -23,6 +32,10 @@ RAW.tiny := ckpts/bevformer_tiny_epoch_24.pth
 INIT.full := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.base := ckpts/bevformer_r101_dcn_24ep.pth
 INIT.tiny := ckpts/bevformer_tiny_epoch_24_updated2.pth
+RAW.b2d-base := ckpts/bevformer_base_b2d.pth
+RAW.b2d-tiny := ckpts/bevformer_tiny_b2d.pth
+INIT.b2d-base := ckpts/bevformer_base_b2d.pth
+INIT.b2d-tiny := ckpts/bevformer_tiny_b2d.pth
 
 # Image backbones that stage 0 starts from unless FROM_SCRATCH=1
 BACKBONE.full := ckpts/r101_dcn_fcos3d_pretrain.pth
@@ -33,6 +46,8 @@ BACKBONE.tiny := ckpts/resnet50-0676ba61.pth
 SHM.full := 32g
 SHM.base := 32g
 SHM.nano := 2g
+SHM.b2d-base := 32g
+SHM.b2d-nano := 2g
 
 # GiB of memory that upstream's training needs on each GPU, where that is known
 GPU_GIB.full := 32
@@ -44,6 +59,13 @@ SHIPPED.nano := weights/nano/nano_e2e.pth
 
 # Stacks that can run it. UniAD's code has 900 queries of width 256 written into it; nano has fewer of both.
 STACKS.nano := native
+STACKS.b2d-base := native
+STACKS.b2d-tiny := native
+STACKS.b2d-nano := native
+
+# Epochs of its schedule, of stage 1 and stage 2
+SCHEDULED.b2d-base := 1 2
+SCHEDULED.b2d-tiny := 1 1
 
 # Iterations of the demo's training, of stage 1 and stage 2 (one number: of each): minutes on two CPU cores
 DEMO_ITERS.nano := 65 60
@@ -66,6 +88,8 @@ PACE.nano := native.cpu=1.0,0.5
 include $(wildcard variants.local.mk)
 
 # What a row gets that leaves a column out
+DEFAULT.FORMAT := nuscenes
+DEFAULT.SCHEDULED := 6 20
 DEFAULT.RAW :=
 DEFAULT.INIT :=
 DEFAULT.BACKBONE :=
@@ -81,7 +105,7 @@ DEFAULT.EXPORT_FRAMES :=
 
 COLUMNS := $(patsubst DEFAULT.%,%,$(filter DEFAULT.%,$(.VARIABLES)))
 ROWS := $(patsubst STEM.%,%,$(filter STEM.%,$(.VARIABLES)))
-VARIANTS := full tiny nano base
+VARIANTS := full tiny nano base b2d-base b2d-tiny b2d-nano
 VARIANTS += $(sort $(filter-out $(VARIANTS),$(ROWS)))
 $(foreach c,$(COLUMNS),$(foreach v,$(filter-out $(VARIANTS),$(patsubst $c.%,%,$(filter $c.%,$(.VARIABLES)))),$(error $c.$v is a column of no variant: its row starts with STEM.$v := (stem of its config names))))
 $(foreach v,$(VARIANTS),$(foreach c,$(COLUMNS),$(if $(filter undefined,$(origin $c.$v)),$(eval $c.$v := $(DEFAULT.$c)))))
@@ -89,8 +113,8 @@ $(if $(filter-out 1,$(words $(VARIANT)))$(filter-out $(VARIANTS),$(VARIANT)),$(e
 
 # Stages, and epochs of upstream's schedule
 STAGES := 1 2
-SCHEDULE.1 := 6
-SCHEDULE.2 := 20
+SCHEDULE.1 := $(word 1,$(SCHEDULED.$(VARIANT)))
+SCHEDULE.2 := $(word 2,$(SCHEDULED.$(VARIANT)))
 
 CONFIG_DIR.0 := bevformer
 KIND.0 := bevformer

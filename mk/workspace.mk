@@ -3,7 +3,7 @@
 # --- what this machine can do -------------------------------------------------------------------------------------------
 STACKS := native torch1.12
 RUNTIMES := host docker podman
-DATASETS := synthetic nuscenes demo
+DATASETS := synthetic nuscenes demo bench2drive
 
 HOST_PYTHON ?= python3
 ifeq (,$(shell command -v $(call q,$(HOST_PYTHON))))
@@ -44,13 +44,17 @@ CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
 # The upstream stack asked for on a machine that was configured for the host: the engine that is there
 RUNTIME ?= $(if $(filter torch1.12host,$(STACK)$(CONFIGURED_RUNTIME)),$(or $(firstword $(foreach e,docker podman,$(if $(shell command -v $e),$e))),docker),$(CONFIGURED_RUNTIME))
-DATASET ?= $(CONFIGURED_DATASET)
+# What was configured is about nuScenes.
+DATASET ?= $(if $(filter nuscenes,$(FORMAT.$(VARIANT))),$(CONFIGURED_DATASET),$(if $(wildcard $(DATA_DIR)/$(FORMAT.$(VARIANT))),$(FORMAT.$(VARIANT)),synthetic))
 GPUS ?= $(CONFIGURED_GPUS)
 ifeq ($(STACK) $(RUNTIME),torch1.12 host)
 $(error STACK=torch1.12 runs in a container: RUNTIME=docker or podman, or STACK=native here)
 endif
 ifeq (,$(filter $(STACK),$(STACKS.$(VARIANT)) $(filter-out $(STACKS),$(STACK))))
 $(error STACK=$(STACK) has no VARIANT=$(VARIANT): UniAD's code fixes 900 queries of width 256; choose VARIANT=$(DEFAULT_VARIANT), or STACK=$(firstword $(STACKS.$(VARIANT))))
+endif
+ifneq (,$(filter-out $(FORMAT.$(VARIANT)) synthetic demo,$(filter $(DATASETS),$(DATASET))))
+$(error DATASET=$(DATASET) does not fit VARIANT=$(VARIANT), which has classes, commands and maps of $(FORMAT.$(VARIANT)): take DATASET=$(FORMAT.$(VARIANT)) or synthetic, or $(if $(filter nuscenes,$(DATASET)),VARIANT=$(DEFAULT_VARIANT),VARIANT=b2d-tiny) (docs/bench2drive.md))
 endif
 # Where native tools run: with STACK=torch1.12 a host environment can serve as well
 TOOLS_RUNTIME ?= $(RUNTIME)

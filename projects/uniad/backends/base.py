@@ -68,7 +68,7 @@ class Runner:
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """Outputs of one frame, with the lanes merged to the end; the state is carried to the next call."""
         if "command" in frame:
-            check_command(frame["command"])
+            check_command(frame["command"], names=self.contract.commands)
         outputs = self.infer({**frame, **self._state})
         self._state = self.contract.carry(outputs)
         return finish_lanes(outputs, self.contract.map_merge)

@@ -60,7 +60,7 @@ class CompiledRunner(Runner):
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """As ``Runner.step``; the state stays where it is."""
         if "command" in frame:
-            check_command(frame["command"])
+            check_command(frame["command"], names=self.contract.commands)
         self._check_open()
         self.contract.check_frame(frame)
         outputs = self._run(frame, None if self._on_device else self._state)

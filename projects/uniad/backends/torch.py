@@ -41,7 +41,7 @@ class TorchRunner(Runner):
         """As ``Runner.step``."""
         self._check_open()
         if "command" in frame:
-            check_command(frame["command"])
+            check_command(frame["command"], names=self.contract.commands)
         self.contract.check_frame(frame)
         outputs = self._run({**frame, **self._state})
         self._state = self.contract.carry(outputs)

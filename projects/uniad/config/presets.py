@@ -26,13 +26,22 @@ PRESETS: dict[str, dict[str, str]] = {
         "collision_loss": V2,
         "smoother_start": V2,
     },
-    BENCH2DRIVE: {},
+    BENCH2DRIVE: {
+        "can_bus_quaternion": FIXED,
+        "timestamps": FIXED,
+        "can_bus_order": BENCH2DRIVE,
+        "track_pose": BENCH2DRIVE,
+        "occ_steps": BENCH2DRIVE,
+        "clip_frames": BENCH2DRIVE,
+    },
     "upstream": {},
     "documented": {},
 }
 
 # Keys for which "fixed" means v1's way: only other generations differ from it
-CONVENTIONS = ("bev_shift", "box_code", "box_sizes", "smoother_start")
+CONVENTIONS = (
+    "bev_shift", "box_code", "box_sizes", "smoother_start", "can_bus_order", "track_pose", "occ_steps", "clip_frames",
+)  # fmt: skip
 
 
 def convention_of(value: object) -> object:

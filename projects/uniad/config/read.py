@@ -18,7 +18,7 @@ from uniad.config.node import Node
 from uniad.config.presets import FIXED, PRESETS
 from uniad.config.read_data import read_data
 from uniad.config.read_detector import is_detector, read_detector, read_detector_data
-from uniad.config.read_heads import read_map, read_motion, read_occ, read_plan
+from uniad.config.read_heads import read_grid, read_map, read_motion, read_occ, read_plan
 from uniad.config.read_track import read_backbone, read_bev, read_decoder, read_neck, read_track, read_track_loss
 from uniad.config.variants import variant_of_name
 
@@ -67,7 +67,8 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes, compat)
-        map_spec, map_loss = read_map(n, pc_range, dims, bev)
+        grid = read_grid(n, bev)
+        map_spec, map_loss = read_map(n, pc_range, dims, grid)
         freeze_bn = n.boolean("freeze_bn", False)
         if freeze_bn and not backbone.norm_eval:
             raise n.fail("freeze_bn", "native keeps norms as they are by model.img_backbone.norm_eval=True, which is False")
@@ -94,10 +95,12 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             use_grid_mask=n.boolean("use_grid_mask", False),
             queue_length=n.integer("queue_length", 3),
             compat=compat,
+            bev_upsample=grid.height // bev.height,
+            prev_frame_num=n.integer("prev_frame_num", 0, low=0),
             stage2=S.Stage2Spec(
-                motion=read_motion(n, pc_range, bev, decoder, compat),
-                occ=read_occ(n, native, bev, compat),
-                plan=read_plan(n, native, bev),
+                motion=read_motion(n, pc_range, grid, decoder, compat),
+                occ=read_occ(n, native, grid, compat),
+                plan=read_plan(n, native, grid),
                 agent_capacity=native.integer("agent_capacity", min(128, track.capacity)),
             )
             if present

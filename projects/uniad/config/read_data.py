@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uniad.config import spec as S
@@ -23,6 +23,7 @@ class _Steps:
     divisor: int = 1
     photometric: bool = False
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None  # of occupancy, along x and y
+    vehicles: tuple[str, ...] = ()  # classes that occupancy is about, where they are not nuScenes'
 
 
 def read_steps(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, out: _Steps | None = None) -> _Steps:
@@ -43,12 +44,15 @@ def read_steps(steps: list[Node], classes: tuple[str, ...], pc_range: S.Range6, 
                 out.photometric = True
             elif kind == "LoadAnnotations3D_E2E":
                 n.only(with_future_anns=True, ins_inds_add_1=True, with_attr_label=False)
-                n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d")
+                n.skip("with_bbox_3d", "with_label_3d", "with_ins_inds_3d", "with_vis_token")
             elif kind == "LoadAnnotations3D":
                 n.only(with_bbox_3d=True, with_label_3d=True, with_attr_label=False)
             elif kind == "GenerateOccFlowLabels":
                 n.only(ignore_index=255, only_vehicle=True, filter_invisible=False)
                 out.bounds = bounds(n.sub("grid_conf"))
+                n.must_equal("all_classes", classes, "data.train.classes")
+                out.vehicles = tuple(n.get("vehicle_classes", ()))
+                n.skip("plan_classes")
             elif kind in ("ObjectRangeFilterTrack", "ObjectRangeFilter"):
                 n.must_equal("point_cloud_range", list(pc_range), "model.pc_range")
             elif kind in ("ObjectNameFilterTrack", "ObjectNameFilter"):
@@ -89,21 +93,70 @@ def image_of(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
     )
 
 
+def _nuscenes(n: Node, model: S.ModelSpec) -> dict[str, Any]:
+    n.must_equal("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
+    return {
+        "vocabulary": S.NUSCENES_WORDS,
+        "patch_size": n.numbers("patch_size", 2),
+        "predict_steps": n.integer("predict_steps"),
+        "past_steps": n.integer("past_steps"),
+        "fut_steps": n.integer("fut_steps"),
+        "use_nonlinear_optimizer": n.boolean("use_nonlinear_optimizer", False),
+        "occ_n_future": n.integer("occ_n_future", 4),
+    }
+
+
+def _bench2drive(n: Node, model: S.ModelSpec) -> dict[str, Any]:
+    """Bench2DriveZoo's names for the same, and its defaults. Objects' futures are positions, as the smoother wants them."""
+    n.skip("map_root", "point_cloud_range", "with_velocity", "overlap_test")
+    mapping = n.get("name_mapping")
+    ranges: tuple[tuple[str, tuple[float, float]], ...] = ()
+    if "eval_cfg" in n.data:
+        with n.sub("eval_cfg") as e:
+            ranges = tuple((name, (float(x), float(y))) for name, (x, y) in e.get("class_range").items())
+            e.only(dist_ths=(0.5, 1.0, 2.0, 4.0), dist_th_tp=2.0, min_recall=0.1, min_precision=0.1, mean_ap_weight=5)
+            e.skip("class_names", "tp_metrics", "err_name_maping")
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
+        raise n.fail("name_mapping", "it must be a dict from the names of a file to classes")
+    found = {
+        "vocabulary": S.BENCH2DRIVE_WORDS,
+        "patch_size": n.numbers("patch_size", 2, (102.4, 102.4)),
+        "predict_steps": n.integer("predict_frames", 12),
+        "past_steps": n.integer("past_frames", 4),
+        "fut_steps": n.integer("future_frames", 4),
+        "use_nonlinear_optimizer": True,
+        "occ_n_future": n.integer("occ_n_future", 6),
+        "sample_interval": n.integer("sample_interval", 5),
+        "map_file": n.text("map_file"),
+        "name_mapping": tuple(sorted(mapping.items())),
+    }
+    return found | ({"eval_range": ranges} if ranges else {})
+
+
+_DATASETS = {"NuScenesE2EDataset": _nuscenes, "B2D_E2E_Dataset": _bench2drive}
+
+
+def _every(native: Node, interval: int) -> int:
+    """Frames are left out by whole fractions of a trajectory's step."""
+    every = native.integer("every", 1)
+    if interval % every:
+        raise native.fail("every", f"it must divide data.train.sample_interval, which is {interval}")
+    return every
+
+
 def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec) -> S.DataSpec:
     with cfg.sub("data") as data:
         data.skip("shuffler_sampler", "nonshuffler_sampler")
         bev_hw = (model.bev.height, model.bev.width)
-        only_upstream = ("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
         shared: dict[str, Any] = {}
         pipelines: dict[str, _Steps] = {}
         ann_files: dict[str, str] = {}
         use_valid_flag, eval_mod = False, ()
         for key in ("train", "val", "test"):
             with data.sub(key) as n:
-                n.type("NuScenesE2EDataset")
-                n.skip(*only_upstream)
+                kind = n.type(*_DATASETS)
+                n.skip("file_client_args", "modality", "box_type_3d", "samples_per_gpu", "test_mode")
                 n.must_equal("bev_size", bev_hw, "the BEV size of model.pts_bbox_head")
-                n.must_equal("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
                 classes = tuple(n.get("classes"))
                 if len(classes) != model.track.num_classes:
                     raise n.fail("classes", f"model.num_classes is {model.track.num_classes}")
@@ -111,14 +164,9 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
                 here = {
                     "data_root": n.text("data_root"),
                     "class_names": classes,
-                    "patch_size": n.numbers("patch_size", 2),
-                    "predict_steps": n.integer("predict_steps"),
-                    "past_steps": n.integer("past_steps"),
-                    "fut_steps": n.integer("fut_steps"),
                     "planning_steps": n.integer("planning_steps", 6),
-                    "use_nonlinear_optimizer": n.boolean("use_nonlinear_optimizer", False),
                     "occ_receptive_field": n.integer("occ_receptive_field", 3),
-                    "occ_n_future": n.integer("occ_n_future", 4),
+                    **_DATASETS[kind](n, model),
                 }
                 for name, value in here.items():
                     if shared.setdefault(name, value) != value:
@@ -146,8 +194,17 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             raise ConfigError(f"{data.file}: data.train.pipeline has no GenerateOccFlowLabels step")
         if (stage2 := model.stage2) is not None and (stage2.occ.xbound, stage2.occ.ybound) != bounds:
             raise ConfigError(f"{data.file}: model.occ_head.grid_conf and GenerateOccFlowLabels.grid_conf differ")
+        vocabulary: S.Vocabulary = shared["vocabulary"]
+        vehicles = pipelines["train"].vehicles or vocabulary.vehicles
+        for what, names, wanted in (
+            ("model.seg_head.num_things_classes", vocabulary.map_things, model.map.num_things),
+            ("model.seg_head.num_stuff_classes", vocabulary.map_stuff, model.map.num_stuff),
+            ("model.planning_head.command_dim", vocabulary.commands, model.stage2.plan.num_commands if model.stage2 else None),
+        ):
+            if wanted not in (len(names), None):
+                raise ConfigError(f"{data.file}: {what} is {wanted}; {vocabulary.dataset} has {len(names)}: {', '.join(names)}")
         return S.DataSpec(
-            **shared,
+            **shared | {"vocabulary": replace(vocabulary, vehicles=vehicles)},
             ann_file_train=ann_files["train"],
             ann_file_val=ann_files["test"],
             image=image_of(pipelines["train"], pipelines["test"], data),
@@ -161,6 +218,7 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             occ_xbound=bounds[0],
             occ_ybound=bounds[1],
             eval_mod=eval_mod,
+            every=_every(native, shared.get("sample_interval", 1)),
             max_objects=native.integer("max_objects", 192),
             max_lanes=native.integer("max_lanes", 64),
             lane_thickness=native.integer("lane_thickness", 1),

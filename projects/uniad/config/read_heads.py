@@ -41,16 +41,36 @@ def _costs(n: Node, mask: bool) -> _Costs:
         )
 
 
+VEHICLE_IDS = (0, 1, 2, 3, 4, 6, 7)  # of upstream's motion head, whatever the model's own vehicle_id_list says
+UPSAMPLED = (100, 100)  # the one size of the BEV that upstream doubles before the heads
+
+
+def read_grid(model: Node, bev: S.BevSpec) -> S.BevSpec:
+    """The BEV as the heads after tracking see it, of seg_head's bev_h and bev_w: as it is, or 100x100 cells doubled."""
+    size = (bev.height, bev.width)
+    doubled = (2 * bev.height, 2 * bev.width)
+    head = Node(model.get("seg_head"), model.at("seg_head"), model.file)
+    found = (head.integer("bev_h", bev.height), head.integer("bev_w", bev.width))
+    if found == size:
+        return bev
+    if size == UPSAMPLED and found == doubled:
+        return replace(bev, height=doubled[0], width=doubled[1])
+    raise head.fail(
+        "bev_h",
+        f"it must equal model.pts_bbox_head.bev_h, which is {bev.height}; upstream doubles the BEV of "
+        f"{UPSAMPLED[0]}x{UPSAMPLED[1]} cells alone (they are {found[0]}x{found[1]} here, {size[0]}x{size[1]} there)",
+    )
+
+
 def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tuple[S.MapSpec, S.MapLossSpec]:
     with model.sub("seg_head") as n:
         n.type("PansegformerHead")
-        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
         n.must_equal("pc_range", list(pc_range), "model.pc_range")
         n.only(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
         # Upstream overrides the quality of things; those of stuff are for a panoptic picture that native does not draw.
         n.skip("in_channels", "quality_threshold_things", "quality_threshold_stuff", "overlap_threshold_stuff")
-        things, stuff = n.integer("num_things_classes"), n.integer("num_stuff_classes")
+        n.skip("bev_h", "bev_w")
+        things, stuff = n.integer("num_things_classes"), n.integer("num_stuff_classes", low=0)
         n.must_equal("num_classes", things + stuff, "num_things_classes + num_stuff_classes")
         with n.sub("positional_encoding") as p:
             p.type("SinePositionalEncoding")
@@ -76,8 +96,9 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
                     attention, deformable = layer.subs("attn_cfgs", 2)
                     if deformable_attention(deformable, "MultiScaleDeformableAttention", dims, None) != attn:
                         raise deformable.fail("num_levels", "heads, points, levels and dropout must equal the encoder's")
-                    if plain_attention(attention, dims) != (attn.heads, attn.dropout):
-                        raise attention.fail("num_heads", "heads and dropout must equal the encoder's")
+                    plain = plain_attention(attention, dims)
+                    if plain.heads != attn.heads:
+                        raise attention.fail("num_heads", "it must equal the encoder's")
         masks = {}
         for key in ("thing_transformer_head", "stuff_transformer_head"):
             with n.sub(key) as h:
@@ -107,7 +128,8 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
             stuff_mask_layers=masks["stuff_transformer_head"],
             num_heads=attn.heads,
             num_points=attn.points,
-            dropout=attn.dropout,
+            dropout=plain.dropout,
+            cross_dropout=attn.dropout,
             ffn_dropout=ffn_dropout,
             top_k=top_k,
             overlap_threshold_things=n.number("overlap_threshold_things", 0.4),
@@ -144,8 +166,8 @@ def read_motion(
 ) -> S.MotionSpec:
     with model.sub("motion_head") as n:
         n.type("MotionHead")
-        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.must_equal("bev_h", bev.height, "model.seg_head.bev_h")
+        n.must_equal("bev_w", bev.width, "model.seg_head.bev_w")
         n.must_equal("embed_dims", bev.embed_dims, "model.embed_dims")
         n.must_equal("num_classes", decoder.num_classes, "model.num_classes")
         n.must_equal("pc_range", list(pc_range), "model.pc_range")
@@ -182,7 +204,7 @@ def read_motion(
                 predict_steps=n.integer("predict_steps"),
                 predict_modes=modes,
                 group_ids=tuple(tuple(int(i) for i in group) for group in n.get("group_id_list")),
-                vehicle_ids=tuple(n.get("vehicle_id_list", model.wholes("vehicle_id_list", None, (0, 1, 2, 3, 4, 6, 7)))),
+                vehicle_ids=n.wholes("vehicle_id_list", None, VEHICLE_IDS),
                 anchor_path=n.text("anchor_info_path"),
                 use_nonlinear_optimizer=n.boolean("use_nonlinear_optimizer", False),
                 ffn_dims=layer.integer("feedforward_channels"),
@@ -205,7 +227,7 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
     align = compat.occ_grid == "fixed"
     with model.sub("occ_head") as n:
         n.type("OccHead")
-        n.must_equal("bev_size", (bev.height, bev.width), "the BEV size of model.pts_bbox_head")
+        n.must_equal("bev_size", (bev.height, bev.width), "the BEV size of model.seg_head")
         n.only(pan_eval=True, init_cfg=None, detach_query_pos=True, sample_ignore_mode="all_valid", temporal_mlp_layer=2)
         n.skip("spatial_extent")
         xbound, ybound = bounds(n.sub("grid_conf"))
@@ -279,8 +301,8 @@ def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
 def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
     with model.sub("planning_head") as n:
         n.type("PlanningHeadSingleMode")
-        n.must_equal("bev_h", bev.height, "model.pts_bbox_head.bev_h")
-        n.must_equal("bev_w", bev.width, "model.pts_bbox_head.bev_w")
+        n.must_equal("bev_h", bev.height, "model.seg_head.bev_h")
+        n.must_equal("bev_w", bev.width, "model.seg_head.bev_w")
         n.must_equal("embed_dims", bev.embed_dims, "model.embed_dims")
         n.only(planning_eval=True)
         with n.sub("loss_planning") as loss:
@@ -297,6 +319,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             use_col_optim=n.boolean("use_col_optim", False),
             with_adapter=n.boolean("with_adapter", False),
             collision=tuple(collision),
+            num_commands=n.integer("command_dim", 3),
             ego_status=native.boolean("plan_ego_status", False),
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),

@@ -82,7 +82,7 @@ def read_bev(
     transformer = head.sub("transformer")
     transformer.skip("decoder")
     with transformer as t:
-        t.type("PerceptionTransformer")
+        t.type("PerceptionTransformer", "UniADPerceptionTransformer")
         t.must_equal("embed_dims", dims, "model.embed_dims")
         t.only(can_bus_norm=True, use_cams_embeds=True, num_feature_levels=4)
         rotate_center = t.numbers("rotate_center", 2, (100, 100))
@@ -140,8 +140,8 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat
             attention, deformable = layer.subs("attn_cfgs", 2)
             plain = plain_attention(attention, dims)
             attn = deformable_attention(deformable, "CustomMSDeformableAttention", dims, 1)
-            if (attn.heads, attn.dropout) != plain:
-                raise deformable.fail("num_heads", "heads and dropout must equal those of the attention before it")
+            if attn.heads != plain.heads:
+                raise deformable.fail("num_heads", "it must equal that of the attention before it")
             return S.DecoderSpec(
                 num_layers=n.integer("num_layers"),
                 embed_dims=dims,
@@ -150,7 +150,8 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat
                 pc_range=pc_range,
                 num_heads=attn.heads,
                 num_points=attn.points,
-                dropout=attn.dropout,
+                dropout=plain.dropout,
+                cross_dropout=attn.dropout,
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
                 past_steps=head.integer("past_steps", 4),
                 fut_steps=head.integer("fut_steps", 4),

@@ -48,7 +48,47 @@ class CompatSpec:
     bev_shift: CompatChoice = _also("uniad-v2")  # v2: the car's motion is turned by l2g_r's transpose, the wrong way round
     box_code: CompatChoice = _also("uniad-v2")  # v2: the network says log l, log w and the heading's sine and cosine
     smoother_start: CompatChoice = _also("uniad-v2")  # v2: smoothing starts from a heading within +-pi; v1: from -3/2 pi to pi/2
+    can_bus_order: CompatChoice = _also("bench2drive")  # velocity, acceleration, rates; v1: acceleration, rates, velocity
+    # Bench2Drive hands its poses to a formula for their transposes: tracks are moved between frames by the wrong turn
+    track_pose: CompatChoice = _also("bench2drive")
+    occ_steps: CompatChoice = _also("bench2drive")  # labels are of the next frames at 10 Hz, the plan's steps half a second apart
+    # Clips drop a frame at random, and reach back beyond the start of their route
+    clip_frames: CompatChoice = _also("bench2drive")
     box_sizes: CompatChoice = _also("uniad-v2")  # v2: its evaluation hands length and width to nuScenes as width and length
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the numbers of a data set mean: commands, map elements, and which classes are vehicles."""
+
+    dataset: str  # also what messages call a model or a file of it
+    commands: tuple[str, ...]  # by number, as published weights learnt them
+    map_things: tuple[str, ...]  # instances; label 0 comes first
+    map_stuff: tuple[str, ...]  # areas, of which every frame has one; at most one
+    vehicles: tuple[str, ...]  # classes that occupancy is about
+    straight: int  # the command of a car that has nothing else to do
+    cameras: tuple[str, ...]  # in the order of the model's images
+
+
+NUSCENES_WORDS = Vocabulary(
+    dataset="nuScenes",
+    commands=("right", "left", "straight"),
+    map_things=("divider", "crossing", "contour"),
+    map_stuff=("drivable",),
+    vehicles=("car", "bus", "construction_vehicle", "bicycle", "motorcycle", "truck", "trailer"),
+    straight=2,
+    cameras=("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT"),
+)
+BENCH2DRIVE_WORDS = Vocabulary(
+    dataset="Bench2Drive",
+    # CARLA's RoadOption less one
+    commands=("left", "right", "straight", "lane follow", "change lane left", "change lane right"),
+    map_things=("broken line", "solid line", "double solid line", "lane centre", "traffic light", "stop sign"),
+    map_stuff=(),
+    vehicles=("car", "van", "truck", "bicycle"),
+    straight=3,
+    cameras=("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +154,7 @@ class DecoderSpec:
     num_heads: int = 8
     num_points: int = 4
     dropout: float = 0.1
+    cross_dropout: float = 0.1  # of the attention to the BEV
     ffn_dropout: float = 0.1
     past_steps: int = 4
     fut_steps: int = 4
@@ -162,7 +203,8 @@ class MapSpec:
     stuff_mask_layers: int
     num_heads: int = 8
     num_points: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.1  # of the queries' attention to each other
+    cross_dropout: float = 0.1  # of the attention to the BEV
     ffn_dropout: float = 0.1
     top_k: int = 100
     quality_threshold_things: float = 0.1  # upstream's code ignores its argument
@@ -245,6 +287,7 @@ class PlanSpec:
     use_col_optim: bool
     with_adapter: bool
     collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
+    num_commands: int = 3
     ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
     motion_prior: bool = False  # the path is what these give, and what the head corrects of it
     bev_patch: bool = False  # the ego query also knows what lies ahead, cell by cell, before it attends to the BEV
@@ -323,6 +366,9 @@ class ModelSpec:
     use_grid_mask: bool
     queue_length: int
     compat: CompatSpec = field(default_factory=CompatSpec)
+    bev_upsample: int = 1  # the heads after tracking see the BEV this many times finer; upstream does so for 100x100 cells
+    # The previous BEV and pose are those of so many frames ago, for cameras faster than 2 Hz; 0: of the frame before
+    prev_frame_num: int = 0
     stage2: Stage2Spec | None = None  # None: the model of stage 1, which tracks and maps
 
 
@@ -363,6 +409,12 @@ class DataSpec:
     occ_xbound: tuple[float, float, float]
     occ_ybound: tuple[float, float, float]
     eval_mod: tuple[str, ...]
+    vocabulary: Vocabulary = NUSCENES_WORDS
+    sample_interval: int = 1  # frames of the file from one step of a trajectory to the next: 0.5 s
+    every: int = 1  # of a file's frames each N-th of a route is read
+    map_file: str = ""  # of all towns; nuScenes keeps its maps in data_root
+    name_mapping: tuple[tuple[str, str], ...] = ()  # what a file calls an object -> its class
+    eval_range: tuple[tuple[str, tuple[float, float]], ...] = ()  # class -> |x|, |y| in metres, of those that are scored
     max_objects: int = 192  # ground-truth slots per frame
     max_lanes: int = 64  # ground-truth map element slots
     lane_thickness: int = 1  # pixels; upstream draws 2 on a canvas of 200

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from uniad.config.spec import DataSpec, MotionSpec
 from uniad.data import unpickle
-from uniad.data.dataset import open_table
-from uniad.data.labels import Labeller
+from uniad.data.dataset import labeller_of, open_table
 from uniad.errors import UserError
 from uniad.formats.conventions import anchor_convention, check_convention, convert_anchors
 from uniad.formats.published import UNIAD_V1, UNIAD_V2
@@ -91,7 +90,7 @@ def save_motion_anchors(path: str | Path, anchors: Sequence[F64], spec: MotionSp
 def training_futures(spec: DataSpec) -> Futures:
     """Whole futures of the training split's objects, each in the axes of its object."""
     table = open_table(spec, "train")
-    labeller = Labeller(table, spec)
+    labeller = labeller_of(table, spec)
     paths, labels = [], []
     for frame in range(len(table)):
         objects = labeller.objects(frame)

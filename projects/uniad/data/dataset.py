@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.config.spec import UPSTREAM, DataSpec
+from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
+from uniad.data.bench2drive import RouteLabeller, RouteTable, load_routes, town_maps, towns_of
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
 from uniad.data.labels import Labeller
@@ -24,9 +25,7 @@ from uniad.data.transforms import Distortion, scaled_projection
 from uniad.data.workers import Failure, batches, guarded_loader
 from uniad.errors import UserError
 from uniad.formats.conventions import check_convention
-from uniad.formats.layout import CAMERAS
 from uniad.formats.published import UNIAD_V1, UNIAD_V2
-from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
 from uniad.interface.types import Clip, Frame, Targets
 
@@ -50,13 +49,13 @@ class ClipDataset(Dataset):
         self.raw = raw
         self.spec, self.stage, self.training, self.seed = spec, stage, training, seed
         self.table = open_table(spec, split)
-        self.labeller = Labeller(self.table, spec)
+        self.labeller = labeller_of(self.table, spec)
         self.images = ImageSource(self.table, spec)
         self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2, need_map=stage >= 1)
         self.version = self.table.version
-        longest = int(np.diff(self.table.scene_frames).max())
-        if longest < spec.queue_length:
-            raise UserError(f"{self.table.path}: a clip takes {spec.queue_length} frames, the longest scene has {longest}")
+        longest, needed = int(np.diff(self.table.scene_frames).max()), (spec.queue_length - 1) * self.labeller.step + 1
+        if longest < needed:
+            raise UserError(f"{self.table.path}: a clip takes {needed} frames, the longest scene has {longest}")
         if stage:  # a detector needs none
             load_maps(self.table, spec)
 
@@ -83,18 +82,19 @@ class ClipDataset(Dataset):
         return draw_last(index, self._fits, len(self.table), self.spec.queue_length, rng, self.table.path)
 
     def _fits(self, last: int) -> bool:
-        frames = self.clip_frames(last)
-        if frames.start < self.table.frames_of(int(self.table.scene[last])).start:
+        """Whether a clip may end at ``last``; which of the earlier frames a draw takes, it must be able to take any."""
+        frames = self.labeller.clip_candidates(last)
+        if not self.labeller.clips_cross_scenes and frames[0] < self.table.frames_of(int(self.table.scene[last])).start:
             return False
         return not self.training or all(self.labeller.has_objects(frame) for frame in frames)
 
-    def clip_frames(self, last: int) -> range:
-        """The frames of the clip that ends at ``last``."""
-        return range(last - self.spec.queue_length + 1, last + 1)
+    def clip_frames(self, last: int, rng: np.random.Generator | None = None) -> Sequence[int]:
+        """The frames of a clip that ends at ``last``."""
+        return self.labeller.clip_frames(last, rng or np.random.default_rng(last))
 
     def clip(self, last: int, rng: np.random.Generator) -> Clip:
         """The clip that ends at frame ``last``, without a batch axis."""
-        frames = self.clip_frames(last)
+        frames = self.clip_frames(last, rng)
         distort = rng if self.training else None
         rounded = self.training and self.spec.compat.timestamps == UPSTREAM
         return Clip(
@@ -106,7 +106,7 @@ class ClipDataset(Dataset):
 
     def raw_clip(self, last: int, rng: np.random.Generator) -> RawClip:
         """The same with images as bytes, and the draws of their distortion."""
-        frames = self.clip_frames(last)
+        frames = self.clip_frames(last, rng)
         rounded = self.training and self.spec.compat.timestamps == UPSTREAM
         img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
         drawn = []
@@ -114,7 +114,7 @@ class ClipDataset(Dataset):
             if self.training and self.spec.image.photometric:
                 drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
             self.images.raw(frame, img[number].numpy())
-        start = torch.tensor([number == 0 for number in range(len(frames))])
+        start = scene_starts(frames, self.table)
         tensors = Frame(img=img, scene_start=start, **pose_tensors(frames, self.labeller, rounded))
         return RawClip(Clip(tensors, self.targets.clip(frames), []), torch.tensor(drawn) if drawn else None)
 
@@ -187,7 +187,7 @@ class SceneStream:
 class _SceneSamples(Dataset):
     def __init__(self, table: InfoTable, spec: DataSpec, stage: int, frames: list[int]) -> None:
         self.table, self.frames = table, frames
-        self.labeller = Labeller(table, spec)
+        self.labeller = labeller_of(table, spec)
         self.images = ImageSource(table, spec)
         self.targets = TargetMaker(self.labeller, need_stage2=stage >= 2, need_map=stage >= 1)
 
@@ -213,13 +213,16 @@ class _SceneSamples(Dataset):
         )
         begins = frame == self.table.frames_of(int(self.table.scene[frame])).start
         one = Frame(*(tensor[:, 0] for tensor in clip.frames))._replace(scene_start=torch.tensor([begins]))
-        before = can_bus(frame - 1, self.labeller) if frame else None
+        before = self.labeller.can_bus(frame - 1) if frame else None
         return SceneSample(one, clip.targets, clip.meta[0][0], before)
 
 
 def open_table(spec: DataSpec, split: Split) -> InfoTable:
-    """The info table of a split. UserError where its boxes are another generation's than those that the config computes with."""
-    table = load_table(spec.ann_file_train if split == "train" else spec.ann_file_val, spec.data_root)
+    """The info table of a split. UserError where it is another generation's than those that the config computes with."""
+    path = spec.ann_file_train if split == "train" else spec.ann_file_val
+    if spec.vocabulary.dataset == "Bench2Drive":
+        return load_routes(spec, path)
+    table = load_table(path, spec.data_root)
     wanted = UNIAD_V2 if spec.compat.box_code == UNIAD_V2 else UNIAD_V1
     remedy = (
         f"take infos of {wanted} (make data CONVENTION={wanted}), or turn these into them: tools/convert.py {table.path} "
@@ -229,39 +232,57 @@ def open_table(spec: DataSpec, split: Split) -> InfoTable:
     return table
 
 
+def labeller_of(table: InfoTable, spec: DataSpec) -> Labeller:
+    """Who answers for the frames of a table."""
+    return RouteLabeller(table, spec) if isinstance(table, RouteTable) else Labeller(table, spec)
+
+
 def load_maps(table: InfoTable, spec: DataSpec) -> None:
     """Read the maps that a table needs, before workers are forked that then share them."""
+    if isinstance(table, RouteTable):
+        town_maps(spec.map_file, towns_of(table))
+        return
     for location in np.unique(table.location):
         vector_map(str(spec.data_root), str(location))
 
 
+def scene_starts(frames: Sequence[int], table: InfoTable) -> torch.Tensor:
+    """Which of a clip's frames [T] have no frame before them there: the first, and the first of another scene. bool"""
+    scene = table.scene[np.asarray(frames)]
+    return torch.from_numpy(np.concatenate(([True], scene[1:] != scene[:-1])))
+
+
 def frame_tensors(
-    frames: range, labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool
+    frames: Sequence[int], labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool
 ) -> Frame:
     """Model input of consecutive frames [T, ...]; the first one starts afresh."""
     spec = labeller.spec
-    img = torch.empty(len(frames), len(CAMERAS), 3, spec.image.height, spec.image.width)
+    img = torch.empty(len(frames), len(labeller.table.cameras), 3, spec.image.height, spec.image.width)
     for number, frame in enumerate(frames):
         images.load(frame, distort, img[number].numpy())
-    start = torch.tensor([number == 0 for number in range(len(frames))])
+    start = scene_starts(frames, labeller.table)
     return Frame(img=img, scene_start=start, **pose_tensors(frames, labeller, rounded_time))
 
 
-def pose_tensors(frames: range, labeller: Labeller, rounded_time: bool) -> dict[str, torch.Tensor]:
+def pose_tensors(frames: Sequence[int], labeller: Labeller, rounded_time: bool) -> dict[str, torch.Tensor]:
     """What consecutive frames [T, ...] tell the model beside images, by field of ``Frame``; none depends on the others."""
     table, spec = labeller.table, labeller.spec
-    span = slice(frames.start, frames.stop)
-    commands = check_command([labeller.command(frame) for frame in frames], f"{table.path}: a command")
-    projection = scaled_projection(table.img_from_lidar[span], spec.image.scale)
-    global_from_lidar = table.global_from_lidar[span]
-    start = table.frames_of(int(table.scene[frames.start])).start
+    chosen = np.asarray(frames)
+    words = spec.vocabulary.commands
+    commands = check_command([labeller.command(int(frame)) for frame in frames], f"{table.path}: a command", words)
+    projection = scaled_projection(table.img_from_lidar[chosen], spec.image.scale)
+    global_from_lidar = table.global_from_lidar[chosen]
+    start = table.frames_of(int(table.scene[chosen[0]])).start
+    # Points are row vectors here: the rotation is stored transposed. Bench2Drive's own code forgets that.
+    rotation = global_from_lidar[:, :3, :3]
+    if spec.compat.track_pose != BENCH2DRIVE:
+        rotation = np.swapaxes(rotation, 1, 2)
     return dict(
         lidar2img=torch.from_numpy(projection.astype(np.float32)),
-        can_bus=torch.from_numpy(np.stack([can_bus(frame, labeller) for frame in frames])),
-        # Points are row vectors here: the rotation is stored transposed.
-        l2g_r=torch.from_numpy(np.ascontiguousarray(np.swapaxes(global_from_lidar[:, :3, :3], 1, 2), dtype=np.float32)),
+        can_bus=torch.from_numpy(np.stack([labeller.can_bus(int(frame)) for frame in frames])),
+        l2g_r=torch.from_numpy(np.ascontiguousarray(rotation, dtype=np.float32)),
         l2g_t=torch.from_numpy(global_from_lidar[:, :3, 3].astype(np.float32)),
-        time_s=torch.from_numpy(scene_time(table.timestamp_us[span], int(table.timestamp_us[start]), rounded_time)),
+        time_s=torch.from_numpy(scene_time(table.timestamp_us[chosen], int(table.timestamp_us[start]), rounded_time)),
         command=torch.from_numpy(commands.astype(np.int32)),
     )
 
@@ -278,22 +299,10 @@ def scene_time(timestamp_us: NDArray[np.int64], start_us: int, rounded: bool) ->
     return ((timestamp_us - start_us) / 1e6).astype(np.float32)
 
 
-def can_bus(frame: int, labeller: Labeller) -> NDArray[np.float32]:
-    """The 18 numbers [18] that the encoder gets: the ego pose in place of the CAN bus's own, the rest as recorded."""
-    table = labeller.table
-    vector = table.can_bus[frame].copy()
-    vector[:3] = table.global_from_ego[frame, :3, 3]
-    # A quaternion assigned to four numbers of an array is read as one number, its first.
-    faulty = labeller.spec.compat.can_bus_quaternion == UPSTREAM
-    vector[3:7] = table.ego_quaternion[frame, 0] if faulty else table.ego_quaternion[frame]
-    angle_deg = float(np.degrees(tf.heading(table.global_from_ego[frame]))) % 360.0
-    vector[16], vector[17] = np.radians(angle_deg), angle_deg
-    return vector.astype(np.float32)
-
-
 def frame_meta(frame: int, table: InfoTable, images: ImageSource) -> dict[str, Any]:
     """What is known of a frame beside tensors; for evaluation, drawing and messages, never for the model."""
-    return {
+    known = {"ego_velocity": [0.0, float(table.ego_velocity[frame, 0])]} if isinstance(table, RouteTable) else {}
+    return known | {
         "token": str(table.token[frame]),
         "scene_token": str(table.scene_token[table.scene[frame]]),
         "frame_idx": int(table.frame_idx[frame]),
@@ -303,6 +312,6 @@ def frame_meta(frame: int, table: InfoTable, images: ImageSource) -> dict[str, A
         "lidar2ego_rotation": table.lidar_quaternion[frame].tolist(),
         "ego2global_translation": table.global_from_ego[frame, :3, 3].tolist(),
         "ego2global_rotation": table.ego_quaternion[frame].tolist(),
-        "cams": dict(zip(CAMERAS, images.paths(frame))),
-        "lidar2img": dict(zip(CAMERAS, table.img_from_lidar[frame].astype(np.float32))),  # pixels of the original images
+        "cams": dict(zip(table.cameras, images.paths(frame))),
+        "lidar2img": dict(zip(table.cameras, table.img_from_lidar[frame].astype(np.float32))),  # pixels of the original images
     }

@@ -6,6 +6,7 @@ not annotated in between, the chain skips the gap, and so do these trajectories,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -84,6 +85,7 @@ class Labeller:
         self.ego_velocity = _ego_velocity(table)
         self._scene_tracks = lru_cache(maxsize=64)(self._make_scene_tracks)
         # of frames that were asked about
+        self.step = 1  # frames of the table in half a second
         self._commands: dict[int, int] = {}
         self._ego: dict[int, EgoFuture] = {}
 
@@ -221,6 +223,28 @@ class Labeller:
             box = self._reframe(torch.from_numpy(self.ego_box(last)[None]), last, frame)[0]
             self._commands[frame] = _command(float(box[0])) if last > frame else STRAIGHT
         return self._commands[frame]
+
+    def can_bus(self, frame: int) -> F32:
+        """The 18 numbers [18] that the encoder gets: the ego pose in place of the CAN bus's own, the rest as recorded."""
+        table = self.table
+        vector = table.can_bus[frame].copy()
+        vector[:3] = table.global_from_ego[frame, :3, 3]
+        # A quaternion assigned to four numbers of an array is read as one number, its first.
+        faulty = self.spec.compat.can_bus_quaternion == UPSTREAM
+        vector[3:7] = table.ego_quaternion[frame, 0] if faulty else table.ego_quaternion[frame]
+        angle_deg = float(np.degrees(tf.heading(table.global_from_ego[frame]))) % 360.0
+        vector[16], vector[17] = np.radians(angle_deg), angle_deg
+        return vector.astype(np.float32)
+
+    clips_cross_scenes = False  # whether a clip may reach back into the scene before
+
+    def clip_candidates(self, last: int) -> Sequence[int]:
+        """Every frame that a clip which ends at ``last`` may have, the first one first."""
+        return range(last - (self.spec.queue_length - 1) * self.step, last + 1, self.step)
+
+    def clip_frames(self, last: int, rng: np.random.Generator) -> Sequence[int]:
+        """The frames of a clip that ends at ``last``; rng: for a data set that draws them."""
+        return self.clip_candidates(last)
 
     def _reframe(self, boxes: torch.Tensor, frame: int, dst: int) -> torch.Tensor:
         table = self.table

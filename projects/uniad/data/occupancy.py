@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uniad.config.spec import NUSCENES_WORDS
 from uniad.geometry.boxes import footprints
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import ID_OF_255, IGNORE
 
-VEHICLES = ("car", "bus", "construction_vehicle", "bicycle", "motorcycle", "truck", "trailer")
 
-
-def vehicle_labels(class_names: Sequence[str]) -> NDArray[np.int64]:
-    """Class numbers that count as vehicles; bicycles and motorcycles do."""
-    return np.array([number for number, name in enumerate(class_names) if name in VEHICLES], dtype=np.int64)
+def vehicle_labels(class_names: Sequence[str], vehicles: Sequence[str] = NUSCENES_WORDS.vehicles) -> NDArray[np.int64]:
+    """Class numbers that count as vehicles: those of ``vehicles``, a vocabulary's."""
+    return np.array([number for number, name in enumerate(class_names) if name in vehicles], dtype=np.int64)
 
 
 def draw_instances(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from uniad.files import read_outside
 from uniad.formats import infos as schema
 from uniad.formats.conventions import box_convention, convert_boxes
 from uniad.formats.fields import Text
+from uniad.formats.layout import CAMERAS
 from uniad.formats.published import UNIAD_V2
 from uniad.geometry import transforms as tf
 
@@ -59,6 +60,8 @@ class InfoTable:
     num_lidar_pts: NDArray[np.int64]  # [O]
     valid_flag: NDArray[np.bool_]  # [O] seen by lidar or radar
     convention: str | None  # of the file's boxes, see formats.conventions; None where they do not tell
+
+    cameras: ClassVar[tuple[str, ...]] = CAMERAS  # in the order of img_path
 
     def __len__(self) -> int:
         return len(self.token)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uniad.data.bench2drive import RouteLabeller
 from uniad.data.collate import choose_slots, fill
 from uniad.data.images import FrameCache
 from uniad.data.labels import OCC_FRAMES, Labeller, Objects
@@ -29,11 +31,12 @@ class TargetMaker:
         self.labeller, self.need_stage2, self.need_map = labeller, need_stage2, need_map
         spec = labeller.spec
         self.grid = BevGrid.from_bounds(spec.occ_xbound, spec.occ_ybound)
-        self.vehicles = vehicle_labels(spec.class_names)
-        self.drawn = map_cache(labeller) if need_map and spec.image_cache != "off" else None
+        self.vehicles = vehicle_labels(spec.class_names, spec.vocabulary.vehicles)
+        self.routes = labeller if isinstance(labeller, RouteLabeller) else None
+        self.drawn = map_cache(labeller) if need_map and spec.image_cache != "off" and not self.routes else None
 
-    def clip(self, frames: range) -> Targets:
-        """Targets of consecutive frames; what belongs to one instant is that of the last."""
+    def clip(self, frames: Sequence[int]) -> Targets:
+        """Targets of the frames of a clip; what belongs to one instant is that of the last."""
         spec, last = self.labeller.spec, frames[-1]
         objects = [self._slots(self.labeller.objects(frame)) for frame in frames]
 
@@ -75,6 +78,8 @@ class TargetMaker:
 
     def map_labels(self, frame: int) -> MapLabels:
         """Map ground truth of a frame, all of it. Drawn once, where there is a cache."""
+        if self.routes is not None:
+            return self.routes.map_labels(frame)
         drawn = self.drawn.read(frame) if self.drawn else None
         if drawn is None:
             drawn = self._draw_map(frame)

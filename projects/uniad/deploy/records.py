@@ -22,7 +22,7 @@ import numpy as np
 from uniad.errors import UserError
 from uniad.files import atomic_path, read_json
 from uniad.formats import results as schema
-from uniad.interface.command import COMMANDS
+from uniad.interface.command import ALL_COMMANDS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
 
 SUMMARY = "summary.json"
@@ -94,7 +94,7 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
             }
             for which, start, label, paths, prob in zip(agents.ids, agents.starts, agents.labels, agents.traj, agents.prob)
         ]
-        frame["plan"] = {"command": COMMANDS[plan.command], "path": _list(plan.path), "raw": _list(plan.raw)}
+        frame["plan"] = {"command": ALL_COMMANDS[plan.command], "path": _list(plan.path), "raw": _list(plan.raw)}
     write_json(folder / f"{name}.json", frame)
 
 
@@ -128,7 +128,7 @@ def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str
             traj=np.array([[m["path"] for m in f["modes"]] for f in entries], np.float32),
             prob=np.array([[m["prob"] for m in f["modes"]] for f in entries], np.float32),
         ) if entries else _no_forecasts()  # fmt: skip
-        plan = Plan(frame["plan"]["path"], frame["plan"]["raw"], COMMANDS.index(frame["plan"]["command"]))
+        plan = Plan(frame["plan"]["path"], frame["plan"]["raw"], ALL_COMMANDS.index(frame["plan"]["command"]))
     result = Result(
         tracks=_arrays(frame["tracks"], number),
         detections=_arrays(frame["detections"], number),

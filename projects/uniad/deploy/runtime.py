@@ -179,7 +179,7 @@ class Runtime:
         return views
 
     def _feed(self, frame: FrameArrays) -> dict[str, np.ndarray]:
-        check_command(as_array(frame.command))
+        check_command(as_array(frame.command), names=self.contract.commands)
         feed = frame_feeds(self.contract, frame)
         try:
             self.contract.check_frame(feed)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.config.spec import UPSTREAM, DataSpec
+from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
 from uniad.data.transforms import check_size, finish, resampler, scaled_projection
 from uniad.errors import UserError
-from uniad.formats.layout import CAMERAS
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
 from uniad.interface.types import Frame, FrameArrays
@@ -57,7 +56,7 @@ class Sensors:
     ego2global: Pose
     lidar2ego: Pose
     time_s: float  # of any epoch; seconds
-    command: int = 2  # 0 right, 1 left, 2 straight
+    command: int = 2  # of nuScenes 0 right, 1 left, 2 straight; a number of the config's vocabulary
     can_bus: ArrayLike | None = None  # [18] as nuScenes has it; 7:10 acceleration, 10:13 angular rate, 13:16 velocity are used
 
 
@@ -77,25 +76,27 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
     for name in ("ego2global", "lidar2ego"):
         if not isinstance(getattr(sensors, name), Pose):
             raise UserError(f"{name} is a {type(getattr(sensors, name)).__name__}; needed is Pose(translation, rotation)")
-    _check_cameras(sensors.images, "images")
-    _check_cameras(sensors.lidar2img, "lidar2img")
-    command = _command(sensors.command)
-    img = np.empty((1, len(CAMERAS), 3, spec.image.height, spec.image.width), np.float32)
-    for number, name in enumerate(CAMERAS):
+    cameras = spec.vocabulary.cameras
+    _check_cameras(sensors.images, "images", cameras)
+    _check_cameras(sensors.lidar2img, "lidar2img", cameras)
+    command = _command(sensors.command, spec.vocabulary.commands)
+    img = np.empty((1, len(cameras), 3, spec.image.height, spec.image.width), np.float32)
+    for number, name in enumerate(cameras):
         image = _pixels(sensors.images[name], name)
         check_size(image.shape[:2], spec.image, f"of {name}")
         scaler = resampler(image.shape[:2], spec.image.scale)
         finish(scaler.pick(image), spec.image, scaler, None, img[0, number])
     what = "a projection from the lidar frame to pixels"
-    img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in CAMERAS])
+    img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in cameras])
     ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")
     global_from_ego = ego.matrix()
     global_from_lidar = global_from_ego @ lidar.matrix()
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
         lidar2img = scaled_projection(img_from_lidar, spec.image.scale).astype(np.float32)
         can_bus = _can_bus(sensors.can_bus, ego, global_from_ego, spec)
-        # Points are row vectors here: the rotation is stored transposed.
-        l2g_r = np.ascontiguousarray(global_from_lidar[:3, :3].T, dtype=np.float32)
+        # Points are row vectors here: the rotation is stored transposed, see data.dataset.pose_tensors.
+        rotation = global_from_lidar[:3, :3]
+        l2g_r = np.ascontiguousarray(rotation if spec.compat.track_pose == BENCH2DRIVE else rotation.T, dtype=np.float32)
         l2g_t = global_from_lidar[:3, 3].astype(np.float32)
     return FrameArrays(
         img=img,
@@ -123,7 +124,9 @@ def _pixels(value: ArrayLike, camera: str) -> NDArray[np.uint8]:
 def _can_bus(recorded: ArrayLike | None, ego: CheckedPose, global_from_ego: F64, spec: DataSpec) -> NDArray[np.float32]:
     vector = np.zeros(18) if recorded is None else check_can_bus(recorded).copy()
     vector[:3] = ego.translation
-    # Upstream: the quaternion's first component stands in all four places. See data.dataset.can_bus.
+    if spec.compat.can_bus_order == BENCH2DRIVE:
+        vector[7:16] = np.roll(vector[7:16], 3)  # velocity first
+    # Upstream: the quaternion's first component stands in all four places. See data.labels.Labeller.can_bus.
     vector[3:7] = ego.rotation[0] if spec.compat.can_bus_quaternion == UPSTREAM else ego.rotation
     angle_deg = float(np.degrees(tf.heading(global_from_ego))) % 360.0
     vector[16], vector[17] = np.radians(angle_deg), angle_deg
@@ -135,20 +138,21 @@ def check_can_bus(value: ArrayLike) -> F64:
     return _numbers(value, (18,), "can_bus", "18 numbers as in nuScenes")
 
 
-def _check_cameras(given: Mapping[str, Any], what: str) -> None:
+def _check_cameras(given: Mapping[str, Any], what: str, cameras: Sequence[str]) -> None:
     if not isinstance(given, Mapping):
-        raise UserError(f"{what} is a {type(given).__name__}; needed is a dict by camera name: {', '.join(CAMERAS)}")
-    missing, unknown = [c for c in CAMERAS if c not in given], [c for c in given if c not in CAMERAS]
+        raise UserError(f"{what} is a {type(given).__name__}; needed is a dict by camera name: {', '.join(cameras)}")
+    missing, unknown = [c for c in cameras if c not in given], [c for c in given if c not in cameras]
     if missing or unknown:
         faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(map(str, unknown))}"] * bool(unknown)
-        raise UserError(f"{what} has {len(given)} of {len(CAMERAS)} cameras: it {' and '.join(faults)}")
+        raise UserError(f"{what} has {len(given)} of {len(cameras)} cameras: it {' and '.join(faults)}")
 
 
-def _command(value: Any) -> int:
+def _command(value: Any, names: Sequence[str]) -> int:
     try:
-        return int(check_command([value])[0])
+        return int(check_command([value], names=names)[0])
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"command is {_shown(value)}, which is no driving command; use 0 right, 1 left, 2 straight") from None
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        raise UserError(f"command is {_shown(value)}, which is no driving command; use {known}") from None
 
 
 def _shown(value: object) -> str:

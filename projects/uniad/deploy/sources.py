@@ -14,14 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from uniad.config.spec import DataSpec
-from uniad.data.dataset import Split, can_bus, open_table
-from uniad.data.labels import Labeller
+from uniad.data.dataset import Split, labeller_of, open_table
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
 from uniad.files import read_json, read_outside
 from uniad.formats import frames as schema
-from uniad.formats.layout import CAMERAS
 
 INDEX = "frames.json"
 
@@ -79,7 +77,7 @@ class DatasetFrames:
     def __init__(self, spec: DataSpec, split: Split = "val", threads: int = 1) -> None:
         self.spec, self.split, self.threads = spec, split, threads
         self.table = open_table(spec, split)
-        self.labeller = Labeller(self.table, spec)
+        self.labeller = labeller_of(self.table, spec)
         self._names: dict[str, str] | None = None
 
     def scene(self, wanted: str, most: int | None = None) -> Scene:
@@ -97,7 +95,7 @@ class DatasetFrames:
             some = f", {', '.join(sorted(by_name)[:3])}, ..." if by_name else ""
             raise UserError(f"scene {wanted!r} is not in the {self.split} split: it has 0 to {len(tokens) - 1}{some}")
         frames = self.table.frames_of(number)
-        before = can_bus(frames.start - 1, self.labeller) if frames.start else None
+        before = self.labeller.can_bus(frames.start - 1) if frames.start else None
         return Scene(names.get(tokens[number], tokens[number]), tokens[number], self, tuple(frames)[:most], before)
 
     def read(self, frame: int) -> tuple[Sensors, dict[str, Any]]:
@@ -107,8 +105,8 @@ class DatasetFrames:
         ego = Pose(table.global_from_ego[frame, :3, 3], table.ego_quaternion[frame])
         lidar = Pose(table.ego_from_lidar[frame, :3, 3], table.lidar_quaternion[frame])
         sensors = Sensors(
-            images=dict(zip(CAMERAS, decode_all(paths, self.threads))),
-            lidar2img=dict(zip(CAMERAS, table.img_from_lidar[frame])),
+            images=dict(zip(table.cameras, decode_all(paths, self.threads))),
+            lidar2img=dict(zip(table.cameras, table.img_from_lidar[frame])),
             ego2global=ego,
             lidar2ego=lidar,
             time_s=(int(table.timestamp_us[frame]) - int(table.timestamp_us[start])) / 1e6,
@@ -116,7 +114,7 @@ class DatasetFrames:
             can_bus=table.can_bus[frame],
         )
         token, scene = str(table.token[frame]), str(table.scene_token[table.scene[frame]])
-        return sensors, info_of(sensors, dict(zip(CAMERAS, paths)), token, scene)
+        return sensors, info_of(sensors, dict(zip(table.cameras, paths)), token, scene)
 
     def _scene_names(self) -> dict[str, str]:
         """Name by token, where the dataset's table of scenes is at hand."""

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from uniad.config.spec import UPSTREAM, CompatChoice
 from uniad.evaluation.motion import Predictions, Truth
 from uniad.geometry.nuscenes import STEP_S
-from uniad.postprocess.submission import TRACKING_NAMES, class_ranges
+from uniad.postprocess.submission import ATTRIBUTES, TRACKING_NAMES, class_ranges
 
 # Classes that the motion protocol scores together; anything else it ignores.
 GROUPS = {
-    **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle"), "car"),
+    **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle", "van"), "car"),
     "pedestrian": "pedestrian",
     **dict.fromkeys(("traffic_cone", "barrier"), "barrier"),
 }
@@ -38,7 +38,7 @@ def motion_labels(
     table = np.full(len(class_names) + 1, IGNORED, np.int64)  # the last for labels of padding
     for i, name in enumerate(class_names):
         group = GROUPS.get(name)
-        dropped = predicted and compat == UPSTREAM and name not in TRACKING_NAMES
+        dropped = predicted and compat == UPSTREAM and name in ATTRIBUTES and name not in TRACKING_NAMES
         if group is not None and group in motion_names and not dropped:
             table[i] = list(motion_names).index(group)
     labels = np.asarray(labels, np.int64)

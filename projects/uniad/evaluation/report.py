@@ -34,7 +34,7 @@ def table(metrics: dict) -> str:
             f"  NDS {_cell(detection['NDS'])}   mAP {_cell(detection['mAP'])}   "
             f"errors: centre {_cell(errors['trans_err'])} m, size {_cell(errors['scale_err'])}, "
             f"heading {_cell(errors['orient_err'])} rad, velocity {_cell(errors['vel_err'])} m/s, "
-            f"attribute {_cell(errors['attr_err'])}",
+            f"attribute {_cell(errors.get('attr_err'))}",
             f"  {'AP at':22s}" + "".join(f"{d + ' m':>8s}" for d in ("0.5", "1.0", "2.0", "4.0")) + f"{'mean':>8s}",
         ]
         if published := metrics.get("detection_as_published"):

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.config.spec import UNIAD_V2, Spec
+from uniad.data.bench2drive import VERSION as ROUTES
 from uniad.data.dataset import SceneSample, SceneStream
 from uniad.deploy.loop import results_along
 from uniad.deploy.runtime import Runtime
 from uniad.evaluation.future import EgoMotion, FutureScores
 from uniad.evaluation.map_iou import MapIoU
 from uniad.evaluation.official import UNANNOTATED, evaluate_detection, evaluate_tracking, write_submissions
+from uniad.evaluation.routes import evaluate_routes
 from uniad.postprocess.collision import UNSOLVED
 from uniad.postprocess.result import Result
 from uniad.postprocess.submission import class_ranges, entries_of
@@ -49,6 +51,8 @@ class Collected:
     ) -> None:  # fmt: skip
         """One frame: its result, its sample, whose targets are read where it is ``annotated``, and the ego's velocity [2] m/s."""
         info = sample.info
+        if not self.future and not self.detections:
+            self.map_iou = MapIoU(spec.data.vocabulary)
         self.detections[info["token"]], self.tracks[info["token"]] = entries_of(result, info, spec.data.class_names, ranges)
         if annotated:
             gt = sample.targets
@@ -82,12 +86,15 @@ def collect(runtime: Runtime, stream: SceneStream, watch: Callable[[Result], Non
 
     The runtime's limits should be off: what a dataset holds is scored. watch: sees each frame's result when it is counted.
     """
-    spec, found, ranges, ego = runtime.spec, Collected(), class_ranges(), EgoMotion()
+    spec, found, ego = runtime.spec, Collected(), EgoMotion()
+    ranges = {} if spec.data.eval_range else class_ranges()  # of nuScenes' protocol
     annotated = stream.version != UNANNOTATED
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", UNSOLVED)  # a plan that stays as it was counts as it is
         for sample, result in results_along(runtime, stream):
-            found.add(result, sample, ego.velocity(sample.frame), spec, ranges, annotated)
+            known = sample.info.get("ego_velocity")  # else by what the frames say
+            velocity = ego.velocity(sample.frame) if known is None else np.asarray(known)
+            found.add(result, sample, velocity, spec, ranges, annotated)
             watch(result)
     return found
 
@@ -101,7 +108,9 @@ def score(found: Collected, spec: Spec, version: str, out: Path) -> dict:
     metrics: dict = {"samples": len(found.detections), "tracks_dropped": found.dropped}
     if version == UNANNOTATED:
         return metrics | {"submissions": write_submissions(found.detections, found.tracks, out)}
-    if "det" in spec.data.eval_mod:
+    if "det" in spec.data.eval_mod and version == ROUTES:
+        metrics["detection"] = evaluate_routes(found.detections, spec.data)
+    elif "det" in spec.data.eval_mod:
         metrics["detection"] = evaluate_detection(found.detections, spec.data.data_root, version, out)
         if spec.model.compat.box_sizes == UNIAD_V2:
             there = out / AS_PUBLISHED

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.config.spec import Spec
-from uniad.data.dataset import SceneStream, Split, can_bus
+from uniad.data.dataset import SceneStream, Split
 from uniad.data.transforms import scaled_projection
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
@@ -140,7 +140,7 @@ def export_input(stream: SceneStream, frame: int, own: Arrays) -> Arrays:
 def _moved_can_bus(stream: SceneStream, frame: int) -> NDArray[np.float64]:
     """[18]: 0:3 moved since the frame before (m), 17 turned since then (degrees), the rest as it is."""
     table = stream.table
-    vector = can_bus(frame, stream._samples.labeller).astype(np.float64)
+    vector = stream._samples.labeller.can_bus(frame).astype(np.float64)
 
     def pose(number: int) -> tuple[NDArray[np.float64], float]:
         matrix = table.global_from_ego[number]

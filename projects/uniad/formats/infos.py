@@ -59,6 +59,10 @@ _KEYS = (*list(FRAME)[:5], "cams", *list(FRAME)[5:])
 
 def structure(data: Any, path: str) -> tuple[list[dict[str, Any]], str]:
     """The file's frames and data set version. UserError where it is no info file, or a frame lacks a key."""
+    if isinstance(data, list) and data and isinstance(data[0], Mapping) and "sensors" in data[0]:
+        raise UserError(
+            f"{path} is an info file of Bench2Drive, this config reads nuScenes': take VARIANT=b2d-tiny, or infos of nuScenes"
+        )
     if not (isinstance(data, dict) and isinstance(data.get("infos"), list) and isinstance(data.get("metadata"), dict)):
         raise UserError(f"{path} is not an info file ({{infos, metadata}} expected); {AGAIN}")
     version = data["metadata"].get("version")

@@ -16,7 +16,7 @@ from uniad.files import open_outside
 from uniad.formats.calibration import Projection, Translation
 from uniad.formats.fields import Array, Choice, Each, Maybe, Named, Number, Record, Text, Whole, refuse
 from uniad.formats.layout import CAMERAS
-from uniad.interface.command import COMMANDS
+from uniad.interface.command import ALL_COMMANDS
 
 AGAIN = "run `make infer` again"
 FARTHEST_M = 1e6  # of a path from the car; what draws it counts pixels in 32 bits
@@ -93,7 +93,7 @@ def checked_frame(frame: Any, path: Path, class_names: Sequence[str]) -> dict[st
             "timings_ms": Named(Number()),
         },
         {
-            "plan": Record({"command": Choice(COMMANDS), "path": PathField(), "raw": PathField()}, wanted="a plan"),
+            "plan": Record({"command": Choice(ALL_COMMANDS), "path": PathField(), "raw": PathField()}, wanted="a plan"),
             "forecasts": Each(forecast),
         },
         wanted="a frame's results",
@@ -129,7 +129,7 @@ def read_masks(path: Path, frame: str, ahead: bool) -> Mapping[str, NDArray[Any]
         raise UserError(f"{frame}: cannot be read ({path.name}: {error}); {AGAIN}") from None
     names = list(MASKS)[: 4 if ahead else 2]
     good = all(name in masks and masks[name].ndim == MASKS[name] and masks[name].dtype.kind in "bui" for name in names)
-    good = good and masks["lanes"].shape == (3, *masks["drivable"].shape) and all(masks[name].size for name in names)
+    good = good and masks["lanes"].shape[1:] == masks["drivable"].shape and all(masks[name].size for name in names)
     if not good or (ahead and masks["occupancy"].shape != masks["occupancy_ids"].shape):
         raise UserError(f"{frame}: {path.name} holds other masks than {', '.join(names)} of one grid; {AGAIN}")
     return masks

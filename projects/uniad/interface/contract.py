@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from uniad.config.spec import Spec
+from uniad.config.spec import BENCH2DRIVE, NUSCENES_WORDS, Spec
 from uniad.errors import UserError
 from uniad.geometry.grid import BevGrid
 from uniad.geometry.nuscenes import STEP_S
-from uniad.interface.types import Frame, FrameArrays, State, StepOutputs, Tracks
+from uniad.interface.types import Frame, FrameArrays, Past, State, StepOutputs, Tracks
 
 if TYPE_CHECKING:  # a car packs arrays, without PyTorch
     from torch import Tensor
@@ -69,6 +69,7 @@ class Contract:
     state: tuple[Port, ...]  # named state_x at the input and next_x at the output
     outputs: tuple[Port, ...]
     map_merge: MapMerge
+    commands: tuple[str, ...] = NUSCENES_WORDS.commands  # by number
     occ_grid: OccGrid | None = None  # None: the step of stage 1, which tracks and maps and looks no further
 
     @property
@@ -165,7 +166,11 @@ _FRAME = (
     _Row("scene_start", "scene_start", "1", "int32",
          "1 on the first frame of a scene: tracks and previous BEV are dropped", is_mask=True),
 )  # fmt: skip
-_COMMAND = _Row("command", "command", "1", "int32", "where the navigation wants to go: 0 right, 1 left, 2 straight")
+_COMMAND = _Row("command", "command", "1", "int32", "where the navigation wants to go")
+CAN_BUS_OF_BENCH2DRIVE = (
+    "0:3 global position (m), 3:7 quaternion, 7:10 velocity, 10:13 acceleration, 13:16 angular rate, 16 heading (rad), "
+    "17 heading (degrees); absolute pose"
+)
 _STATE = (
     _Row("bev", "prev_bev", "1 cells dims", "float32", "BEV features of the frame before, row-major from behind left"),
     _Row("has_bev", "has_prev_bev", "1", "int32", "1 once a BEV has been stored", is_mask=True),
@@ -186,6 +191,13 @@ _STATE = (
     _Row("time_s", "prev_time_s", "1", "float32", "time_s of the frame before"),
     _Row("track_next_id", "next_id", "1", "int32", "the next unused track id"),
 )  # fmt: skip
+# Of a model that looks further back than one frame (``ModelSpec.prev_frame_num``)
+_PAST = (
+    _Row("past_bev", "past.bev", "1 past cells dims", "float32", "BEV features of the frames after state_bev's, in their order"),
+    _Row("past_has_bev", "past.has_bev", "1 past", "int32", "1 where past_bev holds one of this scene", is_mask=True),
+    _Row("past_pos", "past.pos", "1 past 3", "float32", "can_bus[0:3] of those frames"),
+    _Row("past_angle", "past.angle", "1 past", "float32", "can_bus[17] of those frames"),
+)
 _OUTPUTS = (
     _Row("boxes", "track.boxes", "1 rows 9", "float32",
          "one box a row, lidar frame: x, y, z of the bottom centre, w, l, h (m), yaw (rad), vx, vy (m/s)"),
@@ -197,11 +209,11 @@ _OUTPUTS = (
     _Row("active", "track.active", "1 rows", "int32", "1 for a track to report", is_mask=True),
     _Row("dropped", "track.dropped", "1", "int32", "tracks lost this frame because all slots were taken"),
     _Row("map_score", "map.score", "1 elements", "float32", "score of a map element"),
-    _Row("map_label", "map.label", "1 elements", "int32", "0 divider, 1 crossing, 2 contour"),
+    _Row("map_label", "map.label", "1 elements", "int32", "class of a map element"),
     _Row("map_box", "map.box", "1 elements 4", "float32", "x0, y0, x1, y1 on the canvas, 0..1"),
     _Row("map_mask", "map.mask", "1 elements map_h map_w", "float32", "mask value of a map element"),
     _Row("map_kept", "map.kept", "1 elements", "int32", "1 where the element passes the quality thresholds", is_mask=True),
-    _Row("map_lanes", "map.lanes", "1 3 map_h map_w", "float32", "merged masks: divider, crossing, contour"),
+    _Row("map_lanes", "map.lanes", "1 things map_h map_w", "float32", "merged masks"),
     _Row("map_settled", "map.settled", "1", "int32",
          "1: map_lanes is exactly what painting the elements one after the other gives; 0: they overlap in chains longer "
          "than the graph follows, and the host paints map_mask anew by map_merge", is_mask=True),
@@ -237,6 +249,7 @@ def _dims(spec: Spec) -> dict[str, int]:
         "cells": m.bev.height * m.bev.width, "dims": m.bev.embed_dims,
         "slots": m.track.capacity, "memory": m.track.mem_len, "rows": m.track.num_query + 1 + m.track.capacity,
         "classes": m.track.num_classes, "elements": m.map.top_k, "map_h": m.map.canvas_hw[0], "map_w": m.map.canvas_hw[1],
+        "things": m.map.num_things, "past": m.prev_frame_num - 1,
     }  # fmt: skip
     if (s := m.stage2) is not None:
         occ_h, occ_w = BevGrid.from_bounds(s.occ.xbound, s.occ.ybound).shape
@@ -253,14 +266,31 @@ def contract_for(spec: Spec) -> Contract:
         raise UserError(f"{spec.path} is of stage 0, a detector, only trained and evaluated: take stage 1 or 2 (make: STAGE)")
     m, sizes = spec.model, _dims(spec)
 
+    words = spec.data.vocabulary
+    commands, things = (", ".join(f"{i} {name}" for i, name in enumerate(names)) for names in (words.commands, words.map_things))
+    said = {
+        "command": f"where the navigation wants to go: {commands}",
+        "map_label": things,
+        "map_lanes": f"merged masks: {', '.join(words.map_things)}",
+    }
+    if m.prev_frame_num > 1:
+        ago = f"of {m.prev_frame_num} frames before"
+        said |= {
+            "bev": f"BEV features {ago}, row-major from behind left", "pos": f"can_bus[0:3] {ago}", "angle": f"can_bus[17] {ago}"
+        }  # fmt: skip
+    if spec.data.compat.can_bus_order == BENCH2DRIVE:
+        said["can_bus"] = CAN_BUS_OF_BENCH2DRIVE
+    state = (*_STATE, *(_PAST if m.prev_frame_num > 1 else ()))
+    outputs = tuple(row for row in _OUTPUTS if m.map.num_stuff or row.name != "map_drivable")
+
     def ports(*rows: _Row) -> tuple[Port, ...]:
-        return tuple(row.port(sizes) for row in rows)
+        return tuple(row._replace(meaning=said.get(row.name, row.meaning)).port(sizes) for row in rows)
 
     merge = MapMerge(m.map.num_things, m.map.quality_threshold_things, m.map.overlap_threshold_things)
     if m.stage2 is None:
-        return Contract(ports(*_FRAME), ports(*_STATE), ports(*_OUTPUTS), merge)
+        return Contract(ports(*_FRAME), ports(*state), ports(*outputs), merge, words.commands)
     grid = OccGrid(m.stage2.occ.xbound, m.stage2.occ.ybound)
-    return Contract(ports(*_FRAME, _COMMAND), ports(*_STATE), ports(*_OUTPUTS, *_FUTURE), merge, grid)
+    return Contract(ports(*_FRAME, _COMMAND), ports(*state), ports(*outputs, *_FUTURE), merge, words.commands, grid)
 
 
 def _lookup(owner: Any, path: str) -> Tensor:
@@ -317,4 +347,5 @@ def unpack_inputs(contract: Contract, tensors: Iterable[Tensor]) -> tuple[Frame,
     frame = Frame(**values)
     held = {p.path: _from_graph(p, t) for p, t in zip(contract.state, tensors[len(contract.frame) :])}
     tracks = Tracks(**{path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("tracks.")})
-    return frame, State(tracks=tracks, **held)
+    past = {path.split(".")[1]: held.pop(path) for path in list(held) if path.startswith("past.")}
+    return frame, State(tracks=tracks, past=Past(**past) if past else None, **held)

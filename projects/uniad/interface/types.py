@@ -68,8 +68,21 @@ class Tracks(NamedTuple):
     save_period: Tensor  # [B, Q] float32, frames until the next memory is saved
 
 
+class Past(NamedTuple):
+    """BEVs and poses of the frames that come up as "the frame before" in later steps, the next one first."""
+
+    bev: Tensor  # [B, N, S, 256] float32
+    has_bev: Tensor  # [B, N] bool
+    pos: Tensor  # [B, N, 3] float32
+    angle: Tensor  # [B, N] float32, degrees
+
+
 class State(NamedTuple):
-    """Everything that one step hands to the next. Nothing else survives a call."""
+    """Everything that one step hands to the next. Nothing else survives a call.
+
+    Of a model whose cameras are faster than half a second, "the frame before" of BEV, position and angle is one of
+    ``prev_frame_num`` frames ago, and ``past`` holds those in between. Tracks are always those of the last frame.
+    """
 
     prev_bev: Tensor  # [B, S, 256] float32, BEV of the frame before, in that frame's axes
     has_prev_bev: Tensor  # [B] bool
@@ -80,6 +93,7 @@ class State(NamedTuple):
     prev_l2g_t: Tensor  # [B, 3]
     prev_time_s: Tensor  # [B]
     next_id: Tensor  # [B] int32, the next unused track id
+    past: Past | None = None
 
 
 class DetOutput(NamedTuple):

@@ -145,9 +145,12 @@ def _thing_losses(
 def _stuff_losses(masks: LearntMasks, gt: MapTargets, num_stuff: Tensor, spec: MapLossSpec) -> dict[str, Tensor]:
     """Mask loss of the drivable area, and mask and class losses of the mask layers before the last."""
     *before, last = masks.stuff
-    fine = _upsample(gt.drivable, last)
+    # A model without areas keeps the weights of their heads, which then get a gradient of zero, not none, as in upstream.
+    fine = _upsample(gt.drivable, last) if spec.num_stuff else last
 
     def mask_loss(mask_B1hw: Tensor) -> Tensor:
+        if not spec.num_stuff:
+            return mask_B1hw.sum()
         loss = dice_loss(_upsample(mask_B1hw, last).flatten(2), fine.flatten(2))
         return spec.weight_mask * loss.sum() / num_stuff
 

@@ -54,8 +54,9 @@ class BevModel(nn.Module):
         move = can_bus[:, :3] - state.prev_pos
         turn = can_bus[:, 17:] - state.prev_angle[:, None]
         if self.spec.compat.first_frame_pose == "fixed":
-            move = move.masked_fill(frame.scene_start[:, None], 0.0)
-            turn = turn.masked_fill(frame.scene_start[:, None], 0.0)
+            begins = frame.scene_start if state.past is None else frame.scene_start | ~state.has_prev_bev
+            move = move.masked_fill(begins[:, None], 0.0)
+            turn = turn.masked_fill(begins[:, None], 0.0)
         return torch.cat([move, can_bus[:, 3:17], turn], dim=1).float()
 
     def encode_bev(

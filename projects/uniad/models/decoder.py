@@ -28,7 +28,6 @@ from uniad.models.track import to_metres
 
 # Where x, y, z of the centre stand among the ten regressed numbers (box10).
 CENTRE = (0, 1, 4)
-CROSS_DROPOUT = 0.1  # upstream's configs leave the attention's default
 
 
 class DecoderLayer(nn.Module):
@@ -38,7 +37,7 @@ class DecoderLayer(nn.Module):
         self.attentions = nn.ModuleList(
             [
                 ResidualAttention(dim, spec.num_heads, spec.dropout),
-                DeformableAttention(dim, spec.num_heads, 1, spec.num_points, CROSS_DROPOUT),
+                DeformableAttention(dim, spec.num_heads, 1, spec.num_points, spec.cross_dropout),
             ]
         )
         self.ffns: ModuleListOf[FFN] = ModuleListOf([FFN(dim, spec.ffn_dims, spec.ffn_dropout)])

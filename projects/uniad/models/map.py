@@ -196,21 +196,34 @@ class MapHead(nn.Module):
     def learnt_masks(self, queries: MapQueries, rows: Tensor) -> LearntMasks:
         """What losses read of the mask heads. rows: [B, K] int64, the thing queries to make masks of."""
         things = self.thing_masks(queries.memory, take_rows(queries.query, rows), all_layers=True)
-        stuff = self.stuff_masks(queries.memory, all_layers=True)
+        stuff_masks, stuff_cls = self._learnt_stuff(queries.memory)
         return LearntMasks(
             things=[self._on_cells(mask) for mask in (*things.layer_masks, things.mask)],
             thing_cls=[branch(query) for branch, query in zip(self.cls_thing_branches, things.layer_queries)],
             thing_boxes=[branch(query) for branch, query in zip(self.reg_branches2, things.layer_queries)],
-            stuff=[self._on_cells(mask) for mask in (*stuff.layer_masks, stuff.mask)],
-            stuff_cls=[branch(query) for branch, query in zip(self.cls_stuff_branches, stuff.layer_queries)],
+            stuff=stuff_masks,
+            stuff_cls=stuff_cls,
         )
+
+    def _learnt_stuff(self, memory_BSD: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """``LearntMasks.stuff`` and ``stuff_cls``."""
+        layers, batch = len(self.cls_stuff_branches), memory_BSD.shape[0]
+        if self.spec.num_stuff:
+            stuff = self.stuff_masks(memory_BSD, all_layers=True)
+            masks = [self._on_cells(mask) for mask in (*stuff.layer_masks, stuff.mask)]
+            return masks, [branch(query) for branch, query in zip(self.cls_stuff_branches, stuff.layer_queries)]
+        # No class, no mask; the weights that upstream has nevertheless take part with a gradient of zero, as there.
+        unused = (*self.stuff_mask_head.parameters(), *self.cls_stuff_branches.parameters())
+        nothing = torch.stack([weight.float().sum() for weight in unused]).sum() * 0
+        none = nothing.expand(batch, 0, 1)
+        return [nothing.expand(batch, 0, *self.spec.bev_hw)] * (layers + 1), [none] * layers
 
     def select(self, queries: MapQueries) -> MapOutput:
         """The ``top_k`` elements in the order of their final score, and the merged lanes."""
         spec = self.spec
         best = best_pairs(queries.cls[-1], spec.top_k)
         mask = self._on_canvas(self.thing_masks(queries.memory, take_rows(queries.query, best.index)).mask)
-        drivable = self._on_canvas(self.stuff_masks(queries.memory).mask)[:, -1]
+        drivable = self._on_canvas(self.stuff_masks(queries.memory).mask)[:, -1] if spec.num_stuff else None
         # Masks make the final order: a confident class with a blurred mask falls back.
         score, order = (best.score * mask_quality(mask).square()).topk(spec.top_k, dim=1)
         order = order.to(torch.int32)
@@ -224,7 +237,7 @@ class MapHead(nn.Module):
             box=_corners(box),
             mask=mask,
             kept=kept,
-            drivable=drivable,
+            drivable=torch.zeros_like(mask[:, 0]) if drivable is None else drivable,
             lanes=merged.lanes,
             query=queries.query,
             query_pos=queries.query_pos,
@@ -240,7 +253,7 @@ class MapHead(nn.Module):
 
 def _bev_attention(spec: MapSpec) -> DeformableAttention:
     """Built for ``attn_levels``, fed the BEV alone: in the full model the levels fold as the published weights know it."""
-    return DeformableAttention(spec.embed_dims, spec.num_heads, spec.attn_levels, spec.num_points, spec.dropout)
+    return DeformableAttention(spec.embed_dims, spec.num_heads, spec.attn_levels, spec.num_points, spec.cross_dropout)
 
 
 def _box_branch(dim: int) -> nn.Sequential:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from uniad.config.spec import PlanSpec
 from uniad.geometry.nuscenes import STEP_S
-from uniad.interface.command import COMMANDS
 from uniad.interface.types import MotionOutput, PlanOutput
 from uniad.models.attention import MultiheadAttention
 from uniad.models.precision import full_precision
@@ -143,7 +142,7 @@ class PlanHead(nn.Module):
         super().__init__()
         self.spec = spec
         dim = spec.embed_dims
-        self.navi_embed = nn.Embedding(len(COMMANDS), dim)
+        self.navi_embed = nn.Embedding(spec.num_commands, dim)
         self.reg_branch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, spec.steps * 2))
         self.attn_module = PlanDecoder(spec.num_layers, dim, spec.num_heads, spec.ffn_dims or 2 * dim, spec.dropout)
         self.mlp_fuser = nn.Sequential(nn.Linear(3 * dim, dim), nn.LayerNorm(dim), nn.ReLU())
@@ -160,9 +159,9 @@ class PlanHead(nn.Module):
     def forward(
         self, bev: Tensor, bev_pos: Tensor, motion: MotionOutput, command: Tensor, can_bus: Tensor | None = None
     ) -> PlanOutput:
-        """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, 0 right,
-        1 left, 2 straight (see ``command.check_command``; here values outside are clamped); can_bus [B, 18] as in ``Frame``,
-        needed for ``ego_status`` and ``motion_prior`` alone."""
+        """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, a
+        number of the vocabulary's (see ``command.check_command``; here values outside are clamped); can_bus [B, 18] as in
+        ``Frame``, needed for ``ego_status`` and ``motion_prior`` alone."""
         query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
         if self.spec.ego_status:
             assert can_bus is not None
@@ -177,7 +176,7 @@ class PlanHead(nn.Module):
         traj_query [B, K, D] of the last motion layer; track_query [B, D], which planning does not teach; command [B].
         """
         count = traj_query.shape[1]
-        navigation = self.navi_embed(command.long().clamp(0, len(COMMANDS) - 1))
+        navigation = self.navi_embed(command.long().clamp(0, self.spec.num_commands - 1))
         shared = torch.stack([track_query.detach(), navigation.to(track_query.dtype)], 1).flatten(1)
         return self.mlp_fuser(torch.cat([traj_query, shared[:, None].expand(-1, count, -1).to(traj_query.dtype)], -1))
 

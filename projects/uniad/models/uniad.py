@@ -20,6 +20,7 @@ from uniad.interface.types import (
     DetOutput,
     Frame,
     MotionOutput,
+    Past,
     Stage2Outputs,
     State,
     StepOutputs,
@@ -109,21 +110,30 @@ class UniAD(BevModel):
             prev_l2g_t=zeros(3),
             prev_time_s=zeros(),
             next_id=zeros(dtype=torch.int32),
+            past=Past(
+                bev=zeros(count, spec.bev.height * spec.bev.width, spec.bev.embed_dims, dtype=dtype),
+                has_bev=zeros(count, dtype=torch.bool),
+                pos=zeros(count, 3),
+                angle=zeros(count),
+            )
+            if (count := spec.prev_frame_num - 1) > 0
+            else None,
         )
 
     def step(self, frame: Frame, state: State) -> tuple[StepOutputs, State]:
         """One frame: frame tensors [B, ...] and the state that the frame before left."""
         (pose, rows), feats = run_concurrently(lambda: self.look_back(frame, state), lambda: self.extract_features(frame.img))
         bev = self.encode_bev(feats, frame, pose, state.prev_bev, state.has_prev_bev & ~frame.scene_start)
+        fine = self.fine_bev(bev)
         lanes, (track, after, selection, next_id) = run_concurrently(
-            lambda: self.seg_head.queries(bev), lambda: self.detect_and_associate(bev, rows, state.next_id)
+            lambda: self.seg_head.queries(fine), lambda: self.detect_and_associate(bev, rows, state.next_id)
         )
         tracks, maps, ahead = run_concurrently(
             lambda: self.carry_tracks(after, selection, track),
             lambda: self.seg_head.select(lanes),
-            lambda: self.run_stage2(bev, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
+            lambda: self.run_stage2(fine, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
         )
-        return StepOutputs(bev, track, maps, ahead), self.next_state(frame, bev, tracks, next_id)
+        return StepOutputs(bev, track, maps, ahead), self.next_state(frame, bev, tracks, next_id, state.past)
 
     def look_back(self, frame: Frame, state: State) -> tuple[Tensor, Rows]:
         """What a frame needs of the one before, whatever its images show: ``pose_delta`` and the detection rows."""
@@ -138,7 +148,7 @@ class UniAD(BevModel):
     ) -> Stage2Outputs | None:
         """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
 
-        bev [B, S, D]; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18].
+        bev [B, S, D] of ``fine_bev``; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18].
         """
         if self.spec.stage2 is None:
             return None
@@ -165,20 +175,38 @@ class UniAD(BevModel):
     def bev_position(self) -> Tensor:
         """Learnt position of every BEV cell, [1, S, D]. It is part of the BEV encoder, and frozen with it."""
         with torch.no_grad() if self.spec.freeze.bev_encoder else nullcontext():
-            return self.pts_bbox_head.positional_encoding().flatten(1).t()[None]
+            position = self.pts_bbox_head.positional_encoding().flatten(1).t()[None]
+        return self.fine_bev(position)
 
-    def next_state(self, frame: Frame, bev: Tensor, tracks: Tracks, next_id: Tensor) -> State:
-        """What this frame hands to the next one."""
+    def fine_bev(self, bev: Tensor) -> Tensor:
+        """The BEV [B, S, D] as the heads after tracking see it: each cell ``bev_upsample`` times in both directions."""
+        times = self.spec.bev_upsample
+        if times == 1:
+            return bev
+        grid = bev.unflatten(1, (self.spec.bev.height, self.spec.bev.width))
+        return grid.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2).flatten(1, 2)
+
+    def next_state(
+        self, frame: Frame, bev: Tensor, tracks: Tracks, next_id: Tensor, past: Past | None = None
+    ) -> State:
+        """What this frame hands to the next one. past: what the one before handed to it."""
+        # The position in the frame's precision: global metres in fp32 are 1e-4 m apart
+        seen = (bev, torch.ones_like(frame.scene_start), frame.can_bus[:, :3], frame.can_bus[:, 17])
+        if past is not None:
+            kept = past._replace(has_bev=past.has_bev & ~frame.scene_start[:, None])
+            queue = [torch.cat([old, new[:, None].to(old.dtype)], dim=1) for old, new in zip(kept, seen)]
+            past, seen = Past(*(x[:, 1:] for x in queue)), tuple(x[:, 0] for x in queue)
         return State(
-            prev_bev=bev,
-            has_prev_bev=torch.ones_like(frame.scene_start),
+            prev_bev=seen[0],
+            has_prev_bev=seen[1],
             tracks=tracks,
-            prev_pos=frame.can_bus[:, :3],  # in the frame's precision: global metres in fp32 are 1e-4 m apart
-            prev_angle=frame.can_bus[:, 17],
+            prev_pos=seen[2],
+            prev_angle=seen[3],
             prev_l2g_r=frame.l2g_r.float(),
             prev_l2g_t=frame.l2g_t.float(),
             prev_time_s=frame.time_s.float(),
             next_id=next_id,
+            past=past,
         )
 
     # Tracks ---------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.config.spec import CompatSpec, Spec, Stage2Spec
+from uniad.config.spec import CompatSpec, Spec, Stage2Spec, Vocabulary
 from uniad.errors import UserError
+from uniad.interface.command import ALL_COMMANDS
 from uniad.interface.types import EGO_ID
 from uniad.postprocess.tracks import decode
 
@@ -87,7 +88,7 @@ class Result:
     tracks: Objects
     detections: Objects
     ego: Objects  # the car's own box as a detection, where it is among the best: upstream evaluation counts it with the others
-    lanes: NDArray[np.bool_]  # [3, h, w] dividers, crossings, contours
+    lanes: NDArray[np.bool_]  # [C, h, w] by map class: dividers, crossings and contours of nuScenes
     drivable: NDArray[np.bool_]  # [h, w]
     forecasts: Forecasts | None = None
     occupancy: NDArray[np.bool_] | None = None  # [F', h, w] now first
@@ -117,14 +118,15 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
             raise UserError(f"the model's {name} are not finite for this frame; verify the model (`make verify`) and the inputs")
     rows = {name: outputs[name][0] for name in ("boxes", "score", "label", "obj_id")}
     tracked, detected = (decode(rows, outputs[name][0] != 0, spec.model.track) for name in ("active", "valid"))
+    drivable = outputs["map_drivable"][0] if "map_drivable" in outputs else np.zeros(spec.model.map.canvas_hw, np.float32)
     common = {
         "tracks": _objects(tracked, ego=False),
         "detections": _objects(detected, ego=False),
         "ego": _objects(detected, ego=True),
         "lanes": outputs["map_lanes"][0] > 0,
-        "drivable": outputs["map_drivable"][0] > 0.5,
+        "drivable": drivable > 0.5,
         "dropped": int(outputs["dropped"][0]),
-        "drivable_value": outputs["map_drivable"][0],
+        "drivable_value": drivable,
     }
     if spec.model.stage2 is None:
         return Result(**common)
@@ -134,7 +136,7 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         forecasts=_forecasts(outputs),
         occupancy=occupancy,
         occupancy_ids=np.where(occupancy, _slot_ids(outputs)[outputs["occ_ids"][0]], NOBODY),
-        plan=_plan(outputs, frame, spec.model.stage2, spec.model.compat),
+        plan=_plan(outputs, frame, spec.model.stage2, spec.model.compat, spec.data.vocabulary),
         agents_dropped=int(outputs["agents_dropped"][0]),
     )
 
@@ -169,10 +171,10 @@ def _forecasts(outputs: Mapping[str, np.ndarray]) -> Forecasts:
 
 
 def _plan(
-    outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Stage2Spec, compat: CompatSpec
+    outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Stage2Spec, compat: CompatSpec, words: Vocabulary
 ) -> Plan:
     from uniad.postprocess.collision import optimise_plan  # needs the solver, which stage 1 does without
 
     raw = outputs["plan_traj"][0].astype(np.float32)
     path = optimise_plan(raw, outputs["occ_seg"][0], spec.plan, compat, (spec.occ.xbound, spec.occ.ybound))
-    return Plan(path=path, raw=raw, command=int(frame["command"][0]))
+    return Plan(path=path, raw=raw, command=ALL_COMMANDS.index(words.commands[int(frame["command"][0])]))

@@ -57,7 +57,7 @@ def to_annotations(
             continue
         centre = box[:3] + [0.0, 0.0, box[5] / 2]
         in_ego = ego_from_lidar.rotate(centre) + ego_t
-        if np.hypot(in_ego[0], in_ego[1]) > ranges[name]:
+        if np.hypot(in_ego[0], in_ego[1]) > ranges.get(name, np.inf):
             continue
         # The stored yaw runs clockwise from the axis pointing left; nuScenes counts from x, counter-clockwise.
         heading = global_from_lidar * Quaternion(axis=[0, 0, 1], radians=-box[6] - np.pi / 2)
@@ -71,7 +71,7 @@ def to_annotations(
             "velocity": velocity.tolist(),
             "detection_name": name,
             "detection_score": float(score),
-            "attribute_name": ATTRIBUTES[name][0 if moving else 1],
+            "attribute_name": ATTRIBUTES.get(name, ("", ""))[0 if moving else 1],
         }
         if track_ids is not None:
             entry |= {"tracking_name": name, "tracking_score": float(score), "tracking_id": str(int(track_ids[i]))}

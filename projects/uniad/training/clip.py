@@ -154,7 +154,7 @@ def forward_stage1(
         if t + 1 < num_frames:
             carried, dropped = select_carried(model, rows, det, match, frames, t, draws.tracks[t])
             out = out._replace(dropped=out.dropped + dropped)
-    return terms, model.seg_head.queries(bev[:, -1]), out
+    return terms, model.seg_head.queries(model.fine_bev(bev[:, -1])), out
 
 
 def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -> Stage1Result:
@@ -172,6 +172,7 @@ def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -
 def run_stage2(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
     """Stage 2 on the last frame."""
     bev, agents, matched, map_query, map_query_pos, command, can_bus = stage1
+    bev = model.fine_bev(bev)
     motion = model.motion_head(bev, agents, map_query, map_query_pos)
     label = targets.labels[:, -1].gather(1, matched.clamp(min=0))
     bev_pos = model.bev_position()
@@ -198,7 +199,7 @@ def draw(
 def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOptions) -> tuple[Tensor, Tensor]:
     """BEV of every frame with gradient, and the BEV before that each was given: [B, T, S, D] both."""
     num_samples, num_frames = frames.img.shape[:2]
-    deltas = pose_deltas(frames.can_bus)
+    deltas = pose_deltas(frames.can_bus, frames.scene_start)
     flat = Frame(*(x.flatten(0, 1) for x in frames))
     masked = model.spec.use_grid_mask and model.training
     spans = chunks(num_samples * num_frames, options.frames_at_once)
@@ -249,9 +250,12 @@ def features(model: BevModel, img: Tensor, spans: list[slice]) -> list[Tensor]:
     return [torch.cat(level) for level in zip(*parts)]
 
 
-def pose_deltas(can_bus: Tensor) -> Tensor:
-    """can_bus [B, T, 18] with absolute poses -> position and heading relative to the frame before; zero for frame 0."""
+def pose_deltas(can_bus: Tensor, scene_start: Tensor | None = None) -> Tensor:
+    """can_bus [B, T, 18] with absolute poses -> position and heading relative to the frame before; zero for frame 0, and where
+    another scene begins, scene_start [B, T] bool."""
     before = torch.cat([can_bus[:, :1], can_bus[:, :-1]], dim=1)
+    if scene_start is not None:
+        before = torch.where(scene_start[..., None], can_bus, before)
     return torch.cat([can_bus[..., :3] - before[..., :3], can_bus[..., 3:17], can_bus[..., 17:] - before[..., 17:]], -1)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
-from uniad.interface.command import COMMANDS
+from uniad.interface.command import ALL_COMMANDS
 from uniad.viz.birdseye import BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
 from uniad.viz.legend import GAP, Entry, caption, legend
@@ -125,7 +125,7 @@ def _annotated(content: Content, class_names: tuple[str, ...], pc_range: Range) 
 
 
 def command_words(future: Future) -> str:
-    return COMMAND_WORDS[COMMANDS[future.command]]
+    return COMMAND_WORDS.get(name := ALL_COMMANDS[future.command], name)
 
 
 def _camera(content: Content, name: str, class_names: tuple[str, ...]) -> np.ndarray:

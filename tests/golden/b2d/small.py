@@ -1,0 +1,79 @@
+"""The small model of the recordings, and its inputs; read by the recorder and by the tests, so it needs numpy alone.
+
+It is tiny of Bench2Drive with fewer layers, one image scale of 96x160, and a history of two frames; all widths, all 901
+queries and the doubled BEV of 100x100 cells are tiny's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Values of upstream's schema, for their reader and for ours
+OPTIONS = {
+    "model.prev_frame_num": 2,
+    "model.pts_bbox_head.transformer.encoder.num_layers": 2,
+    "model.seg_head.transformer.encoder.num_layers": 1,
+    "model.seg_head.transformer.decoder.num_layers": 2,
+    "model.seg_head.thing_transformer_head.num_decoder_layers": 1,
+    "model.seg_head.stuff_transformer_head.num_decoder_layers": 1,
+    "model.motion_head.transformerlayers.num_layers": 1,
+    "model.planning_head.use_col_optim": False,
+}
+# Of the training clip: nothing is drawn at random
+TRAIN_OPTIONS = {
+    "model.use_grid_mask": False,
+    "model.qim_args.random_drop": 0.0,
+    "model.qim_args.fp_ratio": 0.0,
+}
+IMAGE = (96, 160)
+FRAMES = 3
+COMMANDS = (5, 3, 0)
+SCENE = ("a", "a", "a")
+YAW = (0.3, 0.42, 0.55)
+STEP_S = 0.1
+
+
+def image(frame: int) -> np.ndarray:
+    """[1, 6, 3, H, W] float32, noise instead of pixels."""
+    return np.random.RandomState(7100 + frame).standard_normal((1, 6, 3, *IMAGE)).astype(np.float32)
+
+
+def lidar2img() -> np.ndarray:
+    """[6, 4, 4]: cameras at 60 degrees from each other, 70 degrees wide; the lidar's x is right and y ahead."""
+    out = []
+    for number in range(6):
+        angle = np.deg2rad(60.0 * number)
+        ahead = np.array([-np.sin(angle), np.cos(angle), 0.0])
+        right = np.array([ahead[1], -ahead[0], 0.0])
+        camera_from_lidar = np.eye(4)
+        camera_from_lidar[:3, :3] = np.stack([right, [0.0, 0.0, -1.0], ahead])
+        camera_from_lidar[:3, 3] = camera_from_lidar[:3, :3] @ -(ahead * 0.4 + np.array([0.0, 0.0, -0.3]))
+        height, width = IMAGE
+        intrinsic = np.eye(4)
+        intrinsic[0, 0] = intrinsic[1, 1] = width / 2 / np.tan(np.deg2rad(35))
+        intrinsic[0, 2], intrinsic[1, 2] = width / 2, height / 2
+        out.append(intrinsic @ camera_from_lidar)
+    return np.stack(out)
+
+
+def pose(frame: int) -> dict[str, np.ndarray]:
+    """can_bus [18] in Bench2Drive's order, l2g_r [3, 3] by columns, l2g_t [3], timestamp [1], as their data set gives them."""
+    yaw = YAW[frame]
+    position = np.array([312.4, -88.1, 0.0]) + np.array([1.7 * frame, 0.8 * frame, 0.0])
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    ego2world = np.eye(4)
+    ego2world[:3, :3] = [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]
+    ego2world[:3, 3] = position
+    lidar2ego = np.array([[0.0, 1, 0, -0.39], [-1, 0, 0, 0], [0, 0, 1, 1.84], [0, 0, 0, 1]])
+    lidar2global = ego2world @ lidar2ego
+    can_bus = np.zeros(18)
+    can_bus[:3] = position
+    can_bus[3:7] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+    can_bus[7:10] = [18.0, 0, 0]
+    can_bus[10:13] = [0.4, -0.2, 9.8]
+    can_bus[13:16] = [0.0, 0.01, 0.9]
+    can_bus[16], can_bus[17] = yaw, np.rad2deg(yaw)
+    return {
+        "can_bus": can_bus, "l2g_r": lidar2global[:3, :3], "l2g_t": lidar2global[:3, 3],
+        "timestamp": np.array([2.0 + STEP_S * frame]),
+    }  # fmt: skip
