@@ -33,7 +33,7 @@ INFER_FLAGS.$(INFER_DIR) = $(strip $(if $(filter torch compiled,$(INFER_BACKEND)
   $(RUN_ALONG) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(INFER_ARGS))
 
 .PHONY: infer
-infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20) a folder (FRAMES_DIR=) or a car's bag (BAG=) through a BACKEND
+infer: $(INFER_DIR)/.finished ## Run a scene (SCENE=0 FRAMES=20), folder (FRAMES_DIR=) or a car's bag (BAG=) through a BACKEND
 	@echo $(call q,$(INFER_DIR))
 $(INFER_DIR)/.finished: $(INFER_MODEL) $(RECORDED) \
   $$(call code,infer$(if $(filter torch compiled,$(INFER_BACKEND)),,+graph)) .make/var/INFER_FLAGS.$(INFER_DIR) | $(ENV)
