@@ -62,7 +62,7 @@ def same_boxes(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
 def clip_of(given: Mapping[str, Tensor], seed: int) -> Clip:
     """The recorded clip, with boxes and the plan's yaw turned into our convention at the door, as infos of v2 are."""
-    ours = dict(given)
+    ours = {name: value.long() if value.dtype == torch.int16 else value for name, value in given.items()}
     for name, value in given.items():
         if name.endswith("gt_boxes") or name == "sdc_box" or name.startswith("gt_future_boxes"):
             ours[name] = box9_of_v2(value)

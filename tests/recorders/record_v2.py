@@ -534,6 +534,19 @@ def record_ops() -> dict:
         "trajectory_turned": array(trajectory_coordinate_transform(trajectory, result, with_translation_transform=False)),
     }  # fmt: skip
 
+    from projects.mmdet3d_plugin.uniad.dense_heads.motion_head_plugin.motion_utils import nonlinear_smoother
+
+    heading = np.array([-2.8, -1.0, 0.3, 1.2, 2.2, 3.0])
+    objects = np.zeros((6, 9), np.float32)
+    objects[:, :2], objects[:, 3:6], objects[:, 6] = rng.uniform(-8, 8, (6, 2)), [4.5, 1.9, 1.6], heading
+    objects[:, 7], objects[:, 8] = 6 * np.cos(heading), 6 * np.sin(heading)
+    seen = objects + (rng.normal(size=(6, 9)) * [0.3, 0.3, 0, 0, 0, 0, 0.05, 0.3, 0.3]).astype(np.float32)
+    future, known = straight_future(objects, np.full(6, 6.0)), np.ones((6, 12, 2))
+    known[1, 8:] = 0.0
+    smooth, _ = nonlinear_smoother(*(torch.from_numpy(x) for x in (objects, future, known, seen)))
+    kept.update({"smoother/gt": objects, "smoother/boxes": seen, "smoother/traj": future, "smoother/mask": known,
+                 "smoother/out": array(smooth)})  # fmt: skip
+
     class Encoder(torch.nn.Module):
         def forward(self, *args, shift, **kwargs):
             return shift

@@ -29,7 +29,7 @@ _COMPAT_KEYS: dict[str, tuple[str, ...]] = {f.name: f.metadata.get("also", ()) f
 _COMPAT: dict[str, S.CompatChoice] = {"upstream": S.UPSTREAM, "fixed": "fixed", S.UPSTREAM: S.UPSTREAM}
 
 
-def _preset(node: Node, key: str) -> dict[str, str]:
+def _preset(node: Node, key: str) -> dict[str, Any]:
     """Every key of ``CompatSpec`` as the preset that ``key`` names has it. "upstream" where nothing is named."""
     name = node.choice(key, (*PRESETS, FIXED), "upstream")
     return dict.fromkeys(_COMPAT_KEYS, FIXED) if name == FIXED else {**dict.fromkeys(_COMPAT_KEYS, S.UPSTREAM), **PRESETS[name]}
