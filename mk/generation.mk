@@ -21,6 +21,9 @@ ifneq (,$(RECOGNISED))
   ifeq (,$(call given,STAGE)$(filter eval-stage%,$(MAKECMDGOALS)))
     STAGE := $(word 3,$(RECOGNISED))
   endif
+  ifeq (,$(CONFIG)$(filter $(if $(filter bench2drive,$(word 1,$(RECOGNISED))),bench2drive,nuscenes),$(FORMAT.$(VARIANT))))
+    $(error $(CKPT) is of $(word 1,$(RECOGNISED)), VARIANT=$(VARIANT) has classes, commands and maps of $(FORMAT.$(VARIANT)): leave VARIANT out, or take $(or $(VARIANT_OF.$(MODEL_OF_CKPT)),one of its own))
+  endif
 endif
 # Config values, as everybody's own go before: CFG_OPTIONS=native.compat=... is heard last
 COMPAT_OPTIONS := $(if $(RECOGNISED),$(filter-out -,$(word 4,$(RECOGNISED))),$(if $(GENERATION),native.compat=$(GENERATION)))

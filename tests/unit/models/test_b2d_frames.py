@@ -12,7 +12,7 @@ import torch
 
 from helpers import b2d
 from helpers.specs import CONFIGS
-from helpers.tolerances import close
+from helpers.tolerances import TOLERANCES, close
 from helpers.weights import fill
 from uniad.config.read import load_spec
 from uniad.interface.types import DetOutput, State, StepOutputs
@@ -93,6 +93,19 @@ def test_futures_and_plan(played: list[Played], recorded: b2d.Numbers) -> None:
             ("plan/traj", ahead.plan.traj),
         ):
             close(recorded.thin(name, got).reshape(recorded[at + name].shape), recorded[at + name], "frame")
+
+
+def test_occupancy(played: list[Played], recorded: b2d.Numbers) -> None:
+    """Where a query attends is a mask with a threshold: measured in frame 0, one logit in a hundred is off by more than 1e-3 of
+    the largest, up to 0.23, and no cell of the result differs."""
+    for i, frame in enumerate(played):
+        at, occ = f"f{i}/occ/", frame.outputs.stage2.occ
+        want = recorded[at + "logits"]
+        got = recorded.thin("occ/logits", occ.logits[:, occ.valid[0]]).reshape(want.shape)
+        far = (got - want).abs() > TOLERANCES["frame"] * want.abs().max()
+        assert far.float().mean() < 0.05
+        seg = np.unpackbits(recorded.arrays[at + "seg"])[: occ.seg.numel()].reshape(occ.seg.shape)
+        assert int((occ.seg.numpy() != seg).sum()) <= 4
 
 
 def test_every_command_has_a_plan_of_its_own() -> None:
