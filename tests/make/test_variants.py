@@ -50,7 +50,8 @@ def test_it_runs_and_a_second_time_does_nothing(mine: Tree):
 def test_an_unknown_variant_is_refused_with_all_that_there_are(mine: Tree):
     result = mine.make("train", "VARIANT=other")
     assert result.returncode != 0
-    assert "choose full, tiny, nano, base, mine, or give it a row in variants.local.mk (docs/configs.md)" in result.stderr
+    there = "full, tiny, nano, base, b2d-base, b2d-tiny, b2d-nano, mine"
+    assert f"choose {there}, or give it a row in variants.local.mk (docs/configs.md)" in result.stderr
 
 
 def test_a_row_can_stand_on_the_command_line(mine: Tree):
