@@ -179,7 +179,7 @@ def test_a_folder_that_holds_something_else_stays(tmp_path: Path):
     ({"routes": 0}, "0 routes"),
     ({"seed": -1}, "seed -1"),
     ({"seed": 2**31}, "seed 2147483648"),
-    ({"policies": ("me",)}, "policy 'me' is unknown: choose among model, model without images, expert"),
+    ({"policies": ("me",)}, "policy 'me' is unknown: choose among model, model with guard, model without images, expert"),
     ({"policies": ("model",)}, "driving a model takes one"),
 ])  # fmt: skip
 def test_what_cannot_be_driven_is_told_before_anything_is(change: dict, told: str):
