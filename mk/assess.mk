@@ -33,11 +33,11 @@ DRIVE_FLAGS = $(strip $(if $(filter torch compiled,$(ASSESSED_BACKEND)),--config
 
 .PHONY: robust audit drive
 ifeq ($(ASSESS_SAID),)
-robust: ## Score a model under broken sensors, relative to clean: table, record, heat map; ROBUST=all for every severity
+robust: ## Score a model under broken sensors, relative to clean: table, heat map; ROBUST=all for every severity
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
 audit: ## Show what the plan rests on: images, ego status, command; one page, by manoeuvre and speed
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
-drive: ## Drive a model in closed loop through ROUTES of the synthetic world, beside the expert and baselines, and score all
+drive: ## Drive a model in closed loop through ROUTES of the synthetic world, beside expert and baselines; score all
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
 else
 robust: $(ROBUST_DIR)/report.json
