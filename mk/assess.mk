@@ -37,7 +37,7 @@ robust: ## Score a model under broken sensors, relative to clean: table, heat ma
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
 audit: ## Show what the plan rests on: images, ego status, command; one page, by manoeuvre and speed
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
-drive: ## Drive a model in closed loop through ROUTES of the synthetic world, beside expert and baselines; score all
+drive: ## Drive a model in closed loop through ROUTES of the synthetic world, beside expert and baselines
 	@$(MAKE) $@ $(ASSESS_DEFAULT)
 else
 robust: $(ROBUST_DIR)/report.json
