@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from uniad.data.synthetic.canbus import Motion as TrackMotion
@@ -84,7 +85,7 @@ class Moment(NamedTuple):
     v: F64
     a: F64
     yaw_rate: F64
-    utime: F64
+    utime: NDArray[np.int64]
 
 
 class Car:
@@ -121,16 +122,15 @@ class Car:
         t_s = np.asarray(t_s, np.float64)
         utime = np.round(self.start_us + t_s * 1e6).astype(np.int64)
         lead = TrackMotion(self.lead, self.start_us, np.clip(t_s, -LEAD_S, 0.0))
-        columns = [lead.xy.copy(), lead.yaw.copy(), lead.v.copy(), lead.a.copy(), lead.yaw_rate.copy()]
+        xy, yaw, v, a, rate = (np.array(column, np.float64) for column in (lead.xy, lead.yaw, lead.v, lead.a, lead.yaw_rate))
         for i in np.flatnonzero(t_s > 0):
             k = min(int(np.floor(t_s[i] / TICK_S + 1e-9)), len(self.states) - 1)
             state = self.states[k]
             command = self.commands[k] if k < len(self.commands) else Command(state.acceleration, state.steering)
-            xy, yaw, v = moved(state, command, float(t_s[i]) - k * TICK_S)
-            a = command.acceleration if v > 0 else 0.0
-            for column, value in zip(columns, (xy, yaw, v, a, v * np.tan(command.steering) / WHEELBASE_M)):
-                column[i] = value
-        return Moment(*columns, utime)
+            xy[i], yaw[i], v[i] = moved(state, command, float(t_s[i]) - k * TICK_S)
+            a[i] = command.acceleration if v[i] > 0 else 0.0
+            rate[i] = v[i] * np.tan(command.steering) / WHEELBASE_M
+        return Moment(xy, yaw, v, a, rate, utime)
 
 
 class RecordedCar:

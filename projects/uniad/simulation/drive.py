@@ -56,7 +56,9 @@ def drive(setup: Setup, policy: Policy, traffic: TrafficMode = "reactive", about
     policy.reset(route)
     snapshots: list[Snapshot] = []
     frames: list[FrameLog] = []
-    route_s, crash = route.start_s, None
+    route_s = route.start_s
+    crash: int | None = None
+    end: End | None = None
     for tick in itertools.count():
         state = car.now
         found, aside = route.project(state.xy, route_s)
@@ -74,6 +76,7 @@ def drive(setup: Setup, policy: Policy, traffic: TrafficMode = "reactive", about
         wanted = tracker.command(state, tick * TICK_S)
         others.advance(state, route_s)
         car.step(wanted)
+    assert end is not None  # the loop ends with it
     return DriveLog(
         route=route, policy=policy.name, traffic=traffic, end=end, crash_tick=crash,
         time_s=np.arange(len(snapshots)) * TICK_S, ego=_ego(car), actors=_actors(setup, snapshots, sizes),
@@ -130,7 +133,7 @@ def _crashes(state: CarState, snapshot: Snapshot, sizes: F64) -> bool:
     near = np.hypot(*(snapshot.pose[:, :2] - middle).T) < CAR_LENGTH_M / 2 + sizes[:, 1] / 2 + sizes[:, 0]
     if not near.any():
         return False
-    own = corners(middle, np.float64(state.heading), CAR_WIDTH_M, CAR_LENGTH_M)
+    own = corners(middle, np.array(state.heading), CAR_WIDTH_M, CAR_LENGTH_M)
     pose = snapshot.pose[near]
     return bool(overlap(own[None], corners(pose[:, :2], pose[:, 2], sizes[near, 0], sizes[near, 1])).any())
 
@@ -180,7 +183,7 @@ class _LoggedCar:
         for i in np.flatnonzero(t_s > 0) if self.tick else ():
             k = min(int(np.floor(t_s[i] / TICK_S + 1e-9)), self.tick)
             held = k if k < self.tick else k - 1
-            state = CarState(*map(float, ego.xy[k]), float(ego.heading[k]), float(ego.speed[k]), 0.0, 0.0)
+            state = CarState(float(ego.xy[k, 0]), float(ego.xy[k, 1]), float(ego.heading[k]), float(ego.speed[k]), 0.0, 0.0)
             a = float(ego.acceleration[held]) if state.speed > 0 or held == k else 0.0
             command = Command(a, float(ego.steering[held]))
             moment.xy[i], moment.yaw[i], moment.v[i] = moved(state, command, float(t_s[i]) - k * TICK_S)

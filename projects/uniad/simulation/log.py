@@ -253,8 +253,12 @@ class Planned:
 class Policy(Protocol):
     """Who drives. An instance drives one route at a time; ``reset`` begins the next."""
 
-    name: str
-    sensors: Literal["full", "blank", "none"]  # rendered images; images of the right size without content; no Sensors at all
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sensors(self) -> Literal["full", "blank", "none"]:
+        """Rendered images; images of the right size without content; no Sensors at all."""
 
     def reset(self, route: Route) -> None:
         """A drive of the route begins. What was remembered of another is forgotten."""

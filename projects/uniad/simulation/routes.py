@@ -246,7 +246,7 @@ def _route(
     keep = found.path.s <= found.goal_s + 45.0
     way = LineString(driven)
     parked = sum(a.mode == "parked" and way.distance(Point(a.pose[:2])) < 5.5 for a in actors)
-    features = [event] if event else []
+    features: list[str] = [event] if event else []
     if parked >= 3:
         features.append("parked_cars")
     s = found.path.s[keep]

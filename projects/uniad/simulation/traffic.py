@@ -163,10 +163,9 @@ class Traffic:
         """People halt rather than step in front of a vehicle that will be there within a second."""
         fleet = self.fleet
         n = fleet.count
-        here = fleet.middle[n:]
+        here = np.asarray(fleet.middle[n:], np.float64)
         soon = here + _unit(fleet.yaw[n:]) * fleet.cruise[n:, None]
-        now, then = (self._in_the_way(points) for points in (here, soon))
-        halted = then & ~now
+        halted = self._in_the_way(soon) & ~self._in_the_way(here)
         walk[halted] = -fleet.v[n:][halted] / STEP_S
 
     def _in_the_way(self, points: F64) -> NDArray[np.bool_]:

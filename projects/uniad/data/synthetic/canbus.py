@@ -23,14 +23,25 @@ WHEELBASE_M, TRACK_M, WHEEL_M, STEERING_RATIO = 2.59, 1.5, 0.30, 15.2
 
 
 class Moving(Protocol):
-    """What a pose message is made of; arrays [n]."""
+    """What a pose message is made of; arrays [n], xy [n, 2], utime in microseconds."""
 
-    xy: np.ndarray  # [n, 2]
-    yaw: np.ndarray
-    v: np.ndarray
-    a: np.ndarray
-    yaw_rate: np.ndarray
-    utime: np.ndarray  # microseconds
+    @property
+    def xy(self) -> np.ndarray: ...
+
+    @property
+    def yaw(self) -> np.ndarray: ...
+
+    @property
+    def v(self) -> np.ndarray: ...
+
+    @property
+    def a(self) -> np.ndarray: ...
+
+    @property
+    def yaw_rate(self) -> np.ndarray: ...
+
+    @property
+    def utime(self) -> np.ndarray: ...
 
 
 class Motion:
