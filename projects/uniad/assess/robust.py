@@ -107,7 +107,8 @@ def judge(
 
     A frame without a result is scored with nothing seen, and the plan that the car has.
     """
-    spec, found, ranges = runtime.spec, Collected(), class_ranges()
+    spec, found = runtime.spec, Collected()
+    ranges = {} if spec.data.eval_range else class_ranges()  # as in evaluation.run.collect
     missing: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for scene in recorded.scenes:
