@@ -104,7 +104,7 @@ def evaluate(args: argparse.Namespace) -> None:
             metrics = score(found, spec, stream.version, out.parent / "eval")
             split = "test" if "submissions" in metrics else "val"
             there = covered.to_json() if covered else {}
-            record = {
+            record: dict[str, Any] = {
                 "config": args.config,
                 **run_of(model, backend),
                 "stage": spec.stage,
@@ -115,7 +115,8 @@ def evaluate(args: argparse.Namespace) -> None:
             entry = published_entry(model)
             beside: list[str] = []
             if entry is not None:
-                record["published"], beside = compare(metrics, entry, stream.version == VERSION and covered.whole)
+                whole = stream.version == VERSION and covered is not None and covered.whole
+                record["published"], beside = compare(metrics, entry, whole)
             if righted is not None:
                 record["track_pose_fixed"] = score(righted, spec, stream.version, out.parent / "eval_track_pose_fixed")
             with atomic_path(out) as temporary:

@@ -145,7 +145,7 @@ def thinned(table: RouteTable, every: int) -> RouteTable:
 class RouteLabeller(Labeller):
     """Ground truth of a frame as Bench2DriveZoo works it out."""
 
-    table: RouteTable
+    table: RouteTable  # pyrefly: ignore[bad-override-mutable-attribute]  set once, by the constructor
 
     def __init__(self, table: RouteTable, spec: DataSpec) -> None:
         super().__init__(table, spec)
@@ -232,9 +232,8 @@ class RouteLabeller(Labeller):
                 yaw = EGO_YAW - np.arctan2(now_from_then[1, 0], now_from_then[0, 0])
                 yaw = yaw + 2 * np.pi if yaw < -np.pi else yaw
                 planning[0, step], planning_mask[0, step] = (x, y, yaw), 1.0
-        return EgoFuture(
-            *(x.astype(np.float32) for x in (traj, traj_mask, planning, planning_mask)), int(table.command[frame])
-        )
+        traj, traj_mask, planning, planning_mask = (x.astype(np.float32) for x in (traj, traj_mask, planning, planning_mask))
+        return EgoFuture(traj, traj_mask, planning, planning_mask, int(table.command[frame]))
 
     def command(self, frame: int) -> int:
         """The navigation's command, which the file states."""

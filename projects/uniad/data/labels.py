@@ -236,7 +236,10 @@ class Labeller:
         vector[16], vector[17] = np.radians(angle_deg), angle_deg
         return vector.astype(np.float32)
 
-    clips_cross_scenes = False  # whether a clip may reach back into the scene before
+    @property
+    def clips_cross_scenes(self) -> bool:
+        """Whether a clip may reach back into the scene before."""
+        return False
 
     def clip_candidates(self, last: int) -> Sequence[int]:
         """Every frame that a clip which ends at ``last`` may have, the first one first."""

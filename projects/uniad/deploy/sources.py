@@ -50,7 +50,7 @@ class FrameRecord:
 class Source(Protocol):
     """What a scene's frames are read from."""
 
-    def read(self, key: int) -> tuple[Sensors, dict[str, Any]]: ...
+    def read(self, key: int, /) -> tuple[Sensors, dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
