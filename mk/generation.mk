@@ -6,13 +6,6 @@ ASKS_WHAT := $(filter eval eval-stage% export verify compare-sampling visualize 
 RECOGNISED := $(if $(and $(CKPT),$(ASKS_WHAT),$(filter native,$(STACK))),$(if $(wildcard $(CKPT)),$(shell $(CONFIGURED_PYTHON) mk/lib/recognise.py $(call q,$(CKPT))$(if $(GENERATION), --said $(GENERATION)))))
 $(if $(filter wrong,$(firstword $(RECOGNISED))),$(error $(wordlist 2,99,$(RECOGNISED))))
 $(if $(and $(RECOGNISED),$(DRY_RUN)$(wildcard config.mk)),$(info $(wordlist 5,99,$(RECOGNISED))))
-# Models of publishers by the names that variants have here
-VARIANT_OF.uniad-v1.base := $(if $(filter base,$(VARIANTS)),base,full)
-VARIANT_OF.uniad-v2.base := $(VARIANT_OF.uniad-v1.base)
-VARIANT_OF.uniad-v1.tiny := tiny
-VARIANT_OF.uniad-v2.tiny := tiny
-VARIANT_OF.bench2drive.base := $(filter b2d-base,$(VARIANTS))
-VARIANT_OF.bench2drive.tiny := $(filter b2d-tiny,$(VARIANTS))
 MODEL_OF_CKPT := $(word 1,$(RECOGNISED)).$(word 2,$(RECOGNISED))
 ifneq (,$(RECOGNISED))
   ifeq (,$(call given,VARIANT)$(CONFIG)$(filter %.-,$(MODEL_OF_CKPT)))

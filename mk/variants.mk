@@ -126,3 +126,11 @@ KIND.2 := e2e
 
 # A row without its files would fail far from here.
 $(foreach s,$(STAGES),$(foreach f,projects/configs/$(CONFIG_DIR.$s)/$(STEM.$(VARIANT))_$(KIND.$s).py,$(if $(wildcard $f),,$(error VARIANT=$(VARIANT) has no $f, a config file that its row promises (docs/configs.md)))))
+
+# Models of publishers by the names that variants have here
+VARIANT_OF.uniad-v1.base := base
+VARIANT_OF.uniad-v2.base := base
+VARIANT_OF.uniad-v1.tiny := tiny
+VARIANT_OF.uniad-v2.tiny := tiny
+VARIANT_OF.bench2drive.base := b2d-base
+VARIANT_OF.bench2drive.tiny := b2d-tiny

@@ -266,8 +266,9 @@ def _panel(driven: Driven, tick: int, now: Pdm, own: float, theirs: float, heigh
         cv2.circle(panel, (26, y - 5), 7, colour, -1, cv2.LINE_AA)
         text = word if name != "ego_progress" else f"{word}: {own:.0f} m, expert {theirs:.0f} m"
         write(panel, text, (44, y), 0.52, TEXT if value >= 1.0 - 1e-9 else colour)
+    red, green, blue = class_colour("car")
     entries = [
-        Entry("what is there", (tuple(int(DIM * c) for c in class_colour("car")),)),  # pyrefly: ignore
+        Entry("what is there", ((int(DIM * red), int(DIM * green), int(DIM * blue)),)),
         Entry("its route, goal", (ROUTE,)),
         Entry("plan", (PLAN,), "line"),
     ]
