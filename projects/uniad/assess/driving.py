@@ -26,7 +26,7 @@ FIRST_WORLD = 100  # as tools/drive.py drives: nobody trains on it
 class FaultyModel:
     """A model that drives on what a fault lets through. Without a result the car keeps its plan, standing where it has none."""
 
-    sensors: Literal["full", "blank", "none"] = "full"
+    sensors: Literal["rendered", "blank", "none"] = "rendered"
 
     def __init__(self, model: Policy, fault: Fault | None, severity: int, seed: int) -> None:
         self.name, self.model = model.name, model

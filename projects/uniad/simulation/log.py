@@ -257,7 +257,7 @@ class Policy(Protocol):
     def name(self) -> str: ...
 
     @property
-    def sensors(self) -> Literal["full", "blank", "none"]:
+    def sensors(self) -> Literal["rendered", "blank", "none"]:
         """Rendered images; images of the right size without content; no Sensors at all."""
 
     def reset(self, route: Route) -> None:

@@ -174,7 +174,7 @@ class Model:
             raise UserError(f"{runtime.source}: a model of stage 1 plans nothing; `make drive` takes an end-to-end model")
         self.runtime = runtime
         self.name = "model without images" if blank else "model"
-        self.sensors: Literal["full", "blank"] = "blank" if blank else "full"
+        self.sensors: Literal["rendered", "blank"] = "blank" if blank else "rendered"
 
     def reset(self, route: Route) -> None:
         self.runtime.reset()

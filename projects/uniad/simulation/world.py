@@ -42,7 +42,7 @@ class Cameras:
 
     def sensors(
         self, t_s: float, car: Mover, seen: Sequence[Seen], lights: dict[tuple[int, int], int], command: int,
-        images: Literal["full", "blank"] = "full",
+        images: Literal["rendered", "blank"] = "rendered",
     ) -> Sensors:  # fmt: skip
         """The frame at a time since tick 0.
 
@@ -55,7 +55,7 @@ class Cameras:
         motion = car.at(np.array(list(shots.values())))
         places = {channel: (motion.xy[i], float(motion.yaw[i])) for i, channel in enumerate(shots)}
         poses = {channel: _ego_pose(*place) for channel, place in places.items()}
-        if images == "full":
+        if images == "rendered":
             stage = self.scene.stage_of(seen, self._props(lights))
             pictures = {}
             for channel in CAMERAS:

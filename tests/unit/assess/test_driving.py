@@ -23,7 +23,7 @@ PLAN = np.stack([np.zeros(6), 2.0 * np.arange(1, 7)], axis=1)  # straight on at 
 class Asked:
     """A model that keeps what it is asked, and refuses a frame without the front camera."""
 
-    name, sensors = "model", "full"
+    name, sensors = "model", "rendered"
 
     def __init__(self) -> None:
         self.seen: list[Sensors] = []

@@ -102,7 +102,7 @@ def test_what_the_sensors_delivered_can_be_made_again_from_a_log(setups: list[Se
     class Keeping(Expert):
         """Looks through the cameras, and keeps what it saw."""
 
-        sensors = "full"
+        sensors = "rendered"
         kept: list = []
 
         def step(self, observation: Observation, privileged: Privileged) -> Planned:

@@ -71,7 +71,7 @@ def test_only_the_lit_lamp_of_a_signal_tells_a_state_from_another(scene: Scene, 
 
 def test_blank_images_are_of_the_right_size_and_all_else_is_as_ever(scene: Scene, car: RecordedCar):
     cameras = Cameras(scene)
-    full, blank = (cameras.sensors(0.5, car, seen_at(scene, 0.5), {}, 2, kind) for kind in ("full", "blank"))
+    full, blank = (cameras.sensors(0.5, car, seen_at(scene, 0.5), {}, 2, kind) for kind in ("rendered", "blank"))
     for name, image in blank.images.items():
         assert image.shape == (*IMAGE_HW, 3) and (image == MEAN_BGR).all()
         assert np.array_equal(blank.lidar2img[name], full.lidar2img[name])
