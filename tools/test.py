@@ -64,6 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     model = find_model(args.checkpoint, args.config, args.cfg_options)
     spec = model.spec
+    moved_rightly = with_right_poses(model) if args.both_poses else None
     out = args.out or Path(str(Path(args.config).with_suffix("")).replace("configs", "work_dirs")) / "results.json"
     for place in (out, out.parent / "eval" / DETECTION_FILE):
         try_place(place)
@@ -93,12 +94,9 @@ def evaluate(args: argparse.Namespace) -> None:
                     found = collect(runtime, stream, lambda _: bar.update())
         found = gather(world, found)
         righted = None
-        if args.both_poses:
-            if spec.stage == 0 or spec.data.compat.track_pose != "bench2drive":
-                raise UserError("--both-poses is for a config with native.compat track_pose='bench2drive' (docs/bench2drive.md)")
-            righted = replace(spec.data, compat=replace(spec.data.compat, track_pose="fixed"))
-            again = SceneStream(righted, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
-            with Runtime.open(model, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
+        if moved_rightly is not None:
+            again = SceneStream(moved_rightly.spec.data, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
+            with Runtime.open(moved_rightly, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
                 righted = gather(world, collect(runtime, again))
         if world.is_main:
             metrics = score(found, spec, stream.version, out.parent / "eval")
@@ -148,6 +146,18 @@ def published_entry(model: Model) -> dict[str, Any] | None:
     if found.own or found.generation is None or found.sizes is None:
         return None
     return published_of(generation, model_of(found.sizes, generation) or "", model.spec.stage)
+
+
+def with_right_poses(model: Model) -> Model:
+    """The same model, told to move tracks by the car's pose instead of by its transpose, as Bench2Drive's code does.
+
+    Raises UserError where the model's conventions move them rightly already.
+    """
+    spec = model.spec
+    if spec.stage == 0 or spec.data.compat.track_pose != "bench2drive":
+        raise UserError("--both-poses is for a config with native.compat track_pose='bench2drive' (docs/bench2drive.md)")
+    data = replace(spec.data, compat=replace(spec.data.compat, track_pose="fixed"))
+    return model._replace(spec=replace(spec, data=data))
 
 
 def run_of(model: Model, backend: str) -> dict[str, str | None]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from helpers import REPO
 from helpers.specs import CONFIGS, config_path, edit
+from uniad.backends.open import Model
 from uniad.config.presets import BENCH2DRIVE, PRESETS
 from uniad.config.read import load_spec
 from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS, DataSpec
@@ -204,3 +208,17 @@ def test_nuscenes_does_not_read_bench2drive_s_infos(root: Path) -> None:
     spec = load_spec(config_path("nano", 1), [f"info_root={root}/infos/", f"ann_file_val={root}/infos/b2d_infos_val.pkl"]).data
     with pytest.raises(UserError, match="Bench2Drive"):
         open_table(edit(spec, ann_file_val=f"{root}/infos/b2d_infos_val.pkl"), "val")
+
+
+def test_both_poses_is_refused_before_a_frame_is_read_and_changes_that_convention_alone():
+    tool = importlib.util.spec_from_file_location("tools_test", REPO / "tools/test.py")
+    assert tool and tool.loader
+    module = importlib.util.module_from_spec(tool)
+    tool.loader.exec_module(module)
+    published = Model(Path("x.pth"), load_spec(CONFIGS / "stage2_e2e/b2d-tiny_e2e.py"), [], None)
+    rightly = module.with_right_poses(published).spec
+    assert rightly.data.compat.track_pose == "fixed" and rightly.model == published.spec.model
+    assert replace(rightly.data, compat=published.spec.data.compat) == published.spec.data
+    for other in (published._replace(spec=rightly), Model(Path("x.pth"), load_spec(config_path("nano", 2)), [], None)):
+        with pytest.raises(UserError, match="--both-poses is for"):
+            module.with_right_poses(other)
