@@ -33,6 +33,7 @@ ELSEWHERE = {
     "docker run -it": "is a shell for a person",
     "pip install": "needs an index",
     "drive/bin/pip": "needs an index",
+    ".venv/bin/python -m pytest": "is a test",
     ".venv/bin/python -m pip": "builds the wheel: tests/contract/test_packages.py",
     ".venv/bin/rerun": "opens a window",
 }
