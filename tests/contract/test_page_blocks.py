@@ -28,6 +28,8 @@ ELSEWHERE = {
     "make docs": "builds the site: its own packages",
     "make types": "CI runs it as a part of lint",
     "make doctor": "looks at the machine itself: tests/make/test_environment.py",
+    "make weights": "fetches published files: tests/contract/test_weights.py",
+    "make train-stage0 VARIANT=full DATASET=nuscenes": "fetches published weights",
     "debootstrap": "needs root and a mirror",
     "tar -C root": "packs what debootstrap made",
     "docker run -it": "is a shell for a person",
@@ -81,6 +83,8 @@ def reader(upstream: Upstream) -> Upstream:
     bin_dir = upstream.root / "bin"
     stub = '#!/usr/bin/env bash\nexec .venv/bin/python "$@"\n'
     more = '  postprocess*) echo "901 queries" > "$3" ;;\n  infer) mkdir -p "$out"; echo "{}" > "$out/summary.json" ;;\n'
+    more += '  make_synthetic_bench2drive) infos=${line#*--infos] [}; infos=${infos%%]*}; mkdir -p "$out" "$infos"\n'
+    more += '    touch "$out/synthetic.json" "$infos"/b2d_infos_{train,val}.pkl ;;\n'
     python = upstream.root / ".venv/bin/python"
     python.write_text(python.read_text().replace("  create_data)", f"{more}  create_data)"))
     for name in ("stub", "python", "uniad"):
@@ -92,6 +96,11 @@ def reader(upstream: Upstream) -> Upstream:
     for name in ("full_e2e_ep20.pth", "tiny_imgx0.25_e2e.pth", "tiny_e2e.pth", "tiny.pth"):
         (theirs / name).write_text(f"of somebody: {name}")
         (upstream.root / name).write_text(f"of somebody: {name}")
+    (upstream.root / "ckpts/resnet101-63fe2227.pth").write_text("torchvision's")
+    shipped = upstream.root / "weights/nano"
+    shipped.mkdir(parents=True, exist_ok=True)
+    for name in ("nano_e2e.pth", "motion_anchor_infos_mode6.pkl"):
+        (shipped / name).write_text(f"stands for {name}")
     configs = upstream.root / "projects/configs/stage2_e2e"
     (configs / "theirs.py").write_text((configs / "tiny_imgx0.25_e2e.py").read_text())
     os.rename(upstream.root / "data/nuscenes", theirs / "nuscenes")

@@ -18,6 +18,7 @@ set -euo pipefail
 line=$1; for a in "${@:2}"; do line+=" [$a]"; done; printf '%s\n' "$line" >> calls.log
 tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
 [[ $line == *stage2_e2e* ]] && epochs=20
+[[ $line == *configs/bevformer* ]] && epochs=24
 if [[ ${FAIL:-} == "$tool" ]]; then
   [[ -n ${LEAVE:-} ]] && { mkdir -p "$(dirname "$LEAVE")"; echo half > "$LEAVE"; }
   exit 1
