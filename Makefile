@@ -19,6 +19,9 @@ include mk/vars.mk
 include mk/variants.mk
 include mk/workspace.mk
 # A training that another machine runs is a job of its cluster, and nothing is made here.
+ifneq (,$(filter slurm,$(MAKECMDGOALS)))
+override ON := slurm
+endif
 ifneq (,$(ON))
 include mk/jobs.mk
 else

@@ -10,8 +10,8 @@ $(if $(word 2,$(MAKECMDGOALS)),$(error ON=$(ON) makes one job of one goal: `trai
 $(foreach v,NNODES $(if $(JOB_MINUTES),JOB_MINUTES),$(call positive,$v))
 $(call whole,JOB_RESTARTS)
 
-$(if $(filter 0,$(GPUS)),$(if $(call given,GPUS),,$(error ON=$(ON) needs GPUS: how many a machine of the job has; this one has none)))
 ifneq (slurm,$(ON))
+$(if $(filter 0,$(GPUS)),$(if $(call given,GPUS),,$(error ON=$(ON) needs GPUS: how many a machine of the job has; this one has none)))
 # A machine of these is a container already, and starts none.
 $(if $(filter torch1.12,$(STACK)),$(error ON=$(ON) is for STACK=native: the upstream stack runs in a container that docker starts, and a job is one itself; ON=slurm can))
 override RUNTIME := host
@@ -24,8 +24,7 @@ SENT := $(sort $(TYPED) VARIANT STACK RUNTIME GPUS $(if $(filter slurm,$(ON)),DA
 JOB := $(or $(JOB_NAME),$(subst _,-,$(subst .,-,uniad-$(VARIANT))))
 
 .PHONY: train train-stage1 train-stage2 slurm
-$(JOB_GOALS):
-	@$(CONFIGURED_PYTHON) mk/lib/submit.py --on $(ON) --goal $@ --name $(call q,$(JOB)) --machines $(NNODES) --gpus $(GPUS) --gpu $(call q,$(JOB_GPU)) \
+$(JOB_GOALS) slurm:
+	@$(CONFIGURED_PYTHON) mk/lib/submit.py --on $(ON) --goal $(patsubst slurm,train,$@) --name $(call q,$(JOB)) --machines $(NNODES) --gpus $(GPUS) --gpu $(call q,$(JOB_GPU)) \
 	  --image $(call q,$(JOB_IMAGE)) --storage $(call q,$(JOB_STORAGE)) --shm $(SHM.$(VARIANT)) $(if $(JOB_MINUTES),--minutes $(JOB_MINUTES)) --restarts $(JOB_RESTARTS) \
 	  --flags=$(call q,$(JOB_FLAGS)) --out $(call q,outputs/jobs/$(JOB).json) $(if $(filter 1,$(JOB_PLAN)),--plan) -- $(foreach v,$(SENT),$(call q,$v=$($v)))
-slurm: train

@@ -81,7 +81,7 @@ DEMO_CLIPS.nano := 20
 # full from upstream's docs/TRAIN_EVAL.md (2 and 4 days on 8 A100), tiny timed on one H200. On two CPU cores: half the CPU seconds of a
 # clip, "The demo" in docs/results.md
 PACE.full := native=2.0,1.34 torch1.12=8.2,4.9
-PACE.base := $(PACE.full)
+PACE.base := native=2.0,1.34 torch1.12=8.2,4.9
 PACE.tiny := native=0.55,0.63 torch1.12=1.64,1.83 torch1.12.cpu=63,29
 PACE.nano := native.cpu=1.0,0.5
 

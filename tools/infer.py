@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,11 +143,12 @@ def main() -> int:
             **({"bag": drive.report()} if drive else {}),
         }
         frames_of = drive.frame_names() if drive else {}
-        with (
-            closing(drive) if drive else nullcontext(),
-            ResultsBag(args.write_bag, spec, **frames_of) if args.write_bag else nullcontext() as results,
-            tqdm(total=sum(map(len, scenes)), unit="frame", desc=f"infer ({runtime.backend})", disable=None) as bar,
-        ):
+        with ExitStack() as kept:
+            if drive:
+                kept.enter_context(closing(drive))
+            results = kept.enter_context(ResultsBag(args.write_bag, spec, **frames_of)) if args.write_bag else None
+            total = sum(map(len, scenes))
+            bar = kept.enter_context(tqdm(total=total, unit="frame", desc=f"infer ({runtime.backend})", disable=None))
 
             def also(record: FrameRecord, result: Result) -> None:
                 if results:

@@ -21,7 +21,7 @@ from uniad import cli
 PARTS = {"tools/_environment.py", "mk/lib/machine.py", "tools/usage.sh"}
 # What make alone calls, so no verb of `uniad`
 BY_MAKE = {
-    "configure.py", "doctor.py", "setup_env.py", "uniad_tree.py",
+    "configure.py", "doctor.py", "make_synthetic_bench2drive.py", "setup_env.py", "uniad_tree.py",
 }  # fmt: skip
 PAGES = [REPO / "README.md", REPO / "benchmarks/README.md", *sorted((REPO / "docs").glob("*.md"))]
 SEPARATORS = {"&&", "||", ";", "|", "&"}

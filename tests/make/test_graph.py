@@ -280,7 +280,7 @@ def test_absent_nuscenes_is_one_line(tree: Tree):
     ("TRAIN_PRECISION=half", "choose fp32, tf32, bf16, fp16"),
     ("EXPORT_SAMPLING=nearest", "choose gridsample, gather, plugin"),
     ("ENGINE_BACKEND=tvm", "choose tensorrt_rtx, tensorrt"),
-    ("STAGE=3", "choose 1, 2"),
+    ("STAGE=3", "choose 0, 1, 2"),
     ("EPOCHS=six", "no whole number"),
     ("QUEUE_LENGTH=3.5", "no whole number"),
     ("SEED=-1", "no whole number"),

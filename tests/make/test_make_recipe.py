@@ -23,7 +23,7 @@ def recipes(tree: Tree) -> Tree:
     shutil.copy(REPO / "projects/uniad/training/recipe.py", tree.root / "projects/uniad/training/recipe.py")
     python = tree.root / ".venv/bin/python"
     stub = '  train_recipe) mkdir -p "$(dirname "$out")"; date +%s%N > "$out" ;;\n'
-    python.write_text(python.read_text().replace("  train) mkdir", f"{stub}  train) mkdir"))
+    python.write_text(python.read_text().replace("  train) work=", f"{stub}  train) work="))
     return tree
 
 

@@ -76,6 +76,8 @@ REACHES = {
     "KEEP_FP32": (("quantize", "PRECISION=int8", *NATIVE), "", "words"),
     "JETSON_DIR": (("jetson-engine", "JETSON=me@orin", *NATIVE), "--folder=", "one"),
     "JETSON_SSH_FLAGS": (("jetson-engine", "JETSON=me@orin", *NATIVE), "--ssh-flags=", "one"),
+    "JOB_IMAGE": (("train", "ON=k8s", "GPUS=8", *NATIVE), "", "one"),
+    "JOB_STORAGE": (("train", "ON=k8s", "GPUS=8", *NATIVE), "", "one"),
     "WEIGHTS_DIR": (("weights", "VARIANT=tiny", "STACK=native", "RUNTIME=host"), "", "one"),
     "WEIGHTS_URL.bevformer_tiny_epoch_24.pth": (("weights", "VARIANT=tiny", "STACK=native", "RUNTIME=host"), "", "words"),
     "TORCH_INDEX_URL": (("-W", "pyproject.toml", "env", *NATIVE), "", "one"),

@@ -58,7 +58,7 @@ def run(root: Path, code: str) -> str:
 
 
 def test_a_variant(copy: Path) -> None:
-    (block,) = re.findall(r"```sh\n(.*?)```", section("A variant"), re.S)
+    (block,) = re.findall(r"```bash\n(.*?)```", section("A variant"), re.S)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k != "VARIANT"}
     block = block.replace("make -n train", "make -n train STACK=native RUNTIME=host DATASET=synthetic FROM_SCRATCH=1")
     done = subprocess.run(["bash", "-euc", block], cwd=copy, env=env, capture_output=True, text=True, timeout=60)
