@@ -18,8 +18,8 @@ test-slow: $(ENV) ## The rest of `make test`: tests of ten seconds and more
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist worksteal -m 'slow and not long' $(TESTS) $(TEST_ARGS)
 
 .PHONY: test-long
-test-long: $(ENV) ## Tests of minutes: engines in both precisions, quantisation, a fault found in a whole graph
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long tests/pipeline $(TEST_ARGS)
+test-long: $(ENV) ## Tests of minutes: engines, quantisation, recorded frames of other generations, commands on the pages
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile -m long $(TESTS) $(TEST_ARGS)
 
 # With the packages of the very interpreter that runs it: by itself it would look for an environment.
 TYPES = $(RUN) -c 'import os, sys; os.execv(sys.executable, [sys.executable, "-m", "pyrefly", "check", "--python-interpreter-path", sys.executable])'

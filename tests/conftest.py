@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ from helpers.recorded import golden_dir
 # Who starts the tests in the background (`make test &`, some CI) hands down an ignored Ctrl-C, and every child would ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whoever manages Pythons by shims (pyenv) pays a tenth of a second for each `python3`, and the tests of make start thousands.
+BASE = Path(sys.base_prefix) / "bin"
+if (BASE / "python3").exists():
+    os.environ["PATH"] = f"{BASE}{os.pathsep}{os.environ['PATH']}"
 
 # Tests share two cores; a library that starts a thread per core makes every test slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

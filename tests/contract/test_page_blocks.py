@@ -17,6 +17,8 @@ import pytest
 from helpers import REPO
 from helpers.upstream_tree import Upstream
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 PAGES = [REPO / "README.md", REPO / "benchmarks/README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 LANGUAGES = {"bash", "console", "python", "text", "diff", "json", "yaml", "xml", "make", "toml"}

@@ -19,6 +19,7 @@ from uniad.interface.types import DetOutput, State, StepOutputs
 from uniad.models.track import Rows, move_reference_points
 from uniad.models.uniad import UniAD
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 class Played(NamedTuple):
     rows: Rows

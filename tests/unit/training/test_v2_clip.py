@@ -17,6 +17,7 @@ from uniad.losses.planning import collision_losses
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 @pytest.fixture(scope="module")
 def record() -> RecordedV2:
@@ -36,7 +37,6 @@ def iteration(record):
     return SimpleNamespace(losses={name: value.item() for name, value in losses.items()}, out=out, model=model)
 
 
-@pytest.mark.slow
 def test_every_recorded_loss(record, iteration):
     wanted = dict(zip(record.arrays["loss_names"].tolist(), record.arrays["losses"].tolist()))
     assert set(iteration.losses) == set(wanted)
@@ -45,7 +45,6 @@ def test_every_recorded_loss(record, iteration):
     assert wanted["motion.loss_traj"] > 0
 
 
-@pytest.mark.slow
 def test_every_recorded_match_id_and_overlap(record, iteration):
     for t, match in enumerate(iteration.out.match):
         ids = record[f"f{t}/ids"].long()
@@ -61,7 +60,6 @@ def test_every_recorded_match_id_and_overlap(record, iteration):
         torch.testing.assert_close(match.iou[0, :count][tracked], record[f"f{t}/iou"][tracked], rtol=0, atol=CLIP_IOU)
 
 
-@pytest.mark.slow
 def test_recorded_plan_and_gradients(record, iteration):
     close(iteration.out.ahead.plan.traj, record["planning_sdc_traj"], "frame")
     parameters = dict(iteration.model.named_parameters())
