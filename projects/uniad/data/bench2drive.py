@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from uniad.config.spec import BENCH2DRIVE, DataSpec
 from uniad.data import unpickle
-from uniad.data.labels import EGO_YAW, EgoFuture, FutureFrames, Labeller, Objects
+from uniad.data.labels import EGO_YAW, EgoFuture, Labeller, Objects
 from uniad.data.maps import MapLabels
 from uniad.data.table import InfoTable
 from uniad.errors import UserError
@@ -239,23 +239,10 @@ class RouteLabeller(Labeller):
         """The navigation's command, which the file states."""
         return int(self.table.command[frame])
 
-    def future_frames(self, frame: int) -> FutureFrames:
-        """Every annotated object in this frame and the coming ones: as published of the next frames at 10 Hz, though the plan's
-        steps are half a second apart; with ``occ_steps=fixed`` of those steps."""
-        spec, table = self.spec, self.table
-        route = table.frames_of(int(table.scene[frame]))
-        stride = 1 if spec.compat.occ_steps == BENCH2DRIVE else self.step
-        boxes, labels, ids = [], [], []
-        for other in range(frame, frame + spec.occ_n_future * stride + 1, stride):
-            if other not in route:
-                boxes.append(None), labels.append(None), ids.append(None)
-                continue
-            span = table.objects_of(other)
-            boxes.append(self._reframe(self.boxes(span), other, frame).numpy())
-            labels.append(self.label[span])
-            ids.append(table.instance[span] + 1)
-        first, last = frame - (spec.occ_receptive_field - 1) * stride, frame + spec.occ_n_future * stride
-        return FutureFrames(boxes, labels, ids, np.array([other in route for other in range(first, last + 1, stride)]))
+    @property
+    def future_stride(self) -> int:
+        """As published the next frames at 10 Hz, though the plan's steps are half a second apart; ``occ_steps=fixed``: those."""
+        return 1 if self.spec.compat.occ_steps == BENCH2DRIVE else self.step
 
     def _reframe(self, boxes: torch.Tensor, frame: int, dst: int) -> torch.Tensor:
         table = self.table

@@ -255,12 +255,18 @@ class Labeller:
         poses_dst = (table.global_from_ego[dst], table.ego_from_lidar[dst])
         return reframe_boxes(boxes, *(torch.from_numpy(pose) for pose in (*poses, *poses_dst)))
 
+    @property
+    def future_stride(self) -> int:
+        """Frames of the table from one of ``future_frames`` to the next."""
+        return 1
+
     def future_frames(self, frame: int) -> FutureFrames:
         """Every annotated object, of any class and range, seen or not, in this frame and the coming ones."""
         spec, table = self.spec, self.table
-        frames = table.frames_of(int(table.scene[frame]))
+        frames, stride = table.frames_of(int(table.scene[frame])), self.future_stride
+        first, last = frame - (spec.occ_receptive_field - 1) * stride, frame + spec.occ_n_future * stride
         boxes, labels, ids = [], [], []
-        for other in range(frame, frame + spec.occ_n_future + 1):
+        for other in range(frame, last + 1, stride):
             if other not in frames:
                 boxes.append(None), labels.append(None), ids.append(None)
                 continue
@@ -268,8 +274,7 @@ class Labeller:
             boxes.append(self._reframe(self.boxes(span), other, frame).numpy())
             labels.append(self.label[span])
             ids.append(table.instance[span] + 1)
-        around = range(frame - spec.occ_receptive_field + 1, frame + spec.occ_n_future + 1)
-        return FutureFrames(boxes, labels, ids, np.array([other in frames for other in around]))
+        return FutureFrames(boxes, labels, ids, np.array([other in frames for other in range(first, last + 1, stride)]))
 
 
 def _command(x: float) -> int:
