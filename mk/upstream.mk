@@ -174,9 +174,9 @@ $(TREE)/$(INIT.$(VARIANT)): $(if $(wildcard $(TREE)/$(INIT.$(VARIANT))),,$(TREE)
 endif
 endif
 
+# Made by mk/jobs.mk, which stands in for all this where a job is asked for
 .PHONY: slurm
 slurm: ## Submit training to Slurm: NNODES machines, GPUS on each; the same as `make train ON=slurm`
-	@$(MAKE) train ON=slurm
 
 ##@ Workspace
 .PHONY: shell

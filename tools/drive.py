@@ -41,7 +41,7 @@ def main() -> int:
     from tqdm import tqdm
 
     from uniad.files import try_place
-    from uniad.formats.report import JSON_FILE, Report, write_report
+    from uniad.formats.report import JSON_FILE, Report, plain, write_report
     from uniad.simulation.policies import BASELINES
     from uniad.simulation.run import MODEL, POLICIES, Driver, Job, read_all, run, speed
     from uniad.simulation.score import score_all
@@ -93,7 +93,7 @@ def main() -> int:
         for video in write_videos(judged, logs, scores, args.videos, args.out):
             print(video)
     for table in report.tables[:3]:
-        print(_shown(table), end="\n\n")
+        print(plain(table), end="\n\n")
     print("\n".join(report.findings))
     if measured.get(judged):
         m = measured[judged]
@@ -102,14 +102,6 @@ def main() -> int:
               f"{m['step_ms_p99']:.0f} ms (p99)")  # fmt: skip
     print(page)
     return 0
-
-
-def _shown(table) -> str:
-    """A table for a terminal."""
-    rows = [list(map(str, table.columns)), *[["-" if cell is None else str(cell) for cell in row] for row in table.rows]]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([table.title, *lines])
 
 
 if __name__ == "__main__":

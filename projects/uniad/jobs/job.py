@@ -10,6 +10,7 @@ from uniad.errors import UserError
 
 GOALS = ("train", "train-stage1", "train-stage2")
 ENTRY = "tools/job_machine.sh"  # finds out which machine it is on, and runs make there
+SECONDS_TO_SAVE = 180  # before a machine is taken away: training saves when it is told to end
 # What each machine is told by its cluster, or by the entry
 NOT_FOR_MACHINES = {"NNODES", "NODE_RANK", "MASTER_ADDR", "RANK", "ON", "SLURM_FLAGS"}
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")  # what Kubernetes, Slurm and SkyPilot all accept

@@ -10,12 +10,11 @@ import shlex
 from typing import Any
 
 from uniad.errors import UserError
-from uniad.jobs.job import Job
+from uniad.jobs.job import SECONDS_TO_SAVE, Job
 
 VERSION = "trainer.kubeflow.org/v1alpha1"
 TREE = "/workspace/UniAD"  # where the claim is mounted: a checkout, with its data and what training writes
 CONTAINER = "node"
-SECONDS_TO_SAVE = 180
 
 
 def manifests(job: Job) -> dict[str, Any]:
@@ -46,7 +45,6 @@ def _train_job(job: Job) -> dict[str, Any]:
 
 def _runtime(job: Job) -> dict[str, Any]:
     pod = {
-        # Training saves when it is told to end, and may take its time.
         "terminationGracePeriodSeconds": SECONDS_TO_SAVE,
         "containers": [
             {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uniad.jobs.job import Job
-
-SECONDS_TO_SAVE = 180  # before the time is over
+from uniad.jobs.job import SECONDS_TO_SAVE, Job
 
 
 def words(job: Job, flags: Sequence[str] = ()) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shapely
 
-from helpers.stand_ins import Planner, StandIn, blank_result
+from helpers.stand_ins import Planner, Ready, StandIn, blank_result
 from uniad.assess import ego_alone
 from uniad.assess.audit import (
     AS_IS,
@@ -107,18 +107,6 @@ def _decoded(paths: tuple[str, ...]) -> list[np.ndarray]:
 
 def decoded_once(paths: list[str], threads: int) -> list[np.ndarray]:
     return _decoded(tuple(paths))
-
-
-class Ready:
-    """In place of an ``Opening``: a stand-in, in whatever process."""
-
-    model, config, options, backend, device, limits = "toy.onnx", None, (), "auto", "cpu", ()
-
-    def __init__(self, stand_in: StandIn) -> None:
-        self.open = lambda: stand_in
-
-    def identity(self) -> dict:
-        return {"model": "0"}
 
 
 @pytest.fixture(scope="module")

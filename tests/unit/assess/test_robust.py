@@ -17,7 +17,7 @@ import pytest
 
 from helpers import REPO
 from helpers.nano import Nano
-from helpers.stand_ins import StandIn, blank_result
+from helpers.stand_ins import Ready, StandIn, blank_result
 from uniad.assess import heatmap
 from uniad.assess.conditions import CELLS, Opening, done, run_conditions
 from uniad.assess.faults import FAULTS, find_faults
@@ -163,18 +163,6 @@ def test_the_tables_and_sentences_say_what_was_found(found: dict, tmp_path: Path
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
     heatmap.draw(found, faults, [3], "toy", tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "map.png").read_bytes()
-
-
-class Ready:
-    """In place of an ``Opening``: a stand-in, in whatever process."""
-
-    model, config, options, backend, device, limits = "toy.onnx", None, (), "auto", "cpu", ()
-
-    def __init__(self, stand_in: StandIn) -> None:
-        self.open = lambda: stand_in
-
-    def identity(self) -> dict:
-        return {"model": "0"}
 
 
 def test_any_number_of_workers_writes_the_same_files(
