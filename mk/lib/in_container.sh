@@ -46,8 +46,9 @@ for word in "$@"; do
   previous=$word
 done
 
-# The engine's own words on what it lacks are long and name no remedy.
+# The engine's own words on what it lacks are long and name no remedy. It may be given by its path, whose slashes sed would read.
 plainly() {
+  local engine=${engine##*/}
   sed -u -e "s/^Error: container-init binary not found.*/error: $engine lacks an init for containers: install catatonit/" \
     -e "/could not select device driver/{s/.*/error: $engine cannot give GPUs to containers: install the NVIDIA Container Toolkit, or GPUS=0 for the CPU/;n;/^$/d}" \
     -e "/^\(See\|Run\) '$engine run --help'/d" -e '/^Emulate Docker CLI using podman/d'
