@@ -28,7 +28,7 @@ from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, frame_feeds
 from uniad.interface.pillars import check_rig
 from uniad.interface.types import Frame, FrameArrays
-from uniad.postprocess.result import Result, result_of
+from uniad.postprocess.result import Result, prepare_result, result_of
 
 SAME_VIEW = 0.05  # of the largest entry of a projection
 
@@ -47,6 +47,7 @@ class Runtime:
         self._start_s: float | None = None  # of the scene; None: the next frame begins one
         self._last: Moment | None = None  # the frame before
         self._rig: np.ndarray | None = None  # projections that were held against the graph's room for them
+        prepare_result(spec)
         runner.__enter__()
 
     @classmethod

@@ -141,6 +141,14 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
     )
 
 
+def prepare_result(spec: Spec) -> None:
+    """Make now what the first frames would wait for: the collision optimiser's solvers, where the config has one."""
+    if spec.model.stage2 is not None and spec.model.stage2.plan.use_col_optim:
+        from uniad.postprocess.collision import prepare
+
+        prepare(spec.model.stage2.plan, spec.model.compat, (spec.model.stage2.occ.xbound, spec.model.stage2.occ.ybound))
+
+
 def _objects(decoded: Mapping[str, np.ndarray], ego: bool) -> Objects:
     """The car itself, or all others: it is no object of its surroundings."""
     chosen = (decoded["track_ids"] == EGO_ID) == ego

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,37 @@ def test_a_solver_that_gives_up_keeps_the_plan_and_says_so(monkeypatch: pytest.M
     monkeypatch.setattr(collision, "solve", lambda *_: None)
     with pytest.warns(UserWarning, match="found no solution"):
         assert np.array_equal(collision.optimise_plan(ahead(), occupied((1, 29, 27)), TINY), ahead())
+
+
+@pytest.mark.parametrize(("compat", "sizes"), [(None, 5), (FIXED, 7)])
+@pytest.mark.filterwarnings("error")  # all have an answer, that of all cells after 165 iterations
+def test_no_frame_waits_for_a_solver_to_be_made(compat: CompatSpec | None, sizes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collision.prepare(TINY, compat, GRID) == sizes
+    monkeypatch.setattr(collision.casadi, "nlpsol", lambda *_: pytest.fail("a solver is made in a frame"))
+    rng = np.random.default_rng(0)
+    dense = np.ones((5, 50, 50), np.int32)  # every cell in reach of every step
+    for occ in (dense, *(rng.random((5, 50, 50)) < share for share in (0.01, 0.1, 0.3))):
+        for start in (0.0, 0.26, 0.49):
+            collision.optimise_plan(ahead(1.0) + np.float32(start), occ, TINY, compat, GRID)
+    assert collision.prepare(edit(TINY, use_col_optim=False), compat, GRID) == 0
+
+
+def test_the_solver_ends_whatever_it_is_given() -> None:
+    solver = collision._solver(6, 8, TINY.col_sigma, TINY.col_alpha)
+    with_nan = np.concatenate([ahead().ravel(), np.full(6 * 8 * 3, np.nan)])
+    solver(x0=ahead().ravel(), p=with_nan)
+    assert not solver.stats()["success"] and solver.stats()["iter_count"] <= collision.MAX_ITERATIONS
+    rng = np.random.default_rng(1)
+    for _ in range(20):  # far from the bound where there is an answer
+        places = [np.trunc(rng.uniform(-5, 5, (40, 2))) + step for step in ahead()]
+        assert collision.solve(ahead(), places, TINY.col_sigma, TINY.col_alpha) is not None
+
+
+def test_a_runtime_makes_them_before_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uniad.deploy.runtime import Runtime
+
+    made = []
+    monkeypatch.setattr(collision, "prepare", lambda plan, compat, grid: made.append((plan, grid)))
+    spec = tiny_spec(2)
+    Runtime(SimpleNamespace(name="", __enter__=lambda: made.append("opened")), spec)
+    assert made == [(spec.model.stage2.plan, (spec.model.stage2.occ.xbound, spec.model.stage2.occ.ybound)), "opened"]
