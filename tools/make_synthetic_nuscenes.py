@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import VERSIONS
+from uniad.data.synthetic.scene import MakeScene, Scene
 from uniad.errors import run_cli
 
 
@@ -29,6 +30,7 @@ def parse() -> argparse.Namespace:
                    help="what to record between keyframes: nothing, lidar at 20 Hz, or cameras at 12 Hz too")  # fmt: skip
     p.add_argument("--jpeg-quality", type=int, default=d.jpeg_quality, metavar="Q")
     p.add_argument("--lidar-columns", type=int, default=d.lidar_columns, metavar="N", help="azimuth steps of the lidar")
+    p.add_argument("--driven", action="store_true", help="scenes for learning to drive (docs/synthetic-world.md)")
     p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p.parse_args()
@@ -38,16 +40,22 @@ def main() -> None:
     args = parse()
     params = WorldParams(
         version=args.version, train_scenes=args.train_scenes, val_scenes=args.val_scenes, frames=args.frames, seed=args.seed,
-        sweeps=args.sweeps, jpeg_quality=args.jpeg_quality, lidar_columns=args.lidar_columns,
+        sweeps=args.sweeps, jpeg_quality=args.jpeg_quality, lidar_columns=args.lidar_columns, driven=args.driven,
     )  # fmt: skip
+    make: MakeScene = Scene
+    if args.driven:
+        from uniad.simulation.driven import DrivenScene
+
+        make = DrivenScene
     with tqdm(unit="frame", desc="synthetic world", disable=args.quiet or None, leave=True) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        fresh = generate(params, args.out, args.workers, progress)
-    scenes = f"{params.train_scenes} train and {params.val_scenes} val scenes of {params.frames} frames"
+        fresh = generate(params, args.out, args.workers, progress, make)
+    kind = "driven scenes" if params.driven else "scenes"
+    scenes = f"{params.train_scenes} train and {params.val_scenes} val {kind} of {params.frames} frames"
     print(f"{args.out}: {scenes}, seed {params.seed}" if fresh else f"{args.out} is up to date: {scenes}, seed {params.seed}")
 
 

@@ -105,6 +105,8 @@ def _table(columns: dict[str, Any], spec: DataSpec, path: str) -> RouteTable:
         num_lidar_pts=columns["num_points"],
         valid_flag=np.ones(len(columns["gt_ids"]), dtype=bool),
         convention=UNIAD_V1,
+        expert_plan=None,
+        expert_command=None,
         ego_yaw=columns["ego_yaw"],
         ego_velocity=columns["ego_vel"],
         ego_size=columns["ego_size"],

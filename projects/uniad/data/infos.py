@@ -22,8 +22,9 @@ from uniad.data import unpickle
 from uniad.data.check import dataset_problems
 from uniad.data.splits import OWN, SPLITS, splits_of
 from uniad.errors import UserError
+from uniad.files import read_json
 from uniad.formats.canbus import read_messages
-from uniad.formats.layout import CAMERAS, LIDAR
+from uniad.formats.layout import CAMERAS, EXPERT, LIDAR
 from uniad.formats.nuscenes import missing_channels, visibility_levels
 from uniad.formats.published import UNIAD_V1, UNIAD_V2
 from uniad.formats.times import check_times
@@ -151,6 +152,9 @@ class _Source:
         self.root, self.version, self.can_bus_root, self.max_sweeps = root, version, can_bus_root, max_sweeps
         self.may_lack_can_bus, self.convention = may_lack_can_bus, convention
         self.nusc = Tables(root, version, every)
+        self.expert: dict[str, Any] | None = None
+        if (root / version / EXPERT).exists():
+            self.expert = read_json(root / version / EXPERT)
         self.predict = PredictHelper(self.nusc)
         self.annotated = version != "v1.0-test"
         self.instance_number = {record["token"]: number for number, record in enumerate(self.nusc.instance)}
@@ -239,7 +243,19 @@ class _Source:
         }
         if self.annotated:
             info.update(self._annotations(sample, lidar_from_global))
+        if self.expert is not None:
+            info.update(self._wanted(sample["token"]))
         return info
+
+    def _wanted(self, sample: str) -> dict[str, Any]:
+        """What is to be learned in a frame of a driven world; ``synthetic.tables`` says what the file holds."""
+        assert self.expert is not None
+        try:
+            wanted = self.expert[sample]
+            return {"expert_plan": np.array(wanted["plan"], dtype=np.float64), "expert_command": int(wanted["command"])}
+        except (KeyError, TypeError, ValueError) as error:
+            where = self.root / self.version / EXPERT
+            raise UserError(f"{where}: no plan and command of sample {sample} ({error!r}): make the world again") from None
 
     def _sensor(self, token: str) -> _Sensor:
         record = self.nusc.get("sample_data", token)

@@ -211,12 +211,36 @@ class Labeller:
             box = self._reframe(torch.from_numpy(self.ego_box(other)[None]), other, frame)[0]
             planning[0, step] = box[[0, 1, 6]].numpy()
             planning_mask[0, step] = 1.0
+        if table.expert_plan is not None:
+            self._learn_expert(frame, traj, traj_mask, planning, planning_mask)
         steps = min(len(future), spec.planning_steps)
         command = _command(float(planning[0, steps - 1, 0])) if steps else STRAIGHT
+        if table.expert_command is not None:
+            command = int(table.expert_command[frame])
         return EgoFuture(traj.astype(np.float32), traj_mask.astype(np.float32), planning, planning_mask, command)
+
+    def _learn_expert(self, frame: int, traj: F64, traj_mask: F64, planning: F32, planning_mask: F32) -> None:
+        """Puts the expert's plan where the car's own future stood; ``traj`` ends with it."""
+        table = self.table
+        assert table.expert_plan is not None
+        plan, here = table.expert_plan[frame], table.global_from_ego[frame]
+        offsets = tf.rotate_2d(np.pi / 2 - tf.heading(here), plan[:, :2] - here[:2, 3])
+        reach = min(len(plan), traj.shape[1])
+        traj[:], traj_mask[:] = 0.0, 0.0
+        traj[0, :reach], traj_mask[0, :reach] = offsets[:reach], 1.0
+        lidar_from_global = tf.inverse(table.global_from_lidar[frame])
+        for step, (x, y, heading) in enumerate(plan[: planning.shape[1]]):
+            there = np.eye(4)
+            c, s = np.cos(heading), np.sin(heading)
+            there[:2, :2], there[:3, 3] = [[c, -s], [s, c]], [x, y, here[2, 3]]
+            at = lidar_from_global @ there @ table.ego_from_lidar[frame]
+            planning[0, step] = at[0, 3], at[1, 3], EGO_YAW + tf.heading(at)
+            planning_mask[0, step] = 1.0
 
     def command(self, frame: int) -> int:
         """The command alone: 0 right, 1 left, 2 straight. Asked of every frame of every clip, so it is worked out once."""
+        if self.table.expert_command is not None:
+            return int(self.table.expert_command[frame])
         if frame not in self._commands:
             end = self.table.frames_of(int(self.table.scene[frame])).stop
             last = min(frame + min(self.spec.planning_steps, self.spec.predict_steps), end - 1)

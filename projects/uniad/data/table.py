@@ -60,6 +60,9 @@ class InfoTable:
     num_lidar_pts: NDArray[np.int64]  # [O]
     valid_flag: NDArray[np.bool_]  # [O] seen by lidar or radar
     convention: str | None  # of the file's boxes, see formats.conventions; None where they do not tell
+    # What the planner learns of driven worlds, in place of what the car did: x, y, heading of the rear axle, global; the command
+    expert_plan: F64 | None  # [N, 6, 3]
+    expert_command: NDArray[np.int64] | None  # [N]
 
     cameras: ClassVar[tuple[str, ...]] = CAMERAS  # in the order of img_path
 
@@ -115,6 +118,8 @@ def load_table(path: str | Path, data_root: str | Path) -> InfoTable:
         num_lidar_pts=columns["num_lidar_pts"],
         valid_flag=columns["valid_flag"],
         convention=convention,
+        expert_plan=columns.get("expert_plan"),
+        expert_command=columns.get("expert_command"),
     )
 
 

@@ -42,6 +42,13 @@ CAMERA = {
 }
 
 
+# A frame of a driven synthetic world: what an expert would do, in place of what the car did.
+EXPERT = {
+    "expert_plan": Array((6, 3), "x, y, heading of the rear axle, global, at 0.5 s steps"),
+    "expert_command": Whole("a command", low=0),
+}
+
+
 def _solid(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (boxes[:, 3:6] > 0).all(1)
 
@@ -128,6 +135,9 @@ def columns(infos: list[dict[str, Any]], version: str, path: str) -> dict[str, A
     for key, kind in CAMERA.items():
         parts = [column(infos, ("cams", camera, key), kind, there) for camera in CAMERAS]
         out[key] = np.stack([np.asarray(part) for part in parts], axis=1)
+    wanted = EXPERT if any("expert_plan" in info for info in infos) else {}
+    for key, kind in wanted.items():
+        out[key] = np.asarray(column(infos, (key,), kind, there))
     out.update(_objects(infos, version, path, there))
     out["order"], out["starts"], out["infos"] = order, starts, infos
     return out

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from uniad.data.synthetic.canbus import Motion as TrackMotion
 from uniad.data.synthetic.dynamics import LEAD_S, Track
+from uniad.data.synthetic.motion import Motion as TrackMotion
 from uniad.simulation.log import F64, FRAME_S, LIDAR_AHEAD_M, PLAN_STEPS, TICK_S, WHEELBASE_M
 
 

@@ -37,21 +37,26 @@ from uniad.simulation.log import (
     Privileged,
 )
 from uniad.simulation.routes import Setup
-from uniad.simulation.traffic import Snapshot, TrafficMode
+from uniad.simulation.traffic import Snapshot, Traffic, TrafficMode
 from uniad.simulation.world import Cameras, command_of, later_on_route
 
 AFTER_CRASH_TICKS = 10
 AWAY_M = 30.0  # from the centreline
 
 
-def drive(setup: Setup, policy: Policy, traffic: TrafficMode = "reactive", about: Mapping[str, Any] | None = None) -> DriveLog:
+def drive(
+    setup: Setup, policy: Policy, traffic: TrafficMode = "reactive", about: Mapping[str, Any] | None = None, *,
+    others: Traffic | None = None, car: Car | None = None,
+) -> DriveLog:  # fmt: skip
     """Drives a route once. The same setup and policy give the same log, to the bit but for ``FrameLog.step_ms``.
 
+    others, car: traffic and car at tick 0 that the caller keeps, in place of the setup's own.
     Raises UserError where the policy refuses a frame, naming the route and the frame, or plans what is no plan.
     """
     route, scene = setup.route, setup.scene
-    others = setup.traffic(traffic)
-    car, tracker, cameras = Car(others.lead(), scene.spec.start_us), Tracker(), Cameras(scene)
+    others = setup.traffic(traffic) if others is None else others
+    car = Car(others.lead(), scene.spec.start_us) if car is None else car
+    tracker, cameras = Tracker(), Cameras(scene)
     sizes = np.array([actor.size for actor in scene.actors])
     policy.reset(route)
     snapshots: list[Snapshot] = []

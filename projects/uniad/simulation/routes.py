@@ -25,17 +25,16 @@ from uniad.errors import UserError
 from uniad.simulation.log import CAR_FRONT_M, F64, FRAME_S, Lane, RoadMap, Route, StopLine
 from uniad.simulation.traffic import Braking, Stepping, Traffic, TrafficMode
 
+Event = Literal["red_light", "braking_leader", "crossing_pedestrian", "queue"]  # queue: a red light behind somebody who waits
+
 PER_WORLD = len(LOCATIONS)
-EVENTS = (None, "red_light", "braking_leader", "crossing_pedestrian")
+EVENTS: tuple[Event | None, ...] = (None, "red_light", "braking_leader", "crossing_pedestrian")
 PATHS_S = 60.0  # for how long the others have a way to go
 SLOT_S = GREEN_S + RED_S  # of an approach in its junction's turn
 BEYOND_M = 40.0  # the goal, behind the first junction
 AROUND_M = 60.0  # of the map that a route carries
 START_US = 1_532_402_900_000_000
 HIGHEST_SEED = 2**31 - 1
-
-Event = Literal["red_light", "braking_leader", "crossing_pedestrian"]
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -72,11 +71,17 @@ def make_setup(seed: int, index: int) -> Setup:
     number = seed * PER_WORLD + index
     manoeuvre, event = MANOEUVRES[number % 3], EVENTS[number // 3 % len(EVENTS)]
     # No frames are recorded; the number only bounds what nobody reads.
-    params = WorldParams(seed=seed, frames=2)
+    params = WorldParams(seed=seed, frames=2, driven=True)
     spec = SceneSpec(route_id(seed, index), "val", index, LOCATIONS[index], manoeuvre, START_US + number * 900_000_000)
-    town, _ = town_of(seed, spec.location)
+    return setup_of(params, spec, event)
+
+
+def setup_of(params: WorldParams, spec: SceneSpec, event: Event | None, *words: object) -> Setup:
+    """The route of a scene: its manoeuvre with an event. ``words`` draw another one."""
+    seed, manoeuvre = params.seed, spec.manoeuvre
+    town, _ = town_of(seed, spec.location, params.driven)
     for attempt in range(200):  # not every junction has what an event needs
-        rng = rng_for(seed, spec.name, "route", attempt)
+        rng = rng_for(seed, spec.name, "route", attempt, *words)
         ego = make_ego(town, manoeuvre, 20.0, rng)
         found = _Plan(seed, town, ego, event, rng)
         if found.fits:
@@ -126,7 +131,7 @@ class _Plan:
         self.crossing = self._crossing(clear_s) if event == "crossing_pedestrian" else None
         if event == "crossing_pedestrian":
             self.fits &= self.crossing is not None
-        if event == "red_light":
+        if event in ("red_light", "queue"):
             self._turn_red(stop_s)
 
     def eta(self, s: float) -> float:
@@ -163,11 +168,13 @@ class _Plan:
         """The actors with those that the event needs, and the event, whose ``actor`` is a place in the list."""
         if self.event == "braking_leader":
             return self._leader(actors)
+        if self.event == "queue":
+            return self._leader(actors, brakes=False)
         if self.crossing is not None:
             return self._pedestrian(actors)
         return actors, []
 
-    def _leader(self, actors: list[Actor]) -> tuple[list[Actor], list[Braking | Stepping]]:
+    def _leader(self, actors: list[Actor], brakes: bool = True) -> tuple[list[Actor], list[Braking | Stepping]]:
         rng, own = self.rng, self.ego.trajectory
         size = draw_size("car", rng)
         leader = Actor(0, "car", CATEGORY["car"], size, "driving", look=int(rng.integers(2**31)))
@@ -176,6 +183,8 @@ class _Plan:
         # Nobody else between the two, or where the leader is.
         lane = LineString(self.path.at(np.arange(own.s[0] - 2.0, s + size[1] + 8.0, 1.0))[0]).buffer(1.6)
         kept = [a for a in actors if a.mode != "driving" or not lane.intersects(_disc(a))]
+        if not brakes:
+            return [*kept, leader], []
         from_s = float(rng.uniform(2.0, 6.0))
         event = Braking(len(kept), from_s, from_s + float(rng.uniform(3.0, 4.5)), float(rng.uniform(3.5, 5.0)))
         self.wait_s = event.until_s - event.from_s + 2.0

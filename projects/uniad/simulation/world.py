@@ -37,7 +37,8 @@ class Cameras:
 
     def __init__(self, scene: Scene, lamps: bool = True) -> None:
         self.scene, self.lamps = scene, lamps
-        self._lit = {state: signal_mesh(lamp) for state, lamp in ((RED, 0), (AMBER, 1), (GREEN, 2))} if lamps else {}
+        states = ((RED, 0), (AMBER, 1), (GREEN, 2)) if lamps else ()
+        self._lit = {state: signal_mesh(lamp, scene.params.driven) for state, lamp in states}
         self._items: dict[tuple[int, int], Item] = {}  # signals by number of the prop and state
 
     def sensors(
@@ -56,7 +57,7 @@ class Cameras:
         places = {channel: (motion.xy[i], float(motion.yaw[i])) for i, channel in enumerate(shots)}
         poses = {channel: _ego_pose(*place) for channel, place in places.items()}
         if images == "rendered":
-            stage = self.scene.stage_of(seen, self._props(lights))
+            stage = self.scene.stage_of(seen, self.props(lights))
             pictures = {}
             for channel in CAMERAS:
                 image, _ = self.scene.render_view(self.scene.view_from(channel, *places[channel]), stage, measure=False)
@@ -81,7 +82,8 @@ class Cameras:
         whole = self._global_from_sensor(LIDAR, _ego_pose(xy, yaw))
         return whole[np.ix_((0, 1, 3), (0, 1, 3))]
 
-    def _props(self, lights: dict[tuple[int, int], int]) -> list[Item]:
+    def props(self, lights: dict[tuple[int, int], int]) -> list[Item]:
+        """The scene's props with every signal as it is: state by (junction, road) of its approach, red where none is given."""
         items = list(self.scene.props)
         for number, approach in self.scene.signals.items() if self.lamps else ():
             key = number, lights.get(approach, RED)

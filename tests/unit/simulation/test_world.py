@@ -63,7 +63,7 @@ def test_only_the_lit_lamp_of_a_signal_tells_a_state_from_another(scene: Scene, 
     pictures = {}
     for state in (RED, AMBER, GREEN):
         lights = {approach: state for approach in scene.signals.values()}
-        pictures[state] = scene.render_view(view, scene.stage_of([], cameras._props(lights)), measure=False)[0]
+        pictures[state] = scene.render_view(view, scene.stage_of([], cameras.props(lights)), measure=False)[0]
     for state in (AMBER, GREEN):
         differs = (pictures[state] != pictures[RED]).any(-1).sum()
         assert 0 < differs < 2000

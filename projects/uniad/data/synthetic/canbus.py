@@ -12,14 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
-from uniad.data.synthetic.dynamics import Track
+from uniad.data.synthetic.motion import Motion
 from uniad.data.synthetic.params import SceneSpec
 from uniad.data.synthetic.scene import Scene
 from uniad.data.synthetic.sensors import yaw_quaternion
 
 MARGIN_S = 0.5
 GRAVITY = 9.81
-WHEELBASE_M, TRACK_M, WHEEL_M, STEERING_RATIO = 2.59, 1.5, 0.30, 15.2
+TRACK_M, WHEEL_M = 1.5, 0.30
 
 
 class Moving(Protocol):
@@ -44,25 +44,10 @@ class Moving(Protocol):
     def utime(self) -> np.ndarray: ...
 
 
-class Motion:
-    """The ego car's motion along a track at a list of times since the first keyframe; arrays [n]."""
-
-    def __init__(self, track: Track, start_us: int, t_s: np.ndarray) -> None:
-        s, self.v, self.a = track.motion(t_s)
-        self.xy, self.yaw = track.path.at(s)
-        self.bend = track.path.curvature(s)
-        self.yaw_rate = self.bend * self.v
-        self.steer = np.arctan(WHEELBASE_M * self.bend) * STEERING_RATIO  # radians at the wheel
-        self.s = s
-        self.utime = np.round(start_us + t_s * 1e6).astype(np.int64)
-
-
 def messages(scene: Scene) -> dict[str, list | dict]:
     """All message files of a scene by name; lists of messages, except ``meta`` (dict) and ``route`` (list of x, y)."""
     first, last = -MARGIN_S, scene.duration_s + MARGIN_S
-    slow, mid, fast = (
-        Motion(scene.ego.trajectory, scene.spec.start_us, np.arange(first, last, 1 / hertz)) for hertz in (2, 50, 100)
-    )
+    slow, mid, fast = (scene.motion(np.arange(first, last, 1 / hertz)) for hertz in (2, 50, 100))
     lists: dict[str, list[dict]] = {
         "pose": pose_messages(mid), "ms_imu": _imu(fast), "steeranglefeedback": _rows(fast, value=fast.steer),
         "vehicle_monitor": _monitor(slow), "zoesensors": _zoe_sensors(fast), "zoe_veh_info": _zoe_info(fast),

@@ -22,6 +22,7 @@ from uniad.data.synthetic.mapjson import write_map
 from uniad.data.synthetic.params import LOCATIONS, SceneSpec, WorldParams, scene_specs
 from uniad.data.synthetic.record import NOTES, notes_path, record_frame, record_scene
 from uniad.data.synthetic.roads import build_town
+from uniad.data.synthetic.scene import MakeScene, Scene
 from uniad.data.synthetic.tables import TableWriter
 from uniad.errors import UserError
 from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
@@ -33,14 +34,19 @@ STAMP = "synthetic.json"
 IGNORED = {".gitkeep", ".gitignore", "lost+found", ".DS_Store"}  # an otherwise empty folder counts as empty
 BYTES_PER_FRAME = {"none": 1_100_000, "lidar": 6_500_000, "all": 9_000_000}
 
-Task: TypeAlias = "tuple[Path, WorldParams, SceneSpec, int, int]"
+Task: TypeAlias = "tuple[Path, WorldParams, SceneSpec, int, int, MakeScene]"
 
 
-def generate(params: WorldParams, out: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
+def generate(
+    params: WorldParams, out: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None,
+    make: MakeScene = Scene,
+) -> bool:  # fmt: skip
     """Makes the data set at ``out``. Returns False where exactly this one is there already.
 
     A folder that this generator did not fill is never touched; one that it filled with other parameters is replaced
     when the new one is complete. An interrupted run leaves ``.<name>.partial`` beside ``out`` and goes on from it.
+
+    make: builds a scene; ``simulation.driven.DrivenScene`` where ``params.driven``.
     """
     out = Path(os.path.realpath(out))
     made = stamp_of(out)
@@ -62,7 +68,8 @@ def generate(params: WorldParams, out: Path, workers: int = 1, progress: Callabl
                 _clear(partial)
                 _write_stamp(partial, params)
             _check_space(partial, params, len(specs))
-            _record_all(partial, params, specs, workers, progress or (lambda done, total: None))
+            tasks = _tasks(partial, params, specs, workers, make)
+            _record_all(partial, tasks, params, workers, progress or (lambda done, total: None))
             _finish(partial, params, specs)
             _publish(partial, out)
     except OSError as error:
@@ -127,12 +134,12 @@ def _check_space(partial: Path, params: WorldParams, scenes: int) -> None:
         )
 
 
-def _tasks(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int) -> list[Task]:
+def _tasks(partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, make: MakeScene) -> list[Task]:
     """Pieces of work: whole scenes, so that each is built once, but halves or less where scenes are few."""
     pieces = max(1, -(-3 * workers // len(specs))) if workers > 1 else 1
     size = max(4, -(-params.frames // pieces))
     return [
-        (partial, params, spec, start, min(start + size, params.frames))
+        (partial, params, spec, start, min(start + size, params.frames), make)
         for spec in specs
         for start in range(0, params.frames, size)
     ]
@@ -152,11 +159,11 @@ def _start_worker(done: Synchronized) -> None:
 
 def _work(task: Task) -> None:
     assert _done is not None  # from _start_worker
-    partial, params, spec, start, stop = task
+    partial, params, spec, start, stop, make = task
     if start == 0:
-        record_scene(partial, params, spec)
+        record_scene(partial, params, spec, make)
     for index in range(start, stop):
-        record_frame(partial, params, spec, index)
+        record_frame(partial, params, spec, index, make)
         with _done.get_lock():
             _done.value += 1
 
@@ -166,13 +173,12 @@ def _write_map(root: Path, seed: int, location: str) -> None:
 
 
 def _record_all(
-    partial: Path, params: WorldParams, specs: list[SceneSpec], workers: int, progress: Callable[[int, int], None]
+    partial: Path, tasks: list[Task], params: WorldParams, workers: int, progress: Callable[[int, int], None]
 ) -> None:
-    total = params.frames * len(specs)
+    total = sum(stop - start for _, _, _, start, stop, _ in tasks)
     # Not fork: a caller that has used OpenCV's threads would hand their locks to the workers, which then wait for ever.
     context = spawn_context()
     done = context.Value("i", 0)
-    tasks = _tasks(partial, params, specs, workers)
     if workers == 1:
         threads = cv2.getNumThreads()
         _start_worker(done)

@@ -35,6 +35,8 @@ class WorldParams:
     sweeps: Literal["none", "lidar", "all"] = "none"  # what lies between keyframes: lidar at 20 Hz, cameras at 12 Hz
     jpeg_quality: int = 80
     lidar_columns: int = 1080  # azimuth steps a turn, for each of 32 beams
+    # Scenes for learning to drive (``simulation.driven``): the car is off its way and steers back, signals show their state.
+    driven: bool = False
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
@@ -55,7 +57,10 @@ class WorldParams:
                 raise UserError(f"{split}_scenes is {asked}; the devkit has {have} usable {split} names for {self.version}{more}")
 
     def as_dict(self) -> dict:
-        return {"format": FORMAT, **asdict(self)}
+        facts = {"format": FORMAT, **asdict(self)}
+        if not self.driven:  # worlds that were made before there was a choice keep their stamp
+            del facts["driven"]
+        return facts
 
 
 @dataclass(frozen=True)

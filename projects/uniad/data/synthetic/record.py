@@ -12,7 +12,7 @@ from pathlib import Path
 
 from uniad.data.synthetic.canbus import write_can_bus
 from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams
-from uniad.data.synthetic.scene import Scene, build_scene, encode
+from uniad.data.synthetic.scene import MakeScene, Scene, build_scene, encode
 from uniad.data.synthetic.sensors import CAMERA_DELAY_US, CAMERAS, LIDAR, yaw_quaternion
 
 NOTES = ".notes"
@@ -39,12 +39,12 @@ def write_atomic(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def record_scene(root: Path, params: WorldParams, spec: SceneSpec) -> None:
+def record_scene(root: Path, params: WorldParams, spec: SceneSpec, make: MakeScene = Scene) -> None:
     """CAN bus files, and the notes that hold for the whole scene."""
     target = notes_path(root, spec, None)
     if target.exists():
         return
-    scene = build_scene(params, spec)
+    scene = build_scene(params, spec, make)
     write_can_bus(root, spec, scene)
     sensors = [
         {"channel": s.channel, "translation": list(s.translation), "rotation": [float(q) for q in s.rotation],
@@ -58,12 +58,12 @@ def record_scene(root: Path, params: WorldParams, spec: SceneSpec) -> None:
                                      "actors": actors}))  # fmt: skip
 
 
-def record_frame(root: Path, params: WorldParams, spec: SceneSpec, index: int) -> None:
+def record_frame(root: Path, params: WorldParams, spec: SceneSpec, index: int, make: MakeScene = Scene) -> None:
     """All sensor files of one keyframe, and of the sweeps between it and the next."""
     target = notes_path(root, spec, index)
     if target.exists():
         return
-    scene = build_scene(params, spec)
+    scene = build_scene(params, spec, make)
     log = log_name(spec, scene.vehicle)
     frame = scene.keyframe(index)
     at_us = index * KEYFRAME_US
@@ -75,7 +75,9 @@ def record_frame(root: Path, params: WorldParams, spec: SceneSpec, index: int) -
     data.append(_save(root, "samples", scene, log, LIDAR, at_us, index, sweep.points.tobytes()))
     if index + 1 < params.frames:
         data += _sweeps(root, scene, log, index)
-    write_atomic(target, json.dumps({"data": data, "observations": frame.observations(sweep)}))
+    notes = {"data": data, "observations": frame.observations(sweep)}
+    expert = frame.expert()
+    write_atomic(target, json.dumps(notes if expert is None else {**notes, "expert": expert}))
 
 
 def _sweeps(root: Path, scene: Scene, log: str, index: int) -> list[dict]:

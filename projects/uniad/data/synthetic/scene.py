@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from uniad.data.synthetic.ground import Ground
 from uniad.data.synthetic.lidar import Sweep, cast, count_in_boxes
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.mesh import Mesh
+from uniad.data.synthetic.motion import Motion
 from uniad.data.synthetic.paint import Item, Painted, Stage, View, make_item, paint
 from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams, rng_for
 from uniad.data.synthetic.population import make_crowd
@@ -37,10 +38,10 @@ STRIDE_M = 0.75  # a pedestrian's step
 
 
 @lru_cache(maxsize=4)
-def town_of(seed: int, location: str) -> tuple[Town, list[Prop]]:
-    """A town and what stands in it."""
+def town_of(seed: int, location: str, three_heads: bool = False) -> tuple[Town, list[Prop]]:
+    """A town and what stands in it. three_heads: see ``build_scenery``."""
     town = build_town(seed, location)
-    return town, build_scenery(seed, town)
+    return town, build_scenery(seed, town, three_heads)
 
 
 class Course(NamedTuple):
@@ -82,7 +83,7 @@ class Scene:
 
     def __init__(self, params: WorldParams, spec: SceneSpec, course: Course | None = None) -> None:
         self.params, self.spec = params, spec
-        self.town, props = town_of(params.seed, spec.location)
+        self.town, props = town_of(params.seed, spec.location, params.driven)
         self.vehicle = "n008" if spec.location.startswith("boston") else "n015"
         self.sensors = build_sensors(params.seed, self.vehicle)
         self.duration_s = (params.frames - 1) * KEYFRAME_S
@@ -101,6 +102,14 @@ class Scene:
         """Position of the rear axle on the ground [2] and heading."""
         xy, yaw, _, _ = self.ego.trajectory.at(t_s)
         return xy, float(yaw)
+
+    def motion(self, t_s: np.ndarray) -> Motion:
+        """The ego car's motion at times [n] since the first keyframe."""
+        return Motion(self.ego.trajectory, self.spec.start_us, t_s)
+
+    def expert(self, index: int) -> dict | None:
+        """What an expert would do at a keyframe, where that is not what the car does."""
+        return None
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
         """Everything that can be seen at a time. ``hide`` leaves out actors by id."""
@@ -212,6 +221,10 @@ class Keyframe:
             row["lidar"] = int(count)
         return found
 
+    def expert(self) -> dict | None:
+        """What an expert would do from here on, where that is not what the car does; see ``formats.layout.EXPERT``."""
+        return self.scene.expert(self.index)
+
 
 def encode(image: np.ndarray, quality: int) -> bytes:
     """JPEG bytes with 4:2:0 colour."""
@@ -224,7 +237,10 @@ def encode(image: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
+MakeScene = Callable[[WorldParams, SceneSpec], Scene]  # a function of a module: worker processes get its name
+
+
 @lru_cache(maxsize=2)
-def build_scene(params: WorldParams, spec: SceneSpec) -> Scene:
+def build_scene(params: WorldParams, spec: SceneSpec, make: MakeScene = Scene) -> Scene:
     """A scene; the last two stay in memory, because a worker gets one scene's frames in pieces."""
-    return Scene(params, spec)
+    return make(params, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from shapely.geometry import Polygon
+from shapely.geometry import Point, Polygon
 from shapely.prepared import prep
 
 from uniad.data.synthetic.markings import stop_lines
@@ -31,10 +31,14 @@ class Prop(NamedTuple):
     signal: tuple[int, int] | None = None  # of a signal: its junction and the road on which those arrive that it is for
 
 
-def build_scenery(seed: int, town: Town) -> list[Prop]:
-    """All props of a town, the same for every scene that plays there."""
+def build_scenery(seed: int, town: Town, three_heads: bool = False) -> list[Prop]:
+    """All props of a town, the same for every scene that plays there.
+
+    three_heads: each signal has three large heads, one at the stop line and two behind the junction, where who waits sees them;
+    otherwise a small one at the line. Nothing else depends on it.
+    """
     rng = rng_for(seed, "scenery", town.location)
-    return [*_buildings(town, rng), *_trees(town, rng), *_posts(town, rng)]
+    return [*_buildings(town, rng), *_trees(town, rng), *_posts(town, rng, three_heads)]
 
 
 def _building(length: float, depth: float, height: float, rng: np.random.Generator) -> Mesh:
@@ -108,14 +112,21 @@ def _post(height: float, head: Color, arm: float) -> Mesh:
     return b.build()
 
 
-def signal_mesh(lit: int | None = None) -> Mesh:
-    """A signal with one lamp lit: 0 red, 1 amber, 2 green. All of them are where a data set is recorded."""
+def signal_mesh(lit: int | None = None, large: bool = False) -> Mesh:
+    """A signal with one lamp lit: 0 red, 1 amber, 2 green. All of them are where a data set is recorded.
+
+    large: lamps of 0.5 m on a board. In a quarter of nuScenes' image size they are 5 pixels wide at 30 m, where a car at 10 m/s
+    has to begin to brake; the small ones are 2.5.
+    """
+    size, half = (0.5, 0.35) if large else (0.24, 0.18)
+    board, heights = ((2.4, 4.35), (3.75, 3.1, 2.45)) if large else ((3.0, 4.0), (3.65, 3.35, 3.05))
     b = Builder()
-    b.column((0.0, 0.0), [(0.0, 0.09), (3.0, 0.08)], (60, 62, 60), sides=5)
-    b.box((-0.18, 0.18), (-0.18, 0.18), (3.0, 4.0), (36, 38, 36))
-    for lamp, (z, color) in enumerate(((3.65, (214, 40, 36)), (3.35, (222, 170, 40)), (3.05, (60, 200, 110)))):
+    b.column((0.0, 0.0), [(0.0, 0.09), (board[0], 0.08)], (60, 62, 60), sides=5)
+    b.box((-0.18, 0.18), (-half, half), board, (36, 38, 36))
+    for lamp, (z, color) in enumerate(zip(heights, ((214, 40, 36), (222, 170, 40), (60, 200, 110)))):
         on = lit is None or lit == lamp
-        b.decal(BACK, end_rect(-0.18, (-0.12, 0.12), (z, z + 0.24)), color if on else DARK_LAMP, glow=on, least_px=20)
+        rect = end_rect(-0.18, (-size / 2, size / 2), (z, z + size))
+        b.decal(BACK, rect, color if on else DARK_LAMP, glow=on, least_px=20)
     return b.build()
 
 
@@ -139,8 +150,8 @@ def _trees(town: Town, rng: np.random.Generator) -> list[Prop]:
     return props
 
 
-def _posts(town: Town, rng: np.random.Generator) -> list[Prop]:
-    lamp, signal = _post(6.5, (70, 72, 76), 1.2), signal_mesh()
+def _posts(town: Town, rng: np.random.Generator, three_heads: bool) -> list[Prop]:
+    lamp, signal = _post(6.5, (70, 72, 76), 1.2), signal_mesh(large=three_heads)
     props = []
     for road in town.roads:
         yaw = float(np.arctan2(road.direction[1], road.direction[0]))
@@ -152,7 +163,22 @@ def _posts(town: Town, rng: np.random.Generator) -> list[Prop]:
         end, sign = road.end(line.junction)
         # Arriving drivers look along -sign of the road's direction; the lamps face them.
         ahead = -sign * road.direction
-        side = sign * town.side * (road.half + 0.5)
-        spot = _beside(road, end + sign * 5.2, side)
-        props.append(Prop(signal, (*spot, float(np.arctan2(ahead[1], ahead[0]))), (line.junction, line.road)))
+        yaw, approach = float(np.arctan2(ahead[1], ahead[0])), (line.junction, line.road)
+        props.append(Prop(signal, (*_beside(road, end + sign * 5.2, sign * town.side * (road.half + 0.5)), yaw), approach))
+        if three_heads:
+            polygon = town.junctions[line.junction].polygon
+            assert polygon is not None  # of every junction with stop lines
+            behind = float(((polygon - road.point(end, 0.0)) @ ahead).max()) + 1.2
+            for kerb in (1, -1):
+                spot = _free_beside(town, road, end - sign * behind, kerb * sign * town.side)
+                props.append(Prop(signal, (*spot, yaw), approach))
     return props
+
+
+def _free_beside(town: Town, road: Road, along: float, side: float) -> tuple[float, float]:
+    """The first place off the streets beside a road's line, which may lie behind its end; ``side``: +1 left, -1 right."""
+    for out in np.arange(0.5, 8.0, 0.5):
+        x, y = _beside(road, along, side * (road.half + out))
+        if not town.drivable.intersects(Point(x, y).buffer(0.4)):
+            return x, y
+    return _beside(road, along, side * (road.half + 0.5))

@@ -11,6 +11,7 @@ from uniad.data.synthetic.mapjson import MASK_FILES
 from uniad.data.synthetic.params import LOCATIONS, SceneSpec, WorldParams, token
 from uniad.data.synthetic.record import KEYFRAME_US, notes_path
 from uniad.data.synthetic.sensors import CAMERAS, HEIGHT, LIDAR, WIDTH, yaw_quaternion
+from uniad.formats.layout import EXPERT
 
 TABLES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation",
@@ -70,6 +71,7 @@ class TableWriter:
             modality = "lidar" if channel == LIDAR else "camera"
             add["sensor"].append({"token": self.token("sensor", channel), "channel": channel, "modality": modality})
         self.logs: dict[str, list[str]] = {location: [] for location in LOCATIONS}
+        self.expert: dict[str, dict] = {}
 
     def token(self, *words: object) -> str:
         return token(self.params.seed, *words)
@@ -93,6 +95,7 @@ class TableWriter:
                 {"token": sample, "timestamp": spec.start_us + i * KEYFRAME_US, "prev": samples[i - 1] if i else "",
                  "next": samples[i + 1] if i + 1 < len(samples) else "", "scene_token": scene}
             )  # fmt: skip
+        self.expert.update((sample, frame["expert"]) for sample, frame in zip(samples, frames) if "expert" in frame)
         self._add_data(spec, notes, frames, samples)
         self._add_annotations(spec, notes, frames, samples)
 
@@ -160,3 +163,5 @@ class TableWriter:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in self.rows.items():
             (folder / f"{name}.json").write_text(json.dumps(rows))
+        if self.expert:
+            (folder / EXPERT).write_text(json.dumps(self.expert))

@@ -1,0 +1,253 @@
+"""Scenes for learning to drive: the expert in closed loop, with somebody who disturbs it, recorded as a data set.
+
+Who learns from a car that keeps to its way learns nothing about coming back to it, for a model's own small errors lead to places
+that no recorded scene has. Here the car begins beside its way or at another speed, and is led astray now and then; the ground
+truth is at every frame what the expert would do from there on (DART, Laskey et al. 2017). A scene has one of the events of
+``routes``, and signals show their state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from uniad.data.synthetic.curves import Path
+from uniad.data.synthetic.dynamics import LEAD_S, STEP_S, Track
+from uniad.data.synthetic.motion import STEERING_RATIO
+from uniad.data.synthetic.paint import Stage
+from uniad.data.synthetic.params import SceneSpec, WorldParams, rng_for
+from uniad.data.synthetic.scene import Course, Scene, Seen
+from uniad.simulation.car import Car
+from uniad.simulation.drive import drive
+from uniad.simulation.log import (
+    F64,
+    FRAME_S,
+    LIDAR_AHEAD_M,
+    PLAN_STEPS,
+    TICK_S,
+    TICKS_PER_FRAME,
+    WHEELBASE_M,
+    DriveLog,
+    Observation,
+    Planned,
+    Privileged,
+    Route,
+)
+from uniad.simulation.policies import Expert
+from uniad.simulation.routes import Event, Setup, setup_of
+from uniad.simulation.world import Cameras
+
+# Seven, so that towns (four) and manoeuvres (three) meet all of them. Lights and leaders are what takes most learning.
+EVENTS: tuple[Event | None, ...] = (
+    "red_light", "braking_leader", None, "queue", "crossing_pedestrian", "red_light", "braking_leader",
+)  # fmt: skip
+ASIDE_M, TURNED_RAD, PACE = 1.0, np.radians(5.0), (0.5, 1.15)  # at the start: at most, and the speed's share of the wanted one
+LATER_FRAMES = {"red_light": 10, "queue": 10}  # a scene may begin so many frames into its drive, so that some begin waiting
+LATER_ELSE = 4
+ATTEMPTS = 12  # with weaker disturbances each, should somebody be hit
+
+
+class Disturbance(NamedTuple):
+    """From one frame until before another the car is led aside, and along its way by another pace."""
+
+    first: int
+    last: int
+    aside_m: float
+    pace: float
+
+
+class Disturbed:
+    """The expert, who is not obeyed while a disturbance lasts. ``wanted`` keeps what it would have done at every frame."""
+
+    name = "disturbed expert"
+    sensors: Literal["none"] = "none"
+
+    def __init__(self, disturbances: tuple[Disturbance, ...]) -> None:
+        self.expert, self.disturbances = Expert(), disturbances
+        self.wanted: list[F64] = []
+
+    def reset(self, route: Route) -> None:
+        self.expert.reset(route)
+        self.wanted = []
+
+    def step(self, observation: Observation, privileged: Privileged) -> Planned:
+        plan = self.expert.step(observation, privileged).plan
+        frame = len(self.wanted)
+        self.wanted.append(plan)
+        for d in self.disturbances:
+            if d.first <= frame < d.last:
+                return Planned(_led_astray(plan, d))
+        return Planned(plan)
+
+
+def _led_astray(plan: F64, by: Disturbance) -> F64:
+    """A plan [P, 2] in the lidar frame (right, forward) that goes aside within its first metres, and along its way by another
+    pace. Who stands is left alone.
+    """
+    points = np.concatenate([np.zeros((1, 2)), plan])
+    hops = np.diff(points, axis=0)
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(hops, axis=1))])
+    if way[-1] < 2.0:
+        return plan
+    s = np.minimum(way[1:] * by.pace, way[-1])
+    there = np.stack([np.interp(s, way, points[:, k]) for k in (0, 1)], -1)
+    direction = hops / np.maximum(np.linalg.norm(hops, axis=1, keepdims=True), 1e-6)
+    heading = np.stack([np.interp(s, way[1:], direction[:, k]) for k in (0, 1)], -1)
+    left = np.stack([-heading[:, 1], heading[:, 0]], -1)
+    return there + (by.aside_m * np.minimum(s / 8.0, 1.0))[:, None] * left
+
+
+def event_of(spec: SceneSpec) -> Event | None:
+    """Events go round from scene to scene."""
+    return EVENTS[(spec.index + 3 * (spec.split == "val")) % len(EVENTS)]
+
+
+class Lesson(NamedTuple):
+    """A drive and what to record of it."""
+
+    setup: Setup
+    log: DriveLog
+    car: Car
+    actors: list  # with tracks that begin at the first recorded frame
+    first: int  # frame of the drive that the scene begins with
+    wanted: list[F64]  # [P, 2] a frame of the drive, lidar frame: what the expert would do
+
+
+def lesson(params: WorldParams, spec: SceneSpec) -> Lesson:
+    """The drive of a scene. Nobody is hit in it, and it lasts as long as the scene."""
+    event = event_of(spec)
+    for attempt in range(ATTEMPTS):
+        rng = rng_for(params.seed, spec.name, "lesson", attempt)
+        strength = 1.0 - attempt / (ATTEMPTS - 1)
+        setup = setup_of(params, spec, event, "lesson", attempt)
+        later = LATER_FRAMES.get(event or "", LATER_ELSE)
+        first = 0 if rng.random() < 0.5 else int(rng.integers(1, later + 1))
+        frames = first + params.frames
+        setup = replace(setup, route=replace(setup.route, goal_s=np.inf, limit_s=frames * FRAME_S))
+        others = setup.traffic("reactive")
+        car = Car(_beside(others.lead(), rng, strength), setup.scene.spec.start_us)
+        policy = Disturbed(_disturbances(frames, rng, strength))
+        log = drive(setup, policy, "reactive", others=others, car=car)
+        if log.end == "time":
+            break
+    else:
+        raise RuntimeError(f"{spec.name}: no drive without a crash")
+    others.fleet.store()
+    skipped = round(first * FRAME_S / STEP_S)
+    actors = [a if a.track is None else replace(a, track=_from(a.track, skipped)) for a in setup.scene.actors]
+    return Lesson(setup, log, car, actors, first, policy.wanted)
+
+
+def _from(track: Track, steps: int) -> Track:
+    """A track whose time begins some steps later."""
+    return replace(track, s=track.s[steps:], v=track.v[steps:], a=track.a[steps:])
+
+
+def _beside(lead: Track, rng: np.random.Generator, strength: float) -> Track:
+    """The way to the start, led beside the lane, turned a little, at a constant speed that is not the wanted one."""
+    n = round(LEAD_S / STEP_S) + 1
+    aside = strength * rng.uniform(-ASIDE_M, ASIDE_M) * (rng.random() < 0.7)
+    turned = strength * rng.uniform(-TURNED_RAD, TURNED_RAD) * (rng.random() < 0.7)
+    pace = float(lead.v[-1]) * (1.0 + strength * (rng.uniform(*PACE) - 1.0) * (rng.random() < 0.6))
+    xy, yaw = lead.path.at(float(lead.s[-1]))
+    start = xy + aside * np.array([-np.sin(yaw), np.cos(yaw)])
+    direction = yaw + turned
+    step = 0.5
+    way = np.arange(-40.0, 40.0 + step, step)
+    path = Path(step, start + way[:, None] * np.array([np.cos(direction), np.sin(direction)]), np.full(len(way), direction))
+    s = 40.0 - pace * STEP_S * np.arange(n - 1, -1, -1)
+    return replace(lead, path=path, s=s, v=np.full(n, pace), a=np.zeros(n))
+
+
+def _disturbances(frames: int, rng: np.random.Generator, strength: float) -> tuple[Disturbance, ...]:
+    found, at = [], int(rng.integers(2, 7))
+    while at < frames:
+        last = at + int(rng.integers(2, 4))
+        kind = rng.random()
+        aside = strength * float(rng.choice([-1, 1]) * rng.uniform(0.5, 1.6)) if kind < 0.7 else 0.0
+        pace = 1.0 + strength * float(rng.uniform(-0.5, 0.3)) if kind > 0.5 else 1.0
+        found.append(Disturbance(at, last, aside, pace))
+        at = last + int(rng.integers(4, 9))
+    return tuple(found)
+
+
+class _Motion(NamedTuple):
+    """The car's motion at instants [n], as ``canbus.Motion`` has it of a track."""
+
+    xy: F64
+    yaw: F64
+    v: F64
+    a: F64
+    yaw_rate: F64
+    utime: np.ndarray
+    bend: F64
+    steer: F64
+    s: F64
+
+
+class DrivenScene(Scene):
+    """A scene of ``lesson``. Poses, CAN bus, cameras and boxes follow from it as those of other scenes do from their tracks."""
+
+    def __init__(self, params: WorldParams, spec: SceneSpec) -> None:
+        self.lesson = found = lesson(params, spec)
+        driven = found.log.ego.xy[:: 2 * TICKS_PER_FRAME]
+        super().__init__(params, spec, Course(found.setup.ego, found.actors, driven))
+        self._cameras = Cameras(self)
+
+    @property
+    def _began_s(self) -> float:
+        """Of the scene, since the drive's tick 0."""
+        return self.lesson.first * FRAME_S
+
+    def ego_pose(self, t_s: float) -> tuple[np.ndarray, float]:
+        moment = self.lesson.car.at(np.array([t_s + self._began_s]))
+        return moment.xy[0], float(moment.yaw[0])
+
+    def motion(self, t_s: np.ndarray) -> _Motion:
+        moment = self.lesson.car.at(t_s + self._began_s)
+        bend = np.where(moment.v > 0.05, moment.yaw_rate / np.maximum(moment.v, 0.05), 0.0)
+        utime = np.round(self.spec.start_us + t_s * 1e6).astype(np.int64)
+        s = self.lesson.setup.route.progress(moment.xy)
+        steer = np.arctan(WHEELBASE_M * bend) * STEERING_RATIO
+        return _Motion(moment.xy, moment.yaw, moment.v, moment.a, moment.yaw_rate, utime, bend, steer, s)
+
+    def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
+        seen = []
+        for actor in self.actors:
+            if actor.id not in hide:
+                walked = float(actor.trajectory.motion(t_s)[0]) if actor.mode == "walking" else 0.0
+                seen.append(Seen(actor, actor.at(t_s)[:3], walked))
+        log = self.lesson.log
+        tick = min(int(np.floor((t_s + self._began_s) / TICK_S + 1e-6)), len(log.signals) - 1)
+        lights = dict(zip(self.lesson.setup.approaches, log.signals[tick].tolist()))
+        return self.stage_of(seen, self._cameras.props(lights))
+
+    def expert(self, index: int) -> dict[str, Any]:
+        """The plan of a keyframe, rear-axle poses [P, 3] global (x, y, heading) at 0.5 s steps, and the command."""
+        frame = self.lesson.first + index
+        entry = self.lesson.log.frames[frame]
+        plan = self.lesson.wanted[frame]
+        there = plan @ entry.global_from_lidar[:2, :2].T + entry.global_from_lidar[:2, 2]
+        now = self.lesson.car.states[entry.tick]
+        heading = _headings(np.concatenate([[now.xy + LIDAR_AHEAD_M * _ahead(now.heading)], there]), now.heading)
+        axle = there - LIDAR_AHEAD_M * _ahead(heading)
+        assert len(plan) == PLAN_STEPS
+        return {"plan": np.concatenate([axle, heading[:, None]], 1).tolist(), "command": int(entry.command)}
+
+
+def _ahead(heading: F64 | float) -> F64:
+    return np.stack([np.cos(heading), np.sin(heading)], -1)
+
+
+def _headings(points: F64, now: float) -> F64:
+    """Heading at each point [n + 1, 2] but the first: of the way that leads there and away; who stands keeps theirs."""
+    hops = np.diff(points, axis=0)
+    found, heading = [], now
+    for k in range(len(hops)):
+        hop = hops[k] + (hops[k + 1] if k + 1 < len(hops) else hops[k])
+        if np.linalg.norm(hop) > 0.2:
+            heading = float(np.arctan2(hop[1], hop[0]))
+        found.append(heading)
+    return np.array(found)
