@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--out", type=Path, required=True, help="folder: SEED.pt, and SEED/ where worlds are kept")
     p.add_argument("--scenes", type=int, default=40, metavar="N", help="training scenes of each world (default: 40)")
     p.add_argument("--frames", type=int, default=20, metavar="N", help="keyframes of each scene (default: 20)")
+    p.add_argument("--driven", action="store_true", help="worlds whose scenes teach driving")
     p.add_argument("--keep", type=int, nargs="*", default=[], metavar="S", help="seeds whose worlds stay")
     p.add_argument("--at-once", type=int, default=4, metavar="N", help="worlds that are made at the same time (default: 4)")
     p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes, all worlds together")
@@ -54,6 +55,7 @@ def make_pack(seed: int, args: argparse.Namespace, jobs: int) -> str:
         run(
             "make_synthetic_nuscenes.py", "--out", world, "--train-scenes", args.scenes, "--val-scenes", 0,
             "--frames", args.frames, "--seed", seed, "--lidar-columns", 360, "--workers", jobs, "--quiet",
+            *(["--driven"] if args.driven else []),
         )  # fmt: skip
         run(
             "create_data.py", "nuscenes", "--root-path", world, "--out-dir", infos, "--extra-tag", "nuscenes", "--version",

@@ -27,6 +27,7 @@ TOOLS = Path(_environment.TOOLS)
 DIGESTS = Path(".make/digests.json")  # those of large files, by place, size and time: shared with make
 AT_ONCE = 4  # worlds that are made at the same time
 WORLD_FRAME_GB = 0.0012  # of a world while it is being made: six images, lidar, tables
+DRIVEN = "driven"  # folder of their packs, and the word for their worlds
 LABELS = 1.3  # of a pack's images: what its labels add
 
 
@@ -103,16 +104,20 @@ def _on_gpu(device: str) -> bool:
 
 def announcement(recipe: Recipe, phases: list[Phase], on_gpu: bool, pace: list[float]) -> list[str]:
     """What comes, and how long it takes where that is known."""
-    worlds = sorted({seed for phase in phases for seed in phase.seeds})
+    worlds = worlds_of(phases)
     frames = len(worlds) * recipe.scenes * recipe.world_frames
     lines = [f"{recipe.path}: {_of(phases, 'phase')} on {_of(worlds, 'world')} of {recipe.scenes} scenes, {frames:,} frames"]
     for phase in phases:
-        clips = f"{recipe.clips} clips of {_of(range(phase.frames), 'frame')}"
-        lines.append(
-            f"  {phase.name}: stage {phase.stage}, {_of(phase.seeds, 'world')}, {phase.steps:,} steps of {clips}, lr {phase.lr:g}"
-        )
+        clips, own = f"{recipe.clips} clips of {_of(range(phase.frames), 'frame')}", _of(worlds_of([phase]), "world")
+        lines.append(f"  {phase.name}: stage {phase.stage}, {own}, {phase.steps:,} steps of {clips}, lr {phase.lr:g}")
     time = recipe.time(phases, on_gpu, pace)
     return [*lines, *([f"  {time}"] if time else [])]
+
+
+def worlds_of(phases: Sequence[Phase]) -> list[tuple[str, int]]:
+    """(folder below the packs, seed) of every world; those of driven scenes have a folder of their own."""
+    found = {("", seed) for phase in phases for seed in phase.seeds}
+    return sorted(found | {(DRIVEN, seed) for phase in phases for seed in phase.driven})
 
 
 def _of(things: Sequence, what: str) -> str:
@@ -126,7 +131,7 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
     from uniad.geometry.nuscenes import IMAGE_HW
 
     try_place(packs / "1.pt")
-    missing = {seed for phase in phases for seed in phase.seeds if not (packs / f"{seed}.pt").is_file()}
+    missing = {world for world in worlds_of(phases) if not (packs / world[0] / f"{world[1]}.pt").is_file()}
     scale = load_spec(recipe.configs[phases[0].stage], recipe.config_values(phases[0])).data.image.scale
     frames = recipe.scenes * recipe.world_frames
     frame_gb = 6 * 3 * math.prod(math.ceil(side * scale) for side in IMAGE_HW) * LABELS / 1e9
@@ -141,14 +146,18 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
 
 def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace) -> list[Path]:
     """The packs of a phase; those that are there stay."""
-    packs = [args.packs / f"{seed}.pt" for seed in phase.seeds]
-    missing = [str(seed) for seed, pack in zip(phase.seeds, packs) if not pack.is_file()]
-    if missing:
-        print(f"{phase.name}: making {_of(missing, 'world')} of {recipe.scenes} scenes", flush=True)
+    packs = []
+    for folder, seeds in (("", phase.seeds), (DRIVEN, phase.driven)):
+        there = [args.packs / folder / f"{seed}.pt" for seed in seeds]
+        packs += there
+        missing = [str(seed) for seed, pack in zip(seeds, there) if not pack.is_file()]
+        if not missing:
+            continue
+        print(f"{phase.name}: making {_of(missing, 'world')} of {recipe.scenes} {folder or 'recorded'} scenes", flush=True)
         words = [
             sys.executable, str(TOOLS / "make_packs.py"), recipe.configs[phase.stage], "--seeds", *missing,
-            "--out", str(args.packs), "--scenes", str(recipe.scenes), "--frames", str(recipe.world_frames),
-            "--at-once", str(AT_ONCE),
+            "--out", str(args.packs / folder), "--scenes", str(recipe.scenes), "--frames", str(recipe.world_frames),
+            "--at-once", str(AT_ONCE), *(["--driven"] if folder else []),
         ]  # fmt: skip
         words += ["--jobs", str(args.jobs)] if args.jobs else []
         if code := run([*words, "--cfg-options", *recipe.config_values(phase)]):

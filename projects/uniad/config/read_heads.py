@@ -321,6 +321,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             collision=tuple(collision),
             num_commands=n.integer("command_dim", 3),
             ego_status=native.boolean("plan_ego_status", False),
+            status_dropout=native.number("plan_status_dropout", 0.0, low=0, high=1),
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
         )

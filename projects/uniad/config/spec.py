@@ -289,6 +289,7 @@ class PlanSpec:
     collision: tuple[tuple[float, float], ...]  # (delta in metres, weight)
     num_commands: int = 3
     ego_status: bool = False  # the ego query knows the car's velocity, acceleration and yaw rate
+    status_dropout: float = 0.0  # the share of clips in whose training the ego status is not known
     motion_prior: bool = False  # the path is what these give, and what the head corrects of it
     bev_patch: bool = False  # the ego query also knows what lies ahead, cell by cell, before it attends to the BEV
     col_filter_range: float = 5.0  # metres

@@ -165,7 +165,7 @@ class PlanHead(nn.Module):
         query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
         if self.spec.ego_status:
             assert can_bus is not None
-            query = query + self.status(can_bus)[:, None].to(query.dtype)
+            query = query + self.known(self.status(can_bus))[:, None].to(query.dtype)
         if self.spec.bev_patch:
             query = query + self.patch_ahead(bev)[:, None].to(query.dtype)
         return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos), can_bus))
@@ -190,6 +190,11 @@ class PlanHead(nn.Module):
             columns = can_bus.float()
             motion = torch.stack([columns[:, i] / scale for i, scale in zip(STATUS, STATUS_SCALE)], -1)
             return self.status_mlp(motion)
+
+    def known(self, status: Tensor) -> Tensor:
+        """[B, D] with some rows of a training step zeroed. Who always knows how it moves goes on like that instead of looking."""
+        rows = F.dropout(torch.ones_like(status[:, :1]), self.spec.status_dropout, self.training)
+        return status * (rows > 0)
 
     def memory(self, bev: Tensor, bev_pos: Tensor) -> Tensor:
         """What the query looks at: BEV with position, adapted where the model has an adapter. [B, S, D]"""

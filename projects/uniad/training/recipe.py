@@ -28,6 +28,7 @@ class Phase:
     lr: float
     warmup: int = 0  # steps
     least_lr: float = 0.01  # of lr, at the end of the cosine
+    driven: tuple[int, ...] = ()  # further seeds, of worlds whose scenes teach driving (make_synthetic_nuscenes.py --driven)
     dense_bev: bool = False
     minutes: float | None = None  # measured on one H200, training alone
     options: Mapping[str, Any] = field(default_factory=dict)  # further config values
@@ -111,15 +112,15 @@ def _phase(entry: Any, where: str) -> Phase:
     _only(entry, {f.name for f in fields(Phase)}, where)
     if missing := sorted(needed - set(entry)):
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
-    values: dict[str, Any] = {**entry, "seeds": tuple(entry["seeds"])}
+    values: dict[str, Any] = {**entry, "seeds": tuple(entry["seeds"]), "driven": tuple(entry.get("driven", ()))}
     phase = Phase(**values)
     if phase.stage not in (1, 2):
         raise ConfigError(f"{where}: stage is {phase.stage!r}; give 1 or 2")
     for key in ("frames", "steps"):
         _whole(getattr(phase, key), f"{where}: {key}")
-    if not phase.seeds:
+    if not phase.seeds + phase.driven:
         raise ConfigError(f"{where}: seeds names no world")
-    for seed in phase.seeds:
+    for seed in phase.seeds + phase.driven:
         if not isinstance(seed, int) or seed < FIRST_TRAINING_SEED:
             raise ConfigError(
                 f"{where}: seed {seed!r} is none to train on; {FIRST_TRAINING_SEED} and above are, those below are evaluated on"

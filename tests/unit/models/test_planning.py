@@ -159,6 +159,16 @@ def test_ego_status_reads_the_cars_own_motion_and_nothing_else() -> None:
         assert changes == (column in (7, 8, 12, 13, 14)), column
 
 
+def test_ego_status_is_dropped_in_training_alone_and_for_whole_clips() -> None:
+    torch.manual_seed(0)
+    planner = PlanHead(replace(SMALL, ego_status=True, status_dropout=0.3, dropout=0.0))
+    status = torch.ones(2000, 32)
+    kept = planner.train().known(status)
+    rows = kept.unique(dim=0)
+    assert rows.tolist() == [[0.0] * 32, [1.0] * 32] and abs(float(kept.mean()) - 0.7) < 0.03
+    assert torch.equal(planner.eval().known(status), status)
+
+
 def test_the_patch_ahead_is_read_cell_by_cell_and_nothing_behind_it() -> None:
     spec = replace(SMALL, bev_hw=(20, 16), bev_patch=True)
     head, (_, _, ego, command) = PlanHead(spec).eval(), small_inputs(1)
