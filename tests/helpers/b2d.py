@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helpers import stage2_clip
 from helpers.recorded import EXTRACTS
 from helpers.specs import CONFIGS, edit
+from helpers.train_clip import given_clip, given_targets
 from uniad.config.read import load_spec
-from uniad.config.spec import Spec
-from uniad.interface.types import Frame
+from uniad.config.spec import ModelSpec, Spec
+from uniad.interface.types import Clip, Frame
 
 FOLDER = EXTRACTS / "b2d"
 
@@ -32,11 +34,44 @@ small = _module("small")
 
 
 @lru_cache
-def small_spec(train: bool = False) -> Spec:
+def small_spec() -> Spec:
     """Tiny of Bench2Drive with the recordings' sizes."""
-    options = {**small.OPTIONS, **(small.TRAIN_OPTIONS if train else {})}
-    spec = load_spec(CONFIGS / "stage2_e2e/b2d-tiny_e2e.py", [f"{key}={value}" for key, value in options.items()])
+    spec = load_spec(CONFIGS / "stage2_e2e/b2d-tiny_e2e.py", [f"{key}={value}" for key, value in small.OPTIONS.items()])
     return edit(spec, data__image__height=small.IMAGE[0], data__image__width=small.IMAGE[1])
+
+
+@lru_cache
+def clip_spec(stage: int) -> ModelSpec:
+    """Tiny of Bench2Drive as the clips and the modules were recorded: a BEV of 40x40 cells, one image scale, nothing random."""
+    folder, kind = {1: ("stage1_track_map", "track_map"), 2: ("stage2_e2e", "e2e")}[stage]
+    options = [f"{key}={value}" for key, value in small.CLIP_OPTIONS.items()]
+    cells, step = (small.CELLS, small.CELLS), 2 * small.HALF_M / small.CELLS
+    spec = edit(
+        load_spec(CONFIGS / folder / f"b2d-tiny_{kind}.py", options).model,
+        queue_length=small.CLIP_FRAMES, use_grid_mask=False, bev_upsample=1, backbone__depth=18, backbone__out_indices=(3,),
+        neck__in_channels=(512,), neck__num_outs=1, bev__height=small.CELLS, bev__width=small.CELLS, bev__num_levels=1,
+        map__bev_hw=cells, map__canvas_hw=cells, track__random_drop=0.0, track__fp_ratio=0.0, track__capacity=32,
+    )  # fmt: skip
+    if stage == 1:
+        return spec
+    bound = (-small.HALF_M, small.HALF_M, step)
+    return edit(
+        spec, stage2__motion__bev_hw=cells, stage2__plan__bev_hw=cells, stage2__occ__bev_hw=cells, stage2__occ__slice_bev=True,
+        stage2__occ__xbound=bound, stage2__occ__ybound=bound, stage2__agent_capacity=32,
+    )  # fmt: skip
+
+
+def clip(given: dict[str, Tensor], stage: int) -> Clip:
+    """The recorded clip; given: its inputs by name."""
+    given = {name: value.long() if value.dtype == torch.int16 else value for name, value in given.items()}
+    for name in ("sdc_planning", "sdc_planning_mask", "gt_sdc_fut_traj", "gt_sdc_fut_traj_mask"):
+        given[name] = given[name][0]  # the other arrays have no batch axis
+    images = torch.from_numpy(small.clip_images())
+    given.update(img_first64=images.flatten()[:64], can_bus_absolute=given["can_bus"])
+    ahead = stage2_clip.stage2_targets(given) if stage == 2 else None
+    targets = given_targets(given, small.CLIP_FRAMES, ahead, num_things=6)
+    nothing = torch.zeros(1, small.CELLS, small.CELLS, dtype=torch.uint8)  # Bench2Drive's map has no areas
+    return given_clip(given, images, targets._replace(drivable=nothing))
 
 
 def frame(i: int) -> Frame:

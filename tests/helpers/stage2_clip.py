@@ -13,10 +13,10 @@ from uniad.interface.types import Clip, Stage2Targets, Targets
 FRAMES = 3
 
 
-def targets(given: Mapping[str, Tensor], max_objects: int = 12) -> Targets:
-    """Ground truth of all heads, padded to the given capacity. given: the golden training inputs by name."""
+def stage2_targets(given: Mapping[str, Tensor], max_objects: int = 12) -> Stage2Targets:
+    """Ground truth of the second stage's heads. given: the golden training inputs by name."""
     future = [given[f"gt_future_boxes/{t}"] for t in range(7)]
-    stage2 = Stage2Targets(
+    return Stage2Targets(
         fut_traj=pad(given["gt_fut_traj"], max_objects, 0)[None].float(),
         fut_traj_mask=pad(given["gt_fut_traj_mask"], max_objects, 0)[None].float(),
         sdc_fut_traj=given["gt_sdc_fut_traj"][None].float(),
@@ -29,7 +29,11 @@ def targets(given: Mapping[str, Tensor], max_objects: int = 12) -> Targets:
         sdc_planning=given["sdc_planning"][None].float(),
         sdc_planning_mask=given["sdc_planning_mask"][None].float(),
     )
-    return given_targets(given, FRAMES, stage2, max_objects)
+
+
+def targets(given: Mapping[str, Tensor], max_objects: int = 12) -> Targets:
+    """Ground truth of all heads, padded to the given capacity."""
+    return given_targets(given, FRAMES, stage2_targets(given, max_objects), max_objects)
 
 
 def clip(given: Mapping[str, Tensor], image_seed: int) -> Clip:

@@ -53,15 +53,20 @@ def given_clip(given: Mapping[str, Tensor], img: Tensor, targets: Targets) -> Cl
 
 
 def given_targets(
-    given: Mapping[str, Tensor], frames: int, stage2: Stage2Targets | None = None, max_objects: int = 12, max_lanes: int = 8
+    given: Mapping[str, Tensor],
+    frames: int,
+    stage2: Stage2Targets | None = None,
+    max_objects: int = 12,
+    max_lanes: int = 8,
+    num_things: int = 3,
 ) -> Targets:
-    """Ground truth of recorded inputs, padded to the given capacities."""
+    """Ground truth of recorded inputs, padded to the given capacities. Map elements of other labels are the drivable area."""
 
     def objects(name: str, fill: float = 0) -> Tensor:
         return torch.stack([pad(given[f"f{t}/{name}"], max_objects, fill) for t in range(frames)])[None]
 
     labels = given["gt_lane_labels"]
-    things = labels < 3
+    things = labels < num_things
     return Targets(
         boxes=objects("gt_boxes"),
         labels=objects("gt_labels"),

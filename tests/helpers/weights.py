@@ -1,7 +1,8 @@
 """Deterministic weights that the golden numbers were recorded with, derived from parameter names alone.
 
 Every float tensor is standard normal noise seeded by the CRC-32 of its state_dict key, scaled by what kind of parameter it is,
-so a test needs no checkpoint. ``kind`` selects the adjustments of a set of golden files: "tiny", "base", "b2d" or "train".
+so a test needs no checkpoint. ``kind`` selects the adjustments of a set of golden files: "tiny", "base", "b2d", "train" or
+"b2d-train".
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _ADJUST["base"] = [*_ADJUST["tiny"], (r"^pts_bbox_head\.cls_branches\.5\.6\.bias
 _ADJUST["b2d"] = [(pattern, 0.1 if factor == 0.3 else factor, summand) for pattern, factor, summand in _ADJUST["tiny"]]
 _ADJUST["b2d"] = [row for row in _ADJUST["b2d"] if row[2] is not _CLS_BIAS]
 _ADJUST["b2d"].append((r"^pts_bbox_head\.cls_branches\.5\.6\.bias$", 0.0, [b - 1.5 for b in _CLS_BIAS[:9]]))
+_ADJUST["b2d-train"] = [*_ADJUST["b2d"], (r"^seg_head\.things_mask_head\.attnen\.linear\.0\.bias$", 0.0, 0.8)]
 _ADJUST["train"] = [*_ADJUST["tiny"], (r"^seg_head\.things_mask_head\.attnen\.linear\.0\.bias$", 0.0, 0.8)]
 
 

@@ -1,4 +1,4 @@
-"""Records frames.npz, clip.npz and state_dict.json from Bench2DriveZoo's own code (README.md beside this file).
+"""Records the files beside it from Bench2DriveZoo's own code (README.md beside this file).
 
     python record.py ZOO        # a checkout of Thinklab-SJTU/Bench2DriveZoo, branch uniad/vad
 """
@@ -181,7 +181,17 @@ def velo_update(root: Path) -> None:
     np.savez_compressed(HERE / "velo_update.npz", **store)
 
 
-PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update}
+def clip(root: Path) -> None:
+    """One training iteration of each stage."""
+    import record_clip
+
+    def make(stage: int):
+        return build(record_clip.small_model(config(root, "tiny", stage, small.CLIP_OPTIONS), stage), "b2d-train")
+
+    np.savez_compressed(HERE / "clip.npz", **record_clip.record(make))
+
+
+PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update, "clip": clip}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -19,11 +19,18 @@ OPTIONS = {
     "model.motion_head.transformerlayers.num_layers": 1,
     "model.planning_head.use_col_optim": False,
 }
-# Of the training clip: nothing is drawn at random
-TRAIN_OPTIONS = {
-    "model.use_grid_mask": False,
-    "model.qim_args.random_drop": 0.0,
-    "model.qim_args.fp_ratio": 0.0,
+# Of the training clips and of the modules by themselves: a BEV of its own size, which is not doubled, and one image scale
+CELLS = 40
+HALF_M = 50.0
+CLIP_FRAMES = 3
+CLIP_IMAGE_SEED = 7301
+MODULE_SEED = 7401
+CLIP_OPTIONS = {
+    "model.pts_bbox_head.transformer.encoder.num_layers": 2,
+    "model.seg_head.transformer.encoder.num_layers": 1,
+    "model.seg_head.transformer.decoder.num_layers": 2,
+    "model.seg_head.thing_transformer_head.num_decoder_layers": 2,
+    "model.seg_head.stuff_transformer_head.num_decoder_layers": 2,
 }
 IMAGE = (96, 160)
 FRAMES = 3
@@ -36,6 +43,12 @@ STEP_S = 0.1
 def image(frame: int) -> np.ndarray:
     """[1, 6, 3, H, W] float32, noise instead of pixels."""
     return np.random.RandomState(7100 + frame).standard_normal((1, 6, 3, *IMAGE)).astype(np.float32)
+
+
+def clip_images() -> np.ndarray:
+    """[1, T, 6, 3, H, W] float32, noise."""
+    shape = (1, CLIP_FRAMES, 6, 3, *IMAGE)
+    return np.random.RandomState(CLIP_IMAGE_SEED).standard_normal(shape).astype(np.float32)
 
 
 def lidar2img() -> np.ndarray:
