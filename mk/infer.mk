@@ -88,13 +88,17 @@ $(VIEW_DIR)/.finished: $(INFER_DIR)/.finished $$(call code,make_recording+graph)
 
 # A scene as a car would have recorded it, for BAG=
 MADE_BAG := outputs/$(SUB)bag/drive_$(subst /,_,$(or $(SCENE),0)).mcap
+$(if $(BAG),$(if $(filter bag,$(MAKECMDGOALS)),$(error BAG=$(BAG) is a bag to read, and `make bag` writes $(MADE_BAG): leave BAG out)))
 BAG_FLAGS.$(MADE_BAG) = $(strip $(call config,2) --scene $(call q,$(or $(SCENE),0)) $(if $(FRAMES),--frames $(FRAMES)) $(call cfg-options,$(OPTIONS)) $(BAG_ARGS))
 .PHONY: bag
 bag: $(MADE_BAG) ## Write a scene (SCENE=0) as a bag of ROS 2, as a car would have recorded it: outputs/bag/...mcap
 	@echo $(call q,$(MADE_BAG))
+# A bag that is to be read is whatever lies there, of whatever length and scene: it is not written anew.
+ifeq ($(BAG),)
 $(MADE_BAG): $(INFOS_VAL) $$(call code,make_bag) .make/var/BAG_FLAGS.$(MADE_BAG) | $(ENV)
 	@mkdir -p $(call q,$(@D))
 	$(RUN) tools/make_bag.py --out $(call q,$@) $(BAG_FLAGS.$@)
+endif
 
 METADATA := nuscenes_np/$(SUB)
 METADATA_FLAGS = $(strip --config $(call config,2) --dump_folder $(call q,$(METADATA:%/=%)) $(if $(NUM_FRAME),--num_frame $(NUM_FRAME)) $(call cfg-options,$(OPTIONS)))

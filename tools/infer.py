@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from uniad.postprocess.result import Result
     from uniad.ros.bag import BagFrames
 
+MOST_TOLERANCE_S = 0.5
+
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
@@ -84,6 +86,8 @@ def main() -> int:
             raise UserError(f"--{name} is of a bag: give --bag, too")
         if isinstance(value, float) and not 0 <= value < 1e6:
             raise UserError(f"--{name} {value:g}: give seconds from 0 on")
+    if args.tolerance is not None and args.tolerance > MOST_TOLERANCE_S:
+        raise UserError(f"--tolerance {args.tolerance:g}: at most {MOST_TOLERANCE_S:g} s, which is a whole step of the model")
     if args.start is not None and args.stop is not None and args.stop <= args.start:
         raise UserError(f"--stop {args.stop:g} is not after --start {args.start:g}")
     for name, least in (("frames", 1), ("warmup", 0), ("every", 1)):

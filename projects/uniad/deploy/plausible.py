@@ -31,6 +31,7 @@ class Limits:
     speed_mps: float = 100.0  # from frame to frame, and by the CAN bus
     jump_m: float = 2.0  # of a localisation that corrects itself, on top of that
     turn_radps: float = 3.2  # from frame to frame, half a circle a second; of the CAN bus's angular rate three times that
+    tilt_deg: float = 45.0  # of the lidar's z axis from upright: an axis that points down is another convention
     acceleration_mps2: float = 50.0  # by the CAN bus, gravity included
     mount_m: float = 20.0  # of a camera from the lidar, and of the lidar from the car's origin
     least_focal: float = 0.05  # focal length in image widths
@@ -107,6 +108,12 @@ def check_plausible(
     rotation = frame["l2g_r"][0].astype(np.float64)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHOGONAL or np.linalg.det(rotation) < 0:
         raise UserError("ego2global and lidar2ego make no rotation: l2g_r is not orthonormal")
+    tilted = math.degrees(math.acos(min(max(float(rotation[2, 2]), -1.0), 1.0)))
+    if tilted > limits.tilt_deg:
+        raise UserError(
+            f"ego2global and lidar2ego lay z {tilted:.0f} degrees off upright; needed are z up, and quaternions w first "
+            f"({limits.shown('tilt_deg')})"
+        )
     moment = Moment(now_s, position, rotation)
     if before is not None:
         _check_motion(before, moment, limits)

@@ -95,6 +95,9 @@ class Bag:
             if entry is None:
                 return
             connection, log_ns, data = entry
+            if not isinstance(log_ns, int) or isinstance(data, str):  # a cell of SQLite holds any type
+                number = counts[connection.topic]
+                raise UserError(f"{self.path}: {connection.topic}: message {number} is damaged: its time or its data is none")
             yield connection.topic, counts[connection.topic], log_ns, data, connection.msgtype
             counts[connection.topic] += 1
 

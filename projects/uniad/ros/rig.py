@@ -37,6 +37,9 @@ LOOKS_DEG = {
 }  # fmt: skip
 ASTRAY_DEG = 60  # from there, and two names were mixed up
 SAME_MATRIX = 0.02  # of the focal length
+MOST_SCALE = 8.0  # an image smaller than that shows a car at 20 m in a pixel or two
+LEAST_SEEN = 0.4  # of an image: more is not cut off to make it as wide as the model's
+LEAST_UNBENT = 0.5  # of the pixels without distortion have one in the image that they are taken from
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class _Fit:
     def of(cls, height: int, width: int) -> _Fit:
         scale = max(IMAGE_HW[1] / width, IMAGE_HW[0] / height)
         return cls(scale, (round(width * scale) - IMAGE_HW[1]) // 2, (round(height * scale) - IMAGE_HW[0]) // 2)
+
+    def check(self, height: int, width: int, where: str) -> None:
+        """UserError for an image that is no picture of a camera of this kind: a strip, or a thumbnail."""
+        seen = IMAGE_HW[0] * IMAGE_HW[1] / (width * height * self.scale**2)
+        if self.scale > MOST_SCALE or seen < LEAST_SEEN:
+            raise UserError(
+                f"{where}: the image has {width}x{height} pixels; the model's have {IMAGE_HW[1]}x{IMAGE_HW[0]}, and images from "
+                f"{IMAGE_HW[1] / MOST_SCALE:.0f} columns on, about as wide, are scaled: record larger ones, or leave it out"
+            )
 
     @property
     def matrix(self) -> F64:
@@ -111,7 +123,7 @@ class Car:
             motion = m.motion(message, where)
             stamp_ns = m.nanoseconds(message.header.stamp) or stamp_ns
             self._child, self._odometry_frame = motion.child.lstrip("/"), motion.frame.lstrip("/")
-            self.poses.add(stamp_ns, motion.pose)
+            self.poses.add(stamp_ns, motion.pose, where)
             self.motions.add(stamp_ns, motion)
         elif topic == self.topics.imu:
             self.inertias.add(m.nanoseconds(message.header.stamp) or stamp_ns, m.inertia(message, where))
@@ -322,11 +334,12 @@ class Car:
             if lens.distorted and not camera.rectified:
                 if self.calibration is not None:
                     self._check_matrix(name, matrix, lens, where)
-                image = self._undistorted(name, image, lens)
+                image = self._undistorted(name, image, lens, where)
                 self._note("lens distortion is taken out with the coefficients of CameraInfo")
                 same = False
         if (height, width) != IMAGE_HW:
             fit = _Fit.of(height, width)
+            fit.check(height, width, where)
             cut = f" and cut to {IMAGE_HW[1]}x{IMAGE_HW[0]}" if fit.left or fit.top else ""
             self._note(f"{width}x{height} images are scaled by {fit.scale:.4g}{cut}, their matrices with them")
             image, matrix, same = fit.apply(image), fit.matrix @ matrix, False
@@ -344,7 +357,7 @@ class Car:
                 f"(focal length {focal[0]:.0f} against {lens.k[0, 0]:.0f}): give rectified images"
             )
 
-    def _undistorted(self, name: str, image: U8, lens: m.Lens) -> U8:
+    def _undistorted(self, name: str, image: U8, lens: m.Lens, where: str) -> U8:
         key = lens.k.tobytes() + lens.d.tobytes() + lens.model.encode()
         if name not in self._maps or self._maps[name][0] != key:
             size, k = (image.shape[1], image.shape[0]), lens.k
@@ -352,6 +365,9 @@ class Car:
                 maps = cv2.fisheye.initUndistortRectifyMap(k, lens.d, np.eye(3), k, size, cv2.CV_16SC2)
             else:
                 maps = cv2.initUndistortRectifyMap(k, lens.d, np.eye(3), k, size, cv2.CV_16SC2)
+            if _unbent(maps[0], *size) < LEAST_UNBENT:
+                given = ", ".join(f"{value:.4g}" for value in lens.d)
+                raise UserError(f"{where}: distortion {given} folds most of the image, or takes it away: calibrate again")
             self._maps[name] = key, maps
         return cv2.remap(image, *self._maps[name][1], interpolation=cv2.INTER_LINEAR)
 
@@ -378,6 +394,14 @@ class Car:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _unbent(map_xy: NDArray[np.int16], width: int, height: int) -> float:
+    """Share of the pixels that come from inside of the image, and from the right of what their left neighbour comes from."""
+    coarse = map_xy[::8, ::8].astype(np.int64)
+    x, y = coarse[..., 0], coarse[..., 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return float((inside[:, 1:] & (np.diff(x, axis=1) > 0)).mean())
 
 
 def absent_notes(topics: Topics) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from operator import itemgetter
@@ -18,6 +19,7 @@ F64 = NDArray[np.float64]
 
 MOST_GAP_NS = 300_000_000  # between two poses that are interpolated
 MOST_AHEAD_NS = 100_000_000  # that a pose is carried on beyond the first or the last
+APART_M, APART_DEG = 0.5, 3.0  # two poses of one time that are farther apart are two publishers', or a fault
 KEPT_NS = 30_000_000_000  # that a running car remembers
 _stamp = itemgetter(0)
 T = TypeVar("T")
@@ -44,9 +46,13 @@ def multiply(a: F64, b: F64) -> F64:
     return np.array([real, *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])
 
 
+def _unit(pose: Pose) -> F64:
+    return pose.rotation / np.linalg.norm(pose.rotation)
+
+
 def between(a: Pose, b: Pose, share: float) -> Pose:
     """The pose at ``share`` of the way from a (0) to b (1); above 1 it is carried on."""
-    qa, qb = (pose.rotation / np.linalg.norm(pose.rotation) for pose in (a, b))
+    qa, qb = _unit(a), _unit(b)
     if qa @ qb < 0:
         qb = -qb
     angle = np.arccos(min(float(qa @ qb), 1.0))
@@ -95,6 +101,20 @@ class Series(Generic[T]):
 class PoseSeries(Series[Pose]):
     """Poses over time; between two they are interpolated."""
 
+    def add(self, stamp_ns: int, value: Pose, where: str = "poses") -> None:
+        """UserError for another pose than the one that is known of this time: the first would be taken without a word."""
+        place = bisect_left(self.entries, stamp_ns, key=_stamp)
+        if place < len(self.entries) and self.entries[place][0] == stamp_ns:
+            _, known = self.entries[place]
+            away = float(np.linalg.norm(value.translation - known.translation))
+            turned = math.degrees(2 * math.acos(min(abs(float(_unit(known) @ _unit(value))), 1.0)))
+            if away > APART_M or turned > APART_DEG:
+                raise UserError(
+                    f"{where}: two poses at {stamp_ns / 1e9:.3f} s, {away:.4g} m and {turned:.0f} degrees apart: do two nodes "
+                    "publish there? Record one of them, or name another topic in a file of topics"
+                )
+        super().add(stamp_ns, value)
+
     def at(self, stamp_ns: int, where: str) -> Pose:
         """UserError where there is none near that time."""
         if not self.entries:
@@ -128,7 +148,7 @@ class Tree:
         if stamp_ns is None:
             self.fixed[child] = parent_from_child
         else:
-            self.moving.setdefault(child, PoseSeries()).add(stamp_ns, parent_from_child)
+            self.moving.setdefault(child, PoseSeries()).add(stamp_ns, parent_from_child, f"TF {parent} from {child}")
 
     @property
     def frames(self) -> list[str]:

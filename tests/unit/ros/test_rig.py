@@ -27,7 +27,7 @@ def test_a_bent_point_is_where_the_matrix_says(model, d, point):
     image = np.zeros((900, 1600, 3), np.uint8)
     cv2.circle(image, tuple(np.round(bent).astype(int).tolist()), 4, (255, 255, 255), -1)
     car = Car(Topics({"CAM_FRONT": CameraTopic("/a", "/b")}))
-    straight = car._undistorted("CAM_FRONT", image, Lens("f", 1600, 900, model, d, K, np.zeros((3, 4)), np.eye(3)))
+    straight = car._undistorted("CAM_FRONT", image, Lens("f", 1600, 900, model, d, K, np.zeros((3, 4)), np.eye(3)), "there")
     rows, columns = np.nonzero(straight[..., 0] > 127)
     found, expected = np.array([columns.mean(), rows.mean()]), (K @ (*point, 1.0))[:2]
     assert np.abs(found - expected).max() < 1.5 and np.abs(bent - expected).max() > 5
