@@ -181,17 +181,29 @@ def velo_update(root: Path) -> None:
     np.savez_compressed(HERE / "velo_update.npz", **store)
 
 
+def small_tiny(root: Path, stage: int):
+    """Tiny for a BEV of 40x40 cells."""
+    import record_clip
+
+    return build(record_clip.small_model(config(root, "tiny", stage, small.CLIP_OPTIONS), stage), "b2d-train")
+
+
+def modules(root: Path) -> None:
+    """The parts one by one, fed with noise."""
+    import record_modules
+
+    found = record_modules.record(small_tiny(root, 2).eval(), meta_of(1, "a"))
+    np.savez_compressed(HERE / "modules.npz", thinned=np.array(json.dumps(record_modules.THINNED)), **found)
+
+
 def clip(root: Path) -> None:
     """One training iteration of each stage."""
     import record_clip
 
-    def make(stage: int):
-        return build(record_clip.small_model(config(root, "tiny", stage, small.CLIP_OPTIONS), stage), "b2d-train")
-
-    np.savez_compressed(HERE / "clip.npz", **record_clip.record(make))
+    np.savez_compressed(HERE / "clip.npz", **record_clip.record(lambda stage: small_tiny(root, stage)))
 
 
-PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update, "clip": clip}
+PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update, "clip": clip, "modules": modules}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -90,3 +90,27 @@ def pose(frame: int) -> dict[str, np.ndarray]:
         "can_bus": can_bus, "l2g_r": lidar2global[:3, :3], "l2g_t": lidar2global[:3, 3],
         "timestamp": np.array([2.0 + STEP_S * frame]),
     }  # fmt: skip
+
+
+# Shapes of what the modules were fed by themselves: noise, in this order
+MODULE_INPUTS = {
+    "feats": (1, 6, 256, 12, 20), "bev": (1, CELLS * CELLS, 256), "prev_bev": (1, CELLS * CELLS, 256), "query": (5, 512),
+    "ref_pts": (5, 3), "agents/query": (1, 8, 256), "lane_query": (1, 300, 256), "lane_query_pos": (1, 300, 256),
+    "traj_query": (3, 1, 8, 6, 256), "track_query_pos": (1, 8, 256), "bev_pos": (1, CELLS * CELLS, 256),
+}  # fmt: skip
+
+
+def module_inputs() -> dict[str, np.ndarray]:
+    """float32 noise by name, and the boxes [8, 9], labels and scores of eight agents; the last is the ego car."""
+    draw = np.random.RandomState(MODULE_SEED)
+    out = {name: draw.standard_normal(shape).astype(np.float32) for name, shape in MODULE_INPUTS.items()}
+    boxes = np.concatenate([
+        draw.uniform(-40, 40, (8, 2)), draw.uniform(-2, 0, (8, 1)), draw.uniform(1.5, 5.0, (8, 3)),
+        draw.uniform(-3.1, 3.1, (8, 1)), draw.standard_normal((8, 2)),
+    ], 1)  # fmt: skip
+    boxes[-1, :2] = 0.3, -0.2
+    out.update({
+        "agents/boxes": boxes.astype(np.float32), "agents/labels": np.array([0, 1, 2, 3, 7, 8, 4, 0]),
+        "agents/scores": draw.uniform(0.4, 0.9, 8).astype(np.float32),
+    })  # fmt: skip
+    return out
