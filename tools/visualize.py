@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from uniad.backends.open import find_model
+    from uniad.config.spec import BENCH2DRIVE
     from uniad.data.dataset import SceneStream
     from uniad.data.rig import check_dataset_rigs
     from uniad.deploy.loop import results_along
@@ -60,7 +61,8 @@ def main() -> None:
         along = results_along(runtime, stream.scene(args.scene))
         sample, result = next(itertools.islice(along, wanted, None))
         name = spec.name if runtime.backend == "torch" else f"{spec.name}, {runtime.backend}"
-    speed = float(sample.frame.can_bus[0, 13:16].norm())
+    at = 7 if spec.data.compat.can_bus_order == BENCH2DRIVE else 13  # the velocity's place
+    speed = float(sample.frame.can_bus[0, at : at + 3].norm())
     content = content_of(result, {**sample.info, "frame": wanted}, sample, spec, [name], about, speed)
     write_picture(args.out, render(content, spec.data.class_names, spec.data.pc_range))
     print(f"{args.out}: scene {args.scene} of {args.split}, frame {wanted}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from uniad.config.spec import UPSTREAM, DataSpec, ImageSpec, Spec
+from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec, ImageSpec, Spec
 from uniad.data.dataset import ClipDataset, pose_tensors
 from uniad.errors import UserError
 from uniad.files import atomic_path
@@ -145,35 +145,47 @@ def join(parts: Sequence[Record], device: torch.device | str = "cpu") -> Record:
     return _map([part._replace(first=part.first + start) for part, start in zip(parts, starts)], place)
 
 
-def clip_ends(record: Record, length: int) -> NDArray[np.bool_]:
-    """Where a clip of ``length`` frames may end: inside a scene, and with objects in all its frames. [frames]"""
+def clip_step(spec: DataSpec, source: object = "these packs") -> int:
+    """Frames of a pack from one of a clip to the next: five of Bench2Drive, at 10 Hz. UserError for a config whose clips leave
+    frames out at random, or reach back into another route: a pack's do not.
+    """
+    if spec.compat.clip_frames == BENCH2DRIVE:
+        raise UserError(
+            f"{source}: with native.compat clip_frames='bench2drive' clips leave frames out and reach into the route before, "
+            "those of a pack do not: leave --packs out, or give native.compat clip_frames='fixed'"
+        )
+    return max(1, spec.sample_interval // spec.every)
+
+
+def clip_ends(record: Record, length: int, step: int = 1) -> NDArray[np.bool_]:
+    """Where a clip of ``length`` frames, ``step`` apart, may end: inside a scene, and with objects in all its frames. [frames]"""
     first, has_objects = record.first.cpu().numpy(), record.has_objects.cpu().numpy()
     number, fits = np.arange(len(first)), has_objects.copy()
-    for back in range(1, length):
+    for back in range(step, step * (length - 1) + 1, step):
         fits[back:] &= has_objects[:-back]
-    return fits & (number - length + 1 >= first)
+    return fits & (number - step * (length - 1) >= first)
 
 
-def take_clips(record: Record, last: Tensor, length: int, image: ImageSpec) -> tuple[Frame, Targets]:
+def take_clips(record: Record, last: Tensor, length: int, image: ImageSpec, step: int = 1) -> tuple[Frame, Targets]:
     """The clips that end at the frames ``last`` [B] (on the record's device), as ``collate`` makes them."""
-    index = _frames_of(last, length)
+    index = _frames_of(last, length, step)
     start = (torch.arange(length, device=last.device) == 0).expand(len(last), -1)
     fields = {name: _take(values, index) for name, values in record.frame.items()}
     frames = Frame(img=network_input(_take(record.img, index), image), scene_start=start, **fields)
-    return frames, take_targets(record, last, length)
+    return frames, take_targets(record, last, length, step)
 
 
-def take_targets(record: Record, last: Tensor, length: int) -> Targets:
+def take_targets(record: Record, last: Tensor, length: int, step: int = 1) -> Targets:
     """Those of ``take_clips`` alone."""
-    index = _frames_of(last, length)
+    index = _frames_of(last, length, step)
     fields = {name: _take(values, index if name in PER_FRAME else last) for name, values in record.targets.items()}
     future = {name: fields.pop(name) for name in Stage2Targets._fields if name in fields}
     return Targets(**fields, stage2=Stage2Targets(**future) if future else None)
 
 
-def _frames_of(last: Tensor, length: int) -> Tensor:
+def _frames_of(last: Tensor, length: int, step: int) -> Tensor:
     """Frames [B, length] of the clips that end at ``last`` [B]."""
-    return last[:, None] + torch.arange(1 - length, 1, device=last.device)
+    return last[:, None] + step * torch.arange(1 - length, 1, device=last.device)
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:

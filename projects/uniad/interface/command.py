@@ -6,12 +6,18 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS
+from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS, Vocabulary
 from uniad.errors import UserError
 
 COMMANDS = NUSCENES_WORDS.commands
 # What results call a command, whichever data set its number is of
 ALL_COMMANDS = (*COMMANDS, *(name for name in BENCH2DRIVE_WORDS.commands if name not in COMMANDS))
+
+
+def command_of_vocabulary(command: int, words: Vocabulary) -> int:
+    """The number that nuScenes' ``command`` has in another vocabulary: right, left, or to go on as the road goes."""
+    name = COMMANDS[command]
+    return words.straight if name == "straight" else words.commands.index(name)
 
 
 def check_command(command: int | Iterable[int], where: str = "command", names: Sequence[str] = COMMANDS) -> np.ndarray:

@@ -13,6 +13,7 @@ from shapely.prepared import prep
 from uniad.data.synthetic.dynamics import ACCEL, BRAKE, HARD_BRAKE, STANDSTILL_M, idm
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
+from uniad.interface.command import command_of_vocabulary
 from uniad.postprocess.result import Result
 from uniad.simulation.log import (
     CAR_FRONT_M,
@@ -181,10 +182,12 @@ class Model:
 
     def step(self, observation: Observation, privileged: Privileged) -> Planned:
         assert observation.sensors is not None  # asked for
-        result = self.runtime.step(observation.sensors)
+        data = self.runtime.spec.data
+        command = command_of_vocabulary(observation.sensors.command, data.vocabulary)
+        result = self.runtime.step(replace(observation.sensors, command=command))
         stage2 = result.stage2
         assert stage2 is not None  # looked at when it was opened
-        names = self.runtime.spec.data.class_names
+        names = data.class_names
         return Planned(np.asarray(stage2.plan.path, np.float64), _detections(result, names), _forecasts(result, names))
 
 

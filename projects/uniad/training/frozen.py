@@ -94,7 +94,7 @@ def compute_results(
     whole: Stage1Result | None = None
     for first in range(0, len(ends), size):
         chosen = ends[first : first + size]
-        frames, targets = take_clips(packed.record, chosen.to(packed.record.img.device), packed.length, packed.image)
+        frames, targets = take_clips(packed.record, chosen.to(packed.record.img.device), packed.length, packed.image, packed.step)
         clip = map_tensors(lambda x: x.to(device), Clip(frames, targets, []))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             draws = draw(model.spec, *clip.frames.img.shape[:2], generator, clip.frames.img.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uniad.config.spec import Spec
 from uniad.data.dataset import draw_last
-from uniad.data.packs import Record, clip_ends, join, read_packs, take_clips
+from uniad.data.packs import Record, clip_ends, clip_step, join, read_packs, take_clips
 from uniad.data.sampler import TrainSampler
 from uniad.errors import UserError
 from uniad.interface.types import Clip
@@ -31,7 +31,8 @@ class PackedLoader:
         self.length, self.image, self.seed, self.source = data.queue_length, data.image, seed, source
         self.device, self.batch_size = world.device, data.samples_per_gpu
         self.record = join(parts, home(size_of(parts), world.device))
-        self.fits = clip_ends(self.record, self.length)
+        self.step = clip_step(data, source)
+        self.fits = clip_ends(self.record, self.length, self.step)
         sampler = TrainSampler(len(self.fits), self.batch_size, world.rank, world.size, seed)
         self.epoch_len = -(-len(sampler) // self.batch_size)
         self.batches = Batches(sampler, self.batch_size, self.epoch_len)
@@ -42,7 +43,7 @@ class PackedLoader:
         where, pin = self.record.img.device, self.device.type == "cuda"
         for positions in self.batches:
             last = torch.tensor([self.last_frame(p) for p in positions])
-            frames, targets = take_clips(self.record, last.to(where, non_blocking=True), self.length, self.image)
+            frames, targets = take_clips(self.record, last.to(where, non_blocking=True), self.length, self.image, self.step)
             clip = Clip(frames, targets, [])
             # in memory that a GPU can read while the host goes on
             yield clip if where == self.device or not pin else map_tensors(Tensor.pin_memory, clip)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
+from uniad.config.spec import NUSCENES_WORDS
 from uniad.geometry.nuscenes import EGO_SIZE
+from uniad.interface.command import ALL_COMMANDS
 from uniad.viz.camera import box_corners
-from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
+from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, PLAN, TEXT, class_colour, map_colour, occupied
 from uniad.viz.text import Labels, extent
 
 SUB = 4  # fractional bits of the coordinates that lines are drawn with
 TITLE_SIZE, ID_SIZE = 0.75, 0.5
-# Arrow of each driving command, x to the right and y up: 0 right, 1 left, 2 straight
-ARROWS = ((1, 0), (-1, 0), (0, 1))
+# Arrow of each driving command, x to the right and y up
+ARROWS = {
+    "right": (1, 0),
+    "left": (-1, 0),
+    "straight": (0, 1),
+    "lane follow": (0, 1),
+    "change lane left": (-0.7, 0.7),
+    "change lane right": (0.7, 0.7),
+}
 Range = tuple[float, ...]  # x0, y0, z0, x1, y1, z1 in metres, lidar frame
 
 
@@ -36,11 +47,14 @@ class BirdsEye:
         row = (y1 - xy[..., 1]) / (y1 - y0) * self.size
         return np.stack([column, row], -1)
 
-    def draw_map(self, drivable: np.ndarray, lanes: np.ndarray, covers: Range | None = None) -> None:
-        """drivable [h, w] and lanes [3, h, w], row 0 behind the car: any value above 0.5 is painted. covers: the range that they
-        cover, where that is not the canvas's.
+    def draw_map(
+        self, drivable: np.ndarray, lanes: np.ndarray, covers: Range | None = None,
+        things: Sequence[str] = NUSCENES_WORDS.map_things,
+    ) -> None:  # fmt: skip
+        """drivable [h, w] and lanes [C, h, w], row 0 behind the car: any value above 0.5 is painted. covers: the range that they
+        cover, where that is not the canvas's; things: what the C lanes are.
         """
-        for mask, colour in ((drivable, DRIVABLE), *zip(lanes, MAP_COLOURS.values())):
+        for mask, colour in ((drivable, DRIVABLE), *zip(lanes, map(map_colour, things), strict=True)):
             self.image[self._grown(mask, covers, cv2.INTER_LINEAR) > 0.5] = colour
 
     def _grown(self, mask: np.ndarray, covers: Range | None, interpolation: int) -> np.ndarray:
@@ -115,10 +129,10 @@ class BirdsEye:
         self.image[self._grown(mask, covers, cv2.INTER_NEAREST) != 0] = colour
 
     def draw_command(self, command: int, words: str) -> None:
-        """The driving command as an arrow, in the upper right corner, with its words beside it."""
-        x, y = ARROWS[command]
+        """The driving command, a number of ``ALL_COMMANDS``, as an arrow in the upper right corner, with its words beside it."""
+        x, y = ARROWS[ALL_COMMANDS[command]]
         middle, reach = (self.size - 34, 34), 18
-        ends = [(middle[0] + sign * reach * x, middle[1] - sign * reach * y) for sign in (-1, 1)]
+        ends = [(round(middle[0] + sign * reach * x), round(middle[1] - sign * reach * y)) for sign in (-1, 1)]
         for colour, width in ((GROUND, 9), (PLAN, 5)):
             cv2.arrowedLine(self.image, *ends, colour, width, cv2.LINE_AA, tipLength=0.45)
         left = self.size - 66 - extent(words, TITLE_SIZE, 2)[0]

@@ -39,7 +39,8 @@ def content_of(
     elif len(found) > MOST_TRACKS:
         kind = f"best of {len(found)} tracks"
     most = MOST_TRACKS if len(result.tracks) else BEST_GUESSES
-    truth = truth_of(sample) if sample else _no_truth(result)
+    words = spec.data.vocabulary
+    truth = truth_of(sample, len(words.map_things)) if sample else _no_truth(result)
     future = _future(result.stage2, info, sample, spec) if result.stage2 is not None else None
     annotated = len(truth["gt_boxes"]) if sample else None
     first = first_line(names, info["frame"], speed_mps, future, min(len(found), most), kind, annotated)
@@ -55,6 +56,8 @@ def content_of(
         future=future,
         annotated=sample is not None,
         token=info["token"],
+        map_things=words.map_things,
+        paints_area=bool(words.map_stuff),
         **truth,
     )
 
@@ -73,8 +76,8 @@ def first_line(
     return "  |  ".join(parts)
 
 
-def truth_of(sample: SceneSample) -> dict[str, np.ndarray]:
-    """The fields of ``Content`` that come from the annotations."""
+def truth_of(sample: SceneSample, things: int) -> dict[str, np.ndarray]:
+    """The fields of ``Content`` that come from the annotations. things: how many kinds the map has."""
     gt = sample.targets
     valid = gt.valid[0, 0]
     lanes = gt.lane_masks[0].numpy()
@@ -85,7 +88,7 @@ def truth_of(sample: SceneSample) -> dict[str, np.ndarray]:
         "gt_labels": gt.labels[0, 0][valid].numpy(),
         "gt_drivable": gt.drivable[0].numpy(),
         "gt_lanes": np.stack(
-            [lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(3)]
+            [lanes[kept & (labels == c)].any(0) if kept.any() else np.zeros(lanes.shape[1:]) for c in range(things)]
         ),
     }
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
 from uniad.geometry.nuscenes import EGO_SIZE
-from uniad.interface.command import COMMANDS
+from uniad.interface.command import ALL_COMMANDS
 from uniad.simulation.drive import sensors_again
 from uniad.simulation.footprints import corners
 from uniad.simulation.log import GREEN, LIDAR_AHEAD_M, RED, TICK_S, DriveLog, FrameLog, Route
@@ -146,7 +146,7 @@ def _above(driven: Driven, tick: int, frame: FrameLog, streets: _Streets) -> NDA
     later = (tick - frame.tick) // 5 + 1  # points of the plan that are still to come
     view.draw_plan(here(np.concatenate([ways[:1], ways[later:]]))[1:] if later < len(ways) else np.zeros((0, 2)))
     _banner(view, driven, tick)
-    view.draw_command(frame.command, COMMAND_WORDS[COMMANDS[frame.command]])
+    view.draw_command(frame.command, COMMAND_WORDS[ALL_COMMANDS[frame.command]])
     view.title("from above")
     view.draw_scale()
     view.words.draw()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from uniad.config.spec import NUSCENES_WORDS
 from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
 from uniad.interface.command import ALL_COMMANDS
 from uniad.viz.birdseye import BirdsEye, Range
 from uniad.viz.camera import draw_boxes, draw_path, draw_ribbon
 from uniad.viz.legend import GAP, Entry, caption, legend
-from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, TEXT, class_colour, occupied
+from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, GROUND_TRUTH, PLAN, TEXT, class_colour, map_colour, occupied
 from uniad.viz.text import Labels
 
 # Position of each camera of upstream's order on the 2 x 3 wall, as one would look around.
@@ -23,7 +24,7 @@ CAMERA_W, CAMERA_H = 720, 405
 VIEW = 720
 HALF = VIEW // 2
 COMMAND_WORDS = {"right": "turn right", "left": "turn left", "straight": "straight"}
-MAP_WORDS = {"divider": "lane divider", "crossing": "crossing", "contour": "road edge"}
+MAP_WORDS = {"divider": "lane divider", "contour": "road edge"}
 MODES = 3  # drawn from above for each agent, the likeliest; in cameras, where lines cross everything, the first alone
 LEAST_M = 1.0  # a forecast that goes less far is a parked car's: a dot under its box
 
@@ -37,7 +38,7 @@ class Future:
     prob: np.ndarray  # [a, K]
     labels: np.ndarray  # [a] class
     plan: np.ndarray  # [P, 2]
-    command: int
+    command: int  # of ``ALL_COMMANDS``
     occupancy: np.ndarray  # [F', h, w], now first
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]]  # of the occupancy grid
     ground_z: float
@@ -57,7 +58,7 @@ class Content:
     labels: np.ndarray
     ids: np.ndarray
     drivable: np.ndarray
-    lanes: np.ndarray  # [3, h, w]
+    lanes: np.ndarray  # [C, h, w], of ``map_things``
     gt_boxes: np.ndarray
     gt_labels: np.ndarray
     gt_drivable: np.ndarray
@@ -66,6 +67,8 @@ class Content:
     future: Future | None = None  # stage 2
     annotated: bool = True  # whether the fields gt_* say anything
     token: str = ""  # of the frame
+    map_things: tuple[str, ...] = NUSCENES_WORDS.map_things
+    paints_area: bool = True  # whether the map has a drivable area
 
 
 def render(
@@ -99,7 +102,7 @@ def predicted(content: Content, class_names: tuple[str, ...], pc_range: Range, t
     if future:
         view.draw_command(future.command, command_words(future))
     view.draw_scale()
-    view.draw_map(content.drivable, content.lanes)
+    view.draw_map(content.drivable, content.lanes, things=content.map_things)
     view.outline_boxes(content.gt_boxes)
     if future:
         _true_future(view, future, FAINT)
@@ -115,7 +118,7 @@ def predicted(content: Content, class_names: tuple[str, ...], pc_range: Range, t
 def _annotated(content: Content, class_names: tuple[str, ...], pc_range: Range) -> BirdsEye:
     view = BirdsEye(VIEW, pc_range)
     view.title("annotated")
-    view.draw_map(content.gt_drivable, content.gt_lanes)
+    view.draw_map(content.gt_drivable, content.gt_lanes, things=content.map_things)
     if content.future:
         _true_future(view, content.future, GROUND_TRUTH)
     view.draw_boxes(content.gt_boxes, content.gt_labels, class_names)
@@ -216,10 +219,10 @@ def entries_of(
     entries = [Entry(class_names[n].replace("_", " "), (class_colour(class_names[n]),)) for n in sorted(seen)]
     if content.annotated:
         entries.append(Entry("annotated box", (GROUND_TRUTH,), "outline"))
-    entries += [Entry("this car", (EGO,)), GAP, Entry("drivable area", (DRIVABLE,))]
-    for number, (name, colour) in enumerate(MAP_COLOURS.items()):
+    entries += [Entry("this car", (EGO,)), GAP, *([Entry("drivable area", (DRIVABLE,))] if content.paints_area else [])]
+    for number, name in enumerate(content.map_things):
         if any((lanes[number] > 0.5).any() for c in shown for lanes in (c.lanes, c.gt_lanes)):
-            entries.append(Entry(MAP_WORDS[name], (colour,)))
+            entries.append(Entry(MAP_WORDS.get(name, name), (map_colour(name),)))
     if future:
         steps = len(future.occupancy)
         entries += [GAP, Entry(f"plan: {command_words(future)}", (PLAN,), "line")]

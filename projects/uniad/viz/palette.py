@@ -13,10 +13,24 @@ CLASS_COLOURS = {
     "bicycle": (205, 50, 150),
     "pedestrian": (255, 170, 30),
     "traffic_cone": (245, 75, 40),
+    # Bench2Drive's besides
+    "van": (170, 185, 245),
+    "traffic_sign": (230, 65, 245),
+    "traffic_light": (140, 230, 20),
+    "others": (20, 140, 125),
 }
 OTHER_CLASS = (215, 230, 200)  # of a vocabulary of one's own
 # The road lies below everything: dull colours, so that what moves stands out
 MAP_COLOURS = {"divider": (150, 150, 70), "crossing": (92, 120, 140), "contour": (118, 96, 88)}
+# Of Bench2Drive's map, which no picture shows beside the one of nuScenes
+TOWN_COLOURS = {
+    "broken line": (150, 150, 70),
+    "solid line": (185, 155, 110),
+    "double solid line": (155, 80, 65),
+    "lane centre": (95, 110, 140),
+    "traffic light": (65, 140, 80),
+    "stop sign": (140, 65, 95),
+}
 DRIVABLE = (60, 64, 70)
 GROUND = (24, 26, 30)
 GROUND_TRUTH = (240, 240, 240)
@@ -32,6 +46,11 @@ FIRST, SECOND = (90, 170, 255), (255, 130, 40)
 
 def class_colour(name: str) -> tuple[int, int, int]:
     return CLASS_COLOURS.get(name, OTHER_CLASS)
+
+
+def map_colour(name: str) -> tuple[int, int, int]:
+    """Of a thing of a vocabulary's map."""
+    return {**MAP_COLOURS, **TOWN_COLOURS}[name]
 
 
 def occupied(step: int, steps: int) -> tuple[int, int, int]:

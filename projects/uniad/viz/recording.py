@@ -27,7 +27,7 @@ from uniad.files import atomic_path
 from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
 from uniad.postprocess.result import Forecasts, Objects, Result
 from uniad.viz.page import Content, Future, command_words, occupancy_range, title_of
-from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, MAP_COLOURS, PLAN, class_colour, occupied
+from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, PLAN, class_colour, map_colour, occupied
 from uniad.viz.replay import Replay
 
 APPLICATION = "uniad"
@@ -97,9 +97,11 @@ def _log_frame(log: _Log, content: Content, result: Result, info: dict, first: d
     for name, path in info["cams"].items():
         _log_camera(log, name, path, np.asarray(info["lidar2img"][name], float))
     ground = -float(info["lidar2ego_translation"][2])
-    for number, (name, colour) in enumerate((("drivable", DRIVABLE), *MAP_COLOURS.items())):
-        mask = content.drivable if number == 0 else content.lanes[number - 1]
-        log(f"map/{name}", _cells(rr, np.asarray(mask) > 0.5, spec.data.pc_range, ground + number * LIFT_M, colour))
+    layers = [("drivable", content.drivable, DRIVABLE)] if content.paints_area else []
+    layers += [(name, mask, map_colour(name)) for name, mask in zip(content.map_things, content.lanes, strict=True)]
+    for number, (name, mask, colour) in enumerate(layers):
+        cells = _cells(rr, np.asarray(mask) > 0.5, spec.data.pc_range, ground + number * LIFT_M, colour)
+        log(f"map/{name.replace(' ', '_')}", cells)
     log("tracks", *_boxes(rr, _drawn(content, result.tracks), names))
     if content.annotated:
         log("annotated", _outlines(rr, content.gt_boxes, content.gt_labels, names))

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import pickle
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from helpers import REPO
+from helpers.pictures import painted
 from helpers.specs import CONFIGS, config_path, edit
+from helpers.weights import rule_state_dict
 from uniad.backends.open import Model
 from uniad.config.presets import BENCH2DRIVE, PRESETS
 from uniad.config.read import load_spec
 from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS, DataSpec
-from uniad.data import unpickle
+from uniad.data import packs, unpickle
+from uniad.data.anchors import save_motion_anchors
 from uniad.data.bench2drive import RouteLabeller, load_routes, town_maps
+from uniad.data.collate import collate
 from uniad.data.dataset import ClipDataset, SceneStream, open_table
+from uniad.data.packs import write_pack
 from uniad.data.synthetic.bench2drive import FOLDERS
 from uniad.errors import UserError
 from uniad.formats import bench2drive as schema
 from uniad.formats.layout import CAMERAS
+from uniad.models.uniad import UniAD
+from uniad.training.packed import packed_loader
+from uniad.viz import page
+from uniad.viz.page import render as real
+from uniad.viz.palette import map_colour
 
 FRAMES = 40
 SPEED = 10.0
@@ -210,11 +225,26 @@ def test_nuscenes_does_not_read_bench2drive_s_infos(root: Path) -> None:
         open_table(edit(spec, ann_file_val=f"{root}/infos/b2d_infos_val.pkl"), "val")
 
 
+def turned(row: dict, angle: float) -> dict:
+    """The same in a world that is turned: where the lidar's axes are the world's, a pose and its transpose turn alike."""
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    lidar = row["sensors"]["LIDAR_TOP"]
+    lidar["world2lidar"] = lidar["world2lidar"] @ turn.T
+    return {**row, "world2ego": row["world2ego"] @ turn.T, "npc2world": turn @ row["npc2world"],
+            "ego_translation": turn[:3, :3] @ row["ego_translation"], "ego_yaw": row["ego_yaw"] + angle}  # fmt: skip
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", REPO / f"tools/{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_both_poses_is_refused_before_a_frame_is_read_and_changes_that_convention_alone():
-    tool = importlib.util.spec_from_file_location("tools_test", REPO / "tools/test.py")
-    assert tool and tool.loader
-    module = importlib.util.module_from_spec(tool)
-    tool.loader.exec_module(module)
+    module = tool("test")
     published = Model(Path("x.pth"), load_spec(CONFIGS / "stage2_e2e/b2d-tiny_e2e.py"), [], None)
     rightly = module.with_right_poses(published).spec
     assert rightly.data.compat.track_pose == "fixed" and rightly.model == published.spec.model
@@ -222,3 +252,72 @@ def test_both_poses_is_refused_before_a_frame_is_read_and_changes_that_conventio
     for other in (published._replace(spec=rightly), Model(Path("x.pth"), load_spec(config_path("nano", 2)), [], None)):
         with pytest.raises(UserError, match="--both-poses is for"):
             module.with_right_poses(other)
+
+
+@pytest.fixture(scope="module")
+def short(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words for a tool: nano with random weights, sure of anything, on three frames half a second apart."""
+    folder = tmp_path_factory.mktemp("short")
+    rows = [turned(frame("v1/A_Town01_Route0_Weather0", i), 0.5) for i in range(11)]
+    rows[10]["command_near"] = 5  # change lane left
+    for split in ("train", "val"):
+        unpickle.save(folder / f"b2d_infos_{split}.pkl", rows)
+    shutil.copy(root / "infos/b2d_map_infos.pkl", folder)
+    places = (f"b2d_data_root={root}/bench2drive/", f"b2d_info_root={folder}/", f"b2d_anchor_root={folder}/")
+    # nano has nothing that Bench2DriveZoo's weights learnt: of their conventions it gets the one that is compared
+    published = "native.compat={'preset':'fixed','track_pose':'bench2drive'}"
+    sure = ("model.score_thresh=0.0", "model.filter_score_thresh=0.0", "native.every=5", "data.workers_per_gpu=0")
+    words = [*places, published, *sure]
+    config = CONFIGS / "stage2_e2e/b2d-nano_e2e.py"
+    spec = load_spec(config, words)
+    motion, rng = spec.model.stage2.motion, np.random.default_rng(0)
+    shape = (motion.predict_modes, motion.predict_steps, 2)
+    groups = [rng.normal(size=shape).cumsum(1) for _ in motion.group_ids]
+    save_motion_anchors(folder / Path(motion.anchor_path).name, groups, motion, spec.data.class_names)
+    state = UniAD(spec.model, torch.zeros(len(groups), *shape)).state_dict()
+    state.update(rule_state_dict(state, "b2d"))
+    torch.save({"state_dict": state}, folder / "weights.pth")
+    return [str(config), str(folder / "weights.pth"), "--device", "cpu", "--cfg-options", *words]
+
+
+@pytest.mark.slow
+def test_both_poses_are_printed_one_below_the_other_and_kept(short: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
+    out = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["test.py", "--both-poses", "--out", str(out), *short])
+    tool("test").main()
+    found, shown = json.loads(out.read_text()), capsys.readouterr().out
+    published, rightly = shown.split("\nwith tracks moved rightly (native.compat track_pose='fixed')\n")
+    assert found["compat"]["track_pose"] == "bench2drive" and found["samples"] == 3
+    for table, metrics in ((published, found), (rightly, found["track_pose_fixed"])):
+        assert f"{metrics['planning']['model']['L2_1s']:.3f}" in table
+    assert found["track_pose_fixed"]["planning"] != found["planning"], "tracks were moved another way"
+    assert found["track_pose_fixed"]["map"] == found["map"], "and nothing else changed"
+
+
+@pytest.mark.slow
+def test_a_route_is_drawn_with_its_own_map_and_command(short: list[str], tmp_path: Path, monkeypatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(page, "render", lambda content, *more: drawn.update(vars(content)) or real(content, *more))
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "--frame", "2", "--out", str(tmp_path / "a.png"), *short])
+    tool("visualize").main()
+    image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert "command: change lane left" in drawn["caption"] and "10.0 m/s" in drawn["caption"]
+    assert drawn["map_things"] == BENCH2DRIVE_WORDS.map_things and len(drawn["gt_lanes"]) == len(drawn["lanes"]) == 6
+    assert drawn["gt_lanes"][BENCH2DRIVE_WORDS.map_things.index("stop sign")].any()
+    assert len(painted(image, map_colour("stop sign"))), "in its colour"
+
+
+def test_packed_clips_are_those_of_the_data_set_half_a_second_apart(short: list[str], tmp_path: Path) -> None:
+    words = [word for word in short[5:] if not word.startswith("native.every")]
+    spec = load_spec(short[0], [*words, "data.samples_per_gpu=2"])
+    spec = edit(spec, data__image__photometric=False, data__queue_length=2)
+    write_pack(spec, tmp_path / "pack.pt", workers=0)
+    world = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
+    packed, dataset = packed_loader([tmp_path / "pack.pt"])(spec, world, 5), ClipDataset(spec.data, "train", 2, seed=5)
+    assert packed.fits.tolist() == [dataset._fits(n) for n in range(len(dataset))]
+    got, wanted = next(packed.stream(0)), collate([dataset[p] for p in next(iter(packed.batches))])
+    assert torch.equal(got.frames.time_s, wanted.frames.time_s) and torch.allclose(got.frames.time_s.diff(), torch.tensor(0.5))
+    assert torch.equal(got.frames.can_bus, wanted.frames.can_bus) and torch.equal(got.targets.boxes, wanted.targets.boxes)
+    published = edit(spec, data__compat=replace(spec.data.compat, clip_frames=BENCH2DRIVE))
+    with pytest.raises(UserError, match="leave frames out"):
+        packs.clip_step(published.data)

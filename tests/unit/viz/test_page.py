@@ -19,11 +19,13 @@ from helpers.pictures import (
     page,
     painted,
 )
-from uniad.viz.birdseye import BirdsEye
+from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS
+from uniad.interface.command import ALL_COMMANDS, command_of_vocabulary
+from uniad.viz.birdseye import ARROWS, BirdsEye
 from uniad.viz.camera import NEAR_M, box_corners, draw_boxes
 from uniad.viz.legend import caption_height
 from uniad.viz.page import CAMERA_H, CAMERA_W, HALF, VIEW, WALL
-from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, EGO, GROUND, GROUND_TRUTH, OCCUPIED, PLAN
+from uniad.viz.palette import CLASS_COLOURS, DRIVABLE, EGO, GROUND, GROUND_TRUTH, OCCUPIED, PLAN, TOWN_COLOURS
 
 
 def tile(image: np.ndarray, name: str) -> np.ndarray:
@@ -232,3 +234,21 @@ def test_occupancy_and_map_lie_where_they_are_though_their_grids_cover_other_ran
     corners = [view.pixels(np.array(place, float)) for place in ((-25, 25), (-20, 20))]
     assert (columns.min(), rows.min()) == pytest.approx(corners[0], abs=1)
     assert (columns.max() + 1, rows.max() + 1) == pytest.approx(corners[1], abs=1)
+
+
+def test_every_command_of_either_data_set_has_an_arrow_and_a_map_its_colours():
+    assert set(ARROWS) == set(ALL_COMMANDS)
+    lanes = np.zeros((6, 25, 25))
+    lanes[5, :5] = 1  # behind: a stop sign
+    for command in range(len(ALL_COMMANDS)):
+        image = page(
+            EMPTY, future=future(command=command, **NOBODY), map_things=BENCH2DRIVE_WORDS.map_things, lanes=lanes,
+            gt_lanes=np.zeros((6, 25, 25)), paints_area=False,
+        )  # fmt: skip
+        assert len(painted(views(image)[0][:100, -70:], PLAN)), ALL_COMMANDS[command]
+    assert tuple(views(image)[0][-20, VIEW // 2]) == TOWN_COLOURS["stop sign"]
+
+
+def test_a_command_of_nuscenes_has_its_number_in_either_vocabulary():
+    for words, numbers in ((NUSCENES_WORDS, [0, 1, 2]), (BENCH2DRIVE_WORDS, [1, 0, 3])):
+        assert [command_of_vocabulary(command, words) for command in range(3)] == numbers

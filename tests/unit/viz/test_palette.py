@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from helpers.specs import nano_spec
+from helpers.specs import CONFIGS, nano_spec
+from uniad.config.read import load_spec
+from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS
 from uniad.viz.palette import (
     CLASS_COLOURS,
     DRIVABLE,
@@ -18,6 +20,7 @@ from uniad.viz.palette import (
     OCCUPIED,
     PLAN,
     SECOND,
+    TOWN_COLOURS,
     class_colour,
     occupied,
 )
@@ -53,7 +56,8 @@ def test_the_distance_is_that_of_known_colours():
 
 
 def test_every_class_has_a_colour_of_its_own_far_from_every_other():
-    assert set(nano_spec().data.class_names) <= set(CLASS_COLOURS)
+    for spec in (nano_spec(), load_spec(CONFIGS / "stage2_e2e/b2d-tiny_e2e.py")):
+        assert set(spec.data.class_names) <= set(CLASS_COLOURS)
     moving = {**CLASS_COLOURS, "plan": PLAN, "ego": EGO}
     near = {(a, b): round(apart(moving[a], moving[b]), 1) for a, b in itertools.combinations(moving, 2)}
     # a grey barrier and the white car differ in brightness and size
@@ -63,12 +67,14 @@ def test_every_class_has_a_colour_of_its_own_far_from_every_other():
 def test_classes_and_the_plan_stand_out_from_what_they_are_drawn_on():
     moving = {**CLASS_COLOURS, "plan": PLAN, "ego": EGO}
     assert too_near(moving, BACKGROUNDS, 40.0) == {}
-    assert too_near(moving, MAP_COLOURS, FROM_THE_ROAD) == {}
+    assert too_near(moving, MAP_COLOURS, FROM_THE_ROAD) == {} == too_near(moving, TOWN_COLOURS, FROM_THE_ROAD)
 
 
-def test_parts_of_the_road_differ_from_each_other_and_from_the_ground():
-    assert too_near(MAP_COLOURS, BACKGROUNDS, ROAD_APART) == {}
-    assert all(apart(*pair) >= ROAD_APART for pair in itertools.combinations(MAP_COLOURS.values(), 2))
+@pytest.mark.parametrize(("colours", "words"), [(MAP_COLOURS, NUSCENES_WORDS), (TOWN_COLOURS, BENCH2DRIVE_WORDS)])
+def test_parts_of_the_road_differ_from_each_other_and_from_the_ground(colours, words):
+    assert tuple(colours) == words.map_things
+    assert too_near(colours, BACKGROUNDS, ROAD_APART) == {}
+    assert all(apart(*pair) >= ROAD_APART for pair in itertools.combinations(colours.values(), 2))
 
 
 def test_times_of_occupancy_and_the_two_runs_of_a_comparison_differ():
