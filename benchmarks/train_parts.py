@@ -30,6 +30,8 @@ from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.ops.recording import record
 from uniad.training.clip import no_tracks, pose_deltas
+from uniad.training.compiled import Compiled, compile_parts
+from uniad.training.folding import fold_norms
 from uniad.training.loader import map_tensors
 from uniad.training.regularisation import without_dropout
 
@@ -73,11 +75,15 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--compile", nargs="*", default=[], metavar="PART", help="parts to time again behind torch.compile")
+    parser.add_argument("--compile", nargs="*", default=[], metavar="PART", help="parts to time again, each as one graph")
+    parser.add_argument("--fast", action="store_true",
+                        help="time every part again as make train computes it: layers and losses compiled, frozen norms folded")
+    parser.add_argument("--frozen", action="store_true", help="freeze what the config freezes, instead of training from scratch")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
-    spec = from_scratch(load_spec(config_files(1)[args.variant]))
+    spec = load_spec(config_files(1)[args.variant])
+    spec = spec if args.frozen else from_scratch(spec)
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = UniAD(with_frames(spec.model, 1)).to(device).train()
@@ -119,8 +125,21 @@ def main() -> None:
         parser.exit(2, f"error: no part '{unknown[0]}': choose {', '.join(parts)}\n")
     for name, part in parts.items():
         timed(name, part, args.repeats)
+    compiled = Compiled()
+    if args.fast:
+        fold_norms(model.img_backbone)
+        compile_parts(model, criterion, compiled, alone=True)
+    for name, part in parts.items():
+        if args.fast:
+            with torch.autocast("cuda", torch.bfloat16):
+                part()  # shows what the parts take
+            compiled.on = True
+            timed(name, part, args.repeats, "fast")
+            compiled.on = False
         if name in args.compile:
             timed(name, torch.compile(part, dynamic=False), args.repeats, "compiled")
+    for name, why in compiled.failed.items():
+        print(f"{name} runs as it is: {why}")
 
 
 if __name__ == "__main__":

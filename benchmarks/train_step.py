@@ -1,18 +1,26 @@
 #!/usr/bin/env python3
-"""Times a training iteration on one GPU, eager against a CUDA graph, with memory and, if asked, the costliest kernels.
+"""Times a training iteration on one GPU in several ways, one after the other, with memory and, if asked, the costliest kernels.
+
+exact: upstream's own way, in fp32, kernel by kernel. eager: kernel by kernel in ``--precision``, channels last. graph: that as a
+CUDA graph. fast: that with layers and losses compiled and frozen norms folded, as ``make train`` picks it.
 
 Clips are random but plausible (objects in range that persist over frames and drive on, map elements as rectangles), and so are
 motion anchors: nothing is read from disk.
 
-    benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile]
+    benchmarks/train_step.py --variant tiny --samples 8 --frames 1 3 [--profile] [--out rows.json]
+    benchmarks/train_step.py --variant full --samples 1 --frames 5 --frozen --modes exact graph fast
     benchmarks/train_step.py --variant full --stage 2 --samples 1 --frames 3 --frozen --recompute --modes eager
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import _tools  # noqa: F401
 
@@ -24,17 +32,20 @@ from uniad.config.spec import ModelSpec, Spec, from_scratch
 from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
-from uniad.losses.criterion import Criterion
 from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.training import optim
 from uniad.training.capture import EagerStep, RecordedStep
-from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.clip import ClipOptions
+from uniad.training.compiled import Compiled, compile_parts
 from uniad.training.distributed import World
+from uniad.training.folding import fold_norms
 from uniad.training.recompute import recompute_layers
+from uniad.training.run import clip_loss, criterion_of
 from uniad.training.trainer import ClipLoss
 
 VARIANTS = sorted(config_files(1))
+MODES = {"exact": "upstream's own", "eager": "eager", "graph": "CUDA graph", "fast": "compiled"}
 
 
 def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, objects: int = 30, lanes: int = 12) -> Clip:
@@ -144,22 +155,30 @@ def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
     return replace(model, queue_length=frames)
 
 
-def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> float:
-    """Prints a line; returns GiB of memory that were reserved at the peak."""
-    device = torch.device("cuda")
+def measure(spec: Spec, args: argparse.Namespace, frames: int, mode: str) -> dict[str, Any]:
+    """Prints a line and returns its numbers; ``reserved_gib`` is the memory that was reserved at the peak."""
+    device, world = torch.device("cuda"), World(0, 1, 0, torch.device("cuda"))
+    graph, fast, precision = mode in ("graph", "fast"), mode == "fast", "fp32" if mode == "exact" else args.precision
+    spec = replace(spec, model=with_frames(spec.model, frames))
+    set_tf32(precision == "tf32")
     torch.manual_seed(0)
-    model = UniAD(with_frames(spec.model, frames), random_anchors(spec.model)).to(device).train()
-    if not args.no_channels_last:
+    model = UniAD(spec.model, random_anchors(spec.model)).to(device).train()
+    compiled = Compiled() if fast else None
+    if not args.no_channels_last and mode != "exact":
         to_channels_last(model.img_backbone, model.img_neck)
+    if fast:
+        fold_norms(model.img_backbone)
     if args.recompute:
-        recompute_layers(model, graph)
-    criterion = Criterion(spec.model).to(device)
+        recompute_layers(model, graph, compiled)
+    criterion = criterion_of(spec, world)
+    if compiled is not None:
+        compile_parts(model, criterion, compiled, alone=True)
     options = ClipOptions(history_features="shared" if args.shared_history else "exact", frames_at_once=args.frames_at_once)
-    loss = ClipLoss(model, lambda m, c, g: forward_clip(m, c, criterion, g, options)[0], args.precision)
+    loss = ClipLoss(model, clip_loss(spec, world, options, criterion), precision)
     optimizer = optim.build_optimizer(model, spec.train)
     generator, scale = torch.Generator(device), torch.ones((), device=device)
     clip = random_clip(spec, args.samples, frames, device)
-    step = (RecordedStep if graph else EagerStep)(loss, generator, scale, World(0, 1, 0, device))
+    step = (RecordedStep if graph else EagerStep)(loss, generator, scale, world, None, compiled)
     torch.cuda.reset_peak_memory_stats()
 
     def iterate() -> Tensor:
@@ -179,9 +198,9 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> f
         total = iterate()
     torch.cuda.synchronize()
     each = (time.perf_counter() - started) / args.repeats
-    kind = "CUDA graph" if graph else "eager"
+    kind = MODES[mode]
     allocated, reserved = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
-    print(f"{spec.name}, {args.precision}, {args.samples} clip(s) of {frames} frame(s), {kind:10s}: {each * 1e3:8.1f} ms, "
+    print(f"{spec.name}, {precision}, {args.samples} clip(s) of {frames} frame(s), {kind:14s}: {each * 1e3:8.1f} ms, "
           f"{args.samples / each:7.2f} clips/s, peak {allocated:.1f} GiB ({reserved:.1f} reserved), first three {ready:.1f} s, "
           f"loss {float(total):.2f}", flush=True)  # fmt: skip
     if args.profile and graph:
@@ -193,7 +212,16 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, graph: bool) -> f
         print(f"  GPU busy {busy / 1e3:.1f} ms in {sum(e.count for e in events)} kernels")
         for e in events[: args.top]:
             print(f"  {e.self_device_time_total / 1e3:8.2f} ms {e.count:6d} x  {e.key[:150]}", flush=True)
-    return reserved
+    return {
+        "config": spec.name, "mode": mode, "precision": precision, "clips": args.samples, "frames": frames,
+        "recompute": bool(args.recompute), "ms": each * 1e3, "peak_gib": allocated, "reserved_gib": reserved, "ready_s": ready,
+        "loss": float(total), "not_compiled": dict(compiled.failed) if compiled is not None else {},
+        "compiled": compiled is not None and compiled.on,
+    }  # fmt: skip
+
+
+def set_tf32(on: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def main() -> None:
@@ -203,7 +231,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--frames", type=int, nargs="+", default=[5])
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
-    parser.add_argument("--modes", nargs="+", choices=("eager", "graph"), default=["eager", "graph"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["exact", "eager", "graph", "fast"])
     parser.add_argument("--frozen", action="store_true", help="freeze what the config freezes, instead of training from scratch")
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--shared-history", action="store_true")
@@ -212,17 +240,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--top", type=int, default=25)
+    parser.add_argument("--out", type=Path, help="also write the rows here, as JSON, after each")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "error: this benchmark needs a GPU and PyTorch sees none\n")
-    tf32 = args.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     spec = load_spec(config_files(args.stage)[args.variant])
     spec = spec if args.frozen else from_scratch(spec)
+    rows = []
     for frames in args.frames:
         for mode in args.modes:
-            measure(spec, args, frames, mode == "graph")
+            try:
+                rows.append(measure(spec, args, frames, mode))
+            except torch.OutOfMemoryError:
+                print(f"{spec.name}: {args.samples} clip(s) of {frames} frame(s) do not fit: {mode}", flush=True)
+            gc.collect()
             torch.cuda.empty_cache()
+            if args.out:
+                args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

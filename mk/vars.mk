@@ -58,8 +58,8 @@ QUEUE_LENGTH ?=
 SEED ?= 0
 # fp32, tf32, bf16 or fp16. auto: that of the run that goes on; else bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU
 TRAIN_PRECISION ?= auto
-# What suits the GPU is picked: CUDA graph, memory layout, recomputation where memory is short. 0: computed as upstream does, in fp32
-# unless TRAIN_PRECISION says otherwise
+# What suits the GPU is picked: CUDA graph, compiled layers, memory layout, recomputation where memory is short. 0: computed as
+# upstream does, in fp32 unless TRAIN_PRECISION says otherwise
 FAST ?= 1
 # 1: load nothing and freeze nothing, 0: start from published weights. Empty: 1 for synthetic data, 0 for nuScenes.
 FROM_SCRATCH ?=

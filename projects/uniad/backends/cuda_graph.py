@@ -20,6 +20,7 @@ from uniad.interface.contract import Contract, pack_outputs, unpack_inputs
 from uniad.models.attention import MultiheadAttention
 from uniad.models.branches import on_streams
 from uniad.models.precision import to_channels_last
+from uniad.models.repeated import allow_recompiling, repeated_layers
 from uniad.models.uniad import UniAD
 from uniad.ops.deformable_conv import DeformConv2d
 from uniad.ops.half_products import HalfProducts
@@ -30,11 +31,6 @@ PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.
 # parts has branches that run concurrently, see ``models.branches``.
 MODES = ("eager", "graph", "compile", "parts", "layers")
 _PLAIN, _OWN = (nn.Linear, nn.Conv2d), (MultiheadAttention, DeformConv2d)  # subclasses of the first may switch autocast off
-# none of them lies in another
-_LAYERS = {
-    "BasicBlock", "Bottleneck", "FPN", "BevEncoderLayer", "DecoderLayer", "EncoderLayer", "QueryInteraction", "MaskHead",
-    "BevInteraction", "CellLayer", "LightProjection", "HalvingBottleneck", "UpsampleAdd", "DenseDecoder", "PlanDecoderLayer",
-}  # fmt: skip
 # What ``UniAD.step`` calls one after the other or concurrently: submodule, method; and what stage 2 adds
 _PARTS = (("", "look_back"), ("", "extract_features"), ("", "encode_bev"), ("seg_head", "queries"), ("", "detect_and_associate"),
           ("", "carry_tracks"), ("seg_head", "select"))  # fmt: skip
@@ -75,18 +71,11 @@ def convert_weights(model: nn.Module, dtype: torch.dtype, device: str, run: Call
 def compile_layers(model: nn.Module, options: dict[str, Any] | None = None) -> int:
     """Compile the repeated layers, and what is costly between them, each on its own: layers alike share one compilation, so it is
     done several times sooner than the step as a whole. Returns how many there are."""
-    _allow_recompiling()
-    layers = [module for module in model.modules() if type(module).__name__ in _LAYERS]
+    allow_recompiling()
+    layers = list(repeated_layers(model))
     for layer in layers:
         layer.compile(fullgraph=True, dynamic=False, options=options)
     return len(layers)
-
-
-def _allow_recompiling() -> None:
-    """One piece of code may be compiled many times: for many shapes of blocks, for many parts."""
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
 
 
 def parts(model: UniAD) -> list[tuple[nn.Module, str]]:
@@ -109,7 +98,7 @@ def compile_flat(call: Callable[..., Any], options: dict[str, Any] | None = None
     Named tuples are taken apart outside: PyTorch 2.11 breaks some that enter or leave a compiled region. The first call runs as
     it is, and shows what the result is made of.
     """
-    _allow_recompiling()
+    allow_recompiling()
     structure: list[Any] = []
 
     def flat(*leaves: Any) -> list[Any]:

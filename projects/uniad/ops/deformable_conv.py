@@ -100,20 +100,24 @@ class DeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[M, C, h, w] -> [M, O, ho, wo]"""
+        return self.convolve(x, self.weight)
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The same with another weight in place of the module's."""
         field = self.conv_offset(x)
-        kernels = self._kernels(x, field)
+        kernels = self._kernels(x, field, weight)
         if kernels is not None:
-            sampled = kernels.columns(x, field, list(self.weight.shape[2:]), self.stride, self.padding)
-            weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # taps before channels, as the columns
-            return F.linear(sampled, weight).transpose(1, 2).unflatten(2, field.shape[-2:])
+            sampled = kernels.columns(x, field, list(weight.shape[2:]), self.stride, self.padding)
+            flat = weight.permute(0, 2, 3, 1).flatten(1)  # taps before channels, as the columns
+            return F.linear(sampled, flat).transpose(1, 2).unflatten(2, field.shape[-2:])
         taps = field.shape[1] // 3
         offset, mask = field[:, : 2 * taps], field[:, 2 * taps :].sigmoid()
-        return modulated_deform_conv2d(x, offset, mask, self.weight, self.stride, self.padding)
+        return modulated_deform_conv2d(x, offset, mask, weight, self.stride, self.padding)
 
-    def _kernels(self, x: Tensor, field: Tensor) -> ModuleType | None:
+    def _kernels(self, x: Tensor, field: Tensor, weight: Tensor) -> ModuleType | None:
         """The Triton kernel where it can run: a GPU, no gradients, one offset group, nothing being exported."""
-        learns = torch.is_grad_enabled() and (x.requires_grad or field.requires_grad or self.weight.requires_grad)
-        groups, channels = field.shape[1] // (3 * self.weight.shape[2] * self.weight.shape[3]), x.shape[1]
+        learns = torch.is_grad_enabled() and (x.requires_grad or field.requires_grad or weight.requires_grad)
+        groups, channels = field.shape[1] // (3 * weight.shape[2] * weight.shape[3]), x.shape[1]
         if x.device.type != "cuda" or learns or groups > 1 or get_sampling() is not None or exporting():
             return None
         _, kernels = deformable_kernels()

@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
                         "but with --no-fast")
     g.add_argument("--reduce-bf16", action="store_true",
                    help="gradients travel between processes in bf16: half the traffic, not quite the same numbers")
-    g.add_argument("--compile", action="store_true", help="torch.compile the model and its loss (experimental)")
+    g.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None,
+                   help="torch.compile layers and losses, each by itself; a GPU gets it unasked, but with --no-fast; "
+                        "--no-compile leaves it out")
     g.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                    help="override config values, e.g. data.samples_per_gpu=2 optimizer.lr=1e-4")
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from uniad.ops.recording import WARM_UP, record
+from uniad.training import optim
+from uniad.training.compiled import Compiled, Numbers
 from uniad.training.distributed import World
 from uniad.training.loader import map_tensors
 from uniad.training.reduce import BufferSync, GradientReducer
@@ -50,6 +52,7 @@ class Step:
     generator: the source of the draws, on the same device.
     scale: scalar on the device that the loss is multiplied by before the backward pass.
     reduce_dtype: what gradients travel in between processes, see ``GradientReducer``.
+    compiled: parts of ``clip_loss`` that may run compiled. They are compiled at the first clip; ``say`` tells what came of it.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Step:
         scale: Tensor,
         world: World,
         reduce_dtype: torch.dtype | None = None,
+        compiled: Compiled | None = None,
+        say: Callable[[str], object] = print,
     ) -> None:
         self.clip_loss, self.generator, self.scale, self.world = clip_loss, generator, scale, world
-        self.reduce_dtype = reduce_dtype
+        self.reduce_dtype, self.compiled, self.say = reduce_dtype, compiled, say
         self.reducer: GradientReducer | None = None
         # Running statistics differ between processes; a checkpoint holds the main process's, and the history BEVs read them.
         norms = [m for m in clip_loss.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
@@ -74,13 +79,40 @@ class Step:
         """
         if self.sync_buffers is not None:
             self.sync_buffers()
+        if self.compiled is not None and not self.compiled.settled:
+            self._settle(self.compiled, clip, reseed)
         total, terms = self._compute(clip, reseed)
         if self.reducer is not None:
             self.reducer.reduce()
         return total, terms
 
+    def _settle(self, compiled: Compiled, clip: Any, reseed: Callable[[], object]) -> None:
+        forget = self._statistics()
+
+        def run() -> Numbers:
+            reseed()
+            try:
+                total, _ = self._forward_backward(clip)
+                grads = [p.grad for p in self.clip_loss.parameters() if p.grad is not None]
+                return Numbers(float(total), float(optim.global_norm(grads) / self.scale))
+            finally:
+                self._drop_gradients()
+                forget()
+
+        self.say(compiled.settle(run, self.world))
+
     def _compute(self, clip: Any, reseed: Callable[[], object]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+    def _statistics(self) -> Callable[[], None]:
+        """Puts what norms have learnt until now back where it was."""
+        statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
+
+        def forget() -> None:
+            for buffer, kept in zip(self.clip_loss.buffers(), statistics):
+                buffer.copy_(kept)
+
+        return forget
 
     def _forward_backward(self, clip: Any) -> tuple[Tensor, Tensor]:
         self._drop_gradients()
@@ -138,14 +170,8 @@ class RecordedStep(Step):
 
     def _record(self, clip: Any) -> Recording:
         self.clip = map_tensors(Tensor.clone, clip)
-        statistics = [buffer.clone() for buffer in self.clip_loss.buffers()]
-
-        def forget() -> None:
-            """Training must not have seen the same clip four times: norms forget the warm-up."""
-            for buffer, kept in zip(self.clip_loss.buffers(), statistics):
-                buffer.copy_(kept)
-
-        return self.recorder(self._run, after_each=self._drop_gradients, before=forget, generator=self.generator)
+        # Training must not have seen the same clip four times: norms forget the warm-up.
+        return self.recorder(self._run, after_each=self._drop_gradients, before=self._statistics(), generator=self.generator)
 
     def _run(self) -> None:
         found = self._forward_backward(self.clip)

@@ -43,8 +43,12 @@ class Settings:
     channels_last: bool = False  # image encoder
     recompute: bool = False
     frames_at_once: int | None = None
+    compile: bool = False  # layers and losses, see ``compiled``
+    fold_norms: bool = False  # frozen norms into the convolutions before them, see ``folding``
 
 
+# Settings that change the rounding of every step. Checkpoints of earlier versions lack them: they were off.
+ROUNDING = ("compile", "fold_norms")
 EXACT = Settings()  # upstream's own way, kernel by kernel in fp32
 
 
@@ -56,6 +60,7 @@ class Wish(NamedTuple):
     recompute: bool = False
     frames_at_once: int | None = None
     fast: bool = True  # False: whatever is not named is upstream's
+    compile: bool | None = None
 
 
 class Load(NamedTuple):
@@ -79,6 +84,7 @@ class Peak(NamedTuple):
     recompute: bool
     at_once: int | None
     gib: float
+    compile: bool = False  # with frozen norms folded, too
 
 
 class Pick(NamedTuple):
@@ -100,10 +106,13 @@ def pick(wish: Wish, gpus: Sequence[Gpu], load: Load, begun: Mapping[str, Any] |
     gpu = min(gpus, key=lambda g: (g.capability, g.free_gib))._replace(free_gib=min(g.free_gib for g in gpus))
     precision, why = _precision(wish, gpu, begun)
     if not wish.fast:
-        settings = Settings(precision, wish.cuda_graph, False, wish.recompute, wish.frames_at_once)
+        settings = Settings(precision, wish.cuda_graph, False, wish.recompute, wish.frames_at_once, bool(wish.compile))
         return Pick(settings, f"as upstream computes: {_said(settings)} (FAST=0, --no-fast)")
-    settings = Settings(precision, True, True, wish.recompute, wish.frames_at_once)
     before = begun or {}
+    compiled, folded = (True, True) if begun is None else (bool(before.get(name)) for name in ROUNDING)
+    if wish.compile is not None:
+        compiled = wish.compile
+    settings = Settings(precision, True, True, wish.recompute, wish.frames_at_once, compiled, folded)
     kept = [name for name in ("recompute", "frames_at_once") if before.get("cuda_graph") and before.get(name)]
     if kept and not (wish.recompute or wish.frames_at_once):
         settings = replace(settings, **{name: before[name] for name in kept})
@@ -123,7 +132,7 @@ def _on_cpu(wish: Wish, begun: Mapping[str, Any] | None) -> Pick:
     check_precision_of(precision, None)
     if wish.cuda_graph:
         raise UserError("--cuda-graph needs a GPU: leave it out on a CPU")
-    settings = Settings(precision, False, False, wish.recompute, wish.frames_at_once)
+    settings = Settings(precision, False, False, wish.recompute, wish.frames_at_once, bool(wish.compile))
     why = "named" if wish.precision else "as the run was begun" if before else "a CPU gains nothing from less"
     return Pick(settings, f"on the CPU: {_said(settings)} ({why})")
 
@@ -186,6 +195,8 @@ def need_gib(settings: Settings, load: Load) -> float | None:
     ]  # fmt: skip
     # halves where they were measured; fp32 takes more and is a bound. Of halves alone fp32 is told as twice as much.
     same = [row for row in rows if (row.precision in HALVES) == half]
+    # compiled where that was measured; plainly a step keeps more for its gradient, which is a bound
+    same = [row for row in same if row.compile == settings.compile] or same
     if not rows:
         return None
     count = load.clips * load.frames
@@ -203,7 +214,9 @@ def table() -> tuple[Peak, ...]:
 
 def _said(settings: Settings) -> str:
     parts = [settings.precision, "CUDA graph" if settings.cuda_graph else "kernel by kernel"]
+    parts += ["compiled layers and losses"] if settings.compile else []
     parts += ["channels last"] if settings.channels_last else []
+    parts += ["frozen norms folded"] if settings.fold_norms else []
     parts += ["encoder layers recomputed"] if settings.recompute else []
     parts += [f"{settings.frames_at_once} frame(s) at once"] if settings.frames_at_once else []
     return ", ".join(parts)

@@ -32,7 +32,8 @@ _READ = ("model", "optimizer", "optimizer_config", "lr_config", "momentum_config
          "cudnn_benchmark", "custom_hooks", "data.samples_per_gpu", "data.train", "data.shuffler_sampler")  # fmt: skip
 # Options of the command line that change a training; --samples-per-gpu is a value of the config
 _OPTIONS = ("seed", "precision", "max_epochs", "max_iters", "from_scratch", "no_regularisation", "dense_bev", "shared_history",
-            "packs", "reduce_bf16")  # fmt: skip
+            "packs", "reduce_bf16", "compile")  # fmt: skip
+_PICKED = ("precision", "compile")  # of them, what the machine decides where nobody names it
 # What changes no number, by its name in a config, wherever it stands -> as a spec spells it. A checkpoint that differs in these
 # alone goes on without a difference.
 _HARMLESS: dict[str, tuple[str, ...]] = {
@@ -121,6 +122,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None and value is not False}
+    if args.compile is False or (args.no_fast and args.compile is None):
+        given["compile"] = False
     if args.no_fast:
         given.setdefault("precision", "fp32")
     return given | ({"packs": sorted(path.name for path in args.packs)} if args.packs else {})  # their folder is a place
@@ -180,12 +183,14 @@ def _read_json(path: Path | None) -> dict[str, Any]:
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, as ``key: there -> wanted``; long values by their key alone.
 
-    A digest that one side does not know is no difference. A precision that is not named is that of the run that is there.
+    A digest that one side does not know is no difference. A precision that is not named is that of the run that is there; so is
+    whether it runs compiled, and a run that does not say so does not.
     """
     lines = []
     for key in sorted({*there, *wanted}):
         old, new = there.get(key), wanted.get(key)
-        unknown = None in (old, new) if key.startswith("sha256 ") else key == "precision" and new is None
+        unknown = None in (old, new) if key.startswith("sha256 ") else key in _PICKED and new is None
+        unknown |= key == "compile" and not old and not new
         if old == new or unknown:
             continue
         text = f"{key}: {old} -> {new}"
@@ -230,11 +235,12 @@ def claim(work_dir: Path, wanted: Mapping[str, Any]) -> str | None:
 
 
 def note_picked(work_dir: Path, picked: Mapping[str, Any]) -> None:
-    """Adds to the record of a run what was picked for it, if the directory has one. Its precision is part of what it is."""
+    """Adds to the record of a run what was picked for it, if the directory has one. Its precision, and whether it runs compiled,
+    are part of what it is."""
     record = _read_json(work_dir / RECORD)
     if record.get("format") != FORMAT:
         return
-    record["identity"]["precision"] = picked["precision"]
+    record["identity"] |= {key: picked[key] for key in _PICKED}
     record["picked"] = dict(picked)
     with atomic_path(work_dir / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")

@@ -28,7 +28,9 @@ class TrainOptions:
     stop_after: int | None = None  # stop here as if interrupted; the schedule is not changed
     save_every_iters: int | None = None
     save_every_s: float | None = 600.0
-    compile: bool = False
+    compile: bool = False  # layers and losses, see ``compiled``
+    compiler: str = "inductor"  # back end of torch.compile
+    fold_norms: bool = False  # frozen norms, see ``folding``
     cuda_graph: bool = False  # forward and backward recorded once and replayed
     channels_last: bool = True  # image encoder, on a GPU
     reduce_bf16: bool = False  # gradients travel between processes in bf16

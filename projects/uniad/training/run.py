@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +22,12 @@ from uniad.training import distributed, fast, identity
 from uniad.training.build import build_for_training
 from uniad.training.checkpoint import DENSE_BEV
 from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.compiled import Compiled, compile_parts
 from uniad.training.dense import add_dense_bev
 from uniad.training.detection import forward_detection
 from uniad.training.distributed import World
 from uniad.training.fast import Wish
+from uniad.training.folding import fold_norms
 from uniad.training.frozen import FrozenClip, FrozenLoader, can_freeze, compute_results, frozen_losses
 from uniad.training.initial import load_initial
 from uniad.training.loader import ClipLoader, Loader
@@ -58,15 +61,19 @@ class RunOptions:
     clip: ClipOptions = ClipOptions()
 
 
-def clip_loss(spec: Spec, world: World, options: ClipOptions) -> LossFunction:
-    """The stage's losses of a clip, normalised over all processes."""
-
-    def reduce_mean(values: Tensor) -> Tensor:
-        return distributed.mean_over_ranks(world, values)
-
+def criterion_of(spec: Spec, world: World) -> Criterion | None:
+    """What a clip of stage 1 or 2 is measured by, normalised over all processes."""
     if spec.stage == 0:
+        return None
+    return Criterion(spec.model, partial(distributed.mean_over_ranks, world)).to(world.device)
+
+
+def clip_loss(spec: Spec, world: World, options: ClipOptions, criterion: Criterion | None = None) -> LossFunction:
+    """The stage's losses of a clip, normalised over all processes. criterion: ``criterion_of``, made here if None."""
+    reduce_mean = partial(distributed.mean_over_ranks, world)
+    criterion = criterion or criterion_of(spec, world)
+    if criterion is None:
         return lambda model, clip, generator: forward_detection(model, clip, reduce_mean, generator, options)[0]
-    criterion = Criterion(spec.model, reduce_mean).to(world.device)
 
     def losses(model: UniAD, clip: Any, generator: torch.Generator) -> dict[str, Tensor]:
         if isinstance(clip, FrozenClip):
@@ -177,13 +184,19 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
     if options.wish is not None:
         options = settle(options, options.wish, spec, model, world, found and found[1], announce)
     prepare_backend(options.train)
+    compiled = Compiled(options.train.compiler) if options.train.compile else None
+    if options.train.fold_norms:
+        fold_norms(model.img_backbone)
     if options.recompute:
-        count = recompute_layers(model, options.train.cuda_graph)
+        count = recompute_layers(model, options.train.cuda_graph, compiled)
         announce(f"recomputing the activations of {count} layers: less memory, about a third more time")
+    criterion = criterion_of(spec, world)
+    if compiled is not None:
+        compile_parts(model, criterion, compiled, alone=world.size == 1)
     if options.loader_timeout_s is not None and isinstance(loader, ClipLoader):
         loader.timeout_s = options.loader_timeout_s
     clip = replace(options.clip, history_features="shared") if spec.train.shared_history else options.clip
-    trainer = Trainer(spec, model, clip_loss(spec, world, clip), loader, world, options.train)
+    trainer = Trainer(spec, model, clip_loss(spec, world, clip, criterion), loader, world, options.train, compiled)
     if found is not None:
         trainer.resume(*found, announce)
     else:
@@ -236,6 +249,8 @@ def settle(
             precision=settings.precision,
             cuda_graph=settings.cuda_graph,
             channels_last=settings.channels_last,
+            compile=settings.compile,
+            fold_norms=settings.fold_norms,
             picked=fast.recorded(settings),
         ),
     )

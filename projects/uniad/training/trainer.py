@@ -28,7 +28,9 @@ from uniad.training import distributed, optim
 from uniad.training.capture import EagerStep, RecordedStep, Step
 from uniad.training.carried import carried, check_anchors
 from uniad.training.checkpoint import WEIGHTS_DIGEST, load_state, state_dict_of, weights_digest
+from uniad.training.compiled import Compiled
 from uniad.training.distributed import World
+from uniad.training.fast import ROUNDING
 from uniad.training.integrity import check_resume_state, first_nonfinite, tensors_of_run
 from uniad.training.loader import Loader, prefetch
 from uniad.training.nonfinite import bad_from_the_start, locate
@@ -92,8 +94,11 @@ class Trainer:
         loader: Loader,
         world: World,
         options: TrainOptions,
+        compiled: Compiled | None = None,
     ):
+        """compiled: parts of the model and its losses that have a compiled twin."""
         self.spec, self.options, self.world, self.loader = spec, options, world, loader
+        self.compiled = compiled
         check_precision(options.precision, world.device)
         check_graph(options, world.device)
         self.model = model.to(world.device).train()
@@ -154,6 +159,9 @@ class Trainer:
         changes = differences(self.spec, ours["spec"])
         now = self._run_facts()
         changes += [f"{k}: {ours.get(k)} -> {v}" for k, v in now.items() if ours.get(k) != v]
+        picked, before = self.options.picked or {}, ours.get("picked") or {}
+        rounding = [(k, before.get(k, False), picked.get(k, False)) for k in ROUNDING]
+        changes += [f"{name}: {old} -> {new}" for name, old, new in rounding if old != new]
         if native["epoch_len"] != self.epoch_len:
             # A run of epochs goes on at the same place of its epoch. A run of iterations still owes those that are missing:
             # they are what was promised, whatever an epoch is now.
@@ -322,11 +330,9 @@ class Trainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.024e-3 if sys.platform != "darwin" else 1e-6)
 
     def _make_step(self) -> Step:
-        if self.options.compile:
-            self.clip_loss.compile()
         kind = self.recorded_step if self.options.cuda_graph else EagerStep
         dtype = torch.bfloat16 if self.options.reduce_bf16 else None
-        return kind(self.clip_loss, self.generator, self.loss_scale.scale, self.world, dtype)
+        return kind(self.clip_loss, self.generator, self.loss_scale.scale, self.world, dtype, self.compiled, self.log.say)
 
     # --- saving ------------------------------------------------------------------------------------------------------
 
@@ -403,6 +409,8 @@ class Trainer:
         if self.bad_iteration is None:
             return
         iteration = self.bad_iteration
+        if self.compiled is not None:
+            self.compiled.stop()  # every module is to be looked at
         clip = self.loader.on_device(dict(self.recent)[iteration], self.world.device)
 
         def losses_of() -> tuple[Tensor, dict[str, Tensor]]:

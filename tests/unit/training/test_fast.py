@@ -41,6 +41,7 @@ ANY = Wish()
 def test_every_gpu_gets_its_halves_and_a_graph_and_one_line_says_so(load: Load, gpu: Gpu, precision: str):
     settings, line = pick(ANY, [gpu], load)
     assert (settings.precision, settings.cuda_graph, settings.channels_last) == (precision, True, True)
+    assert settings.compile and settings.fold_norms and "compiled layers and losses" in line and "frozen norms folded" in line
     assert "\n" not in line and gpu.name in line and precision in line and "TRAIN_PRECISION=fp32 FAST=0" in line
 
 
@@ -97,7 +98,8 @@ def test_upstream_s_exact_path_is_two_settings_away():
 
 def test_what_is_named_is_taken():
     assert pick(Wish("tf32"), [H200], FULL1).settings.precision == "tf32"
-    assert pick(Wish(recompute=True, frames_at_once=2), [H200], FULL1).settings == Settings("bf16", True, True, True, 2)
+    named = pick(Wish(recompute=True, frames_at_once=2), [H200], FULL1).settings
+    assert named == Settings("bf16", True, True, True, 2, compile=True, fold_norms=True)
     with pytest.raises(UserError, match="needs a GPU of compute capability 8.0"):
         pick(Wish("bf16"), [T4], FULL1)
 
@@ -113,6 +115,19 @@ def test_a_run_goes_on_as_it_was_begun_or_says_why_not():
     with pytest.raises(UserError, match="begun in fp16 and a CPU has none"):
         pick(ANY, [], FULL1, {"precision": "fp16"})
     assert pick(Wish("fp32"), [T4], FULL1, begun).settings.precision == "fp32"
+
+
+def test_a_compiler_is_left_out_on_request_and_by_runs_that_were_begun_without():
+    settings, line = pick(Wish(compile=False), [H200], FULL1)
+    assert not settings.compile and settings.fold_norms and "compiled" not in line
+    assert pick(Wish(fast=False, compile=True), [H200], FULL1).settings.compile
+    begun = fast.recorded(pick(ANY, [H200], FULL1).settings)
+    assert pick(ANY, [H200], FULL1, begun).settings.compile
+    assert not pick(Wish(compile=False), [H200], FULL1, begun).settings.compile
+    earlier = {name: value for name, value in begun.items() if name not in fast.ROUNDING}  # of a version that had no compiler
+    settings = pick(ANY, [H200], FULL1, earlier).settings
+    assert (settings.compile, settings.fold_norms) == (False, False)
+    assert pick(Wish(compile=True), [H200], FULL1, earlier).settings.compile
 
 
 def test_the_table_names_configs_that_exist_and_positive_sizes():
@@ -138,7 +153,12 @@ def test_what_was_picked_is_in_the_record_and_the_options(tmp_path: Path, monkey
     assert found.recompute and found.train.precision == "bf16" and found.train.cuda_graph and len(output) == 1
     record = json.loads((tmp_path / identity.RECORD).read_text())
     assert record["identity"]["precision"] == "bf16" and record["picked"] == found.train.picked
+    assert record["identity"]["compile"] is found.train.compile is found.train.fold_norms is True
     # the same command again is the same run; another precision is not
     assert identity.claim(tmp_path, wanted) is None
+    plainly = identity.settings(parser().parse_args([str(nano_spec().path), "--no-compile"]))
+    assert identity.differences(record["identity"], plainly) == ["compile: True -> False"]
     explicit = identity.settings(parser().parse_args([str(nano_spec().path), "--no-fast"]))
+    before = {key: value for key, value in record["identity"].items() if key != "compile"}  # of a version that had no compiler
+    assert identity.differences(before, plainly) == [] and len(identity.differences(before, explicit)) == 1
     assert "precision: bf16 -> fp32" in (identity.claim(tmp_path, explicit) or "")
