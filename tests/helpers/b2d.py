@@ -22,7 +22,8 @@ from uniad.interface.types import Clip, Frame
 FOLDER = EXTRACTS / "b2d"
 
 
-def _module(name: str) -> ModuleType:
+def module(name: str) -> ModuleType:
+    """A file of numpy alone that the recorder and the tests share."""
     spec = importlib.util.spec_from_file_location(f"b2d_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -30,7 +31,7 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-small = _module("small")
+small = module("small")
 
 
 @lru_cache

@@ -203,7 +203,15 @@ def clip(root: Path) -> None:
     np.savez_compressed(HERE / "clip.npz", **record_clip.record(lambda stage: small_tiny(root, stage)))
 
 
-PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update, "clip": clip, "modules": modules}
+def data(root: Path) -> None:
+    """What the data set hands to the model."""
+    import record_data
+
+    np.savez_compressed(HERE / "data.npz", **record_data.record(config(root, "tiny", 2)))
+
+
+PARTS = {"state_dict": state_dicts, "frames": frames, "velo_update": velo_update, "clip": clip, "modules": modules,
+         "data": data}  # fmt: skip
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
