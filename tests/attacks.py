@@ -28,6 +28,20 @@ BEGIN, END = "<!-- table: tests/attacks.py -->", "<!-- end of table -->"
 
 # Area, and regular expressions of the tests that attack it: FILE::TEST as pytest names them, from tests/ on
 AREAS: dict[str, tuple[str, ...]] = {
+    "bags: no camera, other times, two poses of one time, no picture, damaged or hostile containers": (
+        r"unit/ros/test_bags_of_others.py::",
+        r"unit/ros/test_bag.py::test_(a_lost_image|messages_out|headers_without|a_clock|a_camera_with|odometry_of|a_calibration_that|"
+        r"a_damaged|what_is_no|a_pipe|a_folder_that|what_the_command)",
+        r"unit/ros/test_messages.py::test_(an_image_that|another_command|a_pose_that)",
+        r"unit/ros/test_topics.py::test_(what_is_missing|a_file_that|a_damaged)",
+    ),
+    "reports and records of drives: damaged, of others, paths that leave their folder": (
+        r"unit/formats/test_report_format.py::test_(what_is_no|a_picture|a_damaged|a_report_that)",
+        r"unit/simulation/test_drive.py::test_a_record_",
+    ),
+    "jobs of a cluster: names, claims, images, buckets, times": (
+        r"unit/jobs/test_jobs.py::test_(what_no_cluster|what_a_cluster|names_of|a_claim|what_skypilot|shared_folders)",
+    ),
     "frames of others: units of time, 10 and 20 Hz, missing cameras, wrong shapes, unknown keys": (
         r"unit/formats/test_formats.py::test_(what_does_not_fit|denser|an_index)",
     ),

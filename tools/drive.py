@@ -47,6 +47,8 @@ def main() -> int:
     from uniad.simulation.score import score_all
     from uniad.simulation.table import findings, routes_table, summary, tables
 
+    if args.videos < 0:
+        raise UserError(f"--videos {args.videos}: give 0 or more")
     policies = args.policies or (POLICIES if args.model else BASELINES)
     if "expert" not in policies:
         policies = (*policies, "expert")  # the others are measured by its progress

@@ -77,7 +77,7 @@ def run_conditions(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     found: dict[str, Any] = {}
     for name in names:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
             cell = read_json(cells / f"{name}.json")
             if cell["identity"] == digest:
                 found[name] = cell["value"]

@@ -154,7 +154,10 @@ class _Source:
         self.nusc = Tables(root, version, every)
         self.expert: dict[str, Any] | None = None
         if (root / version / EXPERT).exists():
-            self.expert = read_json(root / version / EXPERT)
+            try:
+                self.expert = read_json(root / version / EXPERT)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{root / version / EXPERT} is damaged ({error}); make the world again") from None
         self.predict = PredictHelper(self.nusc)
         self.annotated = version != "v1.0-test"
         self.instance_number = {record["token"]: number for number, record in enumerate(self.nusc.instance)}

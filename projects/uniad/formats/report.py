@@ -20,6 +20,7 @@ from uniad.formats.fields import Choice, Each, Flag, Maybe, Named, Record, Text,
 
 VERSION = 1
 KINDS = ("drive", "robust", "audit", "canary", "soak", "weights", "bag")
+_FILE_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 JSON_FILE, PAGE_FILE = "report.json", "report.md"
 
 
@@ -90,7 +91,16 @@ def read_report(folder: str | Path) -> Report:
     """
     path = Path(folder)
     path = path / JSON_FILE if path.is_dir() else path
-    record = _REPORT.check(read_json(path), str(path))
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; a run that was interrupted has none yet: the same command goes on") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged, or no JSON ({error}): make the report again") from None
+    record = _REPORT.check(value, str(path))
+    outside = [name for name in record["pictures"] if not _FILE_NAME.fullmatch(name) or name.startswith(".")]
+    if outside:
+        raise UserError(f"{path}: pictures names {outside[0]!r}; needed are names of files beside it")
     tables = []
     for number, table in enumerate(record["tables"]):
         try:
@@ -212,10 +222,11 @@ def _plain_values(value: Any) -> Any:
 class _Cells:
     """What a table's cell may be."""
 
-    wanted: str = "a text, a number, true, false or null"
+    wanted: str = "a text, a finite number, true, false or null"
 
     def check(self, value: Any, where: str) -> Any:
-        if not (value is None or isinstance(value, (str, bool, int, float))):
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not finite or not (value is None or isinstance(value, (str, bool, int, float))):
             raise refuse(value, where, self.wanted)
         return value
 

@@ -14,6 +14,10 @@ SECONDS_TO_SAVE = 180  # before a machine is taken away: training saves when it 
 # What each machine is told by its cluster, or by the entry
 NOT_FOR_MACHINES = {"NNODES", "NODE_RANK", "MASTER_ADDR", "RANK", "ON", "SLURM_FLAGS"}
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")  # what Kubernetes, Slurm and SkyPilot all accept
+# HOST[:PORT]/NAME[:TAG][@DIGEST]; a cluster says only after the job was taken that a name is none
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:\w[\w.-]*)?(@sha256:[0-9a-f]{64})?", re.ASCII)
+MOST_MINUTES = 366 * 24 * 60
+MOST_RESTARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Job:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise UserError(f"JOB_NAME={self.name} cannot name a job: up to 52 of a-z, 0-9 and -, a letter first and no - last")
+        if self.image and not _IMAGE.fullmatch(self.image):
+            raise UserError(f"JOB_IMAGE={self.image} is no name of an image: needed is one such as registry.example.com/uniad:1")
+        if self.minutes is not None and not 0 < self.minutes <= MOST_MINUTES:
+            raise UserError(f"JOB_MINUTES={self.minutes}: give minutes from 1 to {MOST_MINUTES}, a year")
+        if not 0 <= self.restarts <= MOST_RESTARTS:
+            raise UserError(f"JOB_RESTARTS={self.restarts}: give a number from 0 to {MOST_RESTARTS}")
         if self.goal not in GOALS:
             raise UserError(f"{self.goal} is no job: there are {', '.join(GOALS)}")
 

@@ -6,6 +6,7 @@ brings its own: https://kubeflow.org/docs/components/trainer/operator-guides/run
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -15,6 +16,7 @@ from uniad.jobs.job import SECONDS_TO_SAVE, Job
 VERSION = "trainer.kubeflow.org/v1alpha1"
 TREE = "/workspace/UniAD"  # where the claim is mounted: a checkout, with its data and what training writes
 CONTAINER = "node"
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
 def manifests(job: Job) -> dict[str, Any]:
@@ -23,6 +25,8 @@ def manifests(job: Job) -> dict[str, Any]:
         raise UserError("JOB_IMAGE is needed on Kubernetes: the image that `make image` made, in your cluster's registry")
     if not job.storage:
         raise UserError("JOB_STORAGE is needed on Kubernetes: a PersistentVolumeClaim (ReadWriteMany) with this tree in it")
+    if not _CLAIM.fullmatch(job.storage) or len(job.storage) > 253:
+        raise UserError(f"JOB_STORAGE={job.storage} is no claim: Kubernetes names have a-z, 0-9, - and . (kubectl get pvc)")
     return {"apiVersion": "v1", "kind": "List", "items": [_runtime(job), _train_job(job)]}
 
 

@@ -83,3 +83,32 @@ def test_what_is_no_report_is_one_line(tmp_path: Path, change: dict):
     with pytest.raises(UserError) as caught:
         read_report(tmp_path)
     assert "\n" not in str(caught.value) and "report.json" in str(caught.value)
+
+
+def test_a_picture_lies_beside_its_report(tmp_path: Path):
+    write_report(REPORT, tmp_path)
+    path = tmp_path / "report.json"
+    text = path.read_text()
+    for name in ("../heat.png", "/etc/passwd", "..", "a/b.png", "a\\\\b.png", ""):
+        path.write_text(text.replace('"heat.png"', f'"{name}"'))
+        with pytest.raises(UserError, match="pictures names .*needed are names of files beside it"):
+            read_report(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda text: "", lambda text: text[:100], lambda text: "[" * 100_000, lambda text: text.replace("0.12345", "1" + "0" * 5000),
+    lambda text: text.replace("0.12345", "NaN"), lambda text: text.replace("0.12345", "1e999"), lambda text: "\0",
+    lambda text: text.replace('"title": "Broken', '"title": "a", "title": "Broken'), lambda text: "null",
+])  # fmt: skip
+def test_a_damaged_report_is_one_line(tmp_path: Path, spoil):
+    write_report(REPORT, tmp_path)
+    path = tmp_path / "report.json"
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(UserError) as caught:
+        read_report(tmp_path)
+    assert "\n" not in str(caught.value) and "report.json" in str(caught.value)
+
+
+def test_a_report_that_is_not_there_is_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_report(tmp_path)

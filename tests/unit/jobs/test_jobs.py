@@ -95,11 +95,39 @@ def test_skypilot_takes_the_task():
         ({"name": "Uniad_full"}, "JOB_NAME=Uniad_full cannot name a job"),
         ({"name": "a" * 60}, "cannot name a job"),
         ({"goal": "eval"}, "eval is no job"),
+        ({"image": "a b"}, "JOB_IMAGE=a b is no name of an image"),
+        ({"image": "-x"}, "is no name of an image"),
+        ({"image": "https://registry/uniad"}, "is no name of an image"),
+        ({"minutes": 0}, "JOB_MINUTES=0: give minutes"),
+        ({"minutes": 10**20}, "JOB_MINUTES=1000.*a year"),
+        ({"restarts": -1}, "JOB_RESTARTS=-1"),
+        ({"restarts": 10**12}, "JOB_RESTARTS=1000"),
     ],
 )
 def test_what_no_cluster_takes_is_one_line(change: dict, told: str):
     with pytest.raises(UserError, match=told):
         replace(JOB, **change)
+
+
+@pytest.mark.parametrize("image", ["uniad", "registry:5000/team/uniad:1.2", "ghcr.io/a/b@sha256:" + "0" * 64])
+def test_names_of_images_are_taken_as_registries_have_them(image: str):
+    assert kubeflow.manifests(replace(JOB, image=image))["items"][1]["spec"]["trainer"]["image"] == image
+    assert skypilot.task(replace(JOB, image=image), "H100")["resources"]["image_id"] == f"docker:{image}"
+
+
+@pytest.mark.parametrize("storage", ["My_Claim", "../x", "a b", "-a", "a" * 300, "s3://drive"])
+def test_a_claim_that_kubernetes_cannot_have_is_one_line(storage: str):
+    with pytest.raises(UserError, match="is no claim: Kubernetes names have"):
+        kubeflow.manifests(replace(JOB, storage=storage))
+
+
+@pytest.mark.parametrize("storage, gpu, told", [
+    ("/home/me/data", "H100", "is neither a bucket"), ("s3://", "H100", "neither a bucket"), ("a b", "H100", "neither a bucket"),
+    ("drive", "H100:8", "JOB_GPU=H100:8 is no GPU's name"), ("drive", "H 100", "is no GPU's name"),
+])  # fmt: skip
+def test_what_skypilot_would_take_for_something_else_is_one_line(storage: str, gpu: str, told: str):
+    with pytest.raises(UserError, match=told):
+        skypilot.task(replace(JOB, storage=storage), gpu)
 
 
 def test_what_a_cluster_cannot_know_is_asked_for():

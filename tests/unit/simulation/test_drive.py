@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from uniad.simulation.policies import Expert, Guarded, Model, StandStill
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import EVENTS, MANOEUVRES, Setup, make_setup, route_keys
 from uniad.simulation.run import Job, place, read_all, run
+from uniad.simulation.score import score_all
 from uniad.simulation.world import Cameras
 
 # One for each event: none, red light, braking leader, pedestrian
@@ -150,6 +155,37 @@ def test_a_record_is_read_as_it_was_written_and_a_damaged_one_is_refused(experts
         assert "\n" not in str(error.value) and str(again) in str(error.value)
     with pytest.raises(UserError, match="does not exist"):
         read_log(tmp_path / "none.json")
+
+
+def test_a_record_with_anything_changed_is_refused_by_one_line_or_can_be_scored(experts, tmp_path: Path, record_property):
+    path, chance = tmp_path / "a.json", random.Random(0)
+    write_log(min(experts, key=lambda log: len(log.frames)), path)
+    whole = json.loads(path.read_text())
+    whole["actors"], values = whole["actors"][:2], (None, True, -1, 1e9, -1e300, "", "x", [], {}, [[]], [1, 2], "9" * 5000)
+
+    def places(value, at=()):
+        keys = list(value) if isinstance(value, dict) else range(min(len(value), 2)) if isinstance(value, list) else ()
+        for key in keys:
+            yield (*at, key)
+            yield from places(value[key], (*at, key))
+
+    known, refused = [at for at in places(whole) if at[0] != "about"], 0
+    for number in range(40):
+        spoilt = copy.deepcopy(whole)
+        *way, last = chance.choice(known)
+        inner = functools.reduce(lambda part, key: part[key], way, spoilt)
+        if number % 4:
+            inner[last] = chance.choice(values)
+        else:
+            del inner[last]
+        path.write_text(json.dumps(spoilt))
+        try:
+            score_all([read_log(path)])
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 20
+    record_property("attacks", 40)
 
 
 def test_drives_are_the_same_for_any_number_of_processes_and_what_is_there_stays(tmp_path: Path):
