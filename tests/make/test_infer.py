@@ -94,6 +94,15 @@ def test_a_scene_becomes_a_bag_once(tree: Tree):
     assert not any(line.startswith("tools/make_bag.py") for line in tree.calls())
 
 
+def test_a_bag_that_make_wrote_is_read_as_it_is(tree: Tree):
+    """Four frames were asked for; `make infer BAG=` must not write the whole scene over them."""
+    tree.done("bag", "VARIANT=nano", "SCENE=0", "FRAMES=4")
+    tree.calls()
+    tree.done("infer", "VARIANT=nano", "BAG=outputs/bag/drive_0.mcap")
+    assert not any(line.startswith("tools/make_bag.py") for line in tree.calls())
+    assert "`make bag` writes outputs/bag/drive_0.mcap: leave BAG out" in tree.make("bag", "VARIANT=nano", "BAG=x.mcap").stderr
+
+
 def test_visualize_draws_a_frame_and_films_a_scene_when_one_is_named(tree: Tree):
     tree.done("export", "VARIANT=nano")
     tree.calls()
