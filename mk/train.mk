@@ -261,10 +261,10 @@ eval-stage0: $(call stage-results,0) ## Evaluate the checkpoint of stage 0: NDS 
 eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1
 eval-stage2: $(call stage-results,2) ## Evaluate the checkpoint of stage 2
 
-# The logs of both stages, and of a recipe's phases; RUNS='A B' are others.
+# The logs of all stages, and of a recipe's phases; RUNS='A B' are others.
 $(if $(RUNS),$(foreach r,$(RUNS),$(if $(wildcard $r),,$(error RUNS=$(RUNS): $r is not there; name work directories of trainings))))
 $(if $(call holds,$(RUNS),: % =),$(error RUNS=$(RUNS) cannot be used: a path may hold no colon, percent or equals sign))
-LOGGED = $(or $(RUNS),$(strip $(foreach s,$(STAGES),$(if $(wildcard $(call work,$s)/train.jsonl $(call work,$s)/*/train.jsonl),$(call work,$s)))))
+LOGGED = $(or $(RUNS),$(strip $(foreach s,0 $(STAGES),$(if $(wildcard $(call work,$s)/train.jsonl $(call work,$s)/*/train.jsonl),$(call work,$s)))))
 CURVES := outputs/$(SUB)$(if $(RUNS),curves,$(STEM.$(VARIANT)).curves).png
 .PHONY: plot
 plot: | $(ENV) ## Draw the losses of the trainings here, part by part: outputs/NAME.curves.png; RUNS='DIR DIR' of others

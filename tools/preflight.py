@@ -134,6 +134,11 @@ def paces(text: str) -> dict[str, tuple[float, ...]]:
 
 
 def iterations(args: argparse.Namespace, stage: int, processes: int) -> int | None:
+    if stage == 0:
+        if args.iterations0:
+            return args.iterations0
+        frames = args.frames or TRAINING_FRAMES.get(args.nusc_version)
+        return math.ceil(frames / processes) * args.epochs0 if frames else None
     if args.iterations and (count := int(args.iterations[min(stage, len(args.iterations)) - 1])):
         return count
     frames = args.frames or TRAINING_FRAMES.get(args.nusc_version)
@@ -145,6 +150,14 @@ def estimate(args: argparse.Namespace, report: Report) -> None:
     """How long, where that is more than a day; of a recipe always."""
     on_cpu = args.gpu_count == 0
     pace = paces(args.pace).get(args.stack + ".cpu" * on_cpu)
+    if 0 in args.stages and not args.iterations0:
+        count = iterations(args, 0, max(args.gpu_count, 1) * args.nodes)
+        length = f"{args.epochs0} epochs" + (f", {count:,} iterations of one clip" if count else "")
+        report.notes.append(
+            f"stage 0 of {args.variant} takes {length}; nobody has timed one; its log tells the time left"
+        )
+    if args.stages == [0]:
+        return
     if args.recipe:
         sys.path.insert(0, str(ROOT / "projects"))
         from uniad.training.recipe import read_recipe  # standard library only, as all that make itself runs
@@ -154,11 +167,12 @@ def estimate(args: argparse.Namespace, report: Report) -> None:
         plain = "; MAX_ITERS=N or RECIPE=0 trains on one small world instead" if on_cpu else ""
         report.notes.append(f"{args.variant} is trained by {args.recipe}" + (f": {time}" if time else "") + plain)
         return
+    processes = max(args.gpu_count, 1) * args.nodes
     if pace is None:
         return
-    processes = max(args.gpu_count, 1) * args.nodes
     days = []
-    for stage in args.stages:
+    timed = [stage for stage in args.stages if stage]
+    for stage in timed:
         count = iterations(args, stage, processes)
         if count is None:
             return
@@ -167,7 +181,7 @@ def estimate(args: argparse.Namespace, report: Report) -> None:
         return
     where = "two CPU cores" if on_cpu else f"{processes} GPU{'s' * (processes > 1)} like those that were timed"
     each = " + ".join(f"{day:.1f}" for day in days)
-    seconds = " and ".join(f"{pace[stage - 1]:g}" for stage in args.stages)
+    seconds = " and ".join(f"{pace[stage - 1]:g}" for stage in timed)
     quicker = ["a GPU"] if on_cpu else ["more GPUs (GPUS, NNODES)"]
     if args.stack == "torch1.12":
         quicker.append("STACK=native")
@@ -212,6 +226,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", nargs="+", default=["6", "20"], help="of each stage")
     parser.add_argument("--iterations", nargs="*", default=[], help="of each stage, instead of epochs; 0: by epochs")
+    parser.add_argument("--epochs0", type=int, default=24, help="of stage 0")
+    parser.add_argument("--iterations0", type=int, default=0, help="of stage 0, instead of epochs")
     parser.add_argument("--recipe", help="recipe that is trained by, instead of a schedule")
     parser.add_argument("--queue-length", default="", help="frames in a clip, where that was asked for")
     parser.add_argument("--shm", default="", help="/dev/shm that the variant needs: 32g")

@@ -192,3 +192,24 @@ def test_a_reader_says_that_a_run_of_another_length_is_there(tree: Tree):
     assert told in tree.done("-n", "eval-stage1", *words)
     said = tree.done("-n", "eval-stage1", "MAX_ITERS=2", *words)
     assert told not in said and "tools/train.py" not in said
+
+
+def test_stage_0_is_looked_at_where_it_is_trained_and_its_log_drawn(tree: Tree):
+    def stages(*words: str) -> str:
+        shown = tree.done("-n", *words, "VARIANT=nano", "DATASET=synthetic")
+        (line,) = [line for line in shown.splitlines() if "preflight" in line]
+        return line.partition("--stages ")[2].partition(" --epochs ")[0]
+
+    assert stages("train-stage0") == "0" and stages("eval-stage0") == "0"
+    assert stages("train", "STAGE0=1") == "0 1 2" and stages("train-stage1", "STAGE0=1") == "0 1"
+    assert stages("train", "MAX_ITERS=2") == "1 2"
+    (note,) = inspected("--stages", "0", "--gpu-count", "1", "--pace", PACE).notes
+    assert "stage 0 of tiny takes 24 epochs, 675,120 iterations of one clip; nobody has timed one" in note
+    assert not inspected("--stages", "0", "--gpu-count", "1", "--pace", PACE, "--iterations0", "9").notes
+    both = inspected("--stages", "0", "1", "--gpu-count", "1", "--pace", PACE).notes
+    assert "stage 0" in both[0] and "3.9 days" in both[1]
+    for stage in ("bevformer/nano_bevformer", "stage1_track_map/nano_track_map"):
+        (tree.root / "projects/work_dirs" / stage).mkdir(parents=True)
+        (tree.root / "projects/work_dirs" / stage / "train.jsonl").touch()
+    drawn = tree.done("-n", "plot", "VARIANT=nano", "DATASET=synthetic")
+    assert drawn.index("bevformer/nano_bevformer") < drawn.index("stage1_track_map/nano_track_map")

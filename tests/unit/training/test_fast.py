@@ -64,6 +64,15 @@ def test_what_nobody_measured_is_said():
     assert settings.frames_at_once == 1 and "not measured" in line and "QUEUE_LENGTH=3" in line
 
 
+@pytest.mark.parametrize("config", ["uniad_base_track_map", "full_bevformer", "b2d-base_e2e"])
+def test_where_nothing_was_measured_a_large_model_is_recomputed_unless_memory_is_plenty(config: str):
+    load = Load(config, "frozen", 1, 5, 1.0)
+    for gpu, recompute, words in ((A100, True, "recomputed, to be safe"), (H200, False, "nothing is saved")):
+        settings, line = pick(ANY, [gpu], load)
+        assert settings.recompute is recompute
+        assert f"memory of 1 clip of 5 frames of {config} was not measured: " in line and words in line and "\n" not in line
+
+
 def test_need_grows_with_clips_and_frames_but_for_the_weights():
     half = Settings("bf16", True, True)
     assert fast.need_gib(half, FULL1) == pytest.approx(32.5)
