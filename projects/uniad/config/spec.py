@@ -420,10 +420,14 @@ class DataSpec:
     max_lanes: int = 64  # ground-truth map element slots
     lane_thickness: int = 1  # pixels; upstream draws 2 on a canvas of 200
     decode_threads: int = 1  # per loader process
+    # full: as upstream. reduced: JPEGs of the size nearest above the network's, other pixels for a part of the time. gpu: decoded
+    # by nvImageCodec on the GPU that trains, whose pixels may be a grey level off
+    jpeg: Literal["full", "reduced", "gpu"] = "full"
     # off: decode every time. exact: keep the pixels that scaling reads, same result. scaled: keep the scaled 8-bit image, a
     # quarter of the room, off by at most one grey level (photometric distortion then sees the scaled image)
     image_cache: Literal["off", "exact", "scaled"] = "off"
     image_cache_dir: str = "data/cache"  # a folder in memory (/dev/shm) is faster still
+    image_pack: str = ""  # a file of tools/pack_images.py that is read in place of the cache; image_cache says what it holds
     compat: CompatSpec = field(default_factory=CompatSpec)
 
 

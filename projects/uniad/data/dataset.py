@@ -77,6 +77,15 @@ class ClipDataset(Dataset):
         """What makes a clip of a raw one."""
         return Finish(self.spec.image, self.images.scaler)
 
+    @property
+    def decode(self) -> Callable[[RawClip, RawClip], RawClip] | None:
+        """What decodes the files of a raw batch on a device, where its images are files."""
+        if not self.images.as_files:
+            return None
+        from uniad.data.jpeg_gpu import DecodeOnGpu  # needs a library that else nothing needs
+
+        return DecodeOnGpu(self.images)
+
     def last_frame(self, index: int, rng: np.random.Generator) -> int:
         """``index`` if a clip can end there, else another frame, drawn until one fits."""
         return draw_last(index, self._fits, len(self.table), self.spec.queue_length, rng, self.table.path)

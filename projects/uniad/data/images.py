@@ -19,12 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.config.spec import DataSpec
+from uniad.data.image_pack import ImagePack, settings
 from uniad.data.table import InfoTable
-from uniad.data.transforms import Distortion, Resampler, check_size, decode_all, finish, resampler
+from uniad.data.transforms import (
+    Distortion,
+    Resampler,
+    check_camera_jpeg,
+    check_size,
+    check_whole,
+    decode_all,
+    finish,
+    read_image,
+    resampler,
+    shrink_for,
+)
 from uniad.errors import UserError
 from uniad.geometry.nuscenes import IMAGE_HW
 
 U8 = NDArray[np.uint8]
+HEADER = 16  # bytes before a file: its length and its frame
 
 # Loaders work in parallel by processes; cv2's own threads would only crowd them, and do not survive a fork.
 cv2.setNumThreads(0)
@@ -35,7 +48,16 @@ class ImageSource:
 
     def __init__(self, table: InfoTable, spec: DataSpec) -> None:
         self.table, self.spec = table, spec
-        self.cache = None if spec.image_cache == "off" else ImageCache(table, spec)
+        self.shrink = shrink_of(spec)
+        self.as_files = spec.jpeg == "gpu"  # what ``raw`` writes
+        if self.as_files and spec.image_cache != "off":
+            raise UserError("native.jpeg='gpu' decodes in every epoch and native.image_cache decodes once: take one of them")
+        if spec.image_pack and spec.image_cache == "off":
+            raise UserError("native.image_pack needs native.image_cache=exact or scaled: what the pack was made with")
+        pack, root = Path(spec.image_pack), Path(spec.data_root)
+        self.pack = ImagePack(pack, settings(spec), table.img_path, root) if spec.image_pack else None
+        self.cache = None if spec.image_cache == "off" or self.pack else ImageCache(table, spec)
+        self._room: int | None = None
 
     def paths(self, frame: int) -> list[str]:
         """Files of a frame's cameras."""
@@ -43,19 +65,44 @@ class ImageSource:
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
-        """Of what ``raw`` writes: [cameras, rows, w, 3], see ``Resampler.planes_shape``."""
-        return (self.table.img_path.shape[1], *self.scaler.planes_shape)
+        """Of what ``raw`` writes: [cameras, rows, w, 3], see ``Resampler.planes_shape``; of files [cameras, bytes]."""
+        cameras = self.table.img_path.shape[1]
+        return (cameras, HEADER + self.room) if self.as_files else (cameras, *self.scaler.planes_shape)
+
+    @property
+    def room(self) -> int:
+        """Bytes of the largest file."""
+        if self._room is None:
+            sizes = (_size(Path(self.spec.data_root) / path) for path in np.unique(self.table.img_path))
+            self._room = -(-max(sizes, default=0) // 64) * 64
+        return self._room
 
     @property
     def scaler(self) -> Resampler:
         """How ``raw`` pixels are weighed."""
-        scaler = resampler(IMAGE_HW, self.spec.image.scale)
+        scaler = resampler(IMAGE_HW, self.spec.image.scale, self.shrink)
         return resampler(scaler.hw, 1.0) if self.spec.image_cache == "scaled" else scaler
 
     def raw(self, frame: int, out: U8) -> None:
-        """Write a frame's pixels as they are stored to ``out``: what is left to do is ``pixels.network_images``."""
+        """Write a frame's pixels as they are stored to ``out``: what is left to do is ``pixels.network_images``.
+
+        Files, for a GPU that decodes: each behind a header of its length and the frame's number.
+        """
+        if self.as_files:
+            for path, slot in zip(self.paths(frame), out):
+                self._write_file(path, frame, slot)
+            return
         for camera, (pixels, _) in enumerate(self._pixels(frame)):
             out[camera] = pixels
+
+    def _write_file(self, path: str, frame: int, slot: U8) -> None:
+        data = read_image(path)
+        check_whole(data, path)
+        check_camera_jpeg(data, path, "native.jpeg='gpu'")
+        if len(data) > len(slot) - HEADER:
+            raise UserError(f"image {path} has grown to {len(data)} bytes since training began: start again")
+        slot[:HEADER] = np.array([len(data), frame], "<i8").view(np.uint8)
+        slot[HEADER : HEADER + len(data)] = np.frombuffer(data, np.uint8)
 
     def load(self, frame: int, rng: np.random.Generator | None, out: NDArray[np.float32]) -> None:
         """Write a frame's images to ``out`` [cameras, 3, H, W]; with ``rng`` each is distorted on its own, as in upstream."""
@@ -70,23 +117,50 @@ class ImageSource:
 
     def _pixels(self, frame: int) -> list[tuple[U8, Resampler]]:
         """Source pixels of each camera and how to weigh them."""
+        if self.pack is not None:
+            return [(pixels, self.scaler) for pixels in self.pack.read(frame)]
         if self.cache is None:
-            return [self._picked(image, path) for image, path in self._decoded(frame)]
+            return self.picked(self.paths(frame))
         stored = self.cache.read(frame)
         if stored is None:
-            fresh = [self._picked(image, path) for image, path in self._decoded(frame)]
+            fresh = self.picked(self.paths(frame))
             stored = np.stack([self.cache.pack(pixels, scaler) for pixels, scaler in fresh])
             self.cache.write(frame, stored)
         return [(pixels, self.scaler) for pixels in stored]
 
-    def _decoded(self, frame: int) -> list[tuple[U8, str]]:
-        paths = self.paths(frame)
-        return list(zip(decode_all(paths, self.spec.decode_threads), paths))
+    def picked(self, paths: list[str]) -> list[tuple[U8, Resampler]]:
+        """The same of files."""
+        return [self._picked(image, path) for image, path in zip(decode_all(paths, self.spec.decode_threads, self.shrink), paths)]
 
     def _picked(self, image: U8, path: str) -> tuple[U8, Resampler]:
-        check_size(image.shape[:2], self.spec.image, path)
-        scaler = resampler(image.shape[:2], self.spec.image.scale)
+        if self.shrink == 1:  # else the decoder asked for the size
+            check_size(image.shape[:2], self.spec.image, path)
+        scaler = resampler(IMAGE_HW, self.spec.image.scale, self.shrink)
         return scaler.pick(image), scaler
+
+
+def shrink_of(spec: DataSpec) -> int:
+    """What the config's JPEGs are decoded with."""
+    return shrink_for(spec.image.scale) if spec.jpeg == "reduced" else 1
+
+
+def stored_shape(spec: DataSpec) -> tuple[int, int, int]:
+    """Of an image as a cache or a pack keeps it: [rows, w, 3]."""
+    scaler = resampler(IMAGE_HW, spec.image.scale, shrink_of(spec))
+    return (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
+
+
+def read_header(slot: U8) -> tuple[int, int]:
+    """Of a file that ``ImageSource.raw`` wrote: its bytes, and the frame that it belongs to."""
+    length, frame = slot[:HEADER].view("<i8")
+    return int(length), int(frame)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # named when it is read
 
 
 class FrameCache:
@@ -167,11 +241,9 @@ class ImageCache(FrameCache):
     """Pixels by frame and camera."""
 
     def __init__(self, table: InfoTable, spec: DataSpec) -> None:
-        scaler = resampler(IMAGE_HW, spec.image.scale)
-        pixels = (*scaler.hw, 3) if spec.image_cache == "scaled" else scaler.planes_shape
         self.exact = spec.image_cache == "exact"
         name = f"images_{spec.image_cache}_{_identity(table, spec)}"
-        super().__init__(Path(spec.image_cache_dir), name, (len(table), table.img_path.shape[1], *pixels))
+        super().__init__(Path(spec.image_cache_dir), name, (len(table), table.img_path.shape[1], *stored_shape(spec)))
 
     def pack(self, pixels: U8, scaler: Resampler) -> U8:
         """What is stored of one image: the picked pixels, or the scaled image rounded to 8 bits."""
@@ -213,7 +285,7 @@ def _checksum(stored: U8) -> int:
 
 def _identity(table: InfoTable, spec: DataSpec) -> str:
     """Digest of the files' names, sizes and times: a dataset made anew gets a cache of its own."""
-    digest = hashlib.sha256(f"{spec.image.scale}".encode())
+    digest = hashlib.sha256(f"{spec.image.scale}{' reduced' if spec.jpeg == 'reduced' else ''}".encode())
     root = Path(spec.data_root)
     for path in table.img_path.ravel():
         try:

@@ -31,7 +31,7 @@ PER_FRAME = ("boxes", "labels", "ids", "valid", "past_traj", "past_traj_mask", "
 # What a pack does not depend on.
 ELSEWHERE = (
     "data_root", "ann_file_train", "ann_file_val", "queue_length", "samples_per_gpu", "workers_per_gpu", "eval_mod",
-    "decode_threads", "image_cache", "image_cache_dir",
+    "decode_threads", "image_cache", "image_cache_dir", "image_pack",
 )  # fmt: skip
 BATCH = 8  # frames that a worker hands over at once
 
@@ -80,6 +80,8 @@ class FrameRecords(Dataset):
 def identity(spec: DataSpec) -> str:
     """What the numbers of a pack follow from beside the data set itself, as text."""
     facts = {name: value for name, value in asdict(spec).items() if name not in ELSEWHERE}
+    if facts["jpeg"] != "reduced":  # packs of earlier versions know no other; they are decoded here, whatever trains
+        del facts["jpeg"]
     facts["image"] = {name: value for name, value in facts["image"].items() if name != "photometric"}
     return json.dumps({"format": FORMAT, **facts}, sort_keys=True)
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -47,15 +47,20 @@ def decode(path: str | Path) -> U8:
     return decode_all([str(path)])[0]
 
 
-def decode_all(paths: list[str], threads: int = 1) -> list[U8]:
-    """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free."""
+def decode_all(paths: list[str], threads: int = 1, shrink: int = 1) -> list[U8]:
+    """Decode several files, in order; the decoder leaves the interpreter's lock, so threads help where cores are free.
+
+    shrink: 2, 4 or 8 takes JPEGs of the cameras' size at that part of their height and width, both rounded up. The decoder then
+    transforms only the low frequencies of each block of pixels, so a pixel is about the mean of those that it stands for.
+    """
+    one = partial(_decode, shrink=shrink)
     with decoder_messages() as messages:
-        images = [_decode(path) for path in paths] if threads <= 1 else list(_pool(threads).map(_decode, paths))
+        images = [one(path) for path in paths] if threads <= 1 else list(_pool(threads).map(one, paths))
     if any(map(_is_damage, messages)):
         # Which of them it was, the decoder does not say: one at a time tells.
         for path in paths:
             with decoder_messages() as messages:
-                _decode(path)
+                one(path)
             damage = next(filter(_is_damage, messages), None)
             if damage:
                 raise UserError(f"image {path} is damaged ({damage}); {AGAIN}")
@@ -84,16 +89,20 @@ def _claimed_size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _decode(path: str) -> U8:
+def read_image(path: str) -> bytes:
+    """The bytes of an image file; UserError that names it where it cannot be read."""
     try:
-        data = read_outside(path)
+        return read_outside(path)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; is the dataset's folder right, and this part of it downloaded?") from None
     except OSError as error:
         raise UserError(f"image {path} cannot be read: {error.strerror}") from error
     except UserError as error:
         raise UserError(f"image {error}") from None
-    return _pixels_of(data, path, AGAIN)
+
+
+def _decode(path: str, shrink: int) -> U8:
+    return _pixels_of(read_image(path), path, AGAIN, shrink)
 
 
 def decode_bytes(data: bytes, name: str, again: str) -> U8:
@@ -106,12 +115,33 @@ def decode_bytes(data: bytes, name: str, again: str) -> U8:
     return image
 
 
-def _pixels_of(data: bytes, path: str, again: str) -> U8:
+def check_whole(data: bytes, path: str, again: str = AGAIN) -> None:
+    """UserError for a JPEG that is cut short, and for an image that claims more pixels than any camera has."""
     # The decoder fills what is missing of a truncated file with grey and carries on; the end marker tells.
     if data[:2] == b"\xff\xd8" and not _has_end(data):
         raise UserError(f"image {path} is cut short ({len(data)} bytes, no end marker); {again}")
     _check_claim(data, path)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def check_camera_jpeg(data: bytes, path: str, why: str) -> None:
+    """UserError for what is no JPEG of the cameras' size. why: what needs one."""
+    width, height = _claimed_size(data)
+    if data[:2] != b"\xff\xd8" or (height, width) != IMAGE_HW:
+        found = f"{width}x{height} pixels" if data[:2] == b"\xff\xd8" else "another format"
+        raise UserError(f"image {path}: {why} needs a JPEG of {IMAGE_HW[1]}x{IMAGE_HW[0]}, this one has {found}")
+
+
+# Orientations are ignored: see ``decode``.
+_FLAGS = {
+    1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
+}  # fmt: skip
+
+
+def _pixels_of(data: bytes, path: str, again: str, shrink: int = 1) -> U8:
+    check_whole(data, path, again)
+    if shrink > 1:
+        check_camera_jpeg(data, path, "native.jpeg='reduced'")
+    flags = _FLAGS[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
     except cv2.error:  # a header that asks for more pixels than there is memory
@@ -225,8 +255,9 @@ class _Axis:
     weight: F32
 
     @classmethod
-    def of(cls, source: int, size: int) -> _Axis:
-        position = (np.arange(size) + 0.5) * (source / size) - 0.5
+    def of(cls, source: int, size: int, extent: float) -> _Axis:
+        """extent: of the original image in pixels of the source; a decoder that shrinks rounds up."""
+        position = (np.arange(size) + 0.5) * (extent / size) - 0.5
         position = np.clip(position, 0, source - 1).astype(np.float32)
         low = np.minimum(np.floor(position).astype(np.int64), source - 2)
         return cls(low, low + 1, position - low.astype(np.float32))
@@ -235,12 +266,14 @@ class _Axis:
 class Resampler:
     """Bilinear scaling of images of one size, split into picking pixels and weighing them."""
 
-    def __init__(self, source_hw: tuple[int, int], scale: float) -> None:
+    def __init__(self, source_hw: tuple[int, int], scale: float, shrink: int = 1) -> None:
+        """shrink: what images of ``source_hw`` were decoded with, see ``decode_all``."""
         self.source_hw = source_hw
         self.hw = (int(source_hw[0] * scale), int(source_hw[1] * scale))
-        self.identity = self.hw == source_hw
+        decoded = shrunk(source_hw, shrink)
+        self.identity = self.hw == decoded
         if not self.identity:
-            self._y, self._x = _Axis.of(source_hw[0], self.hw[0]), _Axis.of(source_hw[1], self.hw[1])
+            self._y, self._x = (_Axis.of(decoded[axis], self.hw[axis], source_hw[axis] / shrink) for axis in (0, 1))
             # Colours are folded into the row, so that the arithmetic runs over long contiguous rows.
             self._right, self._low = np.repeat(self._x.weight, 3), self._y.weight[:, None]
 
@@ -248,6 +281,11 @@ class Resampler:
     def planes_shape(self) -> tuple[int, int, int]:
         """Shape of what ``pick`` returns."""
         return (*self.hw, 3) if self.identity else (4 * self.hw[0], self.hw[1], 3)
+
+    @property
+    def places(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows that are read, upper and lower [h], and columns, left and right [w]."""
+        return (self._y.low, self._y.high), (self._x.low, self._x.high)
 
     @property
     def weights(self) -> tuple[F32, F32]:
@@ -258,8 +296,7 @@ class Resampler:
         """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes."""
         if self.identity:
             return image
-        rows = (self._y.low, self._y.high)
-        columns = (self._x.low, self._x.high)
+        rows, columns = self.places
         return np.concatenate([image.take(y, axis=0).take(x, axis=1) for y in rows for x in columns])
 
     def weigh(self, planes: F32) -> F32:
@@ -281,9 +318,20 @@ class Resampler:
 
 
 @lru_cache(maxsize=8)
-def resampler(source_hw: tuple[int, int], scale: float) -> Resampler:
-    """The resampler for one source size and scale."""
-    return Resampler(source_hw, scale)
+def resampler(source_hw: tuple[int, int], scale: float, shrink: int = 1) -> Resampler:
+    """The resampler for one source size, scale and size at which files are decoded."""
+    return Resampler(source_hw, scale, shrink)
+
+
+def shrunk(hw: tuple[int, int], shrink: int) -> tuple[int, int]:
+    """Size of a JPEG that is decoded at a part of its own."""
+    return -(-hw[0] // shrink), -(-hw[1] // shrink)
+
+
+def shrink_for(scale: float) -> int:
+    """The most that JPEGs of the cameras may shrink by where they are scaled after it: no pixel is made from less than one."""
+    wanted = [int(size * scale) for size in IMAGE_HW]
+    return max(n for n in _FLAGS if all(got >= size for got, size in zip(shrunk(IMAGE_HW, n), wanted)) or n == 1)
 
 
 def normalise(image: F32, spec: ImageSpec) -> F32:

@@ -47,6 +47,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     "file_client_args": (),
     "pretrained": (),
     "image_cache_dir": ("data.image_cache_dir",),
+    "image_pack": ("data.image_pack",),
     "decode_threads": ("data.decode_threads",),
     # Read by a model that has learnt, never by one that learns
     "score_thresh": ("model.track.score_thresh",),
@@ -95,13 +96,14 @@ def without_harmless(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Of a flat spec (``state.flatten``) what numbers depend on."""
     kept = {key: value for key, value in spec.items() if key not in HARMLESS_SPEC_KEYS and key not in _GONE}
     kept = {key: value for key, value in kept.items() if key not in _CONVENTIONS or convention_of(value) != V1}
-    return _kept_pixels(kept, "data.image_cache")
+    return _kept_pixels(kept, "data")
 
 
-def _kept_pixels(found: dict[str, Any], key: str) -> dict[str, Any]:
-    """Without a cache that keeps pixels exactly: they are those of the files."""
-    if found.get(key) in ("off", "exact"):
-        del found[key]
+def _kept_pixels(found: dict[str, Any], part: str) -> dict[str, Any]:
+    """Without a cache that keeps pixels exactly, and JPEGs decoded as upstream does: pixels are those of the files."""
+    for key, same in (("image_cache", ("off", "exact")), ("jpeg", ("full",))):
+        if found.get(f"{part}.{key}") in same:
+            del found[f"{part}.{key}"]
     return found
 
 
@@ -142,7 +144,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             found.update(_flat(_kept(value), f"{name}."))
-    found = _kept_pixels(found, "native.image_cache")
+    found = _kept_pixels(found, "native")
     # Three words for one value: records of earlier runs have the oldest, as config.spec.UPSTREAM does
     found |= {key: "documented" for key, value in found.items() if key.startswith("native.compat") and value in ("upstream", V1)}
     if args.samples_per_gpu:

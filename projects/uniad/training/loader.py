@@ -104,10 +104,12 @@ class ClipLoader:
         timeout_s: float = TIMEOUT_S,
         finish: Callable[[Any], Any] = lambda clip: clip,
         in_slots: bool = False,
+        decode: Callable[[Any, Any], Any] | None = None,
     ):
         """collate: a list of samples -> a batch.
 
         finish: makes what is trained on of a batch, on the device.
+        decode: makes pixels of a batch's files, given it on the host and on the device; before ``finish``.
         in_slots: loader processes write batches into memory that is allocated once (``data.arena``). Samples must all have the
         same shapes, and ``collate`` do no more than stack them.
         """
@@ -116,7 +118,7 @@ class ClipLoader:
         self.batch_size, self.workers = batch_size, workers
         self.epoch_len = -(-len(sampler) // batch_size)
         self.batches = Batches(sampler, batch_size, self.epoch_len)
-        self.timeout_s, self._finish, self.pin_memory = timeout_s, finish, pin_memory
+        self.timeout_s, self._finish, self._decode, self.pin_memory = timeout_s, finish, decode, pin_memory
         self.dataset, self.collate = _Positioned(dataset, seed), collate
         self.slots = workers * PREFETCH + TAKEN if in_slots and workers else 0
         self.arena: Arena | None = None
@@ -139,8 +141,10 @@ class ClipLoader:
     def on_device(self, batch: Any, device: torch.device) -> Any:
         """What is trained on of a batch of ``stream``; does not wait for the copy."""
         if self.arena is not None and device.type == "cuda":
-            return self._finish(self.arena.copy_to(device, batch))
-        return self._finish(to_device(batch, device))
+            moved = self.arena.copy_to(device, batch)
+        else:
+            moved = to_device(batch, device)
+        return self._finish(moved if self._decode is None else self._decode(batch, moved))
 
     def _from_slots(self) -> Generator[Any, None, None]:
         if self.arena is None:
