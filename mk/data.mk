@@ -106,6 +106,11 @@ $(INFOS_VAL): $(INFOS)
 	@touch $@
 endif
 
+# native.image_cache of CFG_OPTIONS says what it holds; training reads it by native.image_pack (docs/training.md).
+.PHONY: image-pack
+image-pack: $(INFOS) $(INFOS_VAL) | $(DATA_ENV) ## Decoded images in one file that many machines read, data/packs/VARIANT.images
+	$(DATA_RUN) tools/pack_images.py $(call config,1) --out $(call q,$(DATA_DIR)/packs/$(VARIANT).images) --workers $(JOBS) $(call cfg-options,native.image_cache=scaled $(OPTIONS))
+
 # Stage 2 starts from anchors; all variants share them. The published file, where somebody put it, stays as it is.
 .PHONY: anchors
 anchors: $(ANCHORS) ## Motion anchors by k-means from the training infos, for stage 2

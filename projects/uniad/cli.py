@@ -26,6 +26,7 @@ VERBS = {
     "anchors": "make_motion_anchors.py",
     "packs": "make_packs.py",
     "pack-clips": "pack_clips.py",
+    "pack-images": "pack_images.py",
     "train": "train.py",
     "train-recipe": "train_recipe.py",
     "eval": "test.py",
