@@ -43,6 +43,8 @@ def main() -> None:
     rows = {key(row): row for row in (json.loads(args.out.read_text()) if args.out.exists() else [])}
     for variant in args.variants:
         for stage in args.stages:
+            if variant not in config_files(stage):
+                continue  # Bench2Drive's have no stage 0
             for learns in args.learns:
                 spec = load_spec(config_files(stage)[variant])
                 for row in measured(spec if learns == "frozen" else from_scratch(spec), learns, args.clips, args.modes):

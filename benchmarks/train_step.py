@@ -32,6 +32,7 @@ from uniad.config.spec import ModelSpec, Spec, from_scratch
 from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
+from uniad.models.bevformer import BevFormer
 from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
 from uniad.training import optim
@@ -84,7 +85,7 @@ def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, obj
     present = torch.arange(slots, device=device) < objects
     corner = rand(samples, elements, 2) * 0.6
     box = torch.cat([corner, corner + 0.3], -1)
-    h, w = model.map.canvas_hw
+    h, w = model.map.canvas_hw if model.map else (1, 1)  # stage 0 has no map
     row, column = torch.arange(h, device=device)[:, None] / h, torch.arange(w, device=device) / w
     x0, y0, x1, y1 = (v[..., None, None] for v in box.unbind(-1))
     masks = ((column >= x0) & (column < x1) & (row >= y0) & (row < y1)).to(torch.uint8)
@@ -103,6 +104,10 @@ def random_clip(spec: Spec, samples: int, frames: int, device: torch.device, obj
         lane_valid=(torch.arange(elements, device=device) < lanes).expand(samples, -1).contiguous(),
         drivable=masks[:, 0].contiguous(),
     )
+    if not spec.stage:  # of stage 0 the last frame is learnt from alone
+        targets = targets._replace(
+            boxes=targets.boxes[:, -1:], labels=targets.labels[:, -1:], ids=targets.ids[:, -1:], valid=targets.valid[:, -1:]
+        )
     if model.stage2 is not None:
         targets = targets._replace(stage2=future_targets(spec, targets, rng))
     return Clip(Frame(*(x.contiguous() for x in clip_frames)), targets, [[{} for _ in range(frames)] for _ in range(samples)])
@@ -162,7 +167,8 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, mode: str) -> dic
     spec = replace(spec, model=with_frames(spec.model, frames))
     set_tf32(precision == "tf32")
     torch.manual_seed(0)
-    model = UniAD(spec.model, random_anchors(spec.model)).to(device).train()
+    made = UniAD(spec.model, random_anchors(spec.model)) if spec.stage else BevFormer(spec.model)
+    model = made.to(device).train()
     compiled = Compiled() if fast else None
     if not args.no_channels_last and mode != "exact":
         to_channels_last(model.img_backbone, model.img_neck)

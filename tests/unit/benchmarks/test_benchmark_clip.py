@@ -10,10 +10,14 @@ import torch
 
 from helpers import REPO
 from helpers.clips import small_spec, small_stage2_spec
-from helpers.specs import edit, nano_spec
+from helpers.specs import CONFIGS, edit, nano_spec
+from uniad.config.read import load_spec
 from uniad.losses.criterion import Criterion, total_loss
+from uniad.models.bevformer import BevFormer
 from uniad.models.uniad import UniAD
-from uniad.training.clip import forward_clip
+from uniad.training.clip import ClipOptions, forward_clip
+from uniad.training.distributed import World
+from uniad.training.run import clip_loss
 
 bench = SimpleNamespace(**runpy.run_path(str(REPO / "benchmarks" / "train_step.py")))
 CPU = torch.device("cpu")
@@ -31,6 +35,16 @@ def test_a_random_clip_goes_forward_and_back(stage: int) -> None:
     total_loss(losses).backward()
     assert all(torch.isfinite(v) for v in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_stage_0_learns_from_a_random_clip_too() -> None:
+    spec = load_spec(CONFIGS / "bevformer/nano_bevformer.py")
+    spec = edit(spec, data__image__height=64, data__image__width=96, data__max_objects=8)
+    clip = bench.random_clip(spec, 1, 2, CPU, objects=5)
+    loss, model = clip_loss(spec, World(0, 1, 0, CPU), ClipOptions()), BevFormer(spec.model).train()
+    total = total_loss(loss(model, clip, torch.Generator().manual_seed(0)))
+    total.backward()
+    assert torch.isfinite(total)
 
 
 def test_its_targets_have_the_shapes_and_types_of_a_data_set_s() -> None:
