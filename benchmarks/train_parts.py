@@ -127,7 +127,8 @@ def main() -> None:
         timed(name, part, args.repeats)
     compiled = Compiled()
     if args.fast:
-        fold_norms(model.img_backbone)
+        for pair in fold_norms(model.img_backbone):
+            pair.keep(torch.bfloat16)
         compile_parts(model, criterion, compiled, alone=True)
     for name, part in parts.items():
         if args.fast:

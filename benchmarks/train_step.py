@@ -172,8 +172,8 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, mode: str) -> dic
     compiled = Compiled() if fast else None
     if not args.no_channels_last and mode != "exact":
         to_channels_last(model.img_backbone, model.img_neck)
-    if fast:
-        fold_norms(model.img_backbone)
+    for pair in fold_norms(model.img_backbone) if fast else ():
+        pair.keep(torch.bfloat16 if precision == "bf16" else None)
     if args.recompute:
         recompute_layers(model, graph, compiled)
     criterion = criterion_of(spec, world)

@@ -188,8 +188,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         options = settle(options, options.wish, spec, model, world, found and found[1], announce)
     prepare_backend(options.train)
     compiled = Compiled(options.train.compiler) if options.train.compile else None
-    if options.train.fold_norms:
-        fold_norms(model.img_backbone)
+    folded = fold_norms(model.img_backbone) if options.train.fold_norms else []
     if options.recompute:
         count = recompute_layers(model, options.train.cuda_graph, compiled)
         announce(f"recomputing the activations of {count} layers: less memory, about a third more time")
@@ -204,6 +203,8 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         trainer.resume(*found, announce)
     else:
         load_initial(model, spec, announce)
+    for pair in folded:
+        pair.keep(trainer.clip_loss.dtype)
     may_freeze = isinstance(model, UniAD) and trainer.iteration < trainer.max_iters
     if may_freeze and isinstance(loader, PackedLoader) and can_freeze(spec, loader, regularise):
         # the name too: it holds the images

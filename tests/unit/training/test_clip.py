@@ -7,7 +7,8 @@ from helpers import train_clip
 from helpers.clips import small_clip, small_model, small_spec
 from helpers.no_host import NoHost
 from uniad.losses.criterion import Criterion, total_loss
-from uniad.training.clip import ClipOptions, forward_clip, pose_deltas
+from uniad.models.grid_mask import DRAWS, apply_grid_mask
+from uniad.training.clip import ClipOptions, evaluation_mode, forward_clip, pose_deltas
 
 
 def run(spec, clip, seed=0, options=None):
@@ -150,6 +151,19 @@ def test_shared_features_equal_exact_ones_without_mask_and_statistics():
     _, shared, _ = run(small_spec(), clip, options=ClipOptions("shared"))
     for name in exact:
         assert torch.equal(exact[name], shared[name])
+
+
+def test_features_of_the_history_are_those_that_learn_unless_masked():
+    """To the bit in a batch of the same size. So they are made once where images are not masked and no norm takes statistics."""
+    model, img = small_model(small_spec()), small_clip().frames.img
+    once = model.extract_features(img.flatten(0, 1))
+    masked = model.extract_features(apply_grid_mask(img.flatten(0, 1), torch.zeros(img.shape[1], DRAWS)))
+    with torch.no_grad(), evaluation_mode(model):
+        again, fewer = (model.extract_features(images.flatten(0, 1)) for images in (img, img[:, :-1]))
+    for learnt, hidden, same, part in zip(once, masked, again, fewer, strict=True):
+        assert torch.equal(same, learnt.detach())
+        torch.testing.assert_close(part, learnt[:-1].detach())
+        assert (hidden[:-1] - part).abs().max() > 0.1 * part.abs().max()
 
 
 def test_shared_features_run_the_backbone_once():

@@ -11,21 +11,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.clips import small_clip, small_model, small_spec
+from helpers.clips import small_clip, small_model, small_spec, small_stage2_spec, with_future
 from helpers.ranks import in_ranks
 from helpers.specs import edit, nano_spec
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of, same_checkpoint
+from uniad.models.precision import to_channels_last
 from uniad.training.capture import EagerStep, RecordedStep, record_on_host
 from uniad.training.clip import ClipOptions
 from uniad.training.compiled import Compiled, compile_parts
 from uniad.training.distributed import World
+from uniad.training.folding import fold_norms
+from uniad.training.loader import map_tensors
+from uniad.training.optim import global_norm
 from uniad.training.recompute import recompute_layers
 from uniad.training.run import clip_loss, criterion_of
 from uniad.training.seeding import seed_iteration
 from uniad.training.trainer import ClipLoss
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class OnHost(RecordedStep):
@@ -36,6 +43,9 @@ def losses_and_gradients(step_kind: type, compiled: Compiled | None, output: lis
     """Of three clips with other numbers of objects, by the real model, small."""
     spec = edit(nano_spec(), model=small_spec())
     model, criterion = small_model(spec.model), criterion_of(spec, ALONE)
+    model.img_backbone.layer1.requires_grad_(False)
+    for pair in fold_norms(model.img_backbone):
+        pair.keep(torch.bfloat16)
     if compiled is not None:
         compile_parts(model, criterion, compiled, alone=True)
     generator, found, graphs = torch.Generator(), [], torch._dynamo.utils.counters["stats"]
@@ -52,7 +62,7 @@ def losses_and_gradients(step_kind: type, compiled: Compiled | None, output: lis
 
 @pytest.mark.slow
 def test_a_recorded_step_compiles_every_part_once_and_learns_the_same() -> None:
-    """Each part as one graph, under autocast, whatever the number of objects and tracks."""
+    """Each part as one graph, under autocast, with folded norms, whatever the number of objects and tracks."""
     torch._dynamo.reset()
     output: list[str] = []
     compiled = Compiled("eager")
@@ -63,6 +73,43 @@ def test_a_recorded_step_compiles_every_part_once_and_learns_the_same() -> None:
     for (total, grads), (other, others) in zip(plain, found):
         assert torch.equal(total, other) and grads.keys() == others.keys()
         assert all(torch.equal(grad, others[name]) for name, grad in grads.items())
+
+
+@needs_gpu
+@pytest.mark.device
+@pytest.mark.parametrize(
+    ("kind", "recompute", "stage"),
+    [(RecordedStep, False, 1), (RecordedStep, True, 1), (EagerStep, False, 1), (RecordedStep, False, 2)],
+)
+def test_a_gpu_compiles_every_part_and_learns_nearly_the_same(kind: type, recompute: bool, stage: int) -> None:
+    """Without dropout, in bf16, channels last, norms folded, as picked; the exact step is in fp32."""
+    device, found = torch.device("cuda"), []
+    world, output = World(0, 1, 0, device), []
+    spec = edit(nano_spec(stage), model=small_spec() if stage == 1 else small_stage2_spec())
+    for fast in (False, True):
+        model = small_model(spec.model).to(device)
+        compiled = Compiled() if fast else None
+        if fast:
+            to_channels_last(model.img_backbone, model.img_neck)
+            fold_norms(model.img_backbone)
+        if recompute:
+            recompute_layers(model, kind is RecordedStep, compiled)
+        criterion = criterion_of(spec, world)
+        if compiled is not None:
+            compile_parts(model, criterion, compiled, alone=True)
+        generator = torch.Generator(device)
+        loss = ClipLoss(model, clip_loss(spec, world, ClipOptions(), criterion), "bf16" if fast else "fp32")
+        step = (kind if fast else EagerStep)(loss, generator, torch.ones((), device=device), world, None, compiled, output.append)
+        for number, objects in enumerate((5, 0, 3)):
+            clip = small_clip(frames=2, objects=(objects,), seed=number)
+            clip = map_tensors(lambda x: x.to(device), clip if stage == 1 else with_future(clip, seed=number))
+            total, _ = step(clip, partial(seed_iteration, 0, number, 0, generator))
+            norm = global_norm([p.grad for p in model.parameters() if p.grad is not None])
+            found.append((total.item(), norm.item()))
+        if compiled is not None:
+            assert compiled.on and not compiled.failed, output
+    for (total, norm), (other, others) in zip(found[:3], found[3:]):
+        assert other == pytest.approx(total, rel=0.1) and others == pytest.approx(norm, rel=0.5)
 
 
 # Toys ------------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def passed(model: ResNet, img: torch.Tensor) -> tuple[list[torch.Tensor], dict[s
 def test_features_and_gradients_stay_but_for_rounding(changes: dict[str, object], pairs: int) -> None:
     plain = backbone(**changes)
     folded = copy.deepcopy(plain)
-    assert fold_norms(folded) == pairs
+    assert len(fold_norms(folded)) == pairs
     img = torch.rand(2, 3, 32, 48, dtype=torch.float64)
     (feats, grads), (other_feats, other_grads) = passed(plain, img), passed(folded, img)
     torch.testing.assert_close(other_feats, feats, rtol=1e-9, atol=1e-9)
@@ -61,3 +61,17 @@ def test_a_norm_that_takes_the_statistics_of_its_batch_stays_as_it_is() -> None:
     assert all(torch.equal(grad, other_grads[name]) for name, grad in grads.items())
     assert torch.equal(plain.bn1.running_mean, folded.bn1.running_mean) and int(folded.bn1.num_batches_tracked) == 1
     torch.testing.assert_close(folded.eval()(img), plain.eval()(img), rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_frozen_is_multiplied_and_cast_once() -> None:
+    model = backbone(frozen_stages=1, norm_requires_grad=False).float()
+    pairs, img = fold_norms(model), torch.rand(2, 3, 32, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(img)
+        for pair in pairs:
+            pair.keep(torch.bfloat16)
+        after = model(img)
+    assert all(torch.equal(a, b) for a, b in zip(before, after))
+    kept = [pair for pair in pairs if pair.kept is not None]
+    assert len(kept) == 1 + 2 * 2  # stem and first stage; the others learn
+    assert {t.dtype for pair in kept for t in pair.kept} == {torch.bfloat16}
