@@ -40,9 +40,11 @@ def main() -> int:
     from uniad.canary.report import report_of, short
     from uniad.canary.sets import facts_of, write_set
     from uniad.files import try_place
-    from uniad.formats.report import plain, write_report
+    from uniad.formats.report import JSON_FILE, plain, write_report
     from uniad.viz.canary import draw_table
 
+    if args.where != "bundle":
+        try_place(args.out / JSON_FILE)  # told before a device works for minutes
     only = [name.strip() for name in args.only.split(",") if name.strip()]
     touched = concerned(facts_of(args.onnx)) if args.onnx else None
     if args.where == "bundle":

@@ -38,7 +38,11 @@ def main() -> None:
             more = "; Bench2Drive has other classes and commands, which no conversion gives" if value == "bench2drive" else ""
             raise UserError(f"unknown {name} {value!r}: choose {' or '.join(GENERATIONS)}{more}")
     if not args.file.is_file():
-        raise UserError(f"{args.file} not found")
+        raise UserError(f"{args.file} is a folder: name a file in it" if args.file.is_dir() else f"{args.file} not found")
+    if args.report is not None and args.report.resolve() == args.out.resolve():
+        raise UserError(f"--report {args.report} would overwrite what is converted (--out): give another name")
+    if (args.file.suffix == ".pkl") != (args.out.suffix == ".pkl"):
+        raise UserError(f"--out {args.out}: {args.file.name} becomes a file of its own kind: give a name that ends alike")
     for place in (args.out, args.report):
         if place is not None and place.resolve() == args.file.resolve():
             raise UserError(f"{place} would overwrite its own input: give another name")

@@ -20,7 +20,9 @@ from uniad.canary.catalog import KINDS, Facts, concerned
 from uniad.canary.graphs import bilinear, float8, halved, tf32
 from uniad.canary.judge import (
     BROKEN,
+    CRASHED,
     ELSEWHERE,
+    REFUSED,
     RIGHT,
     WRONG,
     CanarySet,
@@ -139,9 +141,10 @@ def test_an_option_that_is_broken_too_is_not_advised(canaries: CanarySet, right:
         outcomes[name] = Outcome(BROKEN, "wrong")
     line = refusal(canaries, right._replace(outcomes=outcomes), concerned(GRIDSAMPLE), "x.onnx")
     assert "EXPORT_SAMPLING=plugin avoids it" in line
-    outcomes["deformable_attention_plugin"] = Outcome(BROKEN, "wrong")
-    line = refusal(canaries, right._replace(outcomes=outcomes), concerned(GRIDSAMPLE), "x.onnx")
-    assert "no export option avoids it: use another release of TensorRT" in line
+    for state in (BROKEN, REFUSED, CRASHED, ELSEWHERE):
+        outcomes["deformable_attention_plugin"] = Outcome(state, "wrong")
+        line = refusal(canaries, right._replace(outcomes=outcomes), concerned(GRIDSAMPLE), "x.onnx")
+        assert "no export option avoids it: use another release of TensorRT" in line, state
 
 
 def test_each_option_that_is_advised_is_one_of_make(canaries: CanarySet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,14 +134,16 @@ def test_infos_are_converted_and_come_back_to_the_bit(both_infos, tmp_path):
         (["--to", "uniad-v1"], "its boxes are those of UniAD v1 already: nothing to convert"),
         (["--to", "uniad-v2", "--from", "uniad-v2"], "--from uniad-v2, but its boxes are those of UniAD v1: leave --from out"),
         (["--to", "uniad-v3"], "unknown --to 'uniad-v3': choose uniad-v1 or uniad-v2"),
+        (["--to", "uniad-v2", "--report", "OUT/out.pkl"], "--report .* would overwrite what is converted"),
+        (["--to", "uniad-v2", "--out", "OUT/out.pth"], "--out .*out.pth: .* ends alike"),
         (["--to", "bench2drive"], "unknown --to 'bench2drive': .* Bench2Drive has other classes and commands"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line_and_writes_nothing(both_infos, tmp_path, words, line):
     run = subprocess.run(
-        [*TOOL, both_infos[UNIAD_V1], *words, "--out", tmp_path / "out.pkl"], capture_output=True, text=True
+        [*TOOL, both_infos[UNIAD_V1], "--out", tmp_path / "out.pkl", *(word.replace("OUT", str(tmp_path)) for word in words)],
+        capture_output=True, text=True,
     )
     assert run.returncode and len(run.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
-    import re
 
     assert re.search(line, run.stderr)
