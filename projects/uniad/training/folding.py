@@ -23,7 +23,7 @@ class Pair:
         self.conv, self.norm = conv, norm
         self.plain_conv, self.plain_norm = conv.forward, norm.forward
         self.kept: tuple[Tensor, Tensor] | None = None
-        conv.forward, norm.forward = self.convolve, self.normalise
+        vars(conv)["forward"], vars(norm)["forward"] = self.convolve, self.normalise
 
     def product(self) -> tuple[Tensor, Tensor]:
         """The weight and the offset of both as one convolution."""
