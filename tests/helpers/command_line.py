@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from helpers import REPO
+from helpers.forked import run_forked
 from helpers.specs import config_path
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "projects"), "PYTHON": sys.executable}
@@ -15,22 +16,26 @@ NANO = config_path("nano")
 
 
 def start(*command: object) -> subprocess.Popen:
-    """One of our programs, as a person would start it."""
+    """One of our programs as a process to watch and to send signals to. Whose end alone counts is quicker ``ran``."""
     words = [str(word) for word in command]
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)
     return subprocess.Popen(words, env=ENV, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Its exit status, output and messages."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def ran(*command: object) -> tuple[int, str, str]:
+    """Exit status, output and messages of one of our programs."""
+    words = [str(word) for word in command]
+    if words[0].endswith(".py"):
+        done = run_forked(words, REPO, ENV)
+    else:
+        done = subprocess.run(words, env=ENV, cwd=REPO, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
 
 
 def refused(*command: object) -> str:
     """Runs a command that must fail, and returns the one line that says why."""
-    code, out, err = finish(start(*command))
+    code, out, err = ran(*command)
     output = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(output) == 1, (code, out, err)
     assert "Traceback" not in err and "Traceback" not in out, err
@@ -59,5 +64,5 @@ class World:
         )  # fmt: skip
 
 
-def create_data(*args: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, REPO / "tools" / "create_data.py", *map(str, args)], capture_output=True, text=True)
+def create_data(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return run_forked(["tools/create_data.py", *map(str, args)], REPO, ENV)

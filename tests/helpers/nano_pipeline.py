@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 from helpers import REPO
+from helpers.forked import run_forked
 from helpers.specs import config_path
 
 
-def run(tool: str, *args: object) -> subprocess.CompletedProcess:
+def run(tool: str, *args: object) -> subprocess.CompletedProcess[str]:
     """A command line of tools/, from the root of the checkout, as make calls it."""
-    return subprocess.run(
-        [sys.executable, REPO / "tools" / tool, *map(str, args)], cwd=REPO, capture_output=True, text=True, timeout=600
-    )
+    return run_forked([f"tools/{tool}", *map(str, args)], REPO, os.environ)
 
 
 def one_line_error(result: subprocess.CompletedProcess) -> str:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import card_path, read_card, sequence_path, write_card
 from uniad.backends.rounding import tensor_types
@@ -110,7 +110,7 @@ def test_the_command_writes_graph_card_and_sequence_and_refuses_in_one_line(spoi
     for file in spoilt.parent.glob("nano.*"):
         shutil.copy(file, tmp_path)
     source = tmp_path / "nano.onnx"
-    code, printed, err = finish(start("tools/convert_precision.py", source, "--threads", 1))
+    code, printed, err = ran("tools/convert_precision.py", source, "--threads", 1)
     assert code == 0 and f"kept in fp32 for accuracy: {LOSSY}" in printed, printed + err
     made = {"nano_fp16.onnx", "nano_fp16.onnx.json", "nano_fp16.sequence.npz"}
     assert made <= set(os.listdir(tmp_path)) and not any(".partial" in name for name in os.listdir(tmp_path))

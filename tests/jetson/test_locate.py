@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from helpers.jetson_device import StandIn
 from uniad.bisect.recorded import locate_fault
 from uniad.engines.base import BuildOptions
@@ -59,7 +59,7 @@ def spoil(toy: Path, out: Path) -> Path:
 
 def test_another_version_of_a_graph_is_held_against_it(toy: Path, tmp_path: Path):
     other, out = spoil(toy, tmp_path / "other.onnx"), tmp_path / "found.json"
-    code, printed, err = finish(start("tools/locate.py", toy, "--candidate", other, "--out", out))
+    code, printed, err = ran("tools/locate.py", toy, "--candidate", other, "--out", out)
     assert code == 1, err
     assert json.loads(out.read_text())["tensor"] == "moved"
 
@@ -70,9 +70,9 @@ def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to
     arrays["f0/out/boxes"] = arrays["f0/out/boxes"] + np.float32(0.01)
     with open(path, "wb") as handle:
         np.savez_compressed(handle, **arrays)
-    code, printed, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime"))
+    code, printed, err = ran("tools/verify.py", own_toy, "--backend", "onnxruntime")
     assert code == 1 and "the export or the recording is at fault" in err and "frame 0: boxes differs" in err
-    code, printed, err = finish(start("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never"))
+    code, printed, err = ran("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never")
     assert code == 1 and "at fault" not in err
     assert f"to find the first tensor that departs: tools/locate.py {own_toy} --backend onnxruntime" in err
 
@@ -93,13 +93,13 @@ def test_a_converted_graph_without_its_source_is_one_line(converted_toy: Path, t
 
 
 def test_a_converted_graph_is_held_against_the_one_it_was_made_from(converted_toy: Path, tmp_path: Path):
-    code, printed, err = finish(start("tools/locate.py", converted_toy, "--out", tmp_path / "found.json"))
+    code, printed, err = ran("tools/locate.py", converted_toy, "--out", tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text())["precision"] == "fp16", err
     assert code == 0 and "nothing departs" in printed
 
 
 def test_two_exports_of_one_checkpoint_are_compared_and_of_two_refused(toy: Path, own_toy: Path):
-    code, printed, err = finish(start("tools/compare_sampling.py", toy, own_toy, "--out", own_toy.with_suffix(".both.json")))
+    code, printed, err = ran("tools/compare_sampling.py", toy, own_toy, "--out", own_toy.with_suffix(".both.json"))
     assert code == 0 and "boxes_m" in printed and own_toy.with_suffix(".both.json").exists(), err
     card = json.loads(Path(f"{own_toy}.json").read_text())
     Path(f"{own_toy}.json").write_text(json.dumps({**card, "checkpoint_sha256": "another"}))

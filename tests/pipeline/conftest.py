@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.command_line import World, finish, start
+from helpers.command_line import World, ran
 from helpers.specs import edit, nano_spec
 
 
 @pytest.fixture(scope="session")
 def world(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     infos = tmp_path_factory.mktemp("infos")
-    code, _, err = finish(start("tools/create_data.py", "nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet"))
+    code, _, err = ran("tools/create_data.py", "nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet")
     assert code == 0, err
     return World(synthetic_root, infos)
 

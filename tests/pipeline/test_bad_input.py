@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers import REPO
-from helpers.command_line import NANO, World, finish, refused, start
+from helpers.command_line import NANO, World, ran, refused
 from helpers.specs import tiny_spec
 from uniad.models.uniad import UniAD
 
@@ -120,7 +120,7 @@ def test_a_config_key_that_native_lacks_is_named_before_anything_is_written(worl
 @pytest.mark.slow
 def test_a_nan_names_its_module_and_the_last_good_checkpoint_stays(world, tmp_path):
     work_dir = tmp_path / "run"
-    code, _, err = finish(start(*world.train(work_dir, "--max-iters", 4, "--stop-after", 1)))
+    code, _, err = ran(*world.train(work_dir, "--max-iters", 4, "--stop-after", 1))
     assert code == 0, err
     line = refused(*world.train(work_dir, "--max-iters", 4, "--save-every", 1, "--cfg-options", "optimizer.lr=1e25"))
     assert (

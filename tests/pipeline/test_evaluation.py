@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from helpers.command_line import ENV, NANO, World, finish, refused, start
+from helpers.command_line import ENV, NANO, World, ran, refused
 from helpers.specs import config_path
 
 E2E = config_path("nano", 2)
@@ -25,7 +25,7 @@ def two_scenes(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("two")
     generate(WorldParams(train_scenes=1, val_scenes=2, frames=3, lidar_columns=90), folder / "world")
     create = ("tools/create_data.py", "nuscenes", "--root-path", folder / "world", "--out-dir", folder / "infos", "--quiet")
-    code, _, err = finish(start(*create))
+    code, _, err = ran(*create)
     assert code == 0, err
     return World(folder / "world", folder / "infos")
 
@@ -42,10 +42,10 @@ def test_one_process_and_two_give_the_same_results(two_scenes, nano_e2e_checkpoi
     results, entries = [], []
     for processes in (0, 2):
         out = tmp_path / str(processes) / "results.json"
-        code, shown, err = finish(
-            start("tools/uniad_dist_eval.sh", E2E, nano_e2e_checkpoint, processes, "--device", "cpu", "--out", out,
-                  "--cfg-options", *two_scenes.data_options(), f"anchor_root={anchors}/", *LOWERED)  # fmt: skip
-        )
+        code, shown, err = ran(
+            "tools/uniad_dist_eval.sh", E2E, nano_e2e_checkpoint, processes, "--device", "cpu", "--out", out,
+            "--cfg-options", *two_scenes.data_options(), f"anchor_root={anchors}/", *LOWERED,
+        )  # fmt: skip
         assert code == 0, err
         assert "AMOTA" in shown and "mean up to it (ST-P3, VAD)" in shown and "Traceback" not in err
         results.append(json.loads(out.read_text()))

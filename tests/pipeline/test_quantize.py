@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from helpers.command_line import World, finish, refused, start
+from helpers.command_line import World, ran, refused
 from uniad.artifacts.card import read_card, sequence_path
 from uniad.artifacts.graph import is_quantised
 from uniad.precision.int8.candidates import find_layers, groups_of
@@ -24,12 +24,10 @@ FEW = ("--scenes", 1, "--frames", 2, "--threads", 1)
 def exported(world: World, anchors: Path, nano_e2e_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, and a threshold that lets objects be tracked."""
     out = tmp_path_factory.mktemp("int8") / "nano.onnx"
-    code, _, err = finish(
-        start(
-            "tools/export_onnx.py", CONFIG, nano_e2e_checkpoint, "--out", out, "--frames", 2, "--cfg-options",
-            f"data_root={world.root}/", f"info_root={world.infos}/", f"anchor_root={anchors}/", "data.workers_per_gpu=0",
-            "model.score_thresh=0.0105", "model.filter_score_thresh=0.01",
-        )
+    code, _, err = ran(
+        "tools/export_onnx.py", CONFIG, nano_e2e_checkpoint, "--out", out, "--frames", 2, "--cfg-options",
+        f"data_root={world.root}/", f"info_root={world.infos}/", f"anchor_root={anchors}/", "data.workers_per_gpu=0",
+        "model.score_thresh=0.0105", "model.filter_score_thresh=0.01",
     )  # fmt: skip
     assert code == 0, err
     return out
@@ -45,7 +43,7 @@ def kept(exported: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def quantised(exported: Path, kept: list[str]) -> Path:
     out = exported.with_name("nano_int8.onnx")
-    code, output, err = finish(start("tools/quantize.py", exported, *FEW, "--keep", *kept))
+    code, output, err = ran("tools/quantize.py", exported, *FEW, "--keep", *kept)
     assert code == 0, output + err
     assert "layers in int8" in output
     return out
@@ -69,12 +67,12 @@ def test_the_int8_graph_has_a_card_that_says_what_it_was_made_of_and_what_it_kee
 
 
 def test_it_passes_the_verification_of_its_precision(quantised: Path) -> None:
-    code, output, err = finish(start("tools/verify.py", quantised, "--backend", "onnxruntime", "--precision", "int8"))
+    code, output, err = ran("tools/verify.py", quantised, "--backend", "onnxruntime", "--precision", "int8")
     assert code == 0, output + err
 
 
 def test_both_are_scored_side_by_side(quantised: Path, exported: Path) -> None:
-    code, output, err = finish(start("tools/compare_precision.py", exported, quantised, exported, "--threads", 1))
+    code, output, err = ran("tools/compare_precision.py", exported, quantised, exported, "--threads", 1)
     assert code == 0, output + err
     itself = json.loads(Path(f"{exported}.metrics.json").read_text())
     assert itself["plans_apart_m"]["worst_frame"] == 0 and not any(row["difference"] for row in itself["differences"])

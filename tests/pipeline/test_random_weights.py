@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.command_line import NANO, World, finish, refused, start
+from helpers.command_line import NANO, World, ran, refused
 from helpers.specs import config_path
 from uniad.training.checkpoint import is_random
 
@@ -15,7 +15,7 @@ MAKE = "tools/make_random_weights.py"
 
 
 def made(out: Path, *words: object) -> dict:
-    code, output, err = finish(start(MAKE, *words, "--out", out))
+    code, output, err = ran(MAKE, *words, "--out", out)
     assert code == 0 and "random weights" in output, err
     return torch.load(out, weights_only=True)
 
@@ -41,7 +41,7 @@ def test_their_export_says_what_they_are(world: World, tmp_path: Path):
     options = ("--cfg-options", *world.data_options())
     onnx = tmp_path / "uniad_nano_track_map_dummy.onnx"
     words = ("tools/export_onnx.py", NANO, tmp_path / "random.pth", "--out", onnx, "--frames", 2, *options)
-    code, output, err = finish(start(*words))
+    code, output, err = ran(*words)
     assert code == 0 and "random weights, which say nothing of a scene" in output, err
     (card,) = tmp_path.glob("*.json")
     assert json.loads(card.read_text())["weights"] == "random"

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from helpers.command_line import finish, start
+from helpers.command_line import ran, start
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
 EVERY_STEP = ("--max-iters", 3, "--save-every", 1, "--cfg-options", "log_config.interval=1")
@@ -23,7 +23,7 @@ def log_of(work_dir):
 @pytest.mark.slow
 def test_after_kill_9_nano_continues_with_the_losses_of_an_uninterrupted_run(world, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    code, _, err = finish(start(*world.train(whole, *EVERY_STEP)))
+    code, _, err = ran(*world.train(whole, *EVERY_STEP))
     assert code == 0, err
 
     victim = start(*world.train(parts, *EVERY_STEP))
@@ -35,7 +35,7 @@ def test_after_kill_9_nano_continues_with_the_losses_of_an_uninterrupted_run(wor
     victim.communicate()
     assert not (parts / "iter_3.pth").exists()
 
-    code, _, err = finish(start(*world.train(parts, *EVERY_STEP)))
+    code, _, err = ran(*world.train(parts, *EVERY_STEP))
     assert code == 0 and "resuming from" in err, err
     assert log_of(parts) == log_of(whole) and len(log_of(whole)) == 3
     a, b = (torch.load(folder / "iter_3.pth", weights_only=True)["state_dict"] for folder in (whole, parts))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import REPO, runtime_elsewhere
-from helpers.command_line import World, finish, start
+from helpers.command_line import World, ran
 from helpers.stage2_work import Work
 from uniad.artifacts.card import read_card, spec_of
 from uniad.deploy.sources import DatasetFrames
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 NOT_INSTALLED = ("torch", "scipy", "pandas", "nuscenes", "matplotlib", "onnx")
 
 
-def ran(*command: object, cwd: Path) -> str:
+def elsewhere(*command: object, cwd: Path) -> str:
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -32,7 +32,7 @@ def ran(*command: object, cwd: Path) -> str:
 def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, tmp_path: Path):
     work = Work(tmp_path, world)
     graph = tmp_path / "uniad_nano_cp.onnx"
-    code, _, err = finish(start(*work.export(graph, "--frames", 1)))
+    code, _, err = ran(*work.export(graph, "--frames", 1))
     assert code == 0, err
     away = tmp_path / "away"
     away.mkdir()
@@ -48,15 +48,15 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
         shutil.copy(REPO / name, source)
     for folder in ("projects/uniad", "tools"):
         shutil.copytree(REPO / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    ran(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", away, source, cwd=tmp_path)
+    elsewhere(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", away, source, cwd=tmp_path)
     (wheel,) = away.glob("uniad-*.whl")
     venv.create(away / "drive", with_pip=True)
     python = away / "drive" / "bin" / "python"
-    ran(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"uniad[runtime] @ {wheel.as_uri()}", cwd=away)
+    elsewhere(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"uniad[runtime] @ {wheel.as_uri()}", cwd=away)
     for name in NOT_INSTALLED:
-        assert ran(python, "-c", f"import importlib.util as u; print(u.find_spec({name!r}))", cwd=away).strip() == "None"
+        assert elsewhere(python, "-c", f"import importlib.util as u; print(u.find_spec({name!r}))", cwd=away).strip() == "None"
 
-    where = ran(python, "runtime_elsewhere.py", away / graph.name, "sensors.npz", "out.npz", cwd=away)
+    where = elsewhere(python, "runtime_elsewhere.py", away / graph.name, "sensors.npz", "out.npz", cwd=away)
     assert Path(where.strip()).is_relative_to(away / "drive")
     here = runtime_elsewhere.results_of(str(graph), frames)
     with np.load(away / "out.npz") as there:
@@ -64,7 +64,7 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
         for name, value in here.items():
             np.testing.assert_array_equal(there[name], value, err_msg=name)
     # its command lines came along; what training needs did not
-    assert "usage: convert_precision.py" in ran(away / "drive/bin/uniad", "convert-precision", "--help", cwd=away)
+    assert "usage: convert_precision.py" in elsewhere(away / "drive/bin/uniad", "convert-precision", "--help", cwd=away)
     command = [away / "drive/bin/uniad", "eval", "x.py", "y.pth"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=away)
     lacking = "this needs the package torch, which is not installed: pip install 'uniad[train]'"

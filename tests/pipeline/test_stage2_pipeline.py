@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from helpers import REPO
-from helpers.command_line import World, finish, refused, start
+from helpers.command_line import World, ran, refused
 from helpers.specs import nano_spec
 from helpers.stage2_work import EXPORT_CONFIG, Work
 from uniad.files import sha256
@@ -35,7 +35,7 @@ def work(world: World, tmp_path_factory: pytest.TempPathFactory) -> Work:
 @pytest.fixture(scope="module", params=["gridsample", "gather"])
 def exported(request: pytest.FixtureRequest, work: Work) -> Path:
     out = work.folder / request.param / "uniad_nano_cp.onnx"
-    code, printed, err = finish(start(*work.export(out, "--sampling", request.param, "--frames", FRAMES)))
+    code, printed, err = ran(*work.export(out, "--sampling", request.param, "--frames", FRAMES))
     assert code == 0 and err == "", err
     return out
 
@@ -73,7 +73,7 @@ def test_agents_come_and_go_and_occupy_cells_in_the_recorded_sequence(exported: 
 
 
 def test_onnxruntime_and_torch_agree_on_the_future_over_fed_back_frames(exported: Path) -> None:
-    code, printed, err = finish(start("tools/verify.py", exported, "--backend", "torch,onnxruntime"))
+    code, printed, err = ran("tools/verify.py", exported, "--backend", "torch,onnxruntime")
     assert code == 0, printed + err
     for report in json.loads(Path(f"{exported}.verify.json").read_text()):
         worst = report["worst"]
@@ -91,7 +91,7 @@ def test_a_miscompiled_sample_of_the_whole_step_is_found_among_its_thousands_of_
     next(a for a in node.attribute if a.name == "mode").s = b"nearest"
     onnx.save(bad, tmp_path / "bad.onnx")
     out = tmp_path / "found.json"
-    code, printed, err = finish(start("tools/locate.py", exported, "--candidate", tmp_path / "bad.onnx", "--out", out))
+    code, printed, err = ran("tools/locate.py", exported, "--candidate", tmp_path / "bad.onnx", "--out", out)
     found = json.loads(out.read_text())
     assert code == 1, printed + err
     assert (found["verdict"], found["node"], found["op_type"]) == ("located", node.name, "GridSample")
@@ -102,7 +102,7 @@ def test_both_ways_of_sampling_agree_along_one_recording(exported: Path) -> None
     other = exported.parent.parent / "gridsample" / exported.name
     if other == exported or not other.is_file():
         pytest.skip("once both are there")
-    code, printed, err = finish(start("tools/compare_sampling.py", other, exported))
+    code, printed, err = ran("tools/compare_sampling.py", other, exported)
     assert code == 0 and "gather - gridsample" in printed, printed + err
 
 
@@ -119,7 +119,7 @@ def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported:
     # recorded so: a file that was changed afterwards is refused by its digest
     card = tmp_path / "uniad_nano_cp.onnx.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "sequence_sha256": sha256(path)}))
-    code, printed, err = finish(start("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime"))
+    code, printed, err = ran("tools/verify.py", tmp_path / "uniad_nano_cp.onnx", "--backend", "onnxruntime")
     assert code == 1 and "frame 3: plan_traj differs by 0.0141" in err, err
 
 
@@ -128,7 +128,7 @@ def test_an_engine_carries_the_interface_of_the_whole_step(exported: Path) -> No
         pytest.skip("one engine proves the way; gather is verified above")
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: make env installs it")
     engine = exported.with_suffix(".engine")
-    code, _, err = finish(start("tools/build_engine.py", exported, "--out", engine, "--backend", "tensorrt_rtx", "--no-canary"))
+    code, _, err = ran("tools/build_engine.py", exported, "--out", engine, "--backend", "tensorrt_rtx", "--no-canary")
     assert code == 0, err
     card, source = (json.loads(Path(f"{p}.json").read_text()) for p in (engine, exported))
     assert card["stage"] == 2 and card["contract"] == source["contract"] and card["onnx_sha256"] == source["sha256"]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from helpers.pictures import BEARING_DEG, camera
 from helpers.toy_graph import write_toy
 from uniad.artifacts.card import inherited, read_card, sequence_path
@@ -199,7 +199,7 @@ def drive(path: Path) -> None:
 def test_the_tool_soaks_a_graph_and_writes_its_card(tmp_path: Path) -> None:
     toy = write_toy(tmp_path / "toy.onnx", frames=3)
     drive(sequence_path(toy))
-    done = finish(start("tools/soak.py", toy, "--out", tmp_path / "out", "--minutes", "0.05", "--threads", 1))
+    done = ran("tools/soak.py", toy, "--out", tmp_path / "out", "--minutes", "0.05", "--threads", 1)
     card = read_card(toy)
     soaked = card["soaked"]
     assert soaked["backend"] == "onnxruntime" and soaked["frames"] > 100 and soaked["ready"] is False, done

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from helpers.specs import config_path, full_spec, nano_spec, tiny_spec
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
@@ -47,8 +47,8 @@ def spec(options: list[str]) -> Spec:
 @pytest.fixture(scope="module")
 def written(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work") / "nuscenes_np"
-    code, output, err = finish(start("tools/process_metadata.py", "--config", config_path("nano", 2), "--dump_folder", folder,
-                                   "--num_frame", 6, "--cfg-options", *options))  # fmt: skip
+    code, output, err = ran("tools/process_metadata.py", "--config", config_path("nano", 2), "--dump_folder", folder,
+                                   "--num_frame", 6, "--cfg-options", *options)  # fmt: skip
     assert code == 0 and "6 frames of 1 scene" in output, err
     return folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from uniad.errors import UserError
 from uniad.files import sha256
 from uniad.training.checkpoint import save_checkpoint
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_evaluation_gets_one_line(checkpoint: Path, tmp_path: 
 def test_the_card_that_a_release_writes_is_what_pictures_read(checkpoint: Path, tmp_path: Path):
     scores = write(tmp_path / "results.json", {**RESULTS, "checkpoint_sha256": sha256(checkpoint)})
     words = ("tools/release_weights.py", "--card", checkpoint, "--training", "16 towns")
-    code, output, err = finish(start(*words, "--results", scores))
+    code, output, err = ran(*words, "--results", scores)
     assert code == 0 and "3.64 m off" in output, err
     assert about_checkpoint(checkpoint) == [f"{checkpoint}: 16 towns", figures_of(RESULTS)]
     other = write(tmp_path / "other.json", {**RESULTS, "checkpoint_sha256": "0" * 64})

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, start
+from helpers.command_line import ran
 from uniad.data.dataset import SceneStream
 from uniad.deploy.infer import run
 from uniad.deploy.loop import results_along
@@ -67,8 +67,8 @@ def test_scores_are_those_of_the_checkpoint(nano, onnx: Path, runtimes: dict[str
     stream = SceneStream(eager.spec.data, "val", stage=2, workers=0)
     want = score(collect(eager, stream), eager.spec, stream.version, tmp_path / "torch")
     out = tmp_path / "results.json"
-    code, shown, err = finish(start("tools/test.py", nano.config, onnx, "--device", "cpu", "--out", out, "--cfg-options",
-                                    *nano.options))  # fmt: skip
+    code, shown, err = ran("tools/test.py", nano.config, onnx, "--device", "cpu", "--out", out, "--cfg-options",
+                                    *nano.options)  # fmt: skip
     assert code == 0 and "AMOTA" in shown, err
     got = json.loads(out.read_text())
     assert (got["backend"], got["model"], got["checkpoint"]) == ("onnxruntime", str(onnx), str(nano.checkpoint))
@@ -89,8 +89,8 @@ def test_pictures_are_those_of_the_checkpoint(nano, onnx: Path, runtimes: dict[s
         assert same(difference(one, two)) and one.caption == two.caption
         last = [render(content, spec.data.class_names, spec.data.pc_range) for content in (one, two)]
     assert (last[0] != last[1]).any(-1).mean() < 1e-3
-    code, shown, err = finish(start("tools/visualize.py", nano.config, onnx, "--device", "cpu", "--out", tmp_path / "x.png",
-                                    "--cfg-options", *nano.options))  # fmt: skip
+    code, shown, err = ran("tools/visualize.py", nano.config, onnx, "--device", "cpu", "--out", tmp_path / "x.png",
+                                    "--cfg-options", *nano.options)  # fmt: skip
     assert code == 0, err
     written = cv2.imread(str(tmp_path / "x.png"))[: 2 * 405 + 720, :, ::-1]  # without the caption, which names the back end
     assert (written != last[1][: len(written)]).any(-1).mean() < 1e-3, "the last frame of the scene, drawn by the command"

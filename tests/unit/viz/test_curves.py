@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from uniad.viz.curves import Part, draw, held_series, panels, part_of, read_runs, series
 
 GENERAL = {"mode": "train", "epoch": 1, "iter": 1, "epoch_len": 5, "lr": 1e-3, "memory": 1.0, "data_time": 0.1, "time": 1.0}
@@ -103,7 +103,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path):
 
 def test_the_command_writes_a_picture_and_says_what_is_wrong_with_a_log(tmp_path: Path):
     work = write(tmp_path / "run", [entry(step) for step in range(1, 120)])
-    code, output, err = finish(start("tools/plot_training.py", work, "--out", tmp_path / "curve.png"))
+    code, output, err = ran("tools/plot_training.py", work, "--out", tmp_path / "curve.png")
     assert code == 0 and "curve.png: run" in output, err
     assert cv2.imread(str(tmp_path / "curve.png")).std() > 5
     other = tmp_path / "other.png"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from uniad.deploy.infer import run
 from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
@@ -141,7 +141,7 @@ def test_images_are_the_files_and_cameras_project_as_the_model_saw(recording) ->
 
 def test_the_command_writes_a_recording_a_scene_and_bad_input_is_one_line(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed: make env installs it")
-    code, output, err = finish(start("tools/make_recording.py", results, "--out", tmp_path / "view"))
+    code, output, err = ran("tools/make_recording.py", results, "--out", tmp_path / "view")
     (path,) = (tmp_path / "view").glob("*.rrd")
     assert code == 0 and f"rerun {path}" in output, err
     assert "make infer" in refused("tools/make_recording.py", tmp_path, "--out", tmp_path / "none")

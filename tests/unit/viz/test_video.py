@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.command_line import finish, refused, start
+from helpers.command_line import ran, refused
 from helpers.frame_folders import record_folder
 from uniad.deploy.infer import run
 from uniad.deploy.sources import DatasetFrames, FolderFrames
@@ -79,7 +79,7 @@ def test_pictures_show_what_was_stored(results: Path) -> None:
 
 def test_the_command_writes_pngs_and_a_film_and_compares_two_runs(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "video"
-    code, output, err = finish(start("tools/make_video.py", "--compare", results, results, "--out", out, "--fps", 4))
+    code, output, err = ran("tools/make_video.py", "--compare", results, results, "--out", out, "--fps", 4)
     assert code == 0, err
     (video,) = out.glob("*.mp4")
     frames, fps = read(video)
