@@ -33,8 +33,9 @@ SYNTH_FRAMES ?= 40
 SYNTH_SEED ?= 0
 # Whose boxes and anchors `make data` and `make anchors` write: uniad-v1 or uniad-v2 (docs/weights.md). Empty: GENERATION's, else v1's
 CONVENTION ?=
-# Processes that prepare data
-JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# Processes that prepare data. Asked of the machine once, and only where they are named
+CORES = $(eval CORES := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2))$(CORES)
+JOBS ?= $(CORES)
 
 # --- Training -----------------------------------------------------------------------------------------------------------
 # Epochs of a stage. Empty: the config's (6 and 20). EPOCHS.1 and EPOCHS.2: of one stage

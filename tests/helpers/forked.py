@@ -1,8 +1,8 @@
 """Our tools without a start of Python for each: one process imports what they all import, and forks for every command.
 
-What runs in a fork is the tool's file as ``__main__``, with a command line, environment, folder, output and exit status of its own, as
-Python would start it; only the seconds are gone in which torch is imported. A test that is about the start itself, or that sends
-signals, starts Python (``command_line.start``).
+What runs in a fork is the tool's file as ``__main__``, with a command line, environment, folder, output and exit status of its
+own, as Python would start it; only the seconds are gone in which torch is imported. A test that is about the start itself, or
+that sends signals, starts Python (``command_line.start``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from helpers import REPO, TESTS
 COMMON = (
     "numpy", "torch", "onnx", "uniad.backends.open", "uniad.data.dataset", "uniad.deploy.runtime", "uniad.evaluation.report",
     "uniad.export.to_onnx", "uniad.training.run", "uniad.viz.page", "torch.onnx._internal.exporter._core", "onnxruntime",
-    "matplotlib.pyplot", "scipy.stats", "sklearn.metrics", "pyquaternion", "shapely.geometry",
+    "matplotlib.pyplot", "scipy.stats", "pyquaternion", "shapely.geometry",
 )  # fmt: skip
 
 

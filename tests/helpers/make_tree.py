@@ -43,6 +43,17 @@ case "$tool" in
 esac
 """
 
+# What `make configure` writes on a machine without GPU, engine and nuScenes: a tree that has it looks at no machine, like a
+# person's second make.
+CONFIGURED = """\
+CONFIGURED_STACK := native
+CONFIGURED_RUNTIME := host
+CONFIGURED_DATASET := synthetic
+CONFIGURED_NUSC_VERSION := v1.0-trainval
+CONFIGURED_GPUS := 0
+CONFIGURED_PYTHON := python3
+"""
+
 # Tools that need nothing but Python: the real ones
 PLAIN = ("configure", "doctor", "uniad_tree", "fetch_weights", "preflight")
 
@@ -107,8 +118,8 @@ def what_make_runs() -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def lay_tree(tmp_path: Path) -> Tree:
-    """The real Makefile and configs in a folder, and a stand-in for the environment's Python."""
+def lay_tree(tmp_path: Path, *, configured: bool = False) -> Tree:
+    """The real Makefile and configs in a folder, and a stand-in for the environment's Python; ``configured``: as on a CPU."""
     shutil.copytree(REPO / "mk", tmp_path / "mk")
     # without recipes a training is the config's schedule, which is what most tests look at; test_make_recipe.py brings them
     ignored = shutil.ignore_patterns("recipes")
@@ -128,5 +139,7 @@ def lay_tree(tmp_path: Path) -> Tree:
     stub.parent.mkdir(parents=True)
     stub.write_text(STUB)
     stub.chmod(0o755)
+    if configured:
+        (tmp_path / "config.mk").write_text(CONFIGURED)
     return Tree(tmp_path)
 

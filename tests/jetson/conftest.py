@@ -110,7 +110,7 @@ class JetsonTree(Tree):
 def tree(tmp_path: Path, toy: Path, device: Device) -> JetsonTree:
     root = tmp_path / "tree"
     root.mkdir()
-    lay_tree(root)
+    lay_tree(root, configured=True)
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     # the whole package, where lay_tree has the few files that make itself runs

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
-from helpers.make_tree import Tree
+from helpers.make_tree import Tree, lay_tree
 
 sys.path[:0] = [str(REPO / "tools"), str(REPO / "mk/lib")]
 import configure  # noqa: E402
 import machine  # noqa: E402
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return lay_tree(tmp_path)
 
 
 def test_configure_says_in_one_line_what_and_why_and_writes_it(tree: Tree):
