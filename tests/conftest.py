@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from helpers import REPO
 from helpers.recorded import golden_dir
+from helpers.shared import shared
 
 # Who starts the tests in the background (`make test &`, some CI) hands down an ignored Ctrl-C, and every child would ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,10 +48,5 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from uniad.data.synthetic.generate import generate
     from uniad.data.synthetic.params import WorldParams
 
-    base = tmp_path_factory.getbasetemp()
-    # Processes of one test run share it; whoever comes first makes it, the others wait for its lock.
-    root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "world"
-    with open(root.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the generator itself refuses to wait for another run
-        generate(WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180), root)
-    return root
+    params = WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180)
+    return shared(tmp_path_factory, "synthetic", lambda folder: generate(params, folder / "world")) / "world"

@@ -16,11 +16,17 @@ from helpers.specs import config_path, edit
 from helpers.train_clip import given_clip
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
-from uniad.geometry.boxes import box9_of_v2
 from uniad.interface.types import Clip
 
 CELLS, FRAMES = (40, 40), 3
 FOLDER = EXTRACTS / "v2"
+
+
+def box9_of_v2(box: Tensor) -> Tensor:
+    """Box (x, y, z, l, w, h, heading, ...) [..., >=7] of UniAD v2 -> box9, and back: its own inverse. yaw is not wrapped."""
+    return torch.cat(
+        (box[..., :3], box[..., 4:5], box[..., 3:4], box[..., 5:6], -math.pi / 2 - box[..., 6:7], box[..., 7:]), dim=-1
+    )
 
 
 def small_spec(compat: str = "uniad-v2", **changes: object) -> Spec:

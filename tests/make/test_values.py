@@ -105,6 +105,7 @@ def test_settings_that_every_use_quotes_reach_their_tools_as_they_are(tree: Tree
     (tree.root / "ckpts").mkdir(exist_ok=True)
     (tree.root / "ckpts/nano_e2e_ep20.pth").write_text("weights")
     note = tree.root / ".venv/bin/python"
+    (tree.root / "config.mk").unlink()  # it names another Python than HOST_PYTHON
     (tree.root / "bin").mkdir()
     for place in ("bin/docker", "mk/lib/stage_context.sh"):
         (tree.root / place).write_text('#!/bin/sh\nexec "$NOTE" "$(basename $0)" "$@"\n')

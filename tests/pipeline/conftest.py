@@ -10,15 +10,18 @@ import pytest
 import torch
 
 from helpers.command_line import World, ran
+from helpers.shared import shared
 from helpers.specs import edit, nano_spec
 
 
 @pytest.fixture(scope="session")
 def world(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    infos = tmp_path_factory.mktemp("infos")
-    code, _, err = ran("tools/create_data.py", "nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet")
-    assert code == 0, err
-    return World(synthetic_root, infos)
+    def create(infos: Path) -> None:
+        words = ("nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet")
+        code, _, err = ran("tools/create_data.py", *words)
+        assert code == 0, err
+
+    return World(synthetic_root, shared(tmp_path_factory, "infos", create))
 
 
 @pytest.fixture

@@ -123,6 +123,7 @@ def test_a_plan_recorded_otherwise_fails_the_verification_and_is_named(exported:
     assert code == 1 and "frame 3: plan_traj differs by 0.0141" in err, err
 
 
+@pytest.mark.long  # that of stage 1 is built in `make test`, with the same command
 def test_an_engine_carries_the_interface_of_the_whole_step(exported: Path) -> None:
     if exported.parent.name != "gridsample":
         pytest.skip("one engine proves the way; gather is verified above")

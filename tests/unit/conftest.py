@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from helpers.nano import Nano
+from helpers.nano import Nano, make_infos
+from helpers.shared import shared
 from uniad.artifacts.card import config_entries, write_card
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
@@ -20,7 +21,7 @@ from uniad.interface.contract import Contract, contract_for, pack_frame
 
 @pytest.fixture(scope="session")
 def nano(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Nano:
-    return Nano(tmp_path_factory.mktemp("nano"), synthetic_root)
+    return Nano(shared(tmp_path_factory, "nano", lambda folder: make_infos(synthetic_root, folder)), synthetic_root)
 
 
 @pytest.fixture(scope="session")
@@ -50,13 +51,16 @@ def feeds(contract: Contract, frames: list[tuple[Tensor, ...]]) -> list[dict[str
 @pytest.fixture(scope="session")
 def onnx(nano: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The nano step as an ONNX with its card."""
-    path = tmp_path_factory.mktemp("onnx") / "uniad_nano_cp.onnx"
-    with nano.open() as runtime:
-        contract = runtime.contract
-        export_onnx(runtime.runner.model, contract, path)
-    card = {
-        "kind": "onnx", "variant": "nano", "stage": 2, **config_entries(nano.config, nano.options),
-        "checkpoint": str(nano.checkpoint), "contract": contract.to_json(),
-    }  # fmt: skip
-    write_card(path, card)
-    return path
+
+    def export(folder: Path) -> None:
+        path = folder / "uniad_nano_cp.onnx"
+        with nano.open() as runtime:
+            contract = runtime.contract
+            export_onnx(runtime.runner.model, contract, path)
+        card = {
+            "kind": "onnx", "variant": "nano", "stage": 2, **config_entries(nano.config, nano.options),
+            "checkpoint": str(nano.checkpoint), "contract": contract.to_json(),
+        }  # fmt: skip
+        write_card(path, card)
+
+    return shared(tmp_path_factory, "onnx", export) / "uniad_nano_cp.onnx"

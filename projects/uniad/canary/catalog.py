@@ -613,10 +613,6 @@ def _any_of(*operators: str) -> Callable[[Facts], bool]:
     return lambda facts: facts.has(*operators)
 
 
-def _never(_: Facts) -> bool:
-    return False
-
-
 KINDS: dict[str, Kind] = {
     "grid_sample": Kind(
         "bilinear GridSample", _grid_sample, _any_of("GridSample"), (*_threads(_TRT, 4646), *_threads(_PARSER, 1060)),

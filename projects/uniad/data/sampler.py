@@ -15,25 +15,21 @@ class TrainSampler:
     """Shuffled indices of one process for one epoch: upstream's ``DistributedGroupSampler``, index by index.
 
     The order follows from (seed, epoch); it is padded with its own beginning until every process gets the same number of full
-    batches, and each process takes one contiguous part. ``start_at`` skips what a resumed epoch has already seen.
+    batches, and each process takes one contiguous part.
     """
 
     def __init__(self, length: int, samples_per_gpu: int = 1, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
         self.length, self.samples_per_gpu = length, samples_per_gpu
         self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.epoch, self.start = 0, 0
+        self.epoch = 0
         self.num_samples = math.ceil(length / samples_per_gpu / world_size) * samples_per_gpu
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle anew for this epoch and start at its beginning."""
-        self.epoch, self.start = epoch, 0
-
-    def start_at(self, position: int) -> None:
-        """Leave out the first ``position`` samples of this process in this epoch."""
-        self.start = position
+        """Shuffle anew for this epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_samples - self.start
+        return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
         if not self.length:
@@ -46,7 +42,7 @@ class TrainSampler:
         # Batches are shuffled once more, as in upstream: without it the padding would always come last.
         order = order[torch.randperm(len(order), generator=generator).numpy()].ravel()
         part = order[self.num_samples * self.rank : self.num_samples * (self.rank + 1)]
-        return iter(part[self.start :].tolist())
+        return iter(part.tolist())
 
 
 def scenes_of_rank(table: InfoTable, rank: int, world_size: int) -> list[int]:

@@ -50,13 +50,6 @@ def box10_of_v2(code: Tensor) -> Tensor:
     return torch.stack((x, y, log_w, log_l, z, log_h, -cos, -sin, vx, vy), dim=-1)
 
 
-def box9_of_v2(box: Tensor) -> Tensor:
-    """Box (x, y, z, l, w, h, heading, ...) [..., >=7] of UniAD v2 -> box9, and back: its own inverse. yaw is not wrapped."""
-    return torch.cat(
-        (box[..., :3], box[..., 4:5], box[..., 3:4], box[..., 5:6], -math.pi / 2 - box[..., 6:7], box[..., 7:]), dim=-1
-    )
-
-
 def bottom_from_gravity(boxes: Tensor) -> Tensor:
     """Boxes whose z is the middle (as nuScenes annotates) -> boxes whose z is the bottom. [..., >=7]."""
     return torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] * 0.5, boxes[..., 3:]), dim=-1)

@@ -14,7 +14,6 @@ from uniad.errors import UserError
 from uniad.files import try_place
 from uniad.ros.bag import SUFFIXES, typestore
 
-STORAGES = ("mcap", "sqlite3")
 STATIC = "/tf_static"
 
 

@@ -133,16 +133,6 @@ class Car:
         return Moment(xy, yaw, v, a, rate, utime)
 
 
-class RecordedCar:
-    """A car that drives a track to the letter: the data set's own, for comparing what its sensors deliver."""
-
-    def __init__(self, track: Track, start_us: int) -> None:
-        self.track, self.start_us = track, start_us
-
-    def at(self, t_s: F64) -> TrackMotion:
-        return TrackMotion(self.track, self.start_us, np.asarray(t_s, np.float64))
-
-
 class Tracker:
     """Has the car follow a plan: acceleration and steering for each tick until the next plan.
 

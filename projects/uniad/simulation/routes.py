@@ -6,7 +6,6 @@ twelve routes in a row have every manoeuvre with every event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -267,9 +266,3 @@ def _route(
         start_speed_mps=float(lead.v[-1]), limit_s=float(np.ceil(limit_s / FRAME_S) * FRAME_S), stop_lines=lines,
         map=_map(town, driven),
     )  # fmt: skip
-
-
-def setups(seed: int, count: int) -> Iterator[Setup]:
-    """The setups of ``route_keys``, one after the other."""
-    for key in route_keys(seed, count):
-        yield make_setup(*key)

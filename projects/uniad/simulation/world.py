@@ -26,7 +26,7 @@ RIGHT, LEFT, STRAIGHT = (COMMANDS.index(name) for name in ("right", "left", "str
 
 
 class Mover(Protocol):
-    """A car whose motion is known: ``Car`` or ``RecordedCar``."""
+    """A car whose motion is known: ``Car``, or one that drives a recorded track."""
 
     def at(self, t_s: F64) -> Moving:
         """The rear axle's motion at times [n] since tick 0."""

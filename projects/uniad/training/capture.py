@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from uniad.ops.recording import WARM_UP, record
+from uniad.ops.recording import record
 from uniad.training import optim
 from uniad.training.compiled import Compiled, Numbers
 from uniad.training.distributed import World
@@ -33,7 +33,7 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """What makes a recording: ``ops.recording.record``, or ``record_on_host``."""
+    """What makes a recording: ``ops.recording.record``, or what stands for it where there is no GPU."""
 
     def __call__(
         self,
@@ -180,37 +180,6 @@ class RecordedStep(Step):
         for kept, value in zip(self.result, found):
             kept.copy_(value)
         self._gather()
-
-
-class HostRecording:
-    """The stand-in for a CUDA graph where there is no GPU: replays by calling again.
-
-    What goes in and out is a graph's: clips of one shape in buffers, results and reduced gradients in fixed memory.
-    """
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        self.run = run
-
-    def replay(self) -> None:
-        self.run()
-
-
-def record_on_host(
-    run: Callable[[], object],
-    *,
-    after_each: Callable[[], object],
-    before: Callable[[], object],
-    generator: torch.Generator | None = None,
-) -> HostRecording:
-    """As ``ops.recording.record``, with as many runs before the first replay."""
-    for _ in range(WARM_UP):
-        run()
-        after_each()
-    before()
-    run()
-    # a recording computes nothing: what the run that was recorded left in norms is undone
-    before()
-    return HostRecording(run)
 
 
 def copy_tensors(source: Any, target: Any) -> None:

@@ -39,7 +39,7 @@ class Gpu(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How an iteration is computed. What it computes is the config's."""
+    """How an iteration is computed: by default upstream's own way, kernel by kernel in fp32. What it computes is the config's."""
 
     precision: Precision = "fp32"
     cuda_graph: bool = False
@@ -52,7 +52,6 @@ class Settings:
 
 # Settings that change the rounding of every step. Checkpoints of earlier versions lack them: they were off.
 ROUNDING = ("compile", "fold_norms")
-EXACT = Settings()  # upstream's own way, kernel by kernel in fp32
 
 
 class Wish(NamedTuple):

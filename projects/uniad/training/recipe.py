@@ -44,9 +44,6 @@ class Recipe:
     phases: tuple[Phase, ...]
     options: Mapping[str, Any]
 
-    def of_stage(self, stage: int) -> tuple[Phase, ...]:
-        return tuple(phase for phase in self.phases if phase.stage == stage)
-
     def config_values(self, phase: Phase) -> list[str]:
         """``KEY=VALUE`` texts for --cfg-options."""
         length = (f"{key}={phase.frames}" for key in ("queue_length", "model.queue_length", "data.train.queue_length"))

@@ -38,16 +38,6 @@ def test_epochs_differ_and_repeat_exactly():
     assert order(epoch=1) == order(epoch=1)
 
 
-@pytest.mark.parametrize("position", [0, 3, 8])
-def test_a_resumed_epoch_goes_on_where_it_stopped(position):
-    sampler = TrainSampler(23, 2, 1, 3, 7)
-    sampler.set_epoch(5)
-    whole = list(sampler)
-    sampler.start_at(position)
-    assert list(sampler) == whole[position:]
-    assert len(sampler) == 8 - position
-
-
 class _Table:
     def __init__(self, sizes):
         self.scene_frames = np.concatenate(([0], np.cumsum(sizes)))

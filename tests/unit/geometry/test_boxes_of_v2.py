@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from uniad.geometry.boxes import box9_of_v2, box10_of_v2, corners, decode_boxes, encode_boxes
+from helpers.v2 import box9_of_v2
+from uniad.geometry.boxes import box10_of_v2, corners, decode_boxes, encode_boxes
 
 
 def boxes_of_v2(count: int = 200) -> torch.Tensor:

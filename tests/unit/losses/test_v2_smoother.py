@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from helpers.v2 import RecordedV2
-from uniad.geometry.boxes import box9_of_v2, limit_period
+from helpers.v2 import RecordedV2, box9_of_v2
+from uniad.geometry.boxes import limit_period
 from uniad.losses.smoother import smooth_trajectories
 
 

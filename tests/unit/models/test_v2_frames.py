@@ -13,12 +13,12 @@ import torch
 
 from helpers.decoded import decode_detections, decode_tracks
 from helpers.tolerances import close
-from helpers.v2 import FOLDER, RecordedV2, anchors, same_boxes, small_spec
+from helpers.v2 import FOLDER, RecordedV2, anchors, box9_of_v2, same_boxes, small_spec
 from helpers.weights import fill
 from uniad.config.spec import UNIAD_V2
 from uniad.evaluation.occupancy import consecutive
 from uniad.formats.checkpoints import UNUSED_OF_V2
-from uniad.geometry.boxes import box9_of_v2, box10_of_v2, corners, encode_boxes, nearest_bev
+from uniad.geometry.boxes import box10_of_v2, corners, encode_boxes, nearest_bev
 from uniad.interface.types import EGO_ID, Frame
 from uniad.models.bev_encoder import bev_shift
 from uniad.models.motion_geometry import agent_from_scene, scene_from_agent

@@ -6,14 +6,25 @@ import numpy as np
 import pytest
 
 from uniad.config.spec import Spec
+from uniad.data.synthetic.canbus import Motion as TrackMotion
+from uniad.data.synthetic.dynamics import Track
 from uniad.data.synthetic.generate import stamp_of
 from uniad.data.synthetic.params import WorldParams, scene_specs
 from uniad.data.synthetic.scene import Scene, Seen
 from uniad.deploy.sources import DatasetFrames
 from uniad.geometry.nuscenes import IMAGE_HW
-from uniad.simulation.car import RecordedCar
 from uniad.simulation.log import AMBER, GREEN, LIDAR_AHEAD_M, RED
 from uniad.simulation.world import MEAN_BGR, Cameras, command_of, later_on_route
+
+
+class RecordedCar:
+    """A car that drives a track to the letter: the data set's own, for comparing what its sensors deliver."""
+
+    def __init__(self, track: Track, start_us: int) -> None:
+        self.track, self.start_us = track, start_us
+
+    def at(self, t_s: np.ndarray) -> TrackMotion:
+        return TrackMotion(self.track, self.start_us, np.asarray(t_s, np.float64))
 
 
 @pytest.fixture(scope="module")

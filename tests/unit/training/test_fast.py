@@ -14,7 +14,7 @@ from uniad.errors import UserError
 from uniad.training import fast, identity
 from uniad.training.arguments import parser
 from uniad.training.distributed import World
-from uniad.training.fast import EXACT, Gpu, Load, Settings, Wish, pick
+from uniad.training.fast import Gpu, Load, Settings, Wish, pick
 from uniad.training.options import TrainOptions
 from uniad.training.run import RunOptions, settle
 
@@ -91,7 +91,7 @@ def test_of_several_gpus_the_weakest_decides(gpus):
 
 def test_a_cpu_computes_as_upstream():
     settings, line = pick(ANY, [], NANO1)
-    assert settings == EXACT and "fp32" in line
+    assert settings == Settings() and "fp32" in line
     assert pick(Wish("bf16"), [], NANO1).settings.precision == "bf16"
     with pytest.raises(UserError, match="--cuda-graph needs a GPU"):
         pick(Wish(cuda_graph=True), [], NANO1)
@@ -100,8 +100,8 @@ def test_a_cpu_computes_as_upstream():
 
 
 def test_upstream_s_exact_path_is_two_settings_away():
-    assert pick(Wish("fp32", fast=False), [H200], FULL1).settings == EXACT
-    assert pick(Wish(fast=False), [H200], FULL1).settings == EXACT
+    assert pick(Wish("fp32", fast=False), [H200], FULL1).settings == Settings()
+    assert pick(Wish(fast=False), [H200], FULL1).settings == Settings()
     assert pick(Wish("bf16", True, fast=False), [H200], FULL1).settings == Settings("bf16", True)
 
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_as_it_was_begun_or_says_why_not():
     begun = fast.recorded(pick(ANY, [RTX3090], FULL1).settings)
     settings, line = pick(ANY, [H200], FULL1, begun)
     assert settings.recompute and "bf16 as the run was begun" in line and "as in the steps before" in line
-    settings, line = pick(ANY, [H200], FULL1, fast.recorded(EXACT))  # on a CPU, or as upstream
+    settings, line = pick(ANY, [H200], FULL1, fast.recorded(Settings()))  # on a CPU, or as upstream
     assert settings.precision == "fp32" and settings.cuda_graph and "fp32 as the run was begun" in line
     with pytest.raises(UserError, match="begun in bf16 and Tesla T4 has compute capability 7.5: .*--precision fp16"):
         pick(ANY, [T4], FULL1, begun)
