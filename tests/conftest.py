@@ -50,3 +50,11 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     params = WorldParams(train_scenes=1, val_scenes=1, frames=6, lidar_columns=180)
     return shared(tmp_path_factory, "synthetic", lambda folder: generate(params, folder / "world")) / "world"
+
+
+@pytest.fixture(scope="session")
+def synthetic_infos(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the info files of that data set: read, never written."""
+    from uniad.data.infos import create_infos
+
+    return shared(tmp_path_factory, "infos", lambda folder: create_infos(synthetic_root, folder, workers=1, progress=False))

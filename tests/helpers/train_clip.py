@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from helpers import TESTS
+from helpers.tolerances import CLIP_IOU
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
+from uniad.training.clip import ClipOutput
 
 FRAMES, CAMERAS, HEIGHT, WIDTH = 5, 6, 256, 416
 COMPACT = TESTS / "golden" / "stage1_train.npz"
@@ -96,3 +98,18 @@ def repeat(one: Clip, times: int) -> Clip:
         return None if x is None else x.repeat(times, *[1] * (x.dim() - 1))
 
     return Clip(Frame(*map(again, one.frames)), Targets(*map(again, one.targets)), one.meta * times)
+
+
+def check_matches(record: Mapping[str, np.ndarray], out: ClipOutput) -> None:
+    """Each frame's matches, ids and overlaps are those that upstream's training recorded."""
+    for t, match in enumerate(out.match):
+        num_rows, rows = int(record[f"f{t}/num_rows"]), torch.from_numpy(record[f"f{t}/rows"])
+        assert out.rows[t].valid[0].sum() == num_rows
+        for layer in range(6):
+            wanted = torch.full((num_rows,), -1)
+            pairs = torch.from_numpy(record[f"f{t}/matched_{layer}"]).long()
+            wanted[pairs[:, 0]] = pairs[:, 1]
+            assert torch.equal(match.gt_of_row[layer, 0, :num_rows], wanted), (t, layer)
+        wanted = torch.full((num_rows,), -1).index_copy(0, rows, torch.from_numpy(record[f"f{t}/ids"]))
+        assert torch.equal(match.obj_id[0, :num_rows].long(), wanted)
+        torch.testing.assert_close(match.iou[0, rows], torch.from_numpy(record[f"f{t}/iou"]), rtol=0, atol=CLIP_IOU)

@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.command_line import World, ran
-from helpers.shared import shared
+from helpers.command_line import World
 from helpers.specs import edit, nano_spec
 
 
 @pytest.fixture(scope="session")
-def world(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    def create(infos: Path) -> None:
-        words = ("nuscenes", "--root-path", synthetic_root, "--out-dir", infos, "--quiet")
-        code, _, err = ran("tools/create_data.py", *words)
-        assert code == 0, err
-
-    return World(synthetic_root, shared(tmp_path_factory, "infos", create))
+def world(synthetic_root: Path, synthetic_infos: Path) -> World:
+    return World(synthetic_root, synthetic_infos)
 
 
 @pytest.fixture

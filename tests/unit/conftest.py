@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from helpers.nano import Nano, make_infos
+from helpers.nano import Nano
 from helpers.shared import shared
 from uniad.artifacts.card import config_entries, write_card
 from uniad.config.read import load_spec
@@ -20,8 +20,8 @@ from uniad.interface.contract import Contract, contract_for, pack_frame
 
 
 @pytest.fixture(scope="session")
-def nano(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Nano:
-    return Nano(shared(tmp_path_factory, "nano", lambda folder: make_infos(synthetic_root, folder)), synthetic_root)
+def nano(synthetic_root: Path, synthetic_infos: Path) -> Nano:
+    return Nano(synthetic_root, synthetic_infos)
 
 
 @pytest.fixture(scope="session")

@@ -21,22 +21,12 @@ def ops(request):
 
 
 @pytest.fixture(scope="session")
-def infos_dir(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Info files of the tiny synthetic world."""
-    from uniad.data.infos import create_infos
-
-    folder = tmp_path_factory.mktemp("infos")
-    create_infos(synthetic_root, folder, workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def data_spec(synthetic_root: Path, infos_dir: Path) -> DataSpec:
+def data_spec(synthetic_root: Path, synthetic_infos: Path) -> DataSpec:
     """UniAD-tiny's data on the tiny synthetic world."""
     return specs.edit(
         specs.tiny_spec().data,
         data_root=str(synthetic_root),
-        ann_file_train=str(infos_dir / "nuscenes_infos_temporal_train.pkl"),
-        ann_file_val=str(infos_dir / "nuscenes_infos_temporal_val.pkl"),
+        ann_file_train=str(synthetic_infos / "nuscenes_infos_temporal_train.pkl"),
+        ann_file_val=str(synthetic_infos / "nuscenes_infos_temporal_val.pkl"),
         workers_per_gpu=0,
     )

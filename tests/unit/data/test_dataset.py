@@ -232,8 +232,8 @@ def test_a_scene_stream_gives_whole_scenes_in_order(data_spec, workers):
     assert np.array_equal(samples[1].previous_can_bus, samples[0].frame.can_bus[0].numpy())
 
 
-def test_processes_share_out_scenes(data_spec, infos_dir, tmp_path):
-    both = [load(infos_dir / f"nuscenes_infos_temporal_{split}.pkl")["infos"] for split in ("train", "val")]
+def test_processes_share_out_scenes(data_spec, synthetic_infos, tmp_path):
+    both = [load(synthetic_infos / f"nuscenes_infos_temporal_{split}.pkl")["infos"] for split in ("train", "val")]
     path = tmp_path / "both.pkl"
     path.write_bytes(pickle.dumps({"infos": both[1] + both[0], "metadata": {"version": "v1.0-trainval"}}))
     spec = specs.edit(data_spec, ann_file_val=str(path))

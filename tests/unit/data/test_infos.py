@@ -44,8 +44,8 @@ def rewrite(path: Path, data) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_frames_have_the_upstream_keys_in_time_order(infos_dir):
-    data = load(infos_dir / "nuscenes_infos_temporal_train.pkl")
+def test_frames_have_the_upstream_keys_in_time_order(synthetic_infos):
+    data = load(synthetic_infos / "nuscenes_infos_temporal_train.pkl")
     assert data["metadata"]["version"] == "v1.0-trainval" and len(data["infos"]) == 6
     for number, info in enumerate(data["infos"]):
         assert set(info) >= UPSTREAM and info["frame_idx"] == number
@@ -56,11 +56,11 @@ def test_frames_have_the_upstream_keys_in_time_order(infos_dir):
         assert info["valid_flag"].dtype == bool and {len(info[k]) for k in ("gt_names", "gt_inds", "gt_ins_tokens")} == {count}
 
 
-def test_any_number_of_workers_writes_the_same_bytes(synthetic_root, infos_dir, tmp_path):
+def test_any_number_of_workers_writes_the_same_bytes(synthetic_root, synthetic_infos, tmp_path):
     create_infos(synthetic_root, tmp_path, workers=2, progress=False)
     for split in ("train", "val"):
         name = f"nuscenes_infos_temporal_{split}.pkl"
-        assert (tmp_path / name).read_bytes() == (infos_dir / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (synthetic_infos / name).read_bytes()
 
 
 def test_the_upstream_command_line_works(synthetic_root, tmp_path):
@@ -231,9 +231,9 @@ def test_the_test_version_has_one_file_without_annotations(world, tmp_path):
     assert len(table) == 12 and len(table.boxes) == 0
 
 
-def test_files_of_the_upstream_stack_are_read(infos_dir, synthetic_root, tmp_path):
+def test_files_of_the_upstream_stack_are_read(synthetic_infos, synthetic_root, tmp_path):
     """No map location in it, paths with the root of whoever made it, frames of all scenes in table order."""
-    parts = [load(infos_dir / f"nuscenes_infos_temporal_{split}.pkl") for split in ("train", "val")]
+    parts = [load(synthetic_infos / f"nuscenes_infos_temporal_{split}.pkl") for split in ("train", "val")]
     for info in parts[0]["infos"] + parts[1]["infos"]:
         del info["map_location"]
         for cam in info["cams"].values():
@@ -244,7 +244,7 @@ def test_files_of_the_upstream_stack_are_read(infos_dir, synthetic_root, tmp_pat
     table = load_table(path, synthetic_root)
     assert len(table) == 12 and len(table.scene_token) == 2 and (np.diff(table.timestamp_us) > 0).all()
     assert all((synthetic_root / p).is_file() for p in table.img_path.ravel())
-    ours = [load_table(infos_dir / f"nuscenes_infos_temporal_{split}.pkl", synthetic_root) for split in ("train", "val")]
+    ours = [load_table(synthetic_infos / f"nuscenes_infos_temporal_{split}.pkl", synthetic_root) for split in ("train", "val")]
     assert set(table.location) == set(np.concatenate([t.location for t in ours]))
     with pytest.raises(UserError, match=r"theirs\.pkl does not name its maps"):
         load_table(path, tmp_path)

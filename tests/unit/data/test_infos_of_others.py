@@ -126,8 +126,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def good(infos_dir: Path) -> dict:
-    return load(infos_dir / "nuscenes_infos_temporal_train.pkl")
+def good(synthetic_infos: Path) -> dict:
+    return load(synthetic_infos / "nuscenes_infos_temporal_train.pkl")
 
 
 @pytest.mark.parametrize("name", CASES)

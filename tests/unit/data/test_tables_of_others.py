@@ -186,17 +186,17 @@ def infos(root: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
     return load(out / "nuscenes_infos_temporal_train.pkl")["infos"]
 
 
-def test_paths_of_windows_are_those_of_this_system(world: Path, infos_dir: Path, tmp_path: Path) -> None:
+def test_paths_of_windows_are_those_of_this_system(world: Path, synthetic_infos: Path, tmp_path: Path) -> None:
     tables = read(world, "sample_data", "map")
     for record in (*tables["sample_data"], *tables["map"]):
         record["filename"] = record["filename"].replace("/", "\\")
     write(world, **tables)
     create_infos(world, tmp_path, workers=1, progress=False)
     name = "nuscenes_infos_temporal_train.pkl"
-    assert (tmp_path / name).read_bytes() == (infos_dir / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == (synthetic_infos / name).read_bytes()
 
 
-def test_visibility_of_one_s_own_tokens_is_read_by_its_level(world: Path, infos_dir: Path, tmp_path: Path) -> None:
+def test_visibility_of_one_s_own_tokens_is_read_by_its_level(world: Path, synthetic_infos: Path, tmp_path: Path) -> None:
     tables = read(world, "visibility", "sample_annotation")
     own = {record["token"]: f"own-{record['token']}" for record in tables["visibility"]}
     for record in tables["visibility"]:
@@ -204,7 +204,7 @@ def test_visibility_of_one_s_own_tokens_is_read_by_its_level(world: Path, infos_
     for record in tables["sample_annotation"]:
         record["visibility_token"] = own.get(record["visibility_token"], "")
     write(world, **tables)
-    want = load(infos_dir / "nuscenes_infos_temporal_train.pkl")["infos"]
+    want = load(synthetic_infos / "nuscenes_infos_temporal_train.pkl")["infos"]
     for info, other in zip(infos(world, tmp_path / "out"), want, strict=True):
         assert np.array_equal(info["visibility_tokens"], other["visibility_tokens"])
     tables["visibility"][0]["level"] = "hardly"
@@ -365,7 +365,7 @@ def test_scenes_of_one_s_own_are_split_by_splits_json(world: Path, tmp_path: Pat
     assert "val.pkl is empty: no scene of this split is here" in done.stdout
 
 
-def test_scenes_taken_out_of_their_table_are_gone_and_nothing_else_is(world: Path, infos_dir: Path, tmp_path: Path) -> None:
+def test_scenes_taken_out_of_their_table_are_gone_and_nothing_else_is(world: Path, synthetic_infos: Path, tmp_path: Path) -> None:
     """All scenes left are of one split; the other split's file is empty, and says so when it is read."""
     write(world, scene=[scene for scene in read(world, "scene")["scene"] if scene["name"] == "scene-0001"])
     result = create_infos(world, tmp_path, workers=1, progress=False)

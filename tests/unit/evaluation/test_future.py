@@ -15,7 +15,6 @@ from helpers.specs import edit, nano_spec
 from uniad.backends.torch import TorchRunner
 from uniad.config.spec import UPSTREAM, CompatSpec, Spec
 from uniad.data.dataset import SceneSample, SceneStream
-from uniad.data.infos import create_infos
 from uniad.data.labels import Labeller
 from uniad.deploy.plausible import Limits
 from uniad.deploy.runtime import Runtime
@@ -34,20 +33,13 @@ VAL = "nuscenes_infos_temporal_val.pkl"
 
 
 @pytest.fixture(scope="module")
-def infos(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("future-infos")
-    create_infos(synthetic_root, folder, workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def spec(synthetic_root: Path, infos: Path) -> Spec:
+def spec(synthetic_root: Path, synthetic_infos: Path) -> Spec:
     compat = CompatSpec(collision_pixels="fixed")  # as upstream, but for what counts cells
     return edit(
         nano_spec(2), model__compat=compat, data__compat=compat,
         model__stage2__motion__use_nonlinear_optimizer=True, data__use_nonlinear_optimizer=True,
         data__data_root=str(synthetic_root), data__workers_per_gpu=0, data__eval_mod=("map",),
-        data__ann_file_train=str(infos / VAL.replace("val", "train")), data__ann_file_val=str(infos / VAL),
+        data__ann_file_train=str(synthetic_infos / VAL.replace("val", "train")), data__ann_file_val=str(synthetic_infos / VAL),
     )  # fmt: skip
 
 
@@ -201,9 +193,9 @@ def model() -> UniAD:
 
 
 @pytest.fixture(scope="module")
-def odd(spec: Spec, infos: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+def odd(spec: Spec, synthetic_infos: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
     """A scene without any object, and one of a single frame far from every lane."""
-    content = pickle.loads((infos / VAL).read_bytes())
+    content = pickle.loads((synthetic_infos / VAL).read_bytes())
     empty, single = content["infos"][:2], content["infos"][3]
     for info in empty:
         count = len(info["gt_names"])

@@ -22,16 +22,12 @@ from uniad.postprocess.submission import TRACKING_NAMES, class_ranges, to_annota
 
 
 @pytest.fixture(scope="module")
-def spec(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
-    from uniad.data.infos import create_infos
-
-    folder = tmp_path_factory.mktemp("infos")
-    create_infos(synthetic_root, folder, workers=1, progress=False)
+def spec(synthetic_root: Path, synthetic_infos: Path) -> Spec:
     return edit(
         nano_spec(),
         data__data_root=str(synthetic_root),
-        data__ann_file_train=str(folder / "nuscenes_infos_temporal_train.pkl"),
-        data__ann_file_val=str(folder / "nuscenes_infos_temporal_val.pkl"),
+        data__ann_file_train=str(synthetic_infos / "nuscenes_infos_temporal_train.pkl"),
+        data__ann_file_val=str(synthetic_infos / "nuscenes_infos_temporal_val.pkl"),
         data__workers_per_gpu=0,
     )
 

@@ -10,7 +10,6 @@ import pytest
 
 from helpers.specs import edit, tiny_spec
 from uniad.data.dataset import SceneStream
-from uniad.data.infos import create_infos
 from uniad.evaluation.motion import MotionMetric
 from uniad.evaluation.motion_boxes import constant_velocity, motion_labels, predictions, truth
 from uniad.evaluation.planning import PlanningMetric, constant_velocity_plan, ego_velocity, ego_velocity_from_can_bus
@@ -26,13 +25,11 @@ class Scored(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def scored(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    folder = tmp_path_factory.mktemp("baseline-infos")
-    create_infos(synthetic_root, folder, workers=1, progress=False)
+def scored(synthetic_root: Path, synthetic_infos: Path) -> Scored:
     spec = edit(
         tiny_spec(2).data, data_root=str(synthetic_root), workers_per_gpu=0,
-        ann_file_train=str(folder / "nuscenes_infos_temporal_train.pkl"),
-        ann_file_val=str(folder / "nuscenes_infos_temporal_val.pkl"),
+        ann_file_train=str(synthetic_infos / "nuscenes_infos_temporal_train.pkl"),
+        ann_file_val=str(synthetic_infos / "nuscenes_infos_temporal_val.pkl"),
     )  # fmt: skip
     planning = {k: PlanningMetric((spec.occ_xbound, spec.occ_ybound), compat="fixed") for k in ("truth", "velocity", "standing")}
     motion = {k: MotionMetric(MOTION) for k in ("truth", "velocity", "standing")}

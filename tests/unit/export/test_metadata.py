@@ -12,7 +12,6 @@ from helpers.specs import config_path, full_spec, nano_spec, tiny_spec
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneStream
-from uniad.data.infos import create_infos
 from uniad.errors import UserError
 from uniad.export.metadata import shapes, write_metadata
 
@@ -33,10 +32,8 @@ EXPORT_FULL = EXPORT_TINY | {
 
 
 @pytest.fixture(scope="module")
-def options(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    infos = tmp_path_factory.mktemp("infos")
-    create_infos(synthetic_root, infos, workers=1, progress=False)
-    return [f"data_root={synthetic_root}/", f"info_root={infos}/", "data.workers_per_gpu=0"]
+def options(synthetic_root: Path, synthetic_infos: Path) -> list[str]:
+    return [f"data_root={synthetic_root}/", f"info_root={synthetic_infos}/", "data.workers_per_gpu=0"]
 
 
 @pytest.fixture(scope="module")
