@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from helpers.clips import small_clip, small_model, small_spec, small_stage2_spec, with_future
+from helpers.host_recording import OnHost
 from helpers.ranks import in_ranks
 from helpers.specs import edit, nano_spec
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of, same_checkpoint
 from uniad.models.precision import to_channels_last
-from uniad.training.capture import EagerStep, RecordedStep, record_on_host
+from uniad.training.capture import EagerStep, RecordedStep
 from uniad.training.clip import ClipOptions
 from uniad.training.compiled import Compiled, compile_parts
 from uniad.training.distributed import World
@@ -33,10 +34,6 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-class OnHost(RecordedStep):
-    recorder = staticmethod(record_on_host)
 
 
 def losses_and_gradients(step_kind: type, compiled: Compiled | None, output: list[str]) -> list[tuple[Tensor, dict[str, Tensor]]]:

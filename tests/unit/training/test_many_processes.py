@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ from torch import Tensor, nn
 
 from helpers.clips import small_model, small_spec
 from helpers.fake_clips import FakeClips
+from helpers.host_recording import OnHost
 from helpers.ranks import in_ranks
 from helpers.specs import edit, nano_spec
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of, same_checkpoint
 from uniad.data.collate import collate
-from uniad.ops.recording import WARM_UP
 from uniad.training import reduce
-from uniad.training.capture import EagerStep, RecordedStep
+from uniad.training.capture import EagerStep
 from uniad.training.clip import ClipOptions
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader
@@ -28,41 +27,6 @@ from uniad.training.run import clip_loss
 from uniad.training.trainer import Trainer
 
 CLIPS, STEPS = 4, 20  # clips of a step, over all processes
-
-
-class HostRecording:
-    """The stand-in for a CUDA graph where there is no GPU: replays by calling again.
-
-    What goes in and out is a graph's: clips of one shape in buffers, results and reduced gradients in fixed memory.
-    """
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        self.run = run
-
-    def replay(self) -> None:
-        self.run()
-
-
-def record_on_host(
-    run: Callable[[], object],
-    *,
-    after_each: Callable[[], object],
-    before: Callable[[], object],
-    generator: torch.Generator | None = None,
-) -> HostRecording:
-    """As ``ops.recording.record``, with as many runs before the first replay."""
-    for _ in range(WARM_UP):
-        run()
-        after_each()
-    before()
-    run()
-    # a recording computes nothing: what the run that was recorded left in norms is undone
-    before()
-    return HostRecording(run)
-
-
-class OnHost(RecordedStep):
-    recorder = staticmethod(record_on_host)
 
 
 class InOrder:
