@@ -64,6 +64,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert not broken, broken
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_source_file_that_a_page_names_is_there(page: Path) -> None:
+    """Files of ours by their path from the root; what a run makes lies in other folders."""
+    pattern = r"`((?:projects/uniad|tools|mk|tests|benchmarks|docker|patch)/[\w./-]+\.(?:py|sh|mk|patch))`"
+    gone = [name for name in re.findall(pattern, prose(page)) if not (REPO / name).is_file()]
+    assert page.name == "CHANGELOG.md" or not gone, gone
+
+
 @pytest.mark.parametrize("page", DOCS, ids=names(DOCS))
 def test_a_page_says_what_it_is_for_shows_an_example_and_leads_on(page: Path) -> None:
     text = page.read_text()
