@@ -28,6 +28,8 @@ def test_whoever_says_what_it_is_is_heard_unless_that_cannot_be(tree: Tree):
     stand_in(tree.root / "b2d.pth", change=of_bench2drive)
     refused = tree.make("-n", "eval", "CKPT=b2d.pth", "GENERATION=uniad-v1", *ON_NUSCENES)
     assert refused.returncode and "b2d.pth is of Bench2DriveZoo's UniAD (by its shapes: 9 object classes" in refused.stderr
+    refused = tree.make("-n", "eval", "CKPT=uniad_base_e2e.pth", "GENERATION=bench2drive", *ON_NUSCENES)
+    assert refused.returncode and "uniad_base_e2e.pth has 10 object classes where Bench2Drive's has 9" in refused.stderr
     refused = tree.make("-n", "eval", "GENERATION=v2", *ON_NUSCENES)
     assert refused.returncode and "GENERATION=v2 is unknown: choose uniad-v1, uniad-v2, bench2drive" in refused.stderr
 
