@@ -44,6 +44,8 @@ def test_kubernetes_gets_a_runtime_with_storage_and_restarts_and_a_job_that_foll
     trainer = job["spec"]["trainer"]
     assert trainer["numNodes"] == 4 and trainer["resourcesPerNode"] == {"limits": {"nvidia.com/gpu": 8}}
     assert job["spec"]["activeDeadlineSeconds"] == 5400
+    assert trainer["numProcPerNode"] == 1, "make starts the processes of a machine"
+    assert pod_of(made)["restartPolicy"] == "Never" and pod_of(made)["terminationGracePeriodSeconds"] == 180
     (script,) = trainer["args"]
     heard = subprocess.run(["bash", "-c", script.replace(f"cd {kubeflow.TREE} && exec bash", "printf '%s\\n'")],
                            capture_output=True, text=True, check=True).stdout.splitlines()  # fmt: skip

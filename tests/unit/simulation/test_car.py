@@ -96,3 +96,9 @@ def test_the_car_stops_where_its_plans_stop_and_noise_does_not_move_it_on():
     assert rows[-1, 3] < 0.05
     assert abs(rows[-1, 0] + LIDAR_AHEAD_M - 20.0) < 1.0 and abs(rows[-1, 1]) < 0.3
     assert rows[-1, 0] - rows[-30, 0] < 0.1
+
+
+def test_a_car_below_its_top_speed_reaches_it_within_the_tick():
+    state = CarState(0, 0, 0, LIMITS.speed_mps - 0.1, 1.0, 0.0)
+    assert limited(state, Command(3.0, 0.0)).acceleration == pytest.approx(0.1 / TICK_S)
+    assert step(state, Command(3.0, 0.0)).speed == pytest.approx(LIMITS.speed_mps)

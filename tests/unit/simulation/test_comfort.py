@@ -46,3 +46,10 @@ def test_each_bound_can_be_left_and_says_by_how_much():
     assert 48 <= first <= 56 and value == pytest.approx(-5.0, abs=0.3) and "lon_jerk" in violations(stop)
     crash = motion(np.zeros(200), np.maximum(12.0 - 15.0 * np.maximum(t - 5, 0), 0), 1.34, 0.1)
     assert "jerk" in violations(crash)
+
+
+def test_a_heading_that_passes_pi_is_no_turn():
+    yaw, speed = np.linspace(3.0, 3.4, 40), np.full(40, 5.0)
+    wrapped = (yaw + np.pi) % (2 * np.pi) - np.pi
+    for name, values in motion(yaw, speed, 1.4, 0.1).items():
+        np.testing.assert_allclose(motion(wrapped, speed, 1.4, 0.1)[name], values, atol=1e-9, err_msg=name)

@@ -41,6 +41,8 @@ def test_a_row_holds_mean_and_spread_over_the_routes(scores: list[Scores]):
     assert rows["model"]["driving score"] == wanted and rows["model"]["no collision at fault"] == "0.75 +- 0.25"
     ours = dict(zip(bench.columns, next(row for row in bench.rows if row[0] == "model")))
     assert ours["success %"] == "0.0 +- 0.0" and ours["infraction penalty"] == "0.82 +- 0.17" and ours["efficiency %"] is None
+    theirs = dict(zip(bench.columns, next(row for row in bench.rows if row[0] == "expert")))
+    assert theirs["success %"] == "100.0 +- 0.0", "a share becomes per cent"
     assert kinds.columns == ["policy", "straight (2)", "red light (1)"]
     assert kinds.rows[-1] == ["model", wanted, f"{first:.2f} +- 0.00"]
 
@@ -62,6 +64,7 @@ def test_every_drive_says_what_went_wrong_first(scores: list[Scores]):
 def test_the_findings_are_sentences_and_a_report_holds_it_all(scores: list[Scores], tmp_path):
     said = findings(scores, "model")
     assert "driving score of 0.59 over 2 routes; the expert has 1.00" in said[0] and "above every baseline" in said[1]
+    assert "the best of them, expert" not in said[1], "the expert is no baseline"
     assert "not above" in findings(scores, "standing still")[1] and "collisions at fault: 1" in said[2]
     report = Report("drive", "t", {}, {}, [*tables(scores), routes_table(scores)], said, details=summary(scores))
     write_report(report, tmp_path)
