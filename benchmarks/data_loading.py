@@ -3,19 +3,23 @@
 
     benchmarks/data_loading.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --workers 0 2 --clips 40
 
-``--upstream`` also times upstream's order of image work (whole images distorted and normalised, then scaled), which the
-native loader's result equals, and ``--floats`` hands clips over as finished tensors through PyTorch's own queues, as upstream's
-loader does. Times are of a loader that runs: processes are started, and their first batches taken, before.
+Beside the loader, ``--floats`` times clips that are handed over as finished fp32 tensors through PyTorch's own queues, and
+``--upstream`` also does upstream's image work for them: every file decoded in every epoch, whole images distorted and normalised,
+then scaled. A table at the end has all of them side by side; ``--json`` writes it. Times are of a loader that runs: processes are
+started, and their first batches taken, before.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import _tools  # noqa: F401
 
@@ -46,7 +50,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--split", default="train", choices=("train", "val"))
     p.add_argument("--batch", type=int, default=1, help="clips of a batch")
     p.add_argument("--floats", action="store_true", help="also time clips that are handed over as finished tensors")
-    p.add_argument("--upstream", action="store_true", help="also time upstream's order of image work")
+    p.add_argument("--upstream", action="store_true", help="also time upstream's way of loading")
+    p.add_argument("--json", metavar="FILE", help="write the table, too")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
 
@@ -65,14 +70,39 @@ def main() -> None:
     parts(dataset, data)
     if args.upstream:
         print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
-    for raw in (True, False) if args.floats else (True,):
-        dataset = ClipDataset(data, args.split, spec.stage, raw=raw)
-        print(f"{'bytes' if raw else 'floats'}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
+    rows = []
+    for way in ("bytes", *(["floats"] if args.floats else []), *(["upstream"] if args.upstream else [])):
+        raw = way == "bytes"
+        used = replace(data, image_cache="off") if way == "upstream" else data
+        dataset = ClipDataset(used, args.split, spec.stage, raw=raw)
+        if way == "upstream":
+            vars(dataset.images)["load"] = partial(upstream_load, dataset)
+        else:
+            print(f"{way}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
         for workers in args.workers:
             clips = loader(dataset, workers, args.batch)
             rate, size = steady(clips, args.clips)
-            print(f"{'bytes' if raw else 'floats'}, {workers} workers: {rate:.2f} clips/s ({rate * data.queue_length:.1f} "
-                  f"frames/s), {size / 1e6 / args.batch:.2f} MB a clip handed over")  # fmt: skip
+            shared = size / args.batch if workers else 0
+            row = {"way": way, "workers": workers, "clips_s": rate, "frames_s": rate * data.queue_length, "shared_bytes": shared}
+            rows.append(row)
+            print(f"{way}, {workers} workers: {rate:.2f} clips/s ({row['frames_s']:.1f} frames/s), "
+                  f"{shared / 1e6:.2f} MB of a clip through shared memory")  # fmt: skip
+    print(table(rows))
+    if args.json:
+        cores = len(os.sched_getaffinity(0))
+        made = {"config": spec.name, "image_cache": args.cache, "batch": args.batch, "cores": cores, "rows": rows}
+        Path(args.json).write_text(json.dumps(made, indent=1) + "\n")
+
+
+def table(rows: list[dict]) -> str:
+    """Frames a second of each way by the number of workers, and how much more than upstream's or the last way there."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = [" | ".join(["workers", *(f"{way}: frames/s (MB a clip shared)" for way in ways), f"bytes / {ways[-1]}"])]
+    for workers in dict.fromkeys(row["workers"] for row in rows):
+        chosen = [row for row in rows if row["workers"] == workers]
+        cells = [f"{row['frames_s']:.1f} ({row['shared_bytes'] / 1e6:.2f})" for row in chosen]
+        lines.append(" | ".join([str(workers), *cells, f"{chosen[0]['frames_s'] / chosen[-1]['frames_s']:.1f}"]))
+    return "\n".join(lines)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -135,6 +165,19 @@ def parts(dataset: ClipDataset, data: DataSpec, frames: int = 8) -> None:
     targets = timed(lambda: dataset.targets.clip(clip))
     print(f"  ms a frame: decode {1e3 * decoded:.1f}, images {1e3 * plain:.1f}, with distortion {1e3 * distorted:.1f}, "
           f"objects {1e3 * objects:.1f}, map {1e3 * maps:.1f}; all targets of a clip {1e3 * targets:.1f}")  # fmt: skip
+
+
+def upstream_load(dataset: ClipDataset, frame: int, rng: np.random.Generator | None, out: np.ndarray) -> None:
+    """In place of ``ImageSource.load``: upstream's order of image work."""
+    image = dataset.spec.image
+    for camera, path in enumerate(dataset.images.paths(frame)):
+        pixels = decode(path).astype(np.float32)
+        if rng is not None and image.photometric:
+            pixels = Distortion.draw(rng).apply(pixels)
+        height, width = resampler(pixels.shape[:2], image.scale).hw
+        scaled = cv2.resize(normalise(pixels, image), (width, height))
+        out[camera] = 0
+        out[camera, :, :height, :width] = scaled.transpose(2, 0, 1)
 
 
 def upstream_images(dataset: ClipDataset, data: DataSpec, frames: int) -> None:
