@@ -134,14 +134,18 @@ def _log(value: dict[str, Any]) -> DriveLog:
     )  # fmt: skip
 
 
+def _paths(ways: list) -> np.ndarray:
+    """[a, n, 2]; of a frame without forecasts [0, 1, 2], as policies make it."""
+    return np.array(ways, np.float32).reshape(len(ways), -1, 2) if ways else np.zeros((0, 1, 2), np.float32)
+
+
 def _frame_log(frame: dict[str, Any]) -> FrameLog:
     seen, ways = frame["detections"], frame["forecasts"]
     f32 = np.float32
     return FrameLog(
         int(frame["tick"]), frame["command"], frame["global_from_lidar"], frame["plan"], frame["plan_global"],
         Detections(seen["boxes"].astype(f32), tuple(seen["labels"]), seen["scores"].astype(f32), seen["ids"]), float("nan"),
-        ways and Forecasts(ways["starts"].astype(f32), np.array(ways["paths"], f32).reshape(len(ways["labels"]), -1, 2),
-                           tuple(ways["labels"])),
+        ways and Forecasts(ways["starts"].astype(f32), _paths(ways["paths"]), tuple(ways["labels"])),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from shapely.geometry import Point
 from uniad.data.synthetic.params import LOCATIONS
 from uniad.errors import UserError
 from uniad.simulation.drive import drive, sensors_again
-from uniad.simulation.log import GREEN, Detections, Observation, Planned, Privileged, Route
+from uniad.simulation.log import GREEN, Detections, Forecasts, Observation, Planned, Privileged, Route
 from uniad.simulation.policies import Expert, Guarded, Model, StandStill
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import EVENTS, MANOEUVRES, Setup, make_setup, route_keys
@@ -186,6 +186,14 @@ def test_a_record_with_anything_changed_is_refused_by_one_line_or_can_be_scored(
             assert "\n" not in str(error)
     assert refused > 20
     record_property("attacks", 40)
+
+
+def test_a_record_of_a_frame_without_forecasts_is_read(experts, tmp_path: Path):
+    nothing = Forecasts(np.zeros((0, 2), np.float32), np.zeros((0, 1, 2), np.float32), ())
+    log = replace(experts[0], frames=tuple(replace(frame, forecasts=nothing) for frame in experts[0].frames))
+    write_log(log, tmp_path / "a.json")
+    found = read_log(tmp_path / "a.json").frames[0].forecasts
+    assert found is not None and found.paths.shape == (0, 1, 2) and found.starts.shape == (0, 2) and found.labels == ()
 
 
 def test_drives_are_the_same_for_any_number_of_processes_and_what_is_there_stays(tmp_path: Path):
