@@ -29,7 +29,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--routes", type=int, default=20, help="how many routes (default 20); each seed's world has four")
     p.add_argument("--seed", type=int, default=100, help="of the first world (default 100)")
     p.add_argument("--traffic", default="reactive", choices=("replay", "reactive"), help="whether others see the car")
-    p.add_argument("--policies", nargs="*", help="which ones (default: all; without a model those that need none)")
+    # What make passes on cannot be quoted, so that a dash stands for a blank.
+    p.add_argument("--policies", nargs="*", type=lambda name: name.replace("-", " "),
+                   help="which ones, with dashes for blanks (default: all; without a model those that need none)")
     p.add_argument("--videos", type=int, default=0, metavar="N", help="MP4s of the first N routes, as the model drove them")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, each with one thread (default: all cores)")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")

@@ -107,11 +107,10 @@ def read_pack(path: Path) -> tuple[dict[str, Any], Index]:
                 count, size, place = (int(header[key]) for key in ("images", "file_bytes", "index_at"))
                 shape = [int(n) for n in header["shape"]]
                 known = header["format"] == FORMAT and len(shape) == 3 and min(count, *shape) > 0
-                known = known and BLOCK + count * int(np.prod(shape)) <= place < size
+                if not (known and BLOCK + count * int(np.prod(shape)) <= place < size):
+                    raise ValueError
             except (ValueError, KeyError, TypeError):
-                known = False
-            if not known:
-                raise UserError(f"{path} is no image pack of format {FORMAT}; {AGAIN}")
+                raise UserError(f"{path} is no image pack of format {FORMAT}; {AGAIN}") from None
             handle.seek(0, 2)
             if handle.tell() != size:
                 raise UserError(f"image pack {path} has {handle.tell()} bytes of {size}: it is not whole; {AGAIN}")

@@ -33,13 +33,13 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, number: int) -> tuple[int, torch.Tensor, bytes] | Failure:
-        path = str(self.root / self.names[number])
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, bytes] | Failure:
+        path = str(self.root / self.names[index])
         try:
             ((pixels, scaler),) = self.source.picked([path])
             if self.scaled:
                 pixels = rounded(pixels, scaler)
-            return number, torch.from_numpy(np.ascontiguousarray(pixels)), digest(read_image(path))
+            return index, torch.from_numpy(np.ascontiguousarray(pixels)), digest(read_image(path))
         except UserError as error:
             return Failure(str(error))
 

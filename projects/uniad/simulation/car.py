@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from uniad.data.synthetic.dynamics import LEAD_S, Track
-from uniad.data.synthetic.motion import Motion as TrackMotion
+from uniad.data.synthetic.motion import motion_along, utimes
 from uniad.simulation.log import F64, FRAME_S, LIDAR_AHEAD_M, PLAN_STEPS, TICK_S, WHEELBASE_M
 
 
@@ -96,8 +96,8 @@ class Car:
 
     def __init__(self, lead: Track, start_us: int, limits: CarLimits = LIMITS) -> None:
         self.lead, self.start_us, self.limits = lead, start_us, limits
-        motion = TrackMotion(lead, start_us, np.array([0.0]))
-        before = TrackMotion(lead, start_us, np.array([-1e-3]))
+        motion = motion_along(lead, start_us, np.array([0.0]))
+        before = motion_along(lead, start_us, np.array([-1e-3]))
         (x, y), yaw = motion.xy[0], motion.yaw[0]
         steering = float(np.arctan(WHEELBASE_M * before.bend[0]))
         self.states = [CarState(float(x), float(y), float(yaw), float(motion.v[0]), float(before.a[0]), steering)]
@@ -120,8 +120,8 @@ class Car:
     def at(self, t_s: F64) -> Moment:
         """The motion at times [n] since tick 0; after the last tick what was commanded last is held."""
         t_s = np.asarray(t_s, np.float64)
-        utime = np.round(self.start_us + t_s * 1e6).astype(np.int64)
-        lead = TrackMotion(self.lead, self.start_us, np.clip(t_s, -LEAD_S, 0.0))
+        utime = utimes(self.start_us, t_s)
+        lead = motion_along(self.lead, self.start_us, np.clip(t_s, -LEAD_S, 0.0))
         xy, yaw, v, a, rate = (np.array(column, np.float64) for column in (lead.xy, lead.yaw, lead.v, lead.a, lead.yaw_rate))
         for i in np.flatnonzero(t_s > 0):
             k = min(int(np.floor(t_s[i] / TICK_S + 1e-9)), len(self.states) - 1)

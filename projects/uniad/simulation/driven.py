@@ -15,7 +15,7 @@ import numpy as np
 
 from uniad.data.synthetic.curves import Path
 from uniad.data.synthetic.dynamics import LEAD_S, STEP_S, Track
-from uniad.data.synthetic.motion import STEERING_RATIO
+from uniad.data.synthetic.motion import Motion, steering, utimes
 from uniad.data.synthetic.paint import Stage
 from uniad.data.synthetic.params import SceneSpec, WorldParams, rng_for
 from uniad.data.synthetic.scene import Course, Scene, Seen
@@ -28,7 +28,6 @@ from uniad.simulation.log import (
     PLAN_STEPS,
     TICK_S,
     TICKS_PER_FRAME,
-    WHEELBASE_M,
     DriveLog,
     Observation,
     Planned,
@@ -173,20 +172,6 @@ def _disturbances(frames: int, rng: np.random.Generator, strength: float) -> tup
     return tuple(found)
 
 
-class _Motion(NamedTuple):
-    """The car's motion at instants [n], as ``canbus.Motion`` has it of a track."""
-
-    xy: F64
-    yaw: F64
-    v: F64
-    a: F64
-    yaw_rate: F64
-    utime: np.ndarray
-    bend: F64
-    steer: F64
-    s: F64
-
-
 class DrivenScene(Scene):
     """A scene of ``lesson``. Poses, CAN bus, cameras and boxes follow from it as those of other scenes do from their tracks."""
 
@@ -205,13 +190,12 @@ class DrivenScene(Scene):
         moment = self.lesson.car.at(np.array([t_s + self._began_s]))
         return moment.xy[0], float(moment.yaw[0])
 
-    def motion(self, t_s: np.ndarray) -> _Motion:
+    def motion(self, t_s: np.ndarray) -> Motion:
         moment = self.lesson.car.at(t_s + self._began_s)
         bend = np.where(moment.v > 0.05, moment.yaw_rate / np.maximum(moment.v, 0.05), 0.0)
-        utime = np.round(self.spec.start_us + t_s * 1e6).astype(np.int64)
         s = self.lesson.setup.route.progress(moment.xy)
-        steer = np.arctan(WHEELBASE_M * bend) * STEERING_RATIO
-        return _Motion(moment.xy, moment.yaw, moment.v, moment.a, moment.yaw_rate, utime, bend, steer, s)
+        utime = utimes(self.spec.start_us, t_s)
+        return Motion(moment.xy, moment.yaw, moment.v, moment.a, moment.yaw_rate, utime, bend, steering(bend), s)
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
         seen = []

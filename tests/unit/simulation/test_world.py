@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from uniad.config.spec import Spec
-from uniad.data.synthetic.canbus import Motion as TrackMotion
 from uniad.data.synthetic.dynamics import Track
 from uniad.data.synthetic.generate import stamp_of
+from uniad.data.synthetic.motion import Motion, motion_along
 from uniad.data.synthetic.params import WorldParams, scene_specs
 from uniad.data.synthetic.scene import Scene, Seen
 from uniad.deploy.sources import DatasetFrames
@@ -23,8 +23,8 @@ class RecordedCar:
     def __init__(self, track: Track, start_us: int) -> None:
         self.track, self.start_us = track, start_us
 
-    def at(self, t_s: np.ndarray) -> TrackMotion:
-        return TrackMotion(self.track, self.start_us, np.asarray(t_s, np.float64))
+    def at(self, t_s: np.ndarray) -> Motion:
+        return motion_along(self.track, self.start_us, np.asarray(t_s, np.float64))
 
 
 @pytest.fixture(scope="module")

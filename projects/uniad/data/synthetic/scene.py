@@ -14,7 +14,7 @@ from uniad.data.synthetic.ground import Ground
 from uniad.data.synthetic.lidar import Sweep, cast, count_in_boxes
 from uniad.data.synthetic.look import make_look
 from uniad.data.synthetic.mesh import Mesh
-from uniad.data.synthetic.motion import Motion
+from uniad.data.synthetic.motion import Motion, motion_along
 from uniad.data.synthetic.paint import Item, Painted, Stage, View, make_item, paint
 from uniad.data.synthetic.params import KEYFRAME_S, SceneSpec, WorldParams, rng_for
 from uniad.data.synthetic.population import make_crowd
@@ -105,7 +105,7 @@ class Scene:
 
     def motion(self, t_s: np.ndarray) -> Motion:
         """The ego car's motion at times [n] since the first keyframe."""
-        return Motion(self.ego.trajectory, self.spec.start_us, t_s)
+        return motion_along(self.ego.trajectory, self.spec.start_us, t_s)
 
     def expert(self, index: int) -> dict | None:
         """What an expert would do at a keyframe, where that is not what the car does."""
