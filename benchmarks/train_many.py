@@ -22,7 +22,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MODES = {"graph": [], "eager": ["--no-fast", "--precision", "bf16"], "graph-bf16": ["--reduce-bf16"]}
+MODES = {
+    "fast": [], "graph": ["--no-compile"], "eager": ["--no-fast", "--precision", "bf16"], "exact": ["--no-fast"],
+    "graph-bf16": ["--no-compile", "--reduce-bf16"],
+}  # fmt: skip
 INTERVAL = 10  # iterations of a line of the log
 
 
@@ -31,7 +34,8 @@ def main() -> None:
     p.add_argument("config")
     p.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     p.add_argument("--modes", nargs="+", choices=MODES, default=["graph", "eager"],
-                   help="graph: as picked; eager: bf16, kernel by kernel; graph-bf16: gradients travel in bf16")
+                   help="fast: as picked; graph: without a compiler; eager: bf16, kernel by kernel; exact: upstream's fp32 path; "
+                   "graph-bf16: gradients travel in bf16")
     p.add_argument("--clips", type=int, default=8, help="of a step, on each GPU")
     p.add_argument("--iterations", type=int, default=60)
     p.add_argument("--data", choices=("packs", "disk"), default="packs")

@@ -25,6 +25,7 @@ from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import DatasetFrames, FrameRecord, Scene
 from uniad.errors import UserError
+from uniad.interface.command import COMMANDS
 from uniad.interface.types import Frame
 from uniad.postprocess.collision import UNSOLVED
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
@@ -38,6 +39,9 @@ class Recorded:
 
     def __init__(self, spec: Spec, scenes: Sequence[str] = (), most: int | None = None, split: Split = "val") -> None:
         """scenes: by number, name or token; none: all. most: the first so many frames of each."""
+        if spec.data.vocabulary.commands != COMMANDS:
+            # Faults and conditions turn nuScenes' commands, and curbs are read from its maps.
+            raise UserError("audit and robust know nuScenes' maps and commands, and the model is of other data: see make eval")
         self.spec = spec
         self.frames = DatasetFrames(spec.data, split)
         self.table, self.labeller = self.frames.table, self.frames.labeller

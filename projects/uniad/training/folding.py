@@ -68,5 +68,7 @@ def _pairs(backbone: nn.Module) -> Iterator[tuple[nn.Conv2d | DeformConv2d, nn.B
         if isinstance(module, nn.Sequential) and len(module) == 2:
             couples.append((module[0], module[1]))
         for conv, norm in couples:
-            if isinstance(conv, (nn.Conv2d, DeformConv2d)) and isinstance(norm, nn.BatchNorm2d):
+            # A bias would have to be folded as well; before a norm it is of no use, and no ResNet has one.
+            biased = getattr(conv, "bias", None) is not None
+            if isinstance(conv, (nn.Conv2d, DeformConv2d)) and isinstance(norm, nn.BatchNorm2d) and not biased:
                 yield conv, norm

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import shapely
 
+from helpers.specs import edit
 from helpers.stand_ins import Planner, Ready, StandIn, blank_result
 from uniad.assess import ego_alone
 from uniad.assess.audit import (
@@ -28,7 +29,7 @@ from uniad.assess.audit import (
 from uniad.assess.audit_report import PICTURE, run
 from uniad.assess.frames import Recorded
 from uniad.assess.plans import ALL, crosses_curb, manoeuvre_of, score_plans, truths, without_a_model
-from uniad.config.spec import Spec
+from uniad.config.spec import BENCH2DRIVE_WORDS, Spec
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Sensors
 from uniad.deploy.sources import FrameRecord
@@ -54,6 +55,12 @@ def records(recorded: Recorded) -> list[FrameRecord]:
 @pytest.fixture(scope="module")
 def truth(recorded: Recorded) -> list:
     return list(truths(recorded))
+
+
+def test_a_model_of_other_commands_is_refused_before_anything_is_read(spec: Spec) -> None:
+    other = edit(spec, data__vocabulary=BENCH2DRIVE_WORDS, data__data_root="no/such/folder/")
+    with pytest.raises(UserError, match="nuScenes' maps and commands"):
+        Recorded(other)
 
 
 def mark(sensors: Sensors) -> bytes:

@@ -97,6 +97,24 @@ def test_gradients_in_bf16_are_another_run_that_learns_as_well(tmp_path: Path, a
     assert found[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=2e-2)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize(("recorded", "bf16"), [(False, False), (True, False), (True, True)], ids=["eager", "graph", "bf16"])
+def test_two_gpus_have_the_losses_of_one_with_all_clips(tmp_path: Path, recorded: bool, bf16: bool) -> None:
+    """fp32 without TF32; gradients that travel in bf16 part with the rounding."""
+
+    def work(world: World, folder: Path) -> list[dict[str, float]]:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        run(small_trainer(world, folder, False, cuda_graph=recorded, reduce_bf16=bf16 and world.size > 1))
+        return log_of(folder) if world.is_main else []
+
+    one = in_ranks(1, lambda world: work(world, tmp_path / "one"), device="cuda")[0]
+    two = in_ranks(2, lambda world: work(world, tmp_path / "two"), device="cuda")[0]
+    assert len(one) == len(two) == STEPS
+    apart = max(abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one, two))
+    print(f"two GPUs, {'recorded' if recorded else 'eager'}{', bf16' * bf16}: losses apart by at most {apart:.2e}")
+    assert apart < (2e-2 if bf16 else 1e-4)
+
+
 def test_a_recorded_run_of_two_processes_resumes_exactly(tmp_path: Path) -> None:
     """With norms that learn statistics, dropout, a frozen part and one without a gradient."""
 
