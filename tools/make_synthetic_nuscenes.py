@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import VERSIONS
 from uniad.data.synthetic.scene import MakeScene, Scene
-from uniad.errors import run_cli
+from uniad.errors import UserError, run_cli
 
 
 def parse() -> argparse.Namespace:
@@ -44,9 +45,13 @@ def main() -> None:
     )  # fmt: skip
     make: MakeScene = Scene
     if args.driven:
-        from uniad.simulation.driven import DrivenScene
+        # Upstream's container has Python 3.8 and trains on recorded worlds.
+        if sys.version_info < (3, 10):  # noqa: UP036
+            raise UserError("--driven needs Python 3.10 or newer")
+        else:
+            from uniad.simulation.driven import DrivenScene
 
-        make = DrivenScene
+            make = DrivenScene
     with tqdm(unit="frame", desc="synthetic world", disable=args.quiet or None, leave=True) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -29,12 +29,19 @@ GENERIC = {"dict", "list", "tuple", "set", "frozenset", "type", "Callable", "Ite
 
 
 def modules_of(path: Path, found: dict[Path, ast.Module]) -> dict[Path, ast.Module]:
-    """A file and all of ours that it imports, at once or later."""
+    """A file and all of ours that it imports, at once or later, but where it refuses Python 3.8."""
     if path in found:
         return found
     found[path] = ast.parse(path.read_text(), filename=str(path))
+    newer = {
+        id(inner) for node in ast.walk(found[path])
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "sys.version_info < (3, 10)"
+        for later in node.orelse for inner in ast.walk(later)
+    }  # fmt: skip
     for node in ast.walk(found[path]):
         names = []
+        if id(node) in newer:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):

@@ -120,7 +120,7 @@ def read_detector_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.Co
             max_objects=native.integer("max_objects", 192),
             max_lanes=1,
             decode_threads=native.integer("decode_threads", 1),
-            jpeg=native.choice("jpeg", ("full", "reduced", "gpu"), "full"),
+            jpeg=native.choice("jpeg", ("exact", "reduced", "gpu"), "exact"),
             image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
             image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
             image_pack=native.text("image_pack") if "image_pack" in native.data else "",

@@ -420,9 +420,9 @@ class DataSpec:
     max_lanes: int = 64  # ground-truth map element slots
     lane_thickness: int = 1  # pixels; upstream draws 2 on a canvas of 200
     decode_threads: int = 1  # per loader process
-    # full: as upstream. reduced: JPEGs of the size nearest above the network's, other pixels for a part of the time. gpu: decoded
-    # by nvImageCodec on the GPU that trains, whose pixels may be a grey level off
-    jpeg: Literal["full", "reduced", "gpu"] = "full"
+    # exact: as upstream. reduced: JPEGs of the size nearest above the network's, other pixels for a part of the time. gpu:
+    # decoded by nvImageCodec on the GPU that trains, whose pixels may be a grey level off
+    jpeg: Literal["exact", "reduced", "gpu"] = "exact"
     # off: decode every time. exact: keep the pixels that scaling reads, same result. scaled: keep the scaled 8-bit image, a
     # quarter of the room, off by at most one grey level (photometric distortion then sees the scaled image)
     image_cache: Literal["off", "exact", "scaled"] = "off"

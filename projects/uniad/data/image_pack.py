@@ -46,7 +46,7 @@ class Index(NamedTuple):
 
 def settings(spec: DataSpec) -> dict[str, Any]:
     """What the pixels of a pack depend on beside the files."""
-    decoder = "reduced" if spec.jpeg == "reduced" else "full"
+    decoder = "reduced" if spec.jpeg == "reduced" else "exact"
     return {"format": FORMAT, "image_cache": spec.image_cache, "scale": spec.image.scale, "jpeg": decoder}
 
 

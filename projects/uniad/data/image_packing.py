@@ -58,7 +58,7 @@ def write_pack(
     if spec.image_cache == "off":
         raise UserError("native.image_cache says what a pack holds: exact or scaled")
     names = sorted({str(name) for table in tables for name in table.img_path.flat})
-    jpeg = "reduced" if spec.jpeg == "reduced" else "full"
+    jpeg = "reduced" if spec.jpeg == "reduced" else "exact"
     source = ImageSource(tables[0], replace(spec, image_cache="off", image_pack="", jpeg=jpeg))
     shape = stored_shape(spec)
     size = int(np.prod(shape))

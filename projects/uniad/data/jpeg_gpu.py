@@ -32,7 +32,7 @@ def library() -> Any:
     except ImportError as error:
         raise UserError(
             f"native.jpeg='gpu' needs nvImageCodec, which cannot be imported ({error}): pip install '{PACKAGE}' (CUDA 12: "
-            "nvidia-nvimgcodec-cu12[nvjpeg]), or leave native.jpeg at 'full'"
+            "nvidia-nvimgcodec-cu12[nvjpeg]), or leave native.jpeg at 'exact'"
         ) from None
 
 

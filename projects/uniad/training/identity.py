@@ -101,7 +101,7 @@ def without_harmless(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kept_pixels(found: dict[str, Any], part: str) -> dict[str, Any]:
     """Without a cache that keeps pixels exactly, and JPEGs decoded as upstream does: pixels are those of the files."""
-    for key, same in (("image_cache", ("off", "exact")), ("jpeg", ("full",))):
+    for key, same in (("image_cache", ("off", "exact")), ("jpeg", ("exact",))):
         if found.get(f"{part}.{key}") in same:
             del found[f"{part}.{key}"]
     return found

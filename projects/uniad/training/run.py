@@ -98,7 +98,7 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
     # A CPU distorts as upstream does, to the digit, in its loader processes; all else is done on the device.
     raw = world.device.type == "cuda" or not spec.data.image.photometric
     if spec.data.jpeg == "gpu" and world.device.type != "cuda":
-        raise UserError("native.jpeg='gpu' decodes on the GPU that trains, and this training runs on a CPU: leave it at 'full'")
+        raise UserError("native.jpeg='gpu' decodes on the GPU that trains, and this training runs on a CPU: leave it at 'exact'")
     clips = DetectionClips if spec.stage == 0 else ClipDataset
     dataset = clips(spec.data, "train", spec.stage, training=True, seed=seed, raw=raw)
     check_dataset_rigs(spec, dataset.table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,6 +31,9 @@ from uniad.data.synthetic.sensors import (
 )  # fmt: skip
 from uniad.data.synthetic.shapes import build_shape
 from uniad.data.synthetic.traffic import ego_reach, make_ego, make_traffic
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 SCENERY_M = 130.0
 ANNOTATE_M = 75.0  # from the ego car to an object's middle
@@ -237,7 +240,7 @@ def encode(image: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
-MakeScene = Callable[[WorldParams, SceneSpec], Scene]  # a function of a module: worker processes get its name
+MakeScene: TypeAlias = "Callable[[WorldParams, SceneSpec], Scene]"  # a function of a module: worker processes get its name
 
 
 @lru_cache(maxsize=2)
