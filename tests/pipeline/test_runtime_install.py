@@ -22,9 +22,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 NOT_INSTALLED = ("torch", "scipy", "pandas", "nuscenes", "matplotlib", "onnx")
 
 
-def elsewhere(*command: object, cwd: Path) -> str:
+def ended(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command where nothing tells of the repository, which the tests' own environment does."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    return subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+
+
+def elsewhere(*command: object, cwd: Path) -> str:
+    done = ended(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -65,7 +70,6 @@ def test_a_fresh_environment_with_the_runtime_alone_says_the_same(world: World, 
             np.testing.assert_array_equal(there[name], value, err_msg=name)
     # its command lines came along; what training needs did not
     assert "usage: convert_precision.py" in elsewhere(away / "drive/bin/uniad", "convert-precision", "--help", cwd=away)
-    command = [away / "drive/bin/uniad", "eval", "x.py", "y.pth"]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=away)
+    output = ended(away / "drive/bin/uniad", "eval", "x.py", "y.pth", cwd=away)
     lacking = "this needs the package torch, which is not installed: pip install 'uniad[train]'"
     assert output.returncode == 2 and output.stderr == f"error: {lacking}\n"
