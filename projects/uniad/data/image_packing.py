@@ -58,8 +58,8 @@ def write_pack(
     if spec.image_cache == "off":
         raise UserError("native.image_cache says what a pack holds: exact or scaled")
     names = sorted({str(name) for table in tables for name in table.img_path.flat})
-    jpeg = "reduced" if spec.jpeg == "reduced" else "exact"
-    source = ImageSource(tables[0], replace(spec, image_cache="off", image_pack="", jpeg=jpeg))
+    made_with = settings(spec)
+    source = ImageSource(tables[0], replace(spec, image_cache="off", image_pack="", jpeg=made_with["jpeg"]))
     shape = stored_shape(spec)
     size = int(np.prod(shape))
     try_place(path, BLOCK + len(names) * (size + 200))
@@ -75,7 +75,7 @@ def write_pack(
         index = Index(names, sources, sums).to_bytes()
         place = handle.tell()
         handle.write(index)
-        header = settings(spec) | {
+        header = made_with | {
             "images": len(names), "shape": list(shape), "index_at": place, "file_bytes": handle.tell(),
             "index_sha256": hashlib.sha256(index).hexdigest(),
         }  # fmt: skip

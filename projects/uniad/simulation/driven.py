@@ -18,7 +18,7 @@ from uniad.data.synthetic.dynamics import LEAD_S, STEP_S, Track
 from uniad.data.synthetic.motion import Motion, steering, utimes
 from uniad.data.synthetic.paint import Stage
 from uniad.data.synthetic.params import SceneSpec, WorldParams, rng_for
-from uniad.data.synthetic.scene import Course, Scene, Seen
+from uniad.data.synthetic.scene import Course, Scene
 from uniad.simulation.car import Car
 from uniad.simulation.drive import drive
 from uniad.simulation.log import (
@@ -198,15 +198,10 @@ class DrivenScene(Scene):
         return Motion(moment.xy, moment.yaw, moment.v, moment.a, moment.yaw_rate, utime, bend, steering(bend), s)
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
-        seen = []
-        for actor in self.actors:
-            if actor.id not in hide:
-                walked = float(actor.trajectory.motion(t_s)[0]) if actor.mode == "walking" else 0.0
-                seen.append(Seen(actor, actor.at(t_s)[:3], walked))
         log = self.lesson.log
         tick = min(int(np.floor((t_s + self._began_s) / TICK_S + 1e-6)), len(log.signals) - 1)
         lights = dict(zip(self.lesson.setup.approaches, log.signals[tick].tolist()))
-        return self.stage_of(seen, self._cameras.props(lights))
+        return self.stage_of(self.seen_at(t_s, hide), self._cameras.props(lights))
 
     def expert(self, index: int) -> dict[str, Any]:
         """The plan of a keyframe, rear-axle poses [P, 3] global (x, y, heading) at 0.5 s steps, and the command."""

@@ -116,12 +116,16 @@ class Scene:
 
     def stage(self, t_s: float, hide: frozenset[int] = frozenset()) -> Stage:
         """Everything that can be seen at a time. ``hide`` leaves out actors by id."""
+        return self.stage_of(self.seen_at(t_s, hide))
+
+    def seen_at(self, t_s: float, hide: frozenset[int] = frozenset()) -> list[Seen]:
+        """The actors where they are at a time."""
         seen = []
         for actor in self.actors:
             if actor.id not in hide:
                 walked = float(actor.trajectory.motion(t_s)[0]) if actor.mode == "walking" else 0.0
                 seen.append(Seen(actor, actor.at(t_s)[:3], walked))
-        return self.stage_of(seen)
+        return seen
 
     def stage_of(self, seen: Iterable[Seen], props: list[Item] | None = None) -> Stage:
         """Everything that can be seen, with the actors where they are told to be. ``props``: in place of the scene's own."""
