@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.deploy.runtime import Runtime
     from uniad.evaluation.detector import collect_detections
     from uniad.evaluation.official import DETECTION_FILE, coverage
-    from uniad.evaluation.published import VERSION, compare
+    from uniad.evaluation.published import compare, is_published_split
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, try_place
@@ -113,8 +113,7 @@ def evaluate(args: argparse.Namespace) -> None:
             entry = published_entry(model)
             beside: list[str] = []
             if entry is not None:
-                whole = stream.version == VERSION and covered is not None and covered.whole
-                record["published"], beside = compare(metrics, entry, whole)
+                record["published"], beside = compare(metrics, entry, is_published_split(stream.version, covered))
             if righted is not None:
                 record["track_pose_fixed"] = score(righted, spec, stream.version, out.parent / "eval_track_pose_fixed")
             with atomic_path(out) as temporary:

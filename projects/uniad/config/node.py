@@ -67,12 +67,14 @@ class Node:
             raise self.fail(key, f"it must be at most {high}")
         return float(value)
 
-    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1) -> int:
+    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1, high: int | None = None) -> int:
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.fail(key, "it must be a whole number")
         if value < low:
             raise self.fail(key, f"it must be at least {low}")
+        if high is not None and value > high:
+            raise self.fail(key, f"it must be at most {high}")
         return value
 
     def boolean(self, key: str, default: Any = _REQUIRED) -> bool:

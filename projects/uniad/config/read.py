@@ -96,7 +96,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             queue_length=n.integer("queue_length", 3),
             compat=compat,
             bev_upsample=grid.height // bev.height,
-            prev_frame_num=n.integer("prev_frame_num", 0, low=0),
+            prev_frame_num=n.integer("prev_frame_num", 0, low=0, high=S.MOST_FRAMES_BACK),
             stage2=S.Stage2Spec(
                 motion=read_motion(n, pc_range, grid, decoder, compat),
                 occ=read_occ(n, native, grid, compat),

@@ -16,6 +16,7 @@ CompatChoice = Literal["documented", "fixed", "uniad-v2", "bench2drive"]
 UPSTREAM: CompatChoice = "documented"  # as checkpoints and cards spell it; a config may say "upstream", too
 UNIAD_V2: CompatChoice = "uniad-v2"
 BENCH2DRIVE: CompatChoice = "bench2drive"
+MOST_FRAMES_BACK = 20  # that a model may look: one second of the fastest camera; each is a BEV in its state
 
 
 def _also(*generations: CompatChoice) -> CompatChoice:
@@ -369,7 +370,7 @@ class ModelSpec:
     compat: CompatSpec = field(default_factory=CompatSpec)
     bev_upsample: int = 1  # the heads after tracking see the BEV this many times finer; upstream does so for 100x100 cells
     # The previous BEV and pose are those of so many frames ago, for cameras faster than 2 Hz; 0: of the frame before
-    prev_frame_num: int = 0
+    prev_frame_num: int = 0  # at most MOST_FRAMES_BACK
     stage2: Stage2Spec | None = None  # None: the model of stage 1, which tracks and maps
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
+from uniad.config.spec import BENCH2DRIVE, MOST_FRAMES_BACK, UPSTREAM, DataSpec
 from uniad.data.bench2drive import RouteLabeller, RouteTable, load_routes, town_maps, towns_of
 from uniad.data.collate import collate
 from uniad.data.images import ImageSource
@@ -145,7 +145,7 @@ class SceneSample(NamedTuple):
     frame: Frame
     targets: Targets
     info: dict[str, Any]  # token, scene_token, timestamp, poses, camera files and original projections
-    previous_can_bus: NDArray[np.float32] | None  # [18] of the frame before in the split, None for the very first
+    previous_can_bus: NDArray[np.float32] | None  # see ``can_bus_before``
 
     @property
     def begins(self) -> bool:
@@ -222,8 +222,16 @@ class _SceneSamples(Dataset):
         )
         begins = frame == self.table.frames_of(int(self.table.scene[frame])).start
         one = Frame(*(tensor[:, 0] for tensor in clip.frames))._replace(scene_start=torch.tensor([begins]))
-        before = self.labeller.can_bus(frame - 1) if frame else None
-        return SceneSample(one, clip.targets, clip.meta[0][0], before)
+        return SceneSample(one, clip.targets, clip.meta[0][0], can_bus_before(self.labeller, frame))
+
+
+def can_bus_before(labeller: Labeller, frame: int) -> NDArray[np.float32] | None:
+    """[P, 18] of the frames before this one in the split, whatever their scenes, oldest first; None for the very first frame.
+
+    As many as a model may look back: ``Runtime.reset`` takes those that its model wants.
+    """
+    frames = range(max(0, frame - MOST_FRAMES_BACK), frame)
+    return np.stack([labeller.can_bus(before) for before in frames]) if frames else None
 
 
 def open_table(spec: DataSpec, split: Split) -> InfoTable:

@@ -30,7 +30,7 @@ class Streamed(Protocol):
 
     @property
     def previous_can_bus(self) -> NDArray[np.float32] | None:
-        """[18] of the frame before it in a recorded split; read where a scene begins, see ``Runtime.reset``."""
+        """[P, 18] of the frames before it in a recorded split; read where a scene begins, see ``Runtime.reset``."""
 
     @property
     def name(self) -> str:

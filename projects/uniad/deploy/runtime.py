@@ -122,17 +122,29 @@ class Runtime:
             return result
 
     def reset(self, can_bus: np.ndarray | None = None) -> None:
-        """Forget the scene. ``can_bus`` [18]: of the frame before, where the next scene follows another one in a recorded split;
-        upstream's evaluation carries the pose over that border, and this repeats it to the digit.
+        """Forget the scene. ``can_bus`` [18] or [P, 18]: of the frame before, or of several, oldest first, where the next scene
+        follows another one in a recorded split; upstream's evaluation carries poses over that border, and this repeats it to the
+        digit. A model that looks ``prev_frame_num`` frames back takes so many of them; those that are not there were at the
+        origin, as before the first frame ever.
         """
         with self._lock:
             self._check_open()
-            before = None if can_bus is None else check_can_bus(can_bus).astype(np.float32)
+            poses = None if can_bus is None else self._poses_before(can_bus)
             self._runner.reset()
             self._start_s = self._last = None
-            if before is not None:
-                self._runner.state["state_pos"] = before[:3].reshape(1, 3)
-                self._runner.state["state_angle"] = before[17].reshape(1)
+            if poses is not None:
+                self._runner.state.update(poses)
+
+    def _poses_before(self, can_bus: np.ndarray) -> dict[str, np.ndarray]:
+        """The part of the state that ``reset`` carries over."""
+        several = isinstance(can_bus, np.ndarray) and can_bus.ndim == 2 and len(can_bus)
+        given = np.stack([check_can_bus(row) for row in (can_bus if several else [can_bus])]).astype(np.float32)
+        count = max(1, self.spec.model.prev_frame_num)
+        rows = np.zeros((count, 18), np.float32)
+        rows[-len(given) :] = given[-count:]
+        pos, angle = rows[:, :3], rows[:, 17]
+        state = {"state_pos": pos[:1], "state_angle": angle[:1]}
+        return state | {"state_past_pos": pos[None, 1:], "state_past_angle": angle[None, 1:]} if count > 1 else state
 
     def close(self) -> None:
         """Release the model. Closing twice does nothing."""

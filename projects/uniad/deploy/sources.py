@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from uniad.config.spec import DataSpec
-from uniad.data.dataset import Split, labeller_of, open_table
+from uniad.data.dataset import Split, can_bus_before, labeller_of, open_table
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
@@ -32,7 +32,7 @@ class FrameRecord:
     info: dict[str, Any]
     number: int  # in its scene, from 0
     scene: str  # its name
-    previous_can_bus: np.ndarray | None = None  # [18] of the frame before the scene in the split; see Runtime.reset
+    previous_can_bus: np.ndarray | None = None  # of the frames before the scene in the split; see Runtime.reset
 
     @property
     def frame(self) -> Sensors:
@@ -61,7 +61,7 @@ class Scene:
     token: str
     source: Source
     keys: tuple[int, ...]
-    previous_can_bus: np.ndarray | None = None  # [18] of the frame before the scene in the split; see Runtime.reset
+    previous_can_bus: np.ndarray | None = None  # of the frames before the scene in the split; see Runtime.reset
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -95,7 +95,7 @@ class DatasetFrames:
             some = f", {', '.join(sorted(by_name)[:3])}, ..." if by_name else ""
             raise UserError(f"scene {wanted!r} is not in the {self.split} split: it has 0 to {len(tokens) - 1}{some}")
         frames = self.table.frames_of(number)
-        before = self.labeller.can_bus(frames.start - 1) if frames.start else None
+        before = can_bus_before(self.labeller, frames.start)
         return Scene(names.get(tokens[number], tokens[number]), tokens[number], self, tuple(frames)[:most], before)
 
     def read(self, frame: int) -> tuple[Sensors, dict[str, Any]]:

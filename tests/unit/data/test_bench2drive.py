@@ -22,6 +22,7 @@ from helpers.pictures import painted
 from helpers.specs import CONFIGS, config_path, edit
 from helpers.weights import rule_state_dict
 from uniad.backends.open import Model
+from uniad.backends.torch import TorchRunner
 from uniad.config.presets import BENCH2DRIVE, PRESETS
 from uniad.config.read import load_spec
 from uniad.config.spec import BENCH2DRIVE_WORDS, NUSCENES_WORDS, DataSpec
@@ -29,12 +30,17 @@ from uniad.data import packs, unpickle
 from uniad.data.anchors import save_motion_anchors
 from uniad.data.bench2drive import RouteLabeller, load_routes, town_maps
 from uniad.data.collate import collate
-from uniad.data.dataset import ClipDataset, SceneStream, open_table
+from uniad.data.dataset import ClipDataset, SceneStream, open_table, pose_tensors
 from uniad.data.packs import write_pack
 from uniad.data.synthetic.bench2drive import FOLDERS
+from uniad.deploy.runtime import Runtime
+from uniad.deploy.sources import DatasetFrames
 from uniad.errors import UserError
 from uniad.formats import bench2drive as schema
 from uniad.formats.layout import CAMERAS
+from uniad.interface.contract import contract_for, unpack_inputs
+from uniad.interface.types import Frame
+from uniad.models.bev_model import BevModel
 from uniad.models.uniad import UniAD
 from uniad.training.packed import packed_loader
 from uniad.viz import page
@@ -278,6 +284,50 @@ def short(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     state.update(rule_state_dict(state, "b2d"))
     torch.save({"state_dict": state}, folder / "weights.pth")
     return [str(config), str(folder / "weights.pth"), "--device", "cpu", "--cfg-options", *words]
+
+
+def upstream_moves(poses: np.ndarray, look_back: int) -> np.ndarray:
+    """Position and heading that Bench2DriveZoo's ``forward_test`` hands on, frame by frame: a queue that no route empties."""
+    infos, moves = [], []
+    last = np.zeros(poses.shape[1], np.float32)
+    for pose in poses:
+        if look_back:
+            last = infos.pop(0) if len(infos) >= look_back else np.zeros_like(last)
+        moves.append(pose - last)
+        infos.append(pose)
+        last = pose
+    return np.array(moves)
+
+
+@pytest.mark.parametrize(("look_back", "lengths"), [(0, (2, 3)), (3, (1, 5, 2, 4)), (10, (4, 9, 3)), (20, (1, 1, 21))])
+def test_poses_of_the_routes_before_are_carried_over_as_upstream_does(
+    short: list[str], tmp_path: Path, look_back: int, lengths: tuple[int, ...]
+) -> None:
+    """A route may begin with one pose before it, with many, or with none."""
+    rows = [frame(f"v1/R{r}", i, 100.0 * r) for r, length in enumerate(lengths) for i in range(length)]
+    unpickle.save(tmp_path / "b2d_infos_val.pkl", rows)
+    shutil.copy(Path(short[1]).parent / "b2d_map_infos.pkl", tmp_path)
+    words = [word for word in short[5:] if not word.startswith("native.")]
+    spec = load_spec(short[0], [*words, f"b2d_info_root={tmp_path}/", "native.compat=bench2drive"])
+    spec = edit(spec, model__prev_frame_num=look_back)
+    stream, contract = DatasetFrames(spec.data), contract_for(spec)
+    poses = np.stack([stream.labeller.can_bus(frame)[[0, 1, 2, 17]] for frame in range(len(rows))])
+    runner = TorchRunner(contract, torch.nn.Identity())
+    runtime, model, moves, bevs = Runtime(runner, spec), SimpleNamespace(spec=spec.model), [], []
+    for route, length in enumerate(lengths):
+        scene = stream.scene(str(route))
+        assert len(scene) == length
+        runtime.reset(scene.previous_can_bus)
+        given = [*(np.zeros(port.shape, port.dtype) for port in contract.frame), *runner.state.values()]
+        state = unpack_inputs(contract, map(torch.from_numpy, given))[1]
+        for number, key in enumerate(scene.keys):
+            poses_now = pose_tensors(range(key, key + 1), stream.labeller, False)
+            now = Frame(img=torch.empty(1, 0), scene_start=torch.tensor([number == 0]), **poses_now)
+            moves.append(BevModel.pose_delta(model, now, state)[0, [0, 1, 2, 17]].numpy())
+            bevs.append(bool(state.has_prev_bev & ~now.scene_start))
+            state = UniAD.next_state(model, now, state.prev_bev, state.tracks, state.next_id, state.past)
+    assert bevs == [number >= max(1, look_back) for length in lengths for number in range(length)]
+    np.testing.assert_array_equal(moves, upstream_moves(poses, look_back))
 
 
 @pytest.mark.slow

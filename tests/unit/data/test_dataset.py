@@ -229,7 +229,8 @@ def test_a_scene_stream_gives_whole_scenes_in_order(data_spec, workers):
     assert samples[0].frame.img.shape[0] == 1 and samples[0].targets.boxes.shape[:2] == (1, 1)
     assert np.allclose([float(s.frame.time_s) for s in samples], np.arange(6) * 0.5, atol=0.1)
     assert samples[0].previous_can_bus is None
-    assert np.array_equal(samples[1].previous_can_bus, samples[0].frame.can_bus[0].numpy())
+    assert np.array_equal(samples[1].previous_can_bus, samples[0].frame.can_bus.numpy())
+    assert np.array_equal(samples[5].previous_can_bus, np.concatenate([s.frame.can_bus for s in samples[:5]])), "oldest first"
 
 
 def test_processes_share_out_scenes(data_spec, synthetic_infos, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from uniad.evaluation.published import FIGURES, TABLE, compare, found_in, published_of
+from uniad.evaluation.official import Coverage
+from uniad.evaluation.published import FIGURES, TABLE, compare, found_in, is_published_split, published_of
 
 METRICS = {
     "tracking": {"amota": 0.3655, "amotp": 1.31, "recall": 0.48},
@@ -49,6 +51,14 @@ def test_values_stand_beside_with_their_difference_and_whether_it_is_allowed():
 def test_a_part_of_the_split_is_not_compared():
     record, lines = compare(METRICS, published_of("uniad-v1", "base", 1), whole=False)
     assert record == {"source": record["source"], "comparable": False} and "no comparison" in lines[-1]
+
+
+def test_a_made_up_world_with_the_split_s_names_is_not_the_split():
+    whole = Coverage("val", 6019, 6019, (), 0, True)
+    assert is_published_split("v1.0-trainval", whole)
+    for other in (None, replace(whole, samples=2, samples_of_split=2), replace(whole, whole=False)):
+        assert not is_published_split("v1.0-trainval", other)
+    assert not is_published_split("v1.0-mini", whole)
 
 
 def test_what_was_not_measured_is_said():
