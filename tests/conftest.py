@@ -13,6 +13,8 @@ from helpers import REPO
 from helpers.recorded import golden_dir
 from helpers.shared import shared
 
+pytest_plugins = ["helpers.room"]
+
 # Who starts the tests in the background (`make test &`, some CI) hands down an ignored Ctrl-C, and every child would ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

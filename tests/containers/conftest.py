@@ -172,4 +172,5 @@ def machine() -> Iterator[Machine]:
         subprocess.run(["chown", "-R", f"{person['user']}:{person['group']}", str(place)], check=True)
     # What takes hours is a stand-in; make, the engine, git, pip and the images are real.
     yield Machine(root, engine, settings, person)
+    subprocess.run([engine, "image", "rm", "--force", "uniad_test", base], capture_output=True)
     shutil.rmtree(place)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +53,28 @@ def test_ci_says_what_takes_long() -> None:
     lines = [line for line in lines if line.startswith(("make test ", "make test-long "))]
     assert len(lines) == 2 and all("$slowest" in line for line in lines)
     assert "--durations=" in (REPO / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("free_gib, made, enough", [(4, False, False), (9, False, True), (3, True, False), (5, True, True)])
+def test_ci_says_at_its_start_that_the_disk_is_too_small(tmp_path: Path, free_gib: int, made: bool, enough: bool) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(REPO / ".ci/run", tmp_path / ".ci")
+    if made:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv/installed.sha256").touch()
+    for name, text in (("df", f"echo; echo disk 0 0 {free_gib << 20}"), ("make", "echo make $*"), ("id", "echo 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([".ci/run"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    if enough:
+        free = f"disk: {free_gib}.0 GiB free for the tree, {free_gib}.0 GiB in {tmp_path}"
+        assert done.returncode == 0 and done.stdout.splitlines()[0] == f"{free} (start)" and done.stdout.count(free) == 5
+        assert "make test-long" in done.stdout
+    else:
+        need = f"CI needs {4 if made else 7} GiB free in {tmp_path} and has {free_gib}.0"
+        told = f"error: {need}: make room, or name another folder by TMPDIR\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_fast_slow_and_long_tests_are_all_tests() -> None:
