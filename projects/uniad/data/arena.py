@@ -32,6 +32,7 @@ class Arena:
         self.memory = mmap.mmap(-1, max(1, self.slot_bytes * slots))
         self.flat = flat = torch.frombuffer(self.memory, dtype=torch.uint8)
         self.batches = [self._batch(self.template, flat[k * self.slot_bytes :][: self.slot_bytes]) for k in range(slots)]
+        self.rows: dict[tuple[int, int], tuple[Any, list[Tensor]]] = {}
         self.pinned = self.refused = False
 
     def _take(self, tensor: Tensor) -> None:
@@ -66,10 +67,31 @@ class Arena:
             return {k: self._visit(v, change) for k, v in value.items()}
         return value
 
+    def row(self, slot: int, row: int) -> Any:
+        """Where a sample of a batch belongs, like the sample: what is written there need not be copied by ``fill``."""
+        return self._row(slot, row)[0]
+
+    def _row(self, slot: int, row: int) -> tuple[Any, list[Tensor]]:
+        """The same, and its tensors one after the other."""
+        if (slot, row) not in self.rows:
+            place = self._visit(self.batches[slot], lambda tensor: tensor[row])
+            self.rows[slot, row] = place, self._tensors(place)
+        return self.rows[slot, row]
+
     def fill(self, slot: int, samples: Sequence[Any]) -> None:
-        """Writes a batch. Raises ValueError where a sample has other shapes than the first."""
+        """Writes what does not stand there yet of a batch. Raises ValueError where a sample has other shapes than the first."""
         for row, sample in enumerate(samples):
-            _copy(sample, self.batches[slot], row)
+            for tensor, place in zip(self._tensors(sample), self._row(slot, row)[1], strict=True):
+                if tensor.shape != place.shape or tensor.dtype != place.dtype:
+                    found = f"{tensor.dtype}{list(tensor.shape)}"
+                    raise ValueError(f"a sample has {found} for {place.dtype}{list(place.shape)}")
+                if tensor.data_ptr() != place.data_ptr():
+                    place.copy_(tensor)
+
+    def _tensors(self, value: Any) -> list[Tensor]:
+        found: list[Tensor] = []
+        self._visit(value, found.append)
+        return found
 
     def copy_to(self, device: torch.device, batch: Any) -> Any:
         """One of ``batches`` on a device: its slot in one copy, which the host does not wait for."""
@@ -93,16 +115,3 @@ class Arena:
             runtime: Any = torch.cuda.cudart()
             runtime.cudaHostUnregister(self.flat.data_ptr())
             self.pinned = False
-
-
-def _copy(sample: Any, batch: Any, row: int) -> None:
-    if isinstance(sample, Tensor):
-        if sample.shape != batch.shape[1:] or sample.dtype != batch.dtype:
-            raise ValueError(f"a sample has {sample.dtype}{list(sample.shape)} for {batch.dtype}{list(batch.shape[1:])}")
-        batch[row].copy_(sample)
-    elif isinstance(sample, dict):
-        for key, value in sample.items():
-            _copy(value, batch[key], row)
-    elif isinstance(sample, (tuple, list)):
-        for one, other in zip(sample, batch):
-            _copy(one, other, row)

@@ -63,6 +63,13 @@ class ClipDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Clip | RawClip:
+        return self._make(index)
+
+    def write(self, index: int | tuple[int, int], place: Clip | RawClip) -> Clip | RawClip:
+        """The same with its images in ``place``'s memory; the rest of ``place`` is left alone."""
+        return self._make(index, (place.clip if isinstance(place, RawClip) else place).frames.img)
+
+    def _make(self, index: int | tuple[int, int], img: torch.Tensor | None = None) -> Clip | RawClip:
         if isinstance(index, tuple):
             rng = np.random.default_rng((self.seed, *index))
             number = index[1]
@@ -70,7 +77,7 @@ class ClipDataset(Dataset):
             rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))
             number = index
         last = self.last_frame(int(number), rng)
-        return self.raw_clip(last, rng) if self.raw else self.clip(last, rng)
+        return self.raw_clip(last, rng, img) if self.raw else self.clip(last, rng, img)
 
     @property
     def finish(self) -> Finish:
@@ -101,23 +108,23 @@ class ClipDataset(Dataset):
         """The frames of a clip that ends at ``last``."""
         return self.labeller.clip_frames(last, rng or np.random.default_rng(last))
 
-    def clip(self, last: int, rng: np.random.Generator) -> Clip:
-        """The clip that ends at frame ``last``, without a batch axis."""
+    def clip(self, last: int, rng: np.random.Generator, img: torch.Tensor | None = None) -> Clip:
+        """The clip that ends at frame ``last``, without a batch axis; its images in ``img`` where that is given."""
         frames = self.clip_frames(last, rng)
         distort = rng if self.training else None
         rounded = self.training and self.spec.compat.timestamps == UPSTREAM
         return Clip(
-            frame_tensors(frames, self.labeller, self.images, distort, rounded),
+            frame_tensors(frames, self.labeller, self.images, distort, rounded, img),
             self.targets.clip(frames),
             [frame_meta(frame, self.table, self.images) for frame in frames],
         )
 
-
-    def raw_clip(self, last: int, rng: np.random.Generator) -> RawClip:
+    def raw_clip(self, last: int, rng: np.random.Generator, img: torch.Tensor | None = None) -> RawClip:
         """The same with images as bytes, and the draws of their distortion."""
         frames = self.clip_frames(last, rng)
         rounded = self.training and self.spec.compat.timestamps == UPSTREAM
-        img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
+        if img is None:
+            img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
         drawn = []
         for number, frame in enumerate(frames):
             if self.training and self.spec.image.photometric:
@@ -270,11 +277,13 @@ def scene_starts(frames: Sequence[int], table: InfoTable) -> torch.Tensor:
 
 
 def frame_tensors(
-    frames: Sequence[int], labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool
+    frames: Sequence[int], labeller: Labeller, images: ImageSource, distort: np.random.Generator | None, rounded_time: bool,
+    img: torch.Tensor | None = None,
 ) -> Frame:
-    """Model input of consecutive frames [T, ...]; the first one starts afresh."""
+    """Model input of consecutive frames [T, ...]; the first one starts afresh. img: memory for the images."""
     spec = labeller.spec
-    img = torch.empty(len(frames), len(labeller.table.cameras), 3, spec.image.height, spec.image.width)
+    if img is None:
+        img = torch.empty(len(frames), len(labeller.table.cameras), 3, spec.image.height, spec.image.width)
     for number, frame in enumerate(frames):
         images.load(frame, distort, img[number].numpy())
     start = scene_starts(frames, labeller.table)

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from uniad.config.spec import UPSTREAM
-from uniad.data.collate import stack
-from uniad.data.dataset import ClipDataset, frame_meta, frame_tensors, pose_tensors
+from uniad.data.dataset import ClipDataset, frame_meta, pose_tensors, scene_starts
 from uniad.data.pixels import RawClip
 from uniad.data.transforms import Distortion
 from uniad.interface.types import Clip, Frame
@@ -32,35 +31,35 @@ class DetectionClips(ClipDataset):
             before = before[1:]
         return [max(0, frame) for frame in before] + [last]
 
-    def clip(self, last: int, rng: np.random.Generator) -> Clip:
+    def clip(self, last: int, rng: np.random.Generator, img: torch.Tensor | None = None) -> Clip:
         frames = self.chosen(last, rng)
-        distort = rng if self.training else None
-        parts = [frame_tensors(range(f, f + 1), self.labeller, self.images, distort, self._rounded) for f in frames]
+        if img is None:
+            img = torch.empty(len(frames), len(self.table.cameras), 3, self.spec.image.height, self.spec.image.width)
+        for number, frame in enumerate(frames):
+            self.images.load(frame, rng if self.training else None, img[number].numpy())
         return Clip(
-            self._joined(parts, frames), self.targets.clip(range(last, last + 1)),
+            self._joined(img, frames), self.targets.clip(range(last, last + 1)),
             [frame_meta(frame, self.table, self.images) for frame in frames],
         )  # fmt: skip
 
-    def raw_clip(self, last: int, rng: np.random.Generator) -> RawClip:
+    def raw_clip(self, last: int, rng: np.random.Generator, img: torch.Tensor | None = None) -> RawClip:
         frames = self.chosen(last, rng)
-        img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
-        parts, drawn = [], []
+        if img is None:
+            img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
+        drawn = []
         for number, frame in enumerate(frames):
             if self.training and self.spec.image.photometric:
                 drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
             self.images.raw(frame, img[number].numpy())
-            poses = pose_tensors(range(frame, frame + 1), self.labeller, self._rounded)
-            parts.append(Frame(img=img[number : number + 1], scene_start=torch.zeros(1, dtype=torch.bool), **poses))
-        clip = Clip(self._joined(parts, frames), self.targets.clip(range(last, last + 1)), [])
+        clip = Clip(self._joined(img, frames), self.targets.clip(range(last, last + 1)), [])
         return RawClip(clip, torch.tensor(drawn) if drawn else None)
 
     @property
     def _rounded(self) -> bool:
         return self.training and self.spec.compat.timestamps == UPSTREAM
 
-    def _joined(self, parts: list[Frame], frames: list[int]) -> Frame:
-        """One frame each as a clip's, with a mark where the scene is another than that of the frame before."""
-        scene = self.table.scene[frames]
-        start = torch.from_numpy(np.concatenate(([True], scene[1:] != scene[:-1])))
-        joined = stack([Frame(*(x[0] for x in part)) for part in parts])
-        return joined._replace(scene_start=start)
+    def _joined(self, img: torch.Tensor, frames: list[int]) -> Frame:
+        """Images of frames [T, ...] as a clip's, with a mark where the scene is another than that of the frame before."""
+        poses = [pose_tensors(range(frame, frame + 1), self.labeller, self._rounded) for frame in frames]
+        joined = {key: torch.cat([pose[key] for pose in poses]) for key in poses[0]}
+        return Frame(img=img, scene_start=scene_starts(frames, self.table), **joined)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from uniad.data.arena import Arena
 from uniad.data.workers import PREFETCH, TAKEN, TIMEOUT_S, Failure, batches, guarded_loader
 from uniad.errors import UserError
-from uniad.training.seeding import sample_seed, seed_all
+from uniad.training.seeding import sample_seed, seed_all, seed_host
 
 SHARE_OF_GPU = 0.5  # of its free memory that data may take; a training iteration needs the rest
 
@@ -48,9 +48,19 @@ class _Positioned(Dataset):
         self.seed = seed
 
     def __getitem__(self, index: Position) -> Any:
-        seed_all(sample_seed(self.seed, index.epoch, index.index))
+        return self._made(index, lambda: self.dataset[index])
+
+    def write(self, index: Position, place: Any) -> Any:
+        """The same, with what is large written to ``place``, a sample, where the dataset knows how."""
+        if not hasattr(self.dataset, "write"):
+            return self[index]
+        return self._made(index, lambda: self.dataset.write(index, place))
+
+    def _made(self, index: Position, make: Callable[[], Any]) -> Any:
+        seed = seed_all if get_worker_info() is None else seed_host
+        seed(sample_seed(self.seed, index.epoch, index.index))
         try:
-            return self.dataset[index]
+            return make()
         except UserError as error:
             return Failure(str(error))
 
@@ -111,7 +121,8 @@ class ClipLoader:
         finish: makes what is trained on of a batch, on the device.
         decode: makes pixels of a batch's files, given it on the host and on the device; before ``finish``.
         in_slots: loader processes write batches into memory that is allocated once (``data.arena``). Samples must all have the
-        same shapes, and ``collate`` do no more than stack them.
+        same shapes, and ``collate`` do no more than stack them. A dataset's ``write(position, place)`` makes a sample whose large
+        tensors are those of ``place``; what else it has is copied.
         """
         if len(sampler) == 0:
             raise UserError("the training set is empty: check the info file and data root")
@@ -153,9 +164,8 @@ class ClipLoader:
             if isinstance(sample, Failure):
                 raise UserError(sample.message)
             self.arena = Arena(sample, self.batch_size, self.slots)
-            self.loader = self._loader(
-                _Slotted(self.dataset), _Fill(self.arena), _Numbered(self.batches, self.slots), multiprocessing_context="fork"
-            )
+            samples, numbered = _Slotted(self.dataset, self.arena), _Numbered(self.batches, self.slots)
+            self.loader = self._loader(samples, _Fill(self.arena), numbered, multiprocessing_context="fork")
         arena = self.arena
         with closing(batches(self.loader, self.timeout_s, _IF_SLOW)) as numbers:
             try:
@@ -178,20 +188,20 @@ class _Numbered:
     def __init__(self, positions: Batches, slots: int) -> None:
         self.positions, self.slots = positions, slots
 
-    def __iter__(self) -> Iterator[list[tuple[int, Position]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, Position]]]:
         for number, chosen in enumerate(self.positions):
-            yield [(number % self.slots, position) for position in chosen]
+            yield [(number % self.slots, row, position) for row, position in enumerate(chosen)]
 
 
 class _Slotted(Dataset):
-    """Samples with the slot of their batch."""
+    """Samples with the slot of their batch, what is large of them already in it."""
 
-    def __init__(self, dataset: _Positioned) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: _Positioned, arena: Arena) -> None:
+        self.dataset, self.arena = dataset, arena
 
-    def __getitem__(self, index: tuple[int, Position]) -> Any:
-        slot, position = index
-        sample = self.dataset[position]
+    def __getitem__(self, index: tuple[int, int, Position]) -> Any:
+        slot, row, position = index
+        sample = self.dataset.write(position, self.arena.row(slot, row))
         return sample if isinstance(sample, Failure) else (slot, sample)
 
 

@@ -22,9 +22,15 @@ def mix(*parts: int | str) -> int:
 
 def seed_all(seed: int) -> None:
     """Seeds Python's, numpy's and torch's global generators (CPU and every GPU). Does not wait for a GPU."""
+    seed_host(seed)
+    torch.manual_seed(seed)
+
+
+def seed_host(seed: int) -> None:
+    """The same without GPUs, for a process that has none: torch formats tracebacks for each that it has not opened yet."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def seed_iteration(seed: int, iteration: int, rank: int, generator: torch.Generator) -> None:

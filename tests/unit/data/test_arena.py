@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from uniad.data.arena import Arena
 from uniad.data.workers import PREFETCH, TAKEN
 from uniad.errors import UserError
 from uniad.training.loader import ClipLoader, Position
+from uniad.training.seeding import sample_seed, seed_all
 
 
 class Sample(NamedTuple):
@@ -61,6 +64,16 @@ class Numbers:
         return sample(position.index)
 
 
+class Placed(Numbers):
+    """Samples that write their image where it belongs, and tell whether all was drawn as in the main process."""
+
+    def write(self, position: Position, place: Sample) -> Sample:
+        place.img.fill_(position.index)
+        drawn = torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+        made = self[position]
+        return made._replace(img=place.img, parts=made.parts | {"c": drawn})
+
+
 class Order(list):
     def set_epoch(self, epoch: int) -> None:
         pass
@@ -82,6 +95,17 @@ def test_batches_arrive_in_order_and_stay_until_two_more_were_taken(workers: int
             for first, batch in held:
                 assert batch.img[:, 0, 0].tolist() == [first, first + 1]
         stream.close()
+
+
+def test_a_sample_that_writes_its_image_draws_what_the_main_process_would():
+    stream = loader(2, Placed()).stream()
+    for k in range(8):
+        batch = next(stream)
+        assert batch.img[:, 1, 4].tolist() == [2 * k % 12, 2 * k % 12 + 1]
+        for row, index in enumerate((2 * k % 12, 2 * k % 12 + 1)):
+            seed_all(sample_seed(0, k // 6, index))
+            assert batch.parts["c"][row].tolist() == torch.tensor([random.random(), np.random.rand(), torch.rand(())]).tolist()
+    stream.close()
 
 
 def test_a_mistake_in_a_sample_is_one_line():

@@ -11,9 +11,12 @@ import torch
 
 from helpers import specs
 from uniad.config.spec import DataSpec, ImageSpec
+from uniad.data.arena import Arena
 from uniad.data.dataset import ClipDataset
+from uniad.data.detection import DetectionClips
 from uniad.data.pixels import bgr_to_hsv, collate_raw, distort, hsv_to_bgr, network_images
 from uniad.data.transforms import Distortion, finish, resampler
+from uniad.training.loader import map_tensors
 
 KEY = (0, 5)
 
@@ -39,6 +42,23 @@ def test_a_clip_of_bytes_is_the_clip(data_spec: DataSpec, tmp_path: Path, cache:
     for one, other in zip((*found.frames[1:], *found.targets), (*clip.frames[1:], *clip.targets)):
         if isinstance(one, torch.Tensor):
             assert torch.equal(one[1], other)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("stage", [0, 2])
+def test_images_are_written_where_the_batch_is(data_spec: DataSpec, stage: int, raw: bool):
+    clips = DetectionClips if stage == 0 else ClipDataset
+    spec = specs.edit(data_spec, image__photometric=True)
+    dataset = clips(spec, "train", stage, seed=3, raw=raw)
+    wanted, arena = dataset[KEY], Arena(dataset[0, 4], 2, 1)
+    made = dataset.write(KEY, arena.row(0, 1))
+    images = [(value.clip if raw else value).frames.img for value in (made, arena.batches[0], wanted)]
+    assert images[0].data_ptr() == images[1][1].data_ptr() and torch.equal(images[1][1], images[2])
+    arena.fill(0, [dataset[0, 4], made])
+    leaves = [[], []]
+    map_tensors(leaves[0].append, arena.row(0, 1))
+    map_tensors(leaves[1].append, wanted)
+    assert len(leaves[0]) > 20 and all(torch.equal(one, other) for one, other in zip(*leaves, strict=True))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
