@@ -6,13 +6,18 @@
 Beside the loader, ``--floats`` times clips that are handed over as finished fp32 tensors through PyTorch's own queues, and
 ``--upstream`` also does upstream's image work for them: every file decoded in every epoch, whole images distorted and normalised,
 then scaled. A table at the end has all of them side by side; ``--json`` writes it. Times are of a loader that runs: processes are
-started, and their first batches taken, before.
+started, and their first batches taken, before. ``--repeats`` takes turns among the ways and numbers of processes and keeps the
+fastest of each.
+
+Beside the rate stands what a clip takes of a processor, in the main process and in all loader processes: on a machine that others
+use too, that is what can be compared. The last lines say what these times allow where the cores are free.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -20,6 +25,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import _tools  # noqa: F401
 
@@ -49,6 +55,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--cache-dir", default="data/cache")
     p.add_argument("--split", default="train", choices=("train", "val"))
     p.add_argument("--batch", type=int, default=1, help="clips of a batch")
+    p.add_argument("--repeats", type=int, default=1, help="times that each is timed, in turns; the fastest counts")
     p.add_argument("--floats", action="store_true", help="also time clips that are handed over as finished tensors")
     p.add_argument("--upstream", action="store_true", help="also time upstream's way of loading")
     p.add_argument("--json", metavar="FILE", help="write the table, too")
@@ -70,39 +77,62 @@ def main() -> None:
     parts(dataset, data)
     if args.upstream:
         print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
-    rows = []
-    for way in ("bytes", *(["floats"] if args.floats else []), *(["upstream"] if args.upstream else [])):
-        raw = way == "bytes"
+    ways = ("bytes", *(["floats"] if args.floats else []), *(["upstream"] if args.upstream else []))
+    datasets = {}
+    for way in ways:
         used = replace(data, image_cache="off") if way == "upstream" else data
-        dataset = ClipDataset(used, args.split, spec.stage, raw=raw)
+        datasets[way] = dataset = ClipDataset(used, args.split, spec.stage, raw=way == "bytes")
         if way == "upstream":
             vars(dataset.images)["load"] = partial(upstream_load, dataset)
         else:
             print(f"{way}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
-        for workers in args.workers:
-            clips = loader(dataset, workers, args.batch)
-            rate, size = steady(clips, args.clips)
-            shared = size / args.batch if workers else 0
-            row = {"way": way, "workers": workers, "clips_s": rate, "frames_s": rate * data.queue_length, "shared_bytes": shared}
-            rows.append(row)
-            print(f"{way}, {workers} workers: {rate:.2f} clips/s ({row['frames_s']:.1f} frames/s), "
-                  f"{shared / 1e6:.2f} MB of a clip through shared memory")  # fmt: skip
+    found: dict[tuple[str, int], list[Rate]] = {}
+    for _ in range(args.repeats):
+        for way, dataset in datasets.items():
+            for workers in args.workers:
+                found.setdefault((way, workers), []).append(steady(loader(dataset, workers, args.batch), args.clips))
+    rows = []
+    for (way, workers), rates in found.items():
+        size = max(rate.bytes for rate in rates) / args.batch if workers else 0
+        row = {
+            "way": way, "workers": workers, "clips_s": max(rate.clips_s for rate in rates), "shared_bytes": size,
+            "main_ms": min(rate.main_ms for rate in rates), "workers_ms": min(rate.workers_ms for rate in rates),
+        }  # fmt: skip
+        row["frames_s"] = row["clips_s"] * data.queue_length
+        rows.append(row)
+        print(f"{way}, {workers} workers: {row['clips_s']:.2f} clips/s ({row['frames_s']:.1f} frames/s), "
+              f"{size / 1e6:.2f} MB of a clip through shared memory; ms of a processor a clip: "
+              f"main process {row['main_ms']:.2f}, loader processes {row['workers_ms']:.2f}")  # fmt: skip
     print(table(rows))
+    cores = len(os.sched_getaffinity(0))
+    for way in ways:
+        chosen = {row["workers"]: allowed(row, cores) for row in rows if row["way"] == way}
+        rates = (f"{workers} workers {rate:.0f} ({rate / chosen.get(1, rate):.2f})" for workers, rate in chosen.items())
+        print(f"{way}: clips/s that these processor times allow on {cores} free cores (of one worker's): {', '.join(rates)}")
     if args.json:
-        cores = len(os.sched_getaffinity(0))
-        made = {"config": spec.name, "image_cache": args.cache, "batch": args.batch, "cores": cores, "rows": rows}
-        Path(args.json).write_text(json.dumps(made, indent=1) + "\n")
+        made = {"config": spec.name, "image_cache": args.cache, "batch": args.batch, "cores": cores}
+        Path(args.json).write_text(json.dumps(made | {"repeats": args.repeats, "rows": rows}, indent=1) + "\n")
 
 
 def table(rows: list[dict]) -> str:
     """Frames a second of each way by the number of workers, and how much more than upstream's or the last way there."""
     ways = list(dict.fromkeys(row["way"] for row in rows))
-    lines = [" | ".join(["workers", *(f"{way}: frames/s (MB a clip shared)" for way in ways), f"bytes / {ways[-1]}"])]
+    head = (f"{way}: frames/s (MB a clip shared; ms main + workers)" for way in ways)
+    lines = [" | ".join(["workers", *head, f"bytes / {ways[-1]}"])]
     for workers in dict.fromkeys(row["workers"] for row in rows):
         chosen = [row for row in rows if row["workers"] == workers]
-        cells = [f"{row['frames_s']:.1f} ({row['shared_bytes'] / 1e6:.2f})" for row in chosen]
+        cells = [
+            f"{row['frames_s']:.1f} ({row['shared_bytes'] / 1e6:.2f}; {row['main_ms']:.2f} + {row['workers_ms']:.2f})"
+            for row in chosen
+        ]
         lines.append(" | ".join([str(workers), *cells, f"{chosen[0]['frames_s'] / chosen[-1]['frames_s']:.1f}"]))
     return "\n".join(lines)
+
+
+def allowed(row: dict, cores: int) -> float:
+    """Clips a second where nothing else runs: no process has more than a core, nor all of them more than there are."""
+    main, workers = row["main_ms"] / 1e3, row["workers_ms"] / 1e3
+    return min(1 / main, cores / (main + workers), row["workers"] / workers if row["workers"] else 1 / main)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -121,14 +151,38 @@ def loader(dataset: ClipDataset, workers: int, batch: int) -> ClipLoader:
     )  # fmt: skip
 
 
-def steady(clips: ClipLoader, count: int) -> tuple[float, int]:
-    """Clips a second, and bytes of a batch."""
+class Rate(NamedTuple):
+    """How fast a loader runs."""
+
+    clips_s: float
+    bytes: int  # of a batch
+    main_ms: float  # of a processor a clip, in the main process
+    workers_ms: float  # in all loader processes together
+
+
+def steady(clips: ClipLoader, count: int) -> Rate:
+    """Of a loader whose processes have started."""
     with closing(clips.stream()) as stream:
         batch = next(stream)
         for _ in range(2 * (clips.workers * PREFETCH + TAKEN) - 1):
             batch = next(stream)
-        seconds = timed(lambda: [next(stream) for _ in range(-(-count // clips.batch_size))])
-        return -(-count // clips.batch_size) * clips.batch_size / seconds, size_of(batch)
+        pids = [process.pid for process in multiprocessing.active_children()]
+        batches = -(-count // clips.batch_size)
+
+        def used() -> tuple[float, float]:
+            return time.process_time(), sum(on_processor(pid) for pid in pids)
+
+        before = used()
+        seconds = timed(lambda: [next(stream) for _ in range(batches)])
+        made = batches * clips.batch_size
+        main_ms, workers_ms = (1e3 * (now - then) / made for now, then in zip(used(), before))
+        return Rate(made / seconds, size_of(batch), main_ms, workers_ms)
+
+
+def on_processor(pid: int) -> float:
+    """Seconds that all threads of a process that is there have run; to the nanosecond, where /proc/PID/stat has hundredths."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def processor_ms(dataset: ClipDataset, count: int = 160) -> float:
