@@ -429,17 +429,21 @@ def clip_arguments(truth: Truth, frames: list, lidar2img: np.ndarray) -> tuple:
     return arguments, plain
 
 
-def grow_truth(cfg) -> Truth:
-    """Ground truth beside what the model predicts, so that objects keep their tracks, miss a frame, and are born."""
-    model, truth = build(cfg, "train").train(), Truth()
-    for t in range(FRAMES):  # what a frame predicts depends on the truth of those before it alone
+TRACK = ("img", "gt_bboxes_3d", "gt_labels_3d", "gt_past_traj", "gt_past_traj_mask", "gt_inds", "gt_sdc_bbox", "gt_sdc_label",
+         "l2g_t", "l2g_r_mat", "img_metas", "timestamp")  # fmt: skip
+
+
+def grow_truth(model, frames: int, arguments_of, classes: tuple) -> Truth:
+    """Ground truth beside what the model predicts, so that objects keep their tracks, miss a frame, and are born.
+
+    arguments_of: what the model's training takes, of a truth. classes: of the objects that are born, in turn."""
+    model, truth = model.train(), Truth()
+    for t in range(frames):  # what a frame predicts depends on the truth of those before it alone
         seen: dict = {}
         watch_matches(model, seen)
-        arguments, _ = clip_arguments(truth, drive(FRAMES), cameras())
-        names = ("img", "gt_bboxes_3d", "gt_labels_3d", "gt_past_traj", "gt_past_traj_mask", "gt_inds", "gt_sdc_bbox",
-                 "gt_sdc_label", "l2g_t", "l2g_r_mat", "img_metas", "timestamp")  # fmt: skip
+        arguments = arguments_of(truth)
         with torch.no_grad():
-            model.forward_track_train(*(arguments[name][:, : t + 1] if name == "img" else arguments[name] for name in names))
+            model.forward_track_train(*(arguments[name][:, : t + 1] if name == "img" else arguments[name] for name in TRACK))
         model = model.train()
         codes, ids = seen[f"f{t}/pred"], seen[f"f{t}/ids_before"]
         truth.clear(t)
@@ -452,7 +456,7 @@ def grow_truth(cfg) -> Truth:
         fresh = codes[:900][[bool(np.all(np.linalg.norm(taken - c[:2], axis=1) > 6)) for c in codes[:900]]]
         born = 1 + max((int(i.max()) for i in truth.ids[:t]), default=0)
         for number, row in enumerate(pick(fresh, 9 if t == 0 else 2), born):
-            truth.add(t, fresh[row], number, (0, 0, 1, 8, 0, 3, 6, 0, 5)[number % 9])
+            truth.add(t, fresh[row], number, classes[number % len(classes)])
     return truth
 
 
@@ -473,6 +477,14 @@ def watch_matches(model, found: dict) -> None:
         return tracks, matched
 
     criterion.match_for_single_frame = match
+
+
+def learn(model, losses: dict, chosen: tuple) -> dict:
+    """The losses, and norms of the gradients of parameters whose names begin with one of ``chosen``."""
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    norms = {k: float(p.grad.norm()) for k, p in model.named_parameters() if p.grad is not None and k.startswith(chosen)}
+    return {"loss_names": np.array(list(losses)), "losses": np.array([float(v) for v in losses.values()]),
+            "grad_names": np.array(list(norms)), "grad_norms": np.array(list(norms.values()), np.float32)}  # fmt: skip
 
 
 def record_clip(cfg, truth: Truth) -> dict:
@@ -499,12 +511,9 @@ def record_clip(cfg, truth: Truth) -> dict:
     arguments, plain = clip_arguments(truth, drive(FRAMES), cameras())
     losses = model.forward_train(**arguments)
     motion_module.nonlinear_smoother = smooth
-    sum(v for k, v in losses.items() if "loss" in k).backward()
-    found["loss_names"], found["losses"] = np.array(list(losses)), np.array([float(v) for v in losses.values()])
     chosen = ("pts_bbox_head.reg_branches.", "motion_head.agent_level", "motion_head.scene_level", "motion_head.traj_reg",
               "planning_head.reg_branch", "query_embedding")  # fmt: skip
-    norms = {k: float(p.grad.norm()) for k, p in model.named_parameters() if p.grad is not None and k.startswith(chosen)}
-    found["grad_names"], found["grad_norms"] = np.array(list(norms)), np.array(list(norms.values()), np.float32)
+    found.update(learn(model, losses, chosen))
     found.update({f"in/{k}": v for k, v in plain.items()})
     found["in/lidar2img"], found["in/image_seed"] = cameras(), np.array(TRAIN_SEED)
     return {k: v for k, v in found.items() if not k.endswith(("/pred", "/ids_before"))}
@@ -609,7 +618,9 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(out / "ops.npz", **record_ops())
         np.savez_compressed(out / "frames.npz", **small(record_frames(cfg), THINNED))
-        np.savez_compressed(out / "clip.npz", **small(record_clip(cfg, grow_truth(cfg)), {}))
+        classes = (0, 0, 1, 8, 0, 3, 6, 0, 5)
+        truth = grow_truth(build(cfg, "train"), FRAMES, lambda truth: clip_arguments(truth, drive(FRAMES), cameras())[0], classes)
+        np.savez_compressed(out / "clip.npz", **small(record_clip(cfg, truth), {}))
         text = json.dumps(full_size_keys(checkout, file), indent=1)
         (out / "state_dict.json").write_text(text + "\n")
 

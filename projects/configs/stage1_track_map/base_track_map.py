@@ -1,5 +1,5 @@
 # Stage 1: tracking and map, with the values of the full model. A variant file states what it changes.
-_base_ = ["../_base_/datasets/nus-3d.py", "../_base_/default_runtime.py"]
+_base_ = ["../_base_/models/bevformer.py", "../_base_/adamw_cosine.py", "../_base_/default_runtime.py"]
 
 point_cloud_range = {{_base_.point_cloud_range}}
 _dim_ = 256
@@ -18,7 +18,7 @@ queue_length = 5
 _bev_order_ = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 _self_order_ = ("self_attn", "norm", "ffn", "norm")
 
-# The same in the loss, in matching, and in the unused settings of upstream's head
+# The same in the losses and in matching
 _focal_cost_ = dict(type="FocalLossCost", weight=2.0)
 _box3d_cost_ = dict(type="BBox3DL1Cost", weight=0.25)
 _focal_loss_ = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
@@ -33,36 +33,12 @@ model = dict(
     type="UniAD",
     gt_iou_threshold=0.3,
     queue_length=queue_length,
-    use_grid_mask=True,
-    video_test_mode=True,
     num_query=num_query,
     num_classes=num_classes,
     embed_dims=_dim_,
     pc_range=point_cloud_range,
     upsample_if_tiny=False,
-    # Deformable convolution in the last two stages: a plain ResNet-101 loads the published weights too, and loses the
-    # learnt offsets without a word.
-    img_backbone=dict(
-        type="ResNet",
-        depth=101,
-        num_stages=4,
-        out_indices=(1, 2, 3),
-        frozen_stages=4,
-        norm_cfg=dict(type="BN2d", requires_grad=False),
-        norm_eval=True,
-        style="caffe",
-        dcn=dict(type="DCNv2", deform_groups=1, fallback_on_stride=False),
-        stage_with_dcn=(False, False, True, True),
-    ),
-    img_neck=dict(
-        type="FPN",
-        in_channels=[512, 1024, 2048],
-        out_channels=_dim_,
-        start_level=0,
-        add_extra_convs="on_output",
-        num_outs=_num_levels_,
-        relu_before_extra_convs=True,
-    ),
+    img_backbone=dict(frozen_stages=4),
     # The backbone stays as loaded; neck and batch norm learn, which is what reproduces the published tracking.
     freeze_img_backbone=True,
     freeze_img_neck=False,
@@ -92,86 +68,9 @@ model = dict(
         loss_bbox=_box3d_loss_,
         loss_past_traj_weight=0.0,
     ),
-    pts_bbox_head=dict(
-        type="BEVFormerTrackHead",
-        bev_h=bev_h_,
-        bev_w=bev_w_,
-        num_query=num_query,
-        num_classes=num_classes,
-        in_channels=_dim_,
-        sync_cls_avg_factor=True,
-        with_box_refine=True,
-        as_two_stage=False,
-        past_steps=4,
-        fut_steps=4,
-        transformer=dict(
-            type="PerceptionTransformer",
-            rotate_prev_bev=True,
-            use_shift=True,
-            use_can_bus=True,
-            embed_dims=_dim_,
-            encoder=dict(
-                type="BEVFormerEncoder",
-                num_layers=6,
-                pc_range=point_cloud_range,
-                num_points_in_pillar=4,
-                return_intermediate=False,
-                transformerlayers=dict(
-                    type="BEVFormerLayer",
-                    attn_cfgs=[
-                        dict(type="TemporalSelfAttention", embed_dims=_dim_, num_levels=1),
-                        dict(
-                            type="SpatialCrossAttention",
-                            pc_range=point_cloud_range,
-                            deformable_attention=dict(
-                                type="MSDeformableAttention3D",
-                                embed_dims=_dim_,
-                                num_points=8,
-                                num_levels=_num_levels_,
-                            ),
-                            embed_dims=_dim_,
-                        ),
-                    ],
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.1,
-                    operation_order=_bev_order_,
-                ),
-            ),
-            decoder=dict(
-                type="DetectionTransformerDecoder",
-                num_layers=6,
-                return_intermediate=True,
-                transformerlayers=dict(
-                    type="DetrTransformerDecoderLayer",
-                    attn_cfgs=[
-                        dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=_heads_, dropout=0.1),
-                        dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1),
-                    ],
-                    feedforward_channels=_ffn_dim_,
-                    ffn_dropout=0.1,
-                    operation_order=_bev_order_,
-                ),
-            ),
-        ),
-        bbox_coder=dict(
-            type="NMSFreeCoder",
-            post_center_range=[-61.2, -61.2, -10.0, 61.2, 61.2, 10.0],
-            pc_range=point_cloud_range,
-            max_num=300,
-            voxel_size=[0.2, 0.2, 8],
-            num_classes=num_classes,
-        ),
-        positional_encoding=dict(
-            type="LearnedPositionalEncoding",
-            num_feats=_dim_ // 2,
-            row_num_embed=bev_h_,
-            col_num_embed=bev_w_,
-        ),
-        # Built by upstream's head, never used: tracking is trained by loss_cfg.
-        loss_cls=_focal_loss_,
-        loss_bbox=_box3d_loss_,
-        loss_iou=dict(type="GIoULoss", loss_weight=0.0),
-    ),
+    # Upstream's head builds its losses and never uses them, model.train_cfg is read by its detector's constructor alone:
+    # tracking is trained and matched by loss_cfg.
+    pts_bbox_head=dict(type="BEVFormerTrackHead", past_steps=4, fut_steps=4),
     seg_head=dict(
         type="PansegformerHead",
         bev_h=bev_h_,
@@ -207,7 +106,7 @@ model = dict(
                 transformerlayers=dict(
                     type="DetrTransformerDecoderLayer",
                     attn_cfgs=[
-                        dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=_heads_, dropout=0.1),
+                        {{_base_._among_queries_}},
                         dict(type="MultiScaleDeformableAttention", embed_dims=_dim_, num_levels=_num_levels_),
                     ],
                     feedforward_channels=_ffn_dim_,
@@ -236,39 +135,9 @@ model = dict(
             sampler_with_mask=dict(type="PseudoSampler_segformer"),
         ),
     ),
-    # Read by the constructor of upstream's detector; native matches by loss_cfg.
-    train_cfg=dict(
-        pts=dict(
-            grid_size=[512, 512, 1],
-            voxel_size=[0.2, 0.2, 8],
-            point_cloud_range=point_cloud_range,
-            out_size_factor=4,
-            assigner=dict(
-                type="HungarianAssigner3D",
-                cls_cost=_focal_cost_,
-                reg_cost=_box3d_cost_,
-                iou_cost=dict(type="IoUCost", weight=0.0),
-                pc_range=point_cloud_range,
-            ),
-        )
-    ),
 )
 data = dict(train=dict(queue_length=queue_length))
 
-optimizer = dict(
-    type="AdamW",
-    lr=2e-4,
-    paramwise_cfg=dict(custom_keys={"img_backbone": dict(lr_mult=0.1)}),
-    weight_decay=0.01,
-)
-optimizer_config = dict(grad_clip=dict(max_norm=35, norm_type=2))
-lr_config = dict(
-    policy="CosineAnnealing",
-    warmup="linear",
-    warmup_iters=500,
-    warmup_ratio=1.0 / 3,
-    min_lr_ratio=1e-3,
-)
 total_epochs = 6
 runner = dict(type="EpochBasedRunner", max_epochs=total_epochs)
 evaluation = dict(interval=total_epochs, pipeline={{_base_.test_pipeline}})

@@ -14,10 +14,6 @@ model = dict(
     seg_head={{_base_._variant_.seg_head}},
 )
 
-occflow_grid_conf = {{_base_._grid_2m_}}
-occ_labels = {{_base_._labels_2m_}}
-normalize = {{_base_._rgb_}}
-scale = {{_base_._quarter_}}
 train_pipeline = {{_base_._quarter_2m_.train}}
 test_pipeline = {{_base_._quarter_2m_.test}}
 data = dict(

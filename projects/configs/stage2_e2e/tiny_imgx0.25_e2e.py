@@ -21,10 +21,6 @@ model = dict(
     planning_head=dict(bev_h=bev_h_, bev_w=bev_w_),
 )
 
-occflow_grid_conf = {{_base_._grid_half_m_}}
-occ_labels = {{_base_._labels_half_m_}}
-normalize = {{_base_._rgb_}}
-scale = {{_base_._quarter_}}
 train_pipeline = {{_base_._quarter_half_m_.train}}
 test_pipeline = {{_base_._quarter_half_m_.test}}
 data = dict(

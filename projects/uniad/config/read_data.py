@@ -93,6 +93,20 @@ def image_of(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
     )
 
 
+def loading_of(data: Node, native: Node) -> dict[str, Any]:
+    """How samples are loaded, by field of ``DataSpec``; the same in every stage."""
+    return {
+        "samples_per_gpu": data.integer("samples_per_gpu"),
+        "workers_per_gpu": data.integer("workers_per_gpu", low=0),
+        "max_objects": native.integer("max_objects", 192),
+        "decode_threads": native.integer("decode_threads", 1),
+        "jpeg": native.choice("jpeg", ("exact", "reduced", "gpu"), "exact"),
+        "image_cache": native.choice("image_cache", ("off", "exact", "scaled"), "off"),
+        "image_cache_dir": native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
+        "image_pack": native.text("image_pack") if "image_pack" in native.data else "",
+    }
+
+
 def _nuscenes(n: Node, model: S.ModelSpec) -> dict[str, Any]:
     n.must_equal("canvas_size", model.map.canvas_hw, "model.seg_head.canvas_size")
     return {
@@ -212,20 +226,13 @@ def read_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.CompatSpec)
             canvas_hw=model.map.canvas_hw,
             bev_hw=bev_hw,
             queue_length=model.queue_length,
-            samples_per_gpu=data.integer("samples_per_gpu"),
-            workers_per_gpu=data.integer("workers_per_gpu", low=0),
+            **loading_of(data, native),
             use_valid_flag=use_valid_flag,
             occ_xbound=bounds[0],
             occ_ybound=bounds[1],
             eval_mod=eval_mod,
             every=_every(native, shared.get("sample_interval", 1)),
-            max_objects=native.integer("max_objects", 192),
             max_lanes=native.integer("max_lanes", 64),
             lane_thickness=native.integer("lane_thickness", 1),
-            decode_threads=native.integer("decode_threads", 1),
-            jpeg=native.choice("jpeg", ("exact", "reduced", "gpu"), "exact"),
-            image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
-            image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
-            image_pack=native.text("image_pack") if "image_pack" in native.data else "",
             compat=compat,
         )

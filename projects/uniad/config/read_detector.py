@@ -8,7 +8,7 @@ from uniad.config import spec as S
 from uniad.config.file import ConfigError
 from uniad.config.layers import focal_loss, weight
 from uniad.config.node import Node
-from uniad.config.read_data import image_of, read_steps
+from uniad.config.read_data import image_of, loading_of, read_steps
 from uniad.config.read_track import read_backbone, read_bev, read_coder, read_decoder, read_neck
 
 CODE_WEIGHTS = (1.0,) * 8 + (0.2, 0.2)  # of box10; velocity counts a fifth
@@ -104,8 +104,7 @@ def read_detector_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.Co
             canvas_hw=(1, 1),
             bev_hw=(model.bev.height, model.bev.width),
             queue_length=model.queue_length,
-            samples_per_gpu=data.integer("samples_per_gpu"),
-            workers_per_gpu=data.integer("workers_per_gpu", low=0),
+            **loading_of(data, native),
             use_valid_flag=use_valid_flag,
             predict_steps=1,
             past_steps=model.decoder.past_steps,
@@ -117,12 +116,6 @@ def read_detector_data(cfg: Node, native: Node, model: S.ModelSpec, compat: S.Co
             occ_xbound=(-50.0, 50.0, 0.5),
             occ_ybound=(-50.0, 50.0, 0.5),
             eval_mod=("det",),
-            max_objects=native.integer("max_objects", 192),
             max_lanes=1,
-            decode_threads=native.integer("decode_threads", 1),
-            jpeg=native.choice("jpeg", ("exact", "reduced", "gpu"), "exact"),
-            image_cache=native.choice("image_cache", ("off", "exact", "scaled"), "off"),
-            image_cache_dir=native.text("image_cache_dir") if "image_cache_dir" in native.data else "data/cache",
-            image_pack=native.text("image_pack") if "image_pack" in native.data else "",
             compat=compat,
         )

@@ -12,7 +12,7 @@ import torch
 
 TESTS = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TESTS / "recorders"))
-from record_v2 import Truth, array, pick  # noqa: E402
+from record_v2 import Truth, grow_truth, learn, watch_matches  # noqa: E402
 
 LAST = small.CLIP_FRAMES - 1
 GRADIENTS = ("pts_bbox_head.reg_branches.", "pts_bbox_head.transformer.encoder.layers.0.", "img_backbone.layer3.0.conv1",
@@ -157,52 +157,7 @@ def arguments(plain: dict, stage: int) -> dict:
     return out
 
 
-def watch_matches(model, found: dict) -> None:
-    """Keeps predictions, ids and matches of every frame of a clip."""
-    criterion, frame = model.criterion, [0]
-    original = type(criterion).match_for_single_frame
-
-    def match(outputs, layer, if_step=False):
-        at, tracks = f"f{frame[0]}/", outputs["track_instances"]
-        if if_step:
-            found[at + "pred"], found[at + "ids_before"] = array(tracks.pred_boxes), array(tracks.obj_idxes)
-        tracks, matched = original(criterion, outputs, layer, if_step=if_step)
-        found[f"{at}matched_{layer}"] = array(torch.as_tensor(matched)).astype(np.int16)
-        if if_step:
-            found[at + "ids"], found[at + "iou"] = array(tracks.obj_idxes).astype(np.int16), array(tracks.iou)
-            frame[0] += 1
-        return tracks, matched
-
-    criterion.match_for_single_frame = match
-
-
-TRACK = ("img", "gt_bboxes_3d", "gt_labels_3d", "gt_past_traj", "gt_past_traj_mask", "gt_inds", "gt_sdc_bbox", "gt_sdc_label",
-         "l2g_t", "l2g_r_mat", "img_metas", "timestamp")  # fmt: skip
-
-
-def grow_truth(make) -> Truth:
-    """Ground truth beside what the model predicts, so that objects keep their tracks, miss a frame, and are born."""
-    model, truth = make().train(), Truth()
-    for t in range(small.CLIP_FRAMES):  # what a frame predicts depends on the truth of those before it alone
-        seen: dict = {}
-        watch_matches(model, seen)
-        given = arguments(clip_inputs(truth), 1)
-        with torch.no_grad():
-            model.forward_track_train(*(given[name][:, : t + 1] if name == "img" else given[name] for name in TRACK))
-        model.train()
-        codes, ids = seen[f"f{t}/pred"], seen[f"f{t}/ids_before"]
-        truth.clear(t)
-        labels = {int(i): int(c) for ids_t, labels_t in zip(truth.ids, truth.labels) for i, c in zip(ids_t, labels_t)}
-        for row in np.flatnonzero(ids >= 0):
-            # The third object is not there in the second frame, and there again in the third
-            if not (t == 1 and ids[row] == 3):
-                truth.add(t, codes[row], int(ids[row]), labels[int(ids[row])])
-        taken = truth.boxes[t][:, :2]
-        fresh = codes[:900][[bool(np.all(np.linalg.norm(taken - c[:2], axis=1) > 6)) for c in codes[:900]]]
-        born = 1 + max((int(i.max()) for i in truth.ids[:t]), default=0)
-        for number, row in enumerate(pick(fresh, 9 if t == 0 else 2), born):
-            truth.add(t, fresh[row], number, (0, 1, 7, 3, 4, 2, 6, 0, 8)[number % 9])
-    return truth
+CLASSES = (0, 1, 7, 3, 4, 2, 6, 0, 8)  # of objects that are born
 
 
 def train(model, plain: dict, stage: int) -> dict:
@@ -210,10 +165,7 @@ def train(model, plain: dict, stage: int) -> dict:
     model.train()
     watch_matches(model, found)
     losses = model.forward_train(**arguments(plain, stage))
-    sum(v for k, v in losses.items() if "loss" in k).backward()
-    found["loss_names"], found["losses"] = np.array(list(losses)), np.array([float(v) for v in losses.values()])
-    norms = {k: float(p.grad.norm()) for k, p in model.named_parameters() if p.grad is not None and k.startswith(GRADIENTS)}
-    found["grad_names"], found["grad_norms"] = np.array(list(norms)), np.array(list(norms.values()), np.float32)
+    found.update(learn(model, losses, GRADIENTS))
     return {k: v for k, v in found.items() if not k.endswith(("/pred", "/ids_before"))}
 
 
@@ -223,7 +175,7 @@ def record(make) -> dict:
     def fresh(stage):
         return without_chance(make(stage))
 
-    plain = clip_inputs(grow_truth(lambda: fresh(2)))
+    plain = clip_inputs(grow_truth(fresh(2), small.CLIP_FRAMES, lambda truth: arguments(clip_inputs(truth), 1), CLASSES))
     found = {f"in/{k}": v.astype(np.int16) if v.dtype == np.int64 else v for k, v in plain.items()}
     for stage in (1, 2):
         model = fresh(stage)

@@ -111,6 +111,7 @@ train_collect = dict(
     + ["gt_future_boxes", "gt_future_labels"]
     + planning_keys,
 )
+_flip_ = dict(type="MultiScaleFlipAug3D", img_scale=(1600, 900), pts_scale_ratio=1, flip=False)
 test_collect = dict(type="CustomCollect3D", keys=pose_keys + lane_keys + occ_keys + planning_keys)
 
 # --- the steps in order, for the full image -----------------------------------------------------------------------------
@@ -131,13 +132,7 @@ test_pipeline = [
     normalize,
     load_future_annotations,
     occ_labels,
-    dict(
-        type="MultiScaleFlipAug3D",
-        img_scale=(1600, 900),
-        pts_scale_ratio=1,
-        flip=False,
-        transforms=[pad, test_bundle, test_collect],
-    ),
+    dict(transforms=[pad, test_bundle, test_collect], **_flip_),
 ]
 
 # --- the same for an image at a quarter, in RGB ---------------------------------------------------------------------------
@@ -157,15 +152,7 @@ _labels_half_m_ = dict(grid_conf=_grid_half_m_, **_labels_)
 _train_first_ = [load_images, photometric, load_annotations]
 _train_last_ = [range_filter, name_filter, _rgb_, _quarter_, pad, train_bundle, train_collect]
 _test_first_ = [load_images, _rgb_, load_future_annotations]
-_test_last_ = [
-    dict(
-        type="MultiScaleFlipAug3D",
-        img_scale=(1600, 900),
-        pts_scale_ratio=1,
-        flip=False,
-        transforms=[_quarter_, pad, test_bundle, test_collect],
-    ),
-]
+_test_last_ = [dict(transforms=[_quarter_, pad, test_bundle, test_collect], **_flip_)]
 _quarter_2m_ = dict(
     train=_train_first_ + [_labels_2m_] + _train_last_,
     test=_test_first_ + [_labels_2m_] + _test_last_,
@@ -175,75 +162,39 @@ _quarter_half_m_ = dict(
     test=_test_first_ + [_labels_half_m_] + _test_last_,
 )
 
+# What every split has; and what those have that learn or are judged by the loss as well
+_split_ = dict(
+    type=dataset_type,
+    file_client_args=file_client_args,
+    data_root=data_root,
+    classes=class_names,
+    modality=input_modality,
+    patch_size=patch_size,
+    canvas_size=canvas_size,
+    bev_size=bev_size,
+    predict_steps=predict_steps,
+    past_steps=past_steps,
+    fut_steps=fut_steps,
+    use_nonlinear_optimizer=use_nonlinear_optimizer,
+    occ_n_future=occ_n_future_max,
+    box_type_3d="LiDAR",
+)
+_labelled_ = dict(occ_receptive_field=3, occ_filter_invalid_sample=False)
+_judged_ = dict(ann_file=ann_file_val, pipeline=test_pipeline, test_mode=True, eval_mod=["det", "track", "map"])
 data = dict(
     samples_per_gpu=1,
     workers_per_gpu=8,
     train=dict(
-        type=dataset_type,
-        file_client_args=file_client_args,
-        data_root=data_root,
         ann_file=ann_file_train,
         pipeline=train_pipeline,
-        classes=class_names,
-        modality=input_modality,
         test_mode=False,
         use_valid_flag=True,
-        patch_size=patch_size,
-        canvas_size=canvas_size,
-        bev_size=bev_size,
         queue_length=5,
-        predict_steps=predict_steps,
-        past_steps=past_steps,
-        fut_steps=fut_steps,
-        use_nonlinear_optimizer=use_nonlinear_optimizer,
-        occ_receptive_field=3,
-        occ_n_future=occ_n_future_max,
-        occ_filter_invalid_sample=False,
-        box_type_3d="LiDAR",
+        **_labelled_,
+        **_split_,
     ),
-    val=dict(
-        type=dataset_type,
-        file_client_args=file_client_args,
-        data_root=data_root,
-        ann_file=ann_file_val,
-        pipeline=test_pipeline,
-        classes=class_names,
-        modality=input_modality,
-        samples_per_gpu=1,
-        test_mode=True,
-        box_type_3d="LiDAR",
-        patch_size=patch_size,
-        canvas_size=canvas_size,
-        bev_size=bev_size,
-        predict_steps=predict_steps,
-        past_steps=past_steps,
-        fut_steps=fut_steps,
-        use_nonlinear_optimizer=use_nonlinear_optimizer,
-        occ_receptive_field=3,
-        occ_n_future=occ_n_future_max,
-        occ_filter_invalid_sample=False,
-        eval_mod=["det", "track", "map"],
-    ),
-    test=dict(
-        type=dataset_type,
-        file_client_args=file_client_args,
-        data_root=data_root,
-        ann_file=ann_file_val,
-        pipeline=test_pipeline,
-        classes=class_names,
-        modality=input_modality,
-        test_mode=True,
-        box_type_3d="LiDAR",
-        patch_size=patch_size,
-        canvas_size=canvas_size,
-        bev_size=bev_size,
-        predict_steps=predict_steps,
-        past_steps=past_steps,
-        fut_steps=fut_steps,
-        use_nonlinear_optimizer=use_nonlinear_optimizer,
-        occ_n_future=occ_n_future_max,
-        eval_mod=["det", "track", "map"],
-    ),
+    val=dict(samples_per_gpu=1, **_judged_, **_labelled_, **_split_),
+    test=dict(**_judged_, **_split_),
     shuffler_sampler=dict(type="DistributedGroupSampler"),
     nonshuffler_sampler=dict(type="DistributedSampler"),
 )
