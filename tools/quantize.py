@@ -22,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--scenes", type=int, default=4, help="scenes to calibrate on, spread over the split")
     p.add_argument("--frames", type=int, default=20, help="first frames of each scene to drive along")
     p.add_argument("--keep", nargs="*", default=[], metavar="GROUP", help="layer groups to keep in fp32 whatever they measure")
-    p.add_argument("--rank-frames", type=int, default=8, help="recorded frames over which groups are ranked (the choice: all)")
+    p.add_argument("--negligible", type=float, default=1.0,
+                   help="the smallest groups, together at most this %% of the multiply-adds, keep fp32 unmeasured")  # fmt: skip
+    p.add_argument("--rank-frames", type=int, default=4, help="recorded frames over which groups are ranked (the choice: all)")
     p.add_argument("--memory-mib", type=int, default=1024, help="memory for the activations watched at a time")
     p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
     return p.parse_args()
@@ -40,6 +42,7 @@ def main() -> None:
         scenes=args.scenes,
         frames=args.frames,
         keep=tuple(args.keep),
+        negligible=args.negligible,
         rank_frames=args.rank_frames,
         memory_mib=args.memory_mib,
         threads=args.threads,
@@ -57,7 +60,12 @@ def main() -> None:
     )
     if not calibration["reported_tracks"]:
         print("  no track was reported while calibrating, so layers that read tracks saw none: train longer")
+    small = [group for group, why in told["kept"].items() if why["why"] == "negligible"]
+    if small:
+        print(f"  fp32: {', '.join(small)} (negligible: at most {args.negligible:g} % of the multiply-adds together)")
     for group, why in told["kept"].items():
+        if group in small:
+            continue
         words = ", ".join(f"{name} {value}" for name, value in (why["without"] or {}).items())
         print(f"  fp32: {group} ({f'in int8 as well: {words}' if words else why['why']})")
     print(f"over the recorded sequence: {told['effect']}")

@@ -126,8 +126,9 @@ def choose(
     The search starts from a list that holds when kept, and gives up what need not be kept, many at once while that holds. So
     converting any kept group as well breaks the tolerance. The same measurements give the same choice.
     work: what converting each saves. Where groups differ in that, harm counts by what it buys, and a small sensitive head is kept
-    before a large backbone: groups are ranked by the harm that each does alone, the list is the shortest of the worst, and the
-    harmless are given up first. Without it the list is all groups, given up from the graph's beginning, where images are large.
+    before a large backbone: groups are ranked by the harm that each does alone, those that break the tolerance alone before all
+    others, since no list holds without them; the list is the shortest of the worst, and the harmless are given up first, many at
+    once. Without it the list is all groups, given up from the graph's beginning, where images are large.
     Raises UserError where even all of them kept do not hold.
     """
     always = frozenset(always)
@@ -143,6 +144,7 @@ def choose(
         return Choice(tuple(g for g in groups if g in always), everything, everything, {}, {})
     say(f"  over the tolerance ({everything.fault})")
     alone: dict[str, Effect] = {}
+    needed = 0  # groups at the head of the list that break the tolerance alone
     if work is None:
         kept, effect = free[::-1], hold(free)
         say(f"  all in fp32: {effect}")
@@ -153,10 +155,12 @@ def choose(
             alone[group] = effect_of(frozenset(free) - {group} | always, Span.FIRST)
             say(f"  {i + 1:3d}/{len(free)} {group} alone: {alone[group]}")
         harm = {g: alone[g].tolerance_ratio / max(work[g], 1e-9) for g in free}
-        ranked = sorted(free, key=lambda g: (-harm[g], free.index(g)))  # of equals the first: its errors travel on
-        kept, effect = _shortest(ranked, hold, say)
+        ranked = sorted(free, key=lambda g: (alone[g].ok, -harm[g], free.index(g)))  # of equals the first: its errors travel on
+        needed = sum(not alone[g].ok for g in free)
+        kept, effect = _shortest(ranked, needed, hold, say)
     without = {}
-    blocks = _halves(kept[::-1])
+    # One that breaks the tolerance alone is not tried in company, which would only break it, too
+    blocks = _halves(kept[needed:][::-1]) + [[g] for g in kept[:needed][::-1]]
     while blocks:
         block = blocks.pop(0)
         tried = hold(set(kept) - set(block))
@@ -184,8 +188,9 @@ def _halves(block: list[str]) -> list[list[str]]:
     return [half for half in (block[:middle], block[middle:]) if half]
 
 
-def _shortest(ranked: list[str], hold: Callable[[Iterable[str]], Effect], say: Say) -> tuple[list[str], Effect]:
-    """The shortest beginning of ``ranked`` that holds when kept: doubled until it does, then halved in between."""
+def _shortest(ranked: list[str], needed: int, hold: Callable[[Iterable[str]], Effect], say: Say) -> tuple[list[str], Effect]:
+    """The shortest beginning of ``ranked``, of at least ``needed``, that holds when kept: more are added, one, two, four, ...,
+    until it does, then halved in between."""
     tried: dict[int, Effect] = {}
 
     def holds(count: int) -> bool:
@@ -194,12 +199,11 @@ def _shortest(ranked: list[str], hold: Callable[[Iterable[str]], Effect], say: S
             say(f"  the worst {count} kept: {tried[count]}")
         return tried[count].ok
 
-    low, high = 0, 1
-    while not holds(min(high, len(ranked))):
+    low, high, more = max(needed, 1) - 1, max(needed, 1), 1
+    while not holds(high):
         if high >= len(ranked):
-            raise _no_choice(tried[len(ranked)])
-        low, high = high, high * 2
-    high = min(high, len(ranked))
+            raise _no_choice(tried[high])
+        low, high, more = high, min(high + more, len(ranked)), 2 * more
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

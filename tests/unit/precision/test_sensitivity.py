@@ -78,6 +78,17 @@ def test_only_what_is_told_of_at_length_is_measured_to_the_end() -> None:
     assert len(spans) > 1 + len(GROUPS) and set(spans[1 + len(GROUPS) :]) == {Span.STOP_ON_FAILURE}
 
 
+def test_one_that_breaks_the_tolerance_alone_is_kept_before_any_other_and_tried_once_more() -> None:
+    """Even where it saves so much that its harm for that is the least."""
+    scene = Scene(layer0=1.2, layer3=0.6, layer4=0.5)
+    output: list[str] = []
+    choice = choose(GROUPS, scene, output.append, work={**EVEN, "layer0": 50.0})
+    assert choice.kept == ("layer0", "layer3") and choice.without.keys() == set(choice.kept)
+    spans = [(kept, span) for kept, span in scene.asked if span is Span.STOP_ON_FAILURE]
+    assert spans[0][0] == {"layer0"}, "no shorter list is tried"
+    assert len(spans) <= 4
+
+
 def test_the_same_measurements_give_the_same_choice() -> None:
     equal = dict.fromkeys(GROUPS, 0.3)
     first, second = choose(GROUPS, Scene(**equal), work=EVEN), choose(GROUPS, Scene(**equal), work=EVEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -40,7 +40,8 @@ class Options:
     scenes: int = 4
     frames: int = 20
     keep: tuple[str, ...] = ()
-    rank_frames: int = 8  # recorded frames over which groups are ranked; what is chosen is judged over all
+    negligible: float = 1.0  # smallest groups of together at most so many % of the multiply-adds keep fp32 unmeasured
+    rank_frames: int = 4  # recorded frames over which groups are ranked; what is chosen is judged over all
     memory_mib: int = 1024
     threads: int = 0
 
@@ -50,6 +51,8 @@ class Options:
             raise UserError(f"calibration method {self.method!r}: choose one of {', '.join((AUTO, *METHODS))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"percentile {self.percentile:g}: should be above 50 and at most 100")
+        if not 0 <= self.negligible <= 50:
+            raise UserError(f"negligible {self.negligible:g}: should be a share of the multiply-adds from 0 to 50 %")
         if self.rank_frames < 1 or self.memory_mib < 1:
             raise UserError(f"rank_frames {self.rank_frames}, memory {self.memory_mib} MiB: give numbers from 1 on")
         return self
@@ -82,28 +85,30 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
     chosen = CalibrationSet(spec, options.split, options.scenes, options.frames)
     found = calibrate(model, layers, contract, chosen, options.memory_mib, options.threads, say)
     groups = groups_of(layers)
-    # Poses, clocks and slots: little work, and global positions of kilometres
-    always = [group for group in groups if group == UNGROUPED or group in options.keep]
+    total = sum(layer.macs for layer in layers)
+    work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}
+    reasons = reasons_to_keep(work, options)
+    always = list(reasons)
 
     def effect_with(limits: dict[str, float], kept: frozenset[str], span: Span) -> Effect:
         candidate = insert_qdq(model, [layer for layer in layers if layer.group not in kept], limits)
         return measure(candidate, contract, sequence, PRECISION, span, options.rank_frames, options.threads)
 
     methods: dict[str, Effect] = {}  # what converting all costs with each
+    tried = METHODS if options.method == AUTO else (options.method,)
+    limits_of = {method: found.limits(method, options.percentile) for method in tried}
     if options.method == AUTO:
-        for method in METHODS:
-            methods[method] = effect_with(found.limits(method, options.percentile), frozenset(always), Span.WHOLE)
+        for method, limits in limits_of.items():
+            methods[method] = effect_with(limits, frozenset(always), Span.WHOLE)
             say(f"{method}: all converted, {methods[method]}")
         options = replace(options, method=min(methods, key=lambda method: methods[method].tolerance_ratio))
-    limits = found.limits(options.method, options.percentile)
+    limits = limits_of[options.method]
 
     def effect_of(kept: frozenset[str], span: Span) -> Effect:
         if options.method in methods and kept == frozenset(always) and span is Span.WHOLE:
             return methods[options.method]
         return effect_with(limits, kept, span)
 
-    total = sum(layer.macs for layer in layers)
-    work = {group: sum(layer.macs for layer in members) / total for group, members in groups.items()}
     choice = choose(groups, effect_of, say, always, work)
     chosen = [layer for layer in layers if layer.group not in choice.kept]
     if not chosen:
@@ -114,22 +119,36 @@ def quantise(onnx_path: str | Path, out: str | Path, options: Options, say: Say 
         raise UserError(f"{out}: the quantised graph is not deployable: {faults[0]}")
     onnx.checker.check_model(graph, full_check=True)
     write_derived(graph, Path(onnx_path), Path(out))
-    return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice, methods)
+    return _write_card(card, Path(onnx_path), Path(out), options, found, layers, choice, methods, work, reasons)
+
+
+def reasons_to_keep(work: Mapping[str, float], options: Options) -> dict[str, str]:
+    """Groups that keep fp32 unmeasured, in the graph's order, and why. work: share of the multiply-adds of each group.
+
+    Ungrouped nodes are poses, clocks and slots: little work, and global positions of kilometres. Of the other groups the smallest
+    are left out that together hold at most ``options.negligible`` per cent: half of a model's groups can be such, each takes
+    minutes to try where a frame takes seconds, and what they save, their own pairs of nodes take again.
+    """
+    small, room = set(), options.negligible / 100
+    for group in sorted(work, key=lambda group: work[group]):
+        room -= work[group]
+        if room < 0:
+            break
+        small.add(group)
+    reasons = {group: "asked for" if group in options.keep else "glue" if group == UNGROUPED else "negligible" for group in work}
+    return {group: why for group, why in reasons.items() if why != "negligible" or group in small}
 
 
 def _write_card(
     card: dict, source: Path, out: Path, options: Options, found: Calibration, layers: list[Layer], choice: Choice,
-    methods: dict[str, Effect],
+    methods: dict[str, Effect], work: dict[str, float], reasons: dict[str, str],
 ) -> dict:  # fmt: skip
-    macs = {group: sum(layer.macs for layer in members) for group, members in groups_of(layers).items()}
-    total = sum(macs.values())
-    low = {group: cost for group, cost in macs.items() if group not in choice.kept}
     effects = {group: effect.to_json() for group, effect in choice.alone.items()}
     written = {
         **inherited(card),
         "sequence": sequence_path(out).name,
         "precision": PRECISION,
-        "precision_of_groups": {group: "fp32" if group in choice.kept else PRECISION for group in macs},
+        "precision_of_groups": {group: "fp32" if group in choice.kept else PRECISION for group in work},
         "quantisation": {
             "source": source.name,
             "source_sha256": card["sha256"],
@@ -146,11 +165,11 @@ def _write_card(
             },
             "layers": sum(layer.group not in choice.kept for layer in layers),
             "candidates": len(layers),
-            "macs_share": round(sum(low.values()) / total, 4),
+            "macs_share": round(sum(share for group, share in work.items() if group not in choice.kept), 4),
             "kept": {
                 group: {
-                    "macs_share": round(macs[group] / total, 4),
-                    "why": "asked for" if group in options.keep else "glue" if group == UNGROUPED else "accuracy",
+                    "macs_share": round(work[group], 4),
+                    "why": reasons.get(group, "accuracy"),
                     "alone": effects.get(group),  # of converting this group and no other
                     "without": choice.without[group].to_json() if group in choice.without else None,  # were it converted, too
                 }

@@ -55,6 +55,41 @@ def test_entropy_cuts_the_tail_of_a_long_distribution_and_keeps_a_flat_one() -> 
     assert flat.limit("entropy") > 4.5
 
 
+def divergence(counts: np.ndarray, kept: int) -> float:
+    """Of 128 steps over the first bins from all bins, bin by bin."""
+    counts = counts.astype(float)
+    counts[0] = counts[1]
+    reference, candidate = counts[:kept].copy(), np.zeros(kept)
+    reference[-1] += counts[kept:].sum()
+    steps = np.minimum(np.arange(kept) * 128 // kept, 127)
+    for step in range(128):
+        members = (steps == step) & (counts[:kept] > 0)
+        candidate[members] = counts[:kept][members].mean() if members.any() else 0
+    p, q = reference / reference.sum(), np.maximum(candidate / candidate.sum(), 1e-12)
+    return float(sum(p[i] * np.log(p[i] / q[i]) for i in np.flatnonzero(p)))
+
+
+@pytest.mark.parametrize("values", ["normal", "relu", "few", "heavy", "narrow"])
+def test_entropy_cuts_where_the_divergence_is_least(values: str) -> None:
+    rng = np.random.default_rng(3)
+    drawn = {
+        "normal": rng.normal(size=4000),
+        "relu": np.maximum(rng.normal(size=4000), 0),
+        "few": np.repeat(rng.normal(size=5), 50),
+        "heavy": rng.standard_t(2, size=4000),
+        "narrow": rng.uniform(0, 0.04, 4000),  # all but one in fewer bins than there are steps
+    }[values]
+    found = of(np.append(drawn, 1.0) if values == "narrow" else drawn)
+    if values == "narrow":
+        found.counts[-1] = 0
+    filled = int(np.flatnonzero(found.counts)[-1]) + 1
+    chosen = min(round(found.limit("entropy") * BINS / found.range), filled)
+    others = [
+        kept for kept in (*range(min(128, filled), filled, 97), chosen - 1, filled) if found.counts[1:kept].any() and kept >= 128
+    ]
+    assert all(divergence(found.counts, chosen) <= divergence(found.counts, kept) + 1e-9 for kept in others)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_of_zeros_has_a_limit_of_zero(method: str) -> None:
     assert of(np.zeros(10), np.zeros((2, 3))).limit(method) == 0
