@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from uniad.assess.audit import (
 )
 from uniad.assess.audit_report import PICTURE, run
 from uniad.assess.frames import Recorded
-from uniad.assess.plans import ALL, crosses_curb, manoeuvre_of, score_plans, truths, without_a_model
+from uniad.assess.plans import ALL, PlanScores, crosses_curb, manoeuvre_of, score_plans, truths, without_a_model
 from uniad.config.spec import BENCH2DRIVE_WORDS, Spec
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Sensors
@@ -210,6 +211,19 @@ def test_a_footprint_over_the_edge_is_a_curb_crossing() -> None:
     assert crosses_curb(straight + [2.2, 0.0], road)[1:].all()
     drifting = np.stack([0.2 * np.arange(1, 7) ** 1.5, ahead], axis=1)
     assert list(crosses_curb(drifting, road)) == [False] * 3 + [True] * 3  # its side at 2.52, and turned at 3.2
+
+
+@pytest.mark.parametrize("step, share", [(1, 0), (2, 100), (3, 0), (4, 100), (5, 0), (6, 100)])
+def test_curb_crossings_are_those_at_1_2_and_3_seconds(recorded: Recorded, truth: list, step: int, share: float) -> None:
+    """Half a second a step, the first of them half a second from now."""
+    path = np.stack([np.zeros(6), 2.0 * np.arange(1, 7)], axis=1)
+    frame = replace(truth[0], path=path, known=np.ones(6, bool), road=shapely.box(-3.0, -10.0, 3.0, 40.0))
+    plan = path + [[3.0 * (n == step), 0.0] for n in range(1, 7)]
+    # The footprint keeps the heading of the way there, also on the step back: only this one is over the edge.
+    assert crosses_curb(plan, frame.road)[step - 1]
+    scores = PlanScores.empty(recorded)
+    scores.add(plan, frame)
+    assert scores.numbers()["curbs"] == pytest.approx(share / 3)
 
 
 @pytest.mark.parametrize("path, speed, command, told", [

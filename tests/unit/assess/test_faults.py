@@ -141,6 +141,36 @@ def test_brightness_keeps_hue_and_night_keeps_its_largest_value() -> None:
     assert abs(dark.std() - np.hypot(np.sqrt(0.3 / 50), 0.026)) < 0.005  # Poisson's deviation, and the read noise
 
 
+class OneFlake:
+    """Draws a single flake, and of the wind's angles that it is asked for the one that is ``part`` of the way along."""
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def normal(self, mean: float, deviation: float, shape: tuple[int, int]) -> np.ndarray:
+        drawn = np.zeros(shape)
+        drawn[4, shape[1] // 4] = 2
+        return drawn
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + self.part * (high - low)
+
+
+@pytest.mark.parametrize("part, slope", [(0.0, 1), (0.5, 0), (1.0, -1)])
+def test_snow_falls_steeply_by_up_to_45_degrees_to_either_side(part: float, slope: int) -> None:
+    """A flake is brightest where it is and fades below; its picture turned by half a circle is laid over it."""
+    corrupt, levels = CORRUPTIONS["Snow"]
+    white = np.zeros((150, 160, 3), np.uint8)
+    calm = corrupt(white, levels[2], rng=OneFlake(part)).astype(int) - int(0.3 * 0.5 * 255)
+    upper = calm[:75, :80, 0]
+    rows, columns = np.nonzero(upper > 2)
+    bright = upper.sum(1).argmax()
+    assert bright - rows.min() < rows.max() - bright, "it fades downwards"
+    way = np.polyfit(rows, columns, 1, w=upper[rows, columns])[0]
+    assert abs(way - slope) < 0.25, way
+    assert np.array_equal(upper, calm[::-1, ::-1][:75, :80, 0])
+
+
 def test_a_camera_is_black_missing_frozen_late_or_another_one(drive: list[Sensors]) -> None:
     for name, severity, hit in (("CameraLost", 1, 1), ("CameraLost", 3, 3), ("CameraFrozen", 2, 2)):
         for spoilt, sensors in zip(through(drive, name, severity), drive):

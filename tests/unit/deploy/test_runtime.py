@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -110,6 +111,13 @@ def moved(pose: Pose, metres: float) -> Pose:
     return Pose(np.asarray(pose.translation, float) + [metres, 0, 0], pose.rotation)
 
 
+def leaning(sensors: Sensors, degrees: float) -> Sensors:
+    """The lidar turned about the car's x axis."""
+    half = math.radians(degrees) / 2
+    mount = Pose(sensors.lidar2ego.translation, [math.cos(half), math.sin(half), 0.0, 0.0])
+    return replace(sensors, lidar2ego=mount, ego2global=Pose(sensors.ego2global.translation, [1.0, 0.0, 0.0, 0.0]))
+
+
 def every(matrix: np.ndarray) -> dict[str, np.ndarray]:
     return dict.fromkeys(CAMERAS, matrix)
 
@@ -138,6 +146,8 @@ IMPLAUSIBLE = {
     "a pose beyond float32": (lambda s: replace(s, ego2global=moved(s.ego2global, 1e39)), "holds a value"),
     "a pose in UTM": (lambda s: replace(s, ego2global=moved(s.ego2global, 5e6)), "position_m=100000"),
     "a lidar a mile off": (lambda s: replace(s, lidar2ego=moved(s.lidar2ego, 1609)), "lidar2ego is a translation of"),
+    "a lidar on its side": (lambda s: leaning(s, 50.0), "lay z 50 degrees off upright; needed are z up, and quaternions w first"),
+    "a lidar head down": (lambda s: leaning(s, 180.0), "lay z 180 degrees off upright"),
     "images that are none": (lambda s: replace(s, images=None), "images is a NoneType; needed is a dict by camera name"),
     "an image of many lengths": (lambda s: replace(s, images=every([None, []])), "CAM_FRONT is a list that is no array"),
     "a complex projection": (lambda s: replace(s, lidar2img=every(np.eye(4) * 900j)), "CAM_FRONT is no array of numbers"),
@@ -219,6 +229,20 @@ def test_a_step_that_fails_inside_is_undone(
             runtime.step(records[1].sensors)
         monkeypatch.undo()
     np.testing.assert_array_equal(runtime.step(records[1].sensors).plan.raw, undisturbed[1].plan.raw)
+
+
+def test_a_lidar_may_lean_by_as_much_as_the_limit_says(
+    runtime: Runtime, records: list[FrameRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, degrees, accepted in ((45.0, 44.0, True), (45.0, 46.0, False), (50.0, 46.0, True), (50.0, 51.0, False)):
+        monkeypatch.setattr(runtime, "limits", Limits.parse([f"tilt_deg={limit:g}"]))
+        runtime.reset()
+        if accepted:
+            assert runtime.step(leaning(records[0].sensors, degrees)).plan is not None
+        else:
+            with pytest.raises(UserError, match=f"lay z {degrees:.0f} degrees off upright.*tilt_deg={limit:g}"):
+                runtime.step(leaning(records[0].sensors, degrees))
+    assert Limits().tilt_deg == 45
 
 
 def test_limits_are_the_callers(nano, runtime: Runtime, records: list[FrameRecord]) -> None:

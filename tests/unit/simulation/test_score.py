@@ -146,6 +146,12 @@ def test_driving_in_the_oncoming_lane_costs_by_its_length(stays_s: float, value:
     assert not found.bench2drive.success, "CARLA counts any way against the traffic"
 
 
+@pytest.mark.parametrize("speed, value", [(1.75, 1.0), (1.9, 0.5), (5.3, 0.5), (5.6, 0.0)])
+def test_the_way_in_the_oncoming_lane_adds_up_over_eleven_steps(speed: float, value: float):
+    """NAVSIM adds up a tick and the ten before it. Ten steps or twelve would be on the other side of 2 m or 6 m."""
+    assert scored(driven(speed, 5.0, y=0.3)).pdm.driving_direction == value
+
+
 def test_a_junction_has_no_direction():
     x = front_x(driven(8.0, 19.0)) - CAR_FRONT_M
     y = np.where((x > 101) & (x < 115), 1.0, -1.75)
