@@ -57,12 +57,21 @@ def run(root: Path, code: str) -> str:
     return done.stdout
 
 
+VARIANT = """
+from uniad.config.read import load_spec
+for config in ("stage1_track_map/mine_track_map.py", "stage2_e2e/mine_e2e.py"):
+    bev = load_spec(f"projects/configs/{config}").model.bev
+    assert (bev.height, bev.width) == (40, 40), config
+"""
+
+
 def test_a_variant(copy: Path) -> None:
     (block,) = re.findall(r"```bash\n(.*?)```", section("A variant"), re.S)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k != "VARIANT"}
     block = block.replace("make -n train", "make -n train STACK=native RUNTIME=host DATASET=synthetic FROM_SCRATCH=1")
     done = subprocess.run(["bash", "-euc", block], cwd=copy, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "stage2_e2e/mine_e2e.py" in done.stdout, done.stderr
+    run(copy, VARIANT)
 
 
 KEY_AND_LOSS = """
@@ -116,14 +125,16 @@ def test_a_head(copy: Path) -> None:
 BACK_END = """
 import numpy as np, onnx
 from onnx import helper, TensorProto
-from uniad.backends.open import BACKENDS
+from uniad.backends.open import BACKENDS, open_onnx
 from uniad.backends.reference import ReferenceRunner
 from types import SimpleNamespace
 value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("a", "b")]
 graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "g", value[:1], value[1:])
 contract = SimpleNamespace(initial_state=dict, output_names=("b",))
 assert "reference" in BACKENDS
-with ReferenceRunner(contract, helper.make_model(graph)) as runner:
+runner = open_onnx(contract, helper.make_model(graph), backend="reference")
+assert isinstance(runner, ReferenceRunner)
+with runner:
     assert runner._infer({"a": np.float32([1, 2])})["b"].tolist() == [-1, -2]
 """
 

@@ -23,7 +23,8 @@ from uniad.interface.contract import Contract, contract_for
 
 CHECKPOINT_BACKENDS = ("torch", "compiled")
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
-BACKENDS = (*CHECKPOINT_BACKENDS, "onnxruntime", *ENGINE_BACKENDS)
+GRAPH_BACKENDS = ("onnxruntime",)
+BACKENDS = (*CHECKPOINT_BACKENDS, *GRAPH_BACKENDS, *ENGINE_BACKENDS)
 CHECKPOINTS = (".pth", ".pt")
 
 
@@ -82,7 +83,7 @@ def open_model(
         raise UserError(f"{path}: {backend} runs an engine; `make engine ENGINE_BACKEND={backend}` builds one from this ONNX")
     if backend in CHECKPOINT_BACKENDS:
         return open_checkpoint(spec, place_of(card["checkpoint"]), backend, device, say=say)
-    return open_onnx(contract, path, device, threads)
+    return open_onnx(contract, path, device, threads, "onnxruntime" if backend == "auto" else backend)
 
 
 def open_checkpoint(
@@ -117,8 +118,13 @@ def open_checkpoint(
     return TorchRunner(contract_for(spec), model, device)
 
 
-def open_onnx(contract: Contract, graph: str | Path | Any, device: str = "auto", threads: int = 0) -> Runner:
-    """An ONNX, a file or in memory, in onnxruntime. device: auto, cpu or cuda; threads: of the CPU, 0 its own choice."""
+def open_onnx(
+    contract: Contract, graph: str | Path | Any, device: str = "auto", threads: int = 0, backend: str = "onnxruntime"
+) -> Runner:
+    """An ONNX, a file or in memory, in one of ``GRAPH_BACKENDS``.
+
+    device: auto, cpu or cuda; threads: of the CPU, 0 its own choice.
+    """
     from uniad.backends.onnxruntime import OrtRunner
 
     return OrtRunner(contract, graph, threads, device)

@@ -10,7 +10,15 @@ from uniad.artifacts import sequence as recorded
 from uniad.artifacts.card import contract_of, place_of, read_card, sequence_path, spec_of
 from uniad.artifacts.graph import load_graph
 from uniad.backends.base import Runner
-from uniad.backends.open import BACKENDS, CHECKPOINT_BACKENDS, ENGINE_BACKENDS, open_checkpoint, open_engine, open_onnx
+from uniad.backends.open import (
+    BACKENDS,
+    CHECKPOINT_BACKENDS,
+    ENGINE_BACKENDS,
+    GRAPH_BACKENDS,
+    open_checkpoint,
+    open_engine,
+    open_onnx,
+)
 from uniad.errors import UserError
 from uniad.files import atomic_path
 from uniad.formats.card import Card
@@ -32,8 +40,8 @@ def _open(
     card: Card, contract: Contract, onnx_path: str | Path, engine: str | Path | None, backend: str,
     checkpoint: str | Path | None, precision: str,
 ) -> Runner:  # fmt: skip
-    if backend == "onnxruntime":
-        return open_onnx(contract, _as_computed(card, onnx_path))
+    if backend in GRAPH_BACKENDS:
+        return open_onnx(contract, _as_computed(card, onnx_path), backend=backend)
     if backend in CHECKPOINT_BACKENDS:
         device = "cpu" if backend == "torch" else "auto"  # recorded on a CPU
         return open_checkpoint(spec_of(card), checkpoint or place_of(card["checkpoint"]), backend, device, precision)
