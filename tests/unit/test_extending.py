@@ -126,14 +126,15 @@ BACK_END = """
 import numpy as np, onnx
 from onnx import helper, TensorProto
 from uniad.backends.open import BACKENDS, open_onnx
-from uniad.backends.reference import ReferenceRunner
+from uniad.backends.plain import PlainRunner
 from types import SimpleNamespace
 value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("a", "b")]
 graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "g", value[:1], value[1:])
 contract = SimpleNamespace(initial_state=dict, output_names=("b",))
-assert "reference" in BACKENDS
-runner = open_onnx(contract, helper.make_model(graph), backend="reference")
-assert isinstance(runner, ReferenceRunner)
+assert "plain" in BACKENDS
+model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+runner = open_onnx(contract, model, backend="plain")
+assert isinstance(runner, PlainRunner)
 with runner:
     assert runner._infer({"a": np.float32([1, 2])})["b"].tolist() == [-1, -2]
 """
