@@ -4,6 +4,7 @@ $(call one-of,PRECISION,fp32 fp16 int8)
 $(call one-of,ENGINE_BACKEND,tensorrt_rtx tensorrt trtexec)
 $(call numbers,COMPUTE_CAPABILITIES)
 $(call flag,CANARY)
+$(call flag,ENGINE_REFITTABLE)
 $(if $(WORKSPACE_GIB),$(call amount,WORKSPACE_GIB))
 
 # The graph of each precision: types lie in it.
@@ -32,12 +33,12 @@ quantize: $(QUANTISED) $(QUANTISED).metrics.json ## Make the int8 graph, calibra
 
 NO_CANARY := $(if $(filter 1,$(CANARY)),, --no-canary)
 ENGINE := engines/$(SUB)$(ONNX_NAME).$(PRECISION).$(ENGINE_BACKEND).engine
-ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))$(NO_CANARY)
+ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))$(if $(filter 1,$(ENGINE_REFITTABLE) $(REFIT)), --refittable)$(NO_CANARY)
 
 .PHONY: engine
 engine: $(ENGINE) ## Build a TensorRT engine from the ONNX; on a machine with a GPU it is verified there
 $(ENGINE): $(ENGINE_ONNX) $$(call code,build_engine+graph) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
-	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))
+	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))$(REFITTED)
 
 # On this machine's back end (BACKEND=onnxruntime or ENGINE_BACKEND), or where JETSON says. An ONNX that is there says which of them count.
 CANARY_WHERE := $(filter-out local,$(JETSON))

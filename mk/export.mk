@@ -3,6 +3,7 @@
 $(if $(EXPORT_SAMPLING),$(call one-of,EXPORT_SAMPLING,gridsample gather plugin))
 $(if $(EXPORT_FRAMES),$(call positive,EXPORT_FRAMES))
 $(call flag,LOCATE)
+$(call flag,REFIT)
 $(if $(TRT),$(call one-of,TRT,8.5 8.6 10.3 10.13 10.16 11 rtx))
 $(call some-of,VERIFY_BACKENDS,torch compiled onnxruntime)
 
@@ -27,8 +28,9 @@ export: $(ONNX) ## Write the trained step as one static ONNX, with its card and 
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
 EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(wildcard $(ANCHORS))) $$(call code,export_onnx) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)
+REFITTED := $(if $(filter 1,$(REFIT)), --refit)
 $(ONNX): $(EXPORT_OF) | $(ENV)
-	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))
+	$(RUN) tools/export_onnx.py $(EXPORT_CONFIG) $(call q,$(EXPORT_CKPT)) --out $@ $(EXPORT_FLAGS.$(ONNX))$(REFITTED)
 
 $(REPORT): $(ONNX) $$(call code,verify$$(if $$(filter torch compiled,$$(subst $$(comma), ,$$(VERIFY_BACKENDS))),,+graph)) .make/var/VERIFY_FLAGS.$(ONNX) | $(ENV)
 	$(RUN) tools/verify.py $< --out $@ $(VERIFY_FLAGS.$(ONNX)) || { rm -f $@; exit 1; }

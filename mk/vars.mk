@@ -173,6 +173,10 @@ EXPORT_SAMPLING ?=
 TRT ?=
 # Frames in the recorded sequence that verify replays. Empty: 10; 20 of the end-to-end step, 3 where its BEV is large (full)
 EXPORT_FRAMES ?= $(EXPORT_FRAMES.$(VARIANT))
+# 1: export and engine put another checkpoint's weights into the ONNX and the TensorRT engine that are there, and verify them
+REFIT ?=
+# 1: builds a TensorRT engine that REFIT=1 can give other weights (tensorrt, tensorrt_rtx); it may be slower (docs/export.md)
+ENGINE_REFITTABLE ?=
 VERIFY_BACKENDS ?= torch,onnxruntime
 # Where an output is wrong, find the first tensor that departs: 1 on every backend, 0 never. Empty: where that takes a minute
 LOCATE ?=

@@ -21,6 +21,10 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--timing-cache", default="", help="file that later builds read and add to (tensorrt, trtexec)")
     p.add_argument("--compute-capabilities", default="", help="comma list such as 8.6,8.9 (default: the builder's own choice)")
     p.add_argument("--workspace-gib", type=float, default=4.0)
+    p.add_argument("--refittable", action="store_true", help="build so that other weights can be put in later (--refit)")
+    p.add_argument(
+        "--refit", action="store_true", help="put the ONNX's weights into the engine that is there, on its GPU, and verify it"
+    )
     p.add_argument("--no-canary", action="store_true", help="build without trying the canaries first, docs/canary.md")
     p.add_argument("--canary-cache", type=Path, help="folder of what they gave before (default: canary beside the engine)")
     p.add_argument("--verbose", action="store_true", help="print the builder's own log")
@@ -31,6 +35,8 @@ def main() -> None:
     args = parse_args()
     if args.workspace_gib <= 0:
         raise UserError(f"--workspace-gib {args.workspace_gib}: should be above 0")
+    if args.refit:
+        return refit(args)
     import torch
 
     from uniad.artifacts.card import read_card, write_card
@@ -49,6 +55,7 @@ def main() -> None:
         verbose=args.verbose,
         precision=args.precision,
         timing_cache=args.timing_cache,
+        refittable=args.refittable,
         progress=lambda phase: print(f"  {phase}", flush=True),
         killable=True,
     )
@@ -96,6 +103,30 @@ def main() -> None:
 
         latency = measure(args.onnx, args.out)
     write_card(args.out, {**card, "verified": report.to_json(), "latency": latency})
+    print(f"verified over {report.frames} frames: {report.worst}")
+
+
+def refit(args: argparse.Namespace) -> None:
+    """The engine is replaced when it has been verified, not before."""
+    from uniad.artifacts.card import write_card
+    from uniad.artifacts.derived import replacing
+    from uniad.engines.refit import check_refit, of_weights, refit_engine
+    from uniad.verify.run import verify_engine
+
+    card, source = check_refit(args.out, args.onnx, args.backend, args.precision)
+    with replacing(args.out) as out:
+        refit_engine(args.out, args.onnx, args.backend, out)
+        kept = {key: value for key, value in card.items() if key not in ("weights", "soaked", "latency")}
+        card = {**kept, **of_weights(source), "onnx_sha256": source["sha256"], "verified": None, "latency": None}
+        write_card(out, card)
+        report = verify_engine(args.onnx, out, args.backend, args.precision)
+        if not report.ok:
+            raise UserError(
+                f"{args.out}: wrong with the weights of {args.onnx}, so it stays as it was: {report.faults[0]}; "
+                "`make engine` without REFIT builds it again"
+            )
+        write_card(out, {**card, "verified": report.to_json()})
+    print(f"{args.out}: holds the weights of {source['checkpoint']}")
     print(f"verified over {report.frames} frames: {report.worst}")
 
 

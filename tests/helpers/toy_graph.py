@@ -25,8 +25,11 @@ def contract() -> Contract:
     return contract_for(nano_spec(1))
 
 
-def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = False) -> Path:
-    """ONNX, card and recorded sequence. Boxes and BEV depend on the BEV of the frame before and on the images."""
+def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = False, shift: float = 0.0) -> Path:
+    """ONNX, card and recorded sequence. Boxes and BEV depend on the BEV of the frame before and on the images.
+
+    shift: what another training would change: metres that all boxes lie elsewhere.
+    """
     io = contract()
     output = draw_sequence(io)
     nodes, constants = [], []
@@ -39,7 +42,8 @@ def write_toy(path: Path, opset: int = 16, frames: int = 2, quantised: bool = Fa
     nodes.append(helper.make_node("ReduceMean", ["img"], ["seen"], keepdims=0))
     nodes.append(helper.make_node("Add", ["old", "seen"], ["moved"]))
     for port in io.outputs:
-        base = constant(f"base_{port.name}", output.expected[0][port.name])
+        moved_by = np.float32(shift) if port.name == "boxes" else 0
+        base = constant(f"base_{port.name}", output.expected[0][port.name] + moved_by)
         if port.name == "boxes":
             nodes.append(helper.make_node("Add", [base, "moved"], [port.name]))
         else:

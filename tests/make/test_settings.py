@@ -96,7 +96,8 @@ NUMBERS = (
     *((f"{name}=0", f"{name}=0 is no whole number above 0") for name in NUMBERS),
     ("MAX_ITERS=007", "no whole number above 0"),
     ("SEED=08", "no whole number"),
-    *((f"{name}=yes", f"{name}=yes is unknown: choose 0, 1") for name in ("PUBLISHED", "FROM_SCRATCH", "LOCATE")),
+    *((f"{name}=yes", f"{name}=yes is unknown: choose 0, 1")
+      for name in ("PUBLISHED", "FROM_SCRATCH", "LOCATE", "REFIT", "ENGINE_REFITTABLE")),
     ("DEMO_ITERS=0", "give one whole number above 0, or one of each stage"),
     ("DEMO_ITERS=3 0", "give one whole number above 0, or one of each stage"),
     ("DEMO_ITERS=1 2 3", "give one whole number above 0, or one of each stage"),

@@ -42,6 +42,21 @@ def test_whether_a_fault_is_located_can_be_said(tree: Tree, value: str, words: s
     assert words in line if words else "--locate" not in line
 
 
+def test_other_weights_are_put_into_what_is_there_where_that_is_asked_for(tree: Tree):
+    """What would be exported and built again is refitted, and nothing else is."""
+    settings = ("VARIANT=nano", "ENGINE_BACKEND=tensorrt", "ENGINE_REFITTABLE=1")
+    tree.done("engine", *settings)
+    assert all("[--refit]" not in line for line in tree.calls())
+    tree.done("engine", *settings, "REFIT=1")
+    assert tree.tools() == [], "the same weights"
+    checkpoint = next((tree.root / "ckpts").glob("*_e2e*.pth"))
+    os.utime(checkpoint, (time.time() + 5,) * 2)
+    tree.done("engine", *settings, "REFIT=1")
+    exported, built = tree.calls()
+    assert exported.startswith("tools/export_onnx.py") and exported.endswith("[--refit]")
+    assert built.startswith("tools/build_engine.py") and built.endswith("[--refittable] [--refit]")
+
+
 def test_a_wrong_choice_is_one_line(tree: Tree):
     result = tree.make("verify", "LOCATE=maybe")
     assert result.returncode != 0 and "LOCATE=maybe is unknown: choose 0, 1" in result.stderr

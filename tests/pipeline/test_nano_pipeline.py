@@ -24,6 +24,7 @@ from helpers.nano_pipeline import export, one_line_error, options, run
 from helpers.specs import config_path
 from uniad.canary.catalog import KINDS
 from uniad.canary.graphs import Micro
+from uniad.files import sha256
 
 pytestmark = pytest.mark.slow
 FRAMES = 12  # two scenes of six: the state is fed back, and a scene begins in the middle
@@ -142,6 +143,65 @@ def test_weights_of_another_training_fail_the_verification(work: Path, copy: Pat
     torch.save(other, copy.parent / "other.pth")
     result = run("verify.py", copy, "--backend", "torch", "--checkpoint", copy.parent / "other.pth")
     assert result.returncode == 1 and "FAIL" in result.stdout
+
+
+def test_a_refitted_export_is_to_the_byte_what_a_fresh_one_is(work: Path, exported: Path, tmp_path: Path) -> None:
+    import torch
+
+    refitted, fresh = tmp_path / "refit" / exported.name, tmp_path / "fresh" / exported.name
+    shutil.copytree(exported.parent, refitted.parent)
+    other = torch.load(work / "nano.pth", weights_only=True)
+    noise = torch.Generator().manual_seed(0)
+    for value in other["state_dict"].values():
+        if value.is_floating_point():
+            value += 1e-4 * value.std(correction=0) * torch.randn(value.shape, generator=noise)
+    torch.save(other, tmp_path / "other.pth")
+    exports = {"checkpoint": tmp_path / "other.pth"}
+    gone = {f"data.{split}.data_root": tmp_path / "gone" for split in ("train", "val", "test")}  # it needs no data set
+    result = export(work, refitted, "--refit", **exports, **gone)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert [f"verified in {backend}" in result.stdout for backend in ("torch", "onnxruntime")] == [True, True]
+    assert export(work, fresh, "--frames", FRAMES, **exports).returncode == 0
+    for name in ("nano.onnx", "nano.weights.onnx", "nano.sequence.npz"):
+        assert (refitted.parent / name).read_bytes() == (fresh.parent / name).read_bytes(), name
+    cards = [json.loads(Path(f"{path}.json").read_text()) for path in (refitted, fresh, exported)]
+    for card in cards:
+        del card["config_options"], card["config_values"]
+    assert cards[0] == cards[1] != cards[2] and cards[0]["weights_record"]["untraced"] == []
+    assert exported.read_bytes() != refitted.read_bytes()
+
+
+def test_a_refit_that_cannot_be_leaves_the_export_as_it_was(work: Path, exported: Path, tmp_path: Path) -> None:
+    import torch
+
+    out = tmp_path / "refit" / exported.name
+    shutil.copytree(exported.parent, out.parent)
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    assert "model.track.score_thresh=0.88, here it is 0.5" in one_line_error(
+        export(work, out, "--refit", **{"model.score_thresh": 0.5})
+    )
+    assert "has sequence_frames 12, asked for is 3" in one_line_error(export(work, out, "--refit", "--frames", 3))
+    assert "has sampling gridsample, asked for is gather" in one_line_error(export(work, out, "--refit", "--sampling", "gather"))
+    broken = torch.load(work / "nano.pth", weights_only=True)
+    broken["state_dict"]["query_embedding.weight"].fill_(float("nan"))
+    torch.save(broken, tmp_path / "broken.pth")
+    assert "not finite" in one_line_error(export(work, out, "--refit", checkpoint=tmp_path / "broken.pth"))
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+    record = onnx.load(out.parent / "nano.weights.onnx")  # one that is wrong: two weights of a kind are taken for each other
+    first, second = (next(n for n in record.graph.node if n.input[:] == [f"pts_bbox_head.transformer.decoder.layers.0.{name}"])
+                     for name in ("norms.0.bias", "norms.1.bias"))  # fmt: skip
+    first.input[0], second.input[0] = second.input[0], first.input[0]
+    onnx.save(record, out.parent / "nano.weights.onnx")
+    assert "digest differs" in one_line_error(export(work, out, "--refit"))
+    card = json.loads(Path(f"{out}.json").read_text())
+    card["weights_record"]["sha256"] = sha256(out.parent / "nano.weights.onnx")
+    Path(f"{out}.json").write_text(json.dumps(card))
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    assert "wrong in onnxruntime" in one_line_error(export(work, out, "--refit"))
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+    (out.parent / "nano.weights.onnx").unlink()
+    assert "no record of its weights" in one_line_error(export(work, out, "--refit"))
 
 
 def test_a_checkpoint_of_another_variant_is_refused_and_nothing_is_written(work: Path, tmp_path: Path) -> None:

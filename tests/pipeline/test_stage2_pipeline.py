@@ -83,6 +83,26 @@ def test_onnxruntime_and_torch_agree_on_the_future_over_fed_back_frames(exported
 
 
 @pytest.mark.long
+def test_weights_go_into_the_whole_step_and_out_again_to_the_byte(exported: Path, work: Work, tmp_path: Path) -> None:
+    """Verified in between: what the other weights should have changed and did not would differ from PyTorch."""
+    for source in exported.parent.glob("uniad_nano_cp.*"):
+        shutil.copy(source, tmp_path)
+    out, other = tmp_path / exported.name, torch.load(work.folder / "nano.pth", weights_only=True)
+    noise = torch.Generator().manual_seed(0)
+    for value in other["state_dict"].values():
+        if value.is_floating_point():
+            value += 1e-4 * value.std(correction=0) * torch.randn(value.shape, generator=noise)
+    torch.save(other, tmp_path / "other.pth")
+    words = ("--sampling", exported.parent.name, "--refit")
+    for checkpoint in (tmp_path / "other.pth", None):
+        code, printed, err = ran(*work.export(out, *words, checkpoint=checkpoint))
+        assert code == 0 and err == "" and "verified in onnxruntime" in printed, err
+        assert (out.read_bytes() == exported.read_bytes()) == (checkpoint is None)
+    for name in ("uniad_nano_cp.onnx.json", "uniad_nano_cp.weights.onnx", "uniad_nano_cp.sequence.npz"):
+        assert (tmp_path / name).read_bytes() == (exported.parent / name).read_bytes(), name
+
+
+@pytest.mark.long
 def test_a_miscompiled_sample_of_the_whole_step_is_found_among_its_thousands_of_nodes(exported: Path, tmp_path: Path) -> None:
     if exported.parent.name != "gridsample":
         pytest.skip("gather has no GridSample to miscompile")

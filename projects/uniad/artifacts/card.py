@@ -26,8 +26,8 @@ def sequence_path(onnx_path: str | Path) -> Path:
 
 
 def inherited(card: dict) -> dict:
-    """What of a graph's card holds for a graph made from it: not what was measured of that very file."""
-    return {key: value for key, value in card.items() if key != "soaked"}
+    """What of a graph's card holds for a graph made from it: not what was measured of, or lies beside, that very file."""
+    return {key: value for key, value in card.items() if key not in ("soaked", "weights_record")}
 
 
 def write_card(artefact: str | Path, card: dict) -> Path:

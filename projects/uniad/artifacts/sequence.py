@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,15 @@ def record(model: UniAD, contract: Contract, frames: Iterable[Frame], image: Ima
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, **arrays)
     return count
+
+
+def recorded_frames(sequence: Sequence, contract: Contract) -> Iterator[Frame]:
+    """The frames of a sequence as ``record`` takes them: what it writes of them are the same inputs to the bit."""
+    import torch
+
+    state = [torch.from_numpy(value) for value in contract.initial_state().values()]
+    for feed in sequence.feeds:
+        yield unpack_inputs(contract, [*(torch.from_numpy(feed[port.name]) for port in contract.frame), *state])[0]
 
 
 def load(path: Path, contract: Contract, card: Mapping[str, Any] | None = None) -> Sequence:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from uniad.errors import UserError
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract
 from uniad.postprocess.map_merge import finish_lanes
@@ -58,6 +59,13 @@ class Runner:
     def is_finite(self) -> bool:
         """Whether the state that the next step will be fed is."""
         return all(np.isfinite(value).all() for value in self.state.values() if value.dtype.kind == "f")
+
+    def load_weights(self, model: Any) -> None:
+        """Take the weights of ``model``, a UniAD of the same spec, in place; the scene is forgotten.
+
+        Raises UserError, and changes nothing, for another model, and in a back end that holds no PyTorch model.
+        """
+        raise UserError(f"back end {self.name} takes no weights while it runs: refit its file (docs/export.md), and open that")
 
     def infer(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """All graph outputs for all graph inputs. Raises ValueError for a wrong input and RuntimeError when not entered."""

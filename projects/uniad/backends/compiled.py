@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uniad.backends.base import Feeds, Runner
 from uniad.backends.cuda_graph import CudaGraphStep
+from uniad.backends.torch import copy_weights
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract
 from uniad.models.uniad import UniAD
@@ -40,6 +41,11 @@ class CompiledRunner(Runner):
     def reset(self) -> None:
         super().reset()
         self._on_device = False
+
+    def load_weights(self, model: UniAD) -> None:
+        """As ``Runner.load_weights``; nothing is compiled or recorded again. Of its CUDA graph not run on a GPU yet."""
+        copy_weights(self.model, model)
+        self.reset()
 
     def keep(self) -> Any:
         return [buffer.clone() for buffer in self._opened(self._resident).state] if self._on_device else super().keep()

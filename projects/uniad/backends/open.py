@@ -118,6 +118,16 @@ def open_checkpoint(
     return TorchRunner(contract_for(spec), model, device)
 
 
+def load_weights(runner: Runner, spec: Spec, checkpoint: str | Path, say: Callable[[str], None] | None = None) -> None:
+    """Another checkpoint's weights in a runner that ``open_checkpoint`` opened. Raises UserError, and changes nothing, for a
+    checkpoint that does not fit the spec, and for a runner of an ONNX or a TensorRT engine."""
+    if runner.name not in CHECKPOINT_BACKENDS:
+        return runner.load_weights(None)  # says why not; PyTorch may not be here
+    from uniad.training.carried import load_trained
+
+    runner.load_weights(load_trained(spec, checkpoint, say)[0])
+
+
 def open_onnx(
     contract: Contract, graph: str | Path | Any, device: str = "auto", threads: int = 0, backend: str = "onnxruntime"
 ) -> Runner:

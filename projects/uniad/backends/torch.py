@@ -7,13 +7,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniad.backends.base import Feeds, Runner
+from uniad.errors import UserError
 from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, pack_outputs, unpack_inputs
 from uniad.models.uniad import UniAD
 from uniad.postprocess.map_merge import finish_lanes
+
+
+def copy_weights(model: nn.Module, source: nn.Module) -> None:
+    """Copy all parameters and buffers of ``source`` into ``model``: where each lies, its type and its layout stay, so what was
+    compiled or recorded reads the new ones. Raises UserError, and copies nothing, where a name or a shape differs."""
+    own, new = _weights(model), _weights(source)
+    for name in sorted(own.keys() | new.keys()):
+        shapes = [list(held[name].shape) if name in held else "absent" for held in (own, new)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"{name} is {shapes[0]} in the model that runs and {shapes[1]} in the other: open that by itself")
+    for name, value in own.items():
+        value.data.copy_(new[name].data)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class TorchRunner(Runner):
@@ -29,6 +46,10 @@ class TorchRunner(Runner):
     def state(self) -> dict[str, np.ndarray]:
         self._state = {name: as_array(value) for name, value in self._state.items()}
         return self._state
+
+    def load_weights(self, model: UniAD) -> None:
+        copy_weights(self.model, model)
+        self.reset()
 
     def keep(self) -> Any:
         return dict(self._state)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from uniad.backends.base import Runner
-from uniad.backends.open import Model, find_model, open_model
+from uniad.backends.open import Model, find_model, load_weights, open_model
 from uniad.config.spec import Spec
 from uniad.deploy.plausible import Limits, Moment, check_plausible
 from uniad.deploy.sensors import Sensors, check_can_bus, check_time, prepare_arrays
@@ -145,6 +145,15 @@ class Runtime:
         pos, angle = rows[:, :3], rows[:, 17]
         state = {"state_pos": pos[:1], "state_angle": angle[:1]}
         return state | {"state_past_pos": pos[None, 1:], "state_past_angle": angle[None, 1:]} if count > 1 else state
+
+    def load_weights(self, checkpoint: str | Path) -> None:
+        """Another checkpoint's weights in place of those that run, in ``torch`` and ``compiled``: nothing is compiled or recorded
+        again. The next frame begins a scene. Raises UserError, and leaves everything as it was, where they do not fit."""
+        with self._lock:
+            self._check_open()
+            load_weights(self._runner, self.spec, checkpoint)
+            self.source = str(checkpoint)
+            self.reset()
 
     def close(self) -> None:
         """Release the model. Closing twice does nothing."""

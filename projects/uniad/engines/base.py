@@ -18,6 +18,7 @@ class BuildOptions:
     verbose: bool = False
     precision: str = "fp32"
     timing_cache: str = ""  # file that later builds read and add to; empty: none
+    refittable: bool = False  # so that ``engines.refit`` can change its weights
     progress: Callable[[str], None] | None = None  # told what the builder is at
     killable: bool = False  # build in a process of its own, which Ctrl-C ends at once
     log: Callable[[str], None] | None = None  # told the builder's errors, which it prints otherwise

@@ -16,6 +16,7 @@ from uniad.artifacts.graph import check_graph, load_graph
 from uniad.artifacts.precision import check_precision
 from uniad.backends.identity import this_device
 from uniad.engines.base import BACKENDS, Backend, BuildOptions, Built
+from uniad.engines.refit import graph_digest, of_weights
 from uniad.engines.tensorrt import PythonBackend
 from uniad.engines.trtexec import CommandBackend
 from uniad.errors import UserError
@@ -49,6 +50,8 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
     source = read_card(onnx_path)
     maker = backend(options.backend)
     check_graph(onnx_path, options.precision)
+    if options.refittable and options.precision == "int8":
+        raise UserError(f"{onnx_path}: int8 is measured with the weights, so an int8 engine takes no others: ENGINE_REFITTABLE=0")
     groups = source.get("precision_of_groups") or dict.fromkeys(layer_groups(load_graph(onnx_path)), options.precision)
     folder = Path(engine_path).parent
     was_there = folder.exists()
@@ -72,6 +75,8 @@ def build_engine(onnx_path: str | Path, engine_path: str | Path, options: BuildO
         "stage": source["stage"],
         **{key: source[key] for key in ("config", "config_options", "config_values") if key in source},
         "onnx_sha256": source["sha256"],
+        **of_weights(source),
+        **({"refittable": True, "graph_sha256": graph_digest(load_graph(onnx_path))} if options.refittable else {}),
         "builder": options.backend,
         "builder_version": built.version,
         "compute_capabilities": built.targets,

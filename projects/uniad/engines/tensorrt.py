@@ -20,6 +20,8 @@ class PythonBackend:
 
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
         trt = load_package(self.package)
+        if options.refittable and not hasattr(trt, "OnnxParserRefitter"):
+            raise UserError(f"{onnx}: {self.package} {trt.__version__} cannot refit (TensorRT 10 can): ENGINE_REFITTABLE=0")
         weak = self._weak(trt, options.precision)
         logger = _logger(trt, options)
         builder = trt.Builder(logger)
@@ -50,6 +52,8 @@ class PythonBackend:
             config.set_flag(trt.BuilderFlag.FP16)
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
             _keep_fp32(trt, network, set(fp32_nodes(source)))
+        if options.refittable:
+            config.set_flag(trt.BuilderFlag.REFIT)
         targets = _set_targets(trt, config, options)
         cache = _open_cache(config, options.timing_cache) if self.package == "tensorrt" else None
         if options.progress:

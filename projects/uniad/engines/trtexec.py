@@ -13,6 +13,8 @@ from uniad.errors import UserError
 
 class CommandBackend:
     def build(self, onnx: Path, source: dict, part: Path, options: BuildOptions) -> Built:
+        if options.refittable:
+            raise UserError(f"{onnx}: trtexec builds none that can be refitted: ENGINE_BACKEND=tensorrt or ENGINE_REFITTABLE=0")
         tool = trtexec.probe()
         highest = jetpack.highest_opset(tool.version)
         if source["opset"] > highest:

@@ -16,6 +16,7 @@ from uniad.errors import UserError
 from uniad.export.audit import audit
 from uniad.export.groups import name_nodes
 from uniad.export.passes import decompose_layer_norm, downgrade_opset, fix_casts, keep_int32_indices
+from uniad.export.weights import make_record, named_weights, record_path, trace, untraced_of, write_record
 from uniad.export.wrapper import ExportStep
 from uniad.files import atomic_path
 from uniad.interface.contract import Contract
@@ -70,7 +71,10 @@ def export_onnx(
     sampling: str = "gridsample",
     plain_layer_norm: bool = False,
 ) -> onnx.ModelProto:
-    """Write ``model.step`` as one ONNX file. Raises UserError, and leaves no file, when the graph fails its audit."""
+    """Write ``model.step`` as one ONNX file and, beside it, the record of its weights (``export.weights``).
+
+    Raises UserError, and leaves no file, when the graph fails its audit.
+    """
     from uniad.ops.deformable_attention import sampling_as
 
     step = ExportStep(model, contract).eval()
@@ -86,7 +90,9 @@ def export_onnx(
             verbose=False,
         )
         assert program is not None  # what dynamo=True gives
+        traced = trace(program.model)
         _simplify(program.model)
+    record = make_record(traced, {i.name: i for i in program.model_proto.graph.initializer}, named_weights(model))
     graph = keep_int32_indices(fix_casts(name_nodes(program.model_proto)))
     if plain_layer_norm and opset >= 17:
         graph = decompose_layer_norm(graph)
@@ -102,8 +108,12 @@ def export_onnx(
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(f"{path}: the graph is not deployable: {faults[0]}{more}")
     onnx.checker.check_model(graph, full_check=sampling != "plugin")
+    record_path(path).unlink(missing_ok=True)  # an earlier graph's
     with atomic_path(path) as temporary:
         onnx.save(graph, str(temporary))
+    write_record(path, record)
+    if untraced := untraced_of(record):
+        print(f"{path}: takes no other weights later (REFIT=1): where these come from is unknown: {', '.join(untraced)}")
     return graph
 
 

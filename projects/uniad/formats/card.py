@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from uniad.errors import UserError
-from uniad.formats.fields import Anything, Array, Choice, Each, Maybe, Named, Record, Text, Whole
+from uniad.formats.fields import Anything, Array, Choice, Each, Flag, Maybe, Named, Record, Text, Whole
 
 _PORT = Record(
     {
@@ -57,6 +57,15 @@ _ONNX = {
     "post_processing": Anything(),
     "lowering": Anything(),
     "quantisation": Anything(),
+    "weights_record": Record(
+        {
+            "file": Text("a file's name", empty=False),
+            "sha256": _DIGEST,
+            "from_weights": Whole(low=0),
+            "untraced": Each(Text("an initialiser's name"), "a list of initialisers"),
+        },
+        wanted="the record of which weights the graph holds",
+    ),
 }
 _ENGINE = {
     "onnx": Text("a file's name", empty=False),
@@ -68,6 +77,8 @@ _ENGINE = {
     "compute_capabilities": Anything(),
     "device": Anything(),
     "typing": Anything(),
+    "refittable": Flag(),
+    "graph_sha256": _DIGEST,  # of its ONNX without weights
     "notes": Each(Text(), "a list of texts"),
     "options": Anything(),
     "command": Anything(),

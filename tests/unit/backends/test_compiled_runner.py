@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from uniad.backends.base import Runner
 from uniad.backends.compiled import CompiledRunner
-from uniad.backends.torch import TorchRunner
+from uniad.backends.torch import TorchRunner, copy_weights
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sensors import Pose
 from uniad.deploy.sources import DatasetFrames
@@ -90,6 +92,54 @@ def test_frames_that_do_not_fit_are_refused_before_anything_runs(resident, feeds
         resident.step({**feeds[0], "lidar2img": feeds[0]["lidar2img"].astype(np.float64)})
     with pytest.raises(RuntimeError, match="context manager"):
         CompiledRunner(contract, resident.model).step(feeds[0])
+
+
+def nudged(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The same model after some more training."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1e-2 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=noise)
+    return model
+
+
+def test_other_weights_in_place_are_those_of_a_fresh_runner(contract, make_model, feeds) -> None:
+    """Where each weight lies stays: that is what a recording reads."""
+    with (
+        CompiledRunner(contract, make_model(), precision="fp32", mode="eager", device="cpu") as running,
+        TorchRunner(contract, make_model()) as eager,
+        TorchRunner(contract, nudged(make_model())) as fresh,
+    ):
+        lies = [value.data_ptr() for value in running.model.parameters()]
+        first = running.step(feeds[0])
+        wrong = nudged(make_model())
+        wrong.pts_bbox_head.bev_embedding = nn.Embedding(3, 7)
+        for runner in (running, eager):
+            with pytest.raises(UserError, match=r"bev_embedding.weight is \[.*\] in the model that runs and \[3, 7\]"):
+                runner.load_weights(wrong)
+            del wrong.pts_bbox_head.bev_embedding
+            with pytest.raises(UserError, match="bev_embedding.weight is .* in the model that runs and absent"):
+                runner.load_weights(wrong)
+            wrong.pts_bbox_head.bev_embedding = nn.Embedding(3, 7)
+        running.reset()
+        same(running.step(feeds[0]), first, first)
+        for runner in (running, eager):  # in the middle of a scene, which ends here
+            runner.load_weights(nudged(make_model()))
+        assert [value.data_ptr() for value in running.model.parameters()] == lies
+        for feed in feeds[:2]:
+            want = fresh.step(feed)
+            same(running.step(feed), want, want)
+            same(eager.step(feed), want, want)
+        assert not np.array_equal(first["boxes"], want["boxes"])
+    with pytest.raises(UserError, match="refit its file"):
+        Runner(contract).load_weights(None)
+
+
+def test_weights_keep_the_type_and_layout_that_they_were_prepared_in() -> None:
+    prepared, other = nn.Conv2d(4, 4, 3).half().to(memory_format=torch.channels_last), nn.Conv2d(4, 4, 3)
+    copy_weights(prepared, other)
+    assert prepared.weight.dtype == torch.float16 and prepared.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(prepared.weight, other.weight.half()) and torch.equal(prepared.bias, other.bias.half())
 
 
 MODES = [

@@ -22,7 +22,8 @@ from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
 from uniad.models.uniad import UniAD
 from uniad.postprocess.result import Result, result_of
-from uniad.training.checkpoint import save_checkpoint
+from uniad.training.carried import ANCHORS
+from uniad.training.checkpoint import read_checkpoint, save_checkpoint
 
 FRAMES = 6  # the world's scene
 
@@ -365,6 +366,32 @@ def test_a_model_of_stage_1_tracks_and_maps_and_says_nothing_of_the_future(nano,
     write_frame(tmp_path, 0, result, records[0].info, spec.data.class_names)
     read, info = read_frame(tmp_path / "0000.json", spec.data.class_names)
     assert read.plan is None and "plan" not in info and (read.drivable == result.drivable).all()
+
+
+def test_another_checkpoint_takes_over_whole_or_not_at_all(nano, records, tmp_path) -> None:
+    """In place, in the middle of a scene: then it says what one says that was opened with that checkpoint."""
+    other = read_checkpoint(nano.checkpoint)
+    planner = next(value for key, value in other["state_dict"].items() if key.startswith("planning_head.") and value.dim() > 1)
+    planner *= 1.5
+    save_checkpoint(tmp_path / "other.pth", {key: value for key, value in other.items() if key != "native"} | {
+        "native": {ANCHORS: other["native"][ANCHORS]}})  # fmt: skip
+    save_checkpoint(tmp_path / "first.pth", {"state_dict": UniAD(nano_spec(1).model).state_dict()})
+
+    def plan(opened: Runtime, name: str) -> np.ndarray:
+        assert opened.source.endswith(name)
+        return opened.step(records[0].sensors).plan.raw
+
+    with nano.open() as opened:
+        before = plan(opened, nano.checkpoint.name)
+        with pytest.raises(UserError, match="is of stage 1"):
+            opened.load_weights(tmp_path / "first.pth")
+        opened.reset()
+        np.testing.assert_array_equal(plan(opened, nano.checkpoint.name), before)
+        opened.load_weights(tmp_path / "other.pth")
+        after = plan(opened, "other.pth")
+    with Runtime.open(tmp_path / "other.pth", "cpu", config=nano.config, options=nano.options) as fresh:
+        np.testing.assert_array_equal(plan(fresh, "other.pth"), after)
+    assert not np.array_equal(before, after)
 
 
 def test_a_closed_runtime_says_so(nano) -> None:
