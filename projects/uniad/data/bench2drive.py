@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from uniad.config.spec import BENCH2DRIVE, DataSpec
+from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
 from uniad.data import unpickle
 from uniad.data.labels import EGO_YAW, EgoFuture, Labeller, Objects
 from uniad.data.maps import MapLabels
@@ -257,7 +257,7 @@ class RouteLabeller(Labeller):
         yaw = float(table.ego_yaw[frame])
         vector = np.zeros(18)
         vector[:3] = table.global_from_ego[frame, :3, 3]
-        faulty = self.spec.compat.can_bus_quaternion == "documented"
+        faulty = self.spec.compat.can_bus_quaternion == UPSTREAM
         vector[3:7] = table.ego_quaternion[frame, 0] if faulty else table.ego_quaternion[frame]
         motion = table.can_bus[frame, 7:16]
         vector[7:16] = np.roll(motion, 3) if self.spec.compat.can_bus_order == BENCH2DRIVE else motion  # velocity first
