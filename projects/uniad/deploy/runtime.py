@@ -137,7 +137,7 @@ class Runtime:
 
     def _poses_before(self, can_bus: np.ndarray) -> dict[str, np.ndarray]:
         """The part of the state that ``reset`` carries over."""
-        several = isinstance(can_bus, np.ndarray) and can_bus.ndim == 2 and len(can_bus)
+        several = getattr(can_bus, "ndim", 1) == 2 and len(can_bus) > 0  # a loader process hands tensors over
         given = np.stack([check_can_bus(row) for row in (can_bus if several else [can_bus])]).astype(np.float32)
         count = max(1, self.spec.model.prev_frame_num)
         rows = np.zeros((count, 18), np.float32)

@@ -188,6 +188,22 @@ def test_refused_frames_change_nothing(
         np.testing.assert_array_equal(result.tracks.ids, want.tracks.ids)
 
 
+def test_poses_before_a_scene_are_taken_as_one_as_several_and_as_a_loader_process_hands_them_over(runtime: Runtime):
+    rows = np.random.default_rng(0).normal(size=(20, 18)).astype(np.float32)
+
+    def carried(poses) -> dict[str, np.ndarray]:
+        runtime.reset(poses)
+        return {name: np.asarray(runtime._runner.state[name]) for name in ("state_pos", "state_angle")}
+
+    expected = carried(rows[-1])
+    assert np.array_equal(expected["state_pos"], rows[-1:, :3]) and np.array_equal(expected["state_angle"], rows[-1, 17:])
+    for poses in (rows, torch.from_numpy(rows), torch.from_numpy(rows[-1])):
+        got = carried(poses)
+        assert all(np.array_equal(got[name], expected[name]) for name in expected), type(poses)
+    with pytest.raises(UserError, match="18 numbers"):
+        runtime.reset(rows[:, :17])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(runtime: Runtime, records: list[FrameRecord]) -> list[Result]:
     runtime.reset()
