@@ -72,11 +72,7 @@ def main() -> int:
         def progress(done: int, total: int) -> None:
             bar.update(done - bar.n)
 
-        try:
-            took = run(job, args.out, args.jobs, progress)
-        except KeyboardInterrupt:
-            print("interrupted: finished drives are kept, the same command goes on", file=sys.stderr)
-            raise
+        took = run(job, args.out, args.jobs, progress)
     logs = read_all(job, args.out)
     scores = score_all(logs)
     judged = MODEL if MODEL in job.policies else job.policies[0]
@@ -109,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_cli(main, "finished drives are kept, the same command goes on"))

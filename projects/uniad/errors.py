@@ -131,12 +131,15 @@ def _stop_signals_raise() -> Generator[None, None, None]:
                 signal.signal(number, handler)
 
 
-def run_cli(main: Callable[[], T]) -> T:
+def run_cli(main: Callable[[], T], kept: str = "") -> T:
     """Calls ``main``; a UserError or what the system refused becomes one line on stderr and exit status 2, other errors keep
     their traceback.
 
     Ctrl-C ends with status 130 and no traceback, SIGTERM with 143 and SIGHUP with 129, as a shell would report them. A warning of
     this package is a line that begins with "note:", without the place in our code that a reader cannot do anything with.
+
+    Args:
+        kept: told to whoever interrupts: what stays of the work, and how it goes on.
     """
     _warnings_are_notes()
     try:
@@ -150,7 +153,7 @@ def run_cli(main: Callable[[], T]) -> T:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt as interrupt:
-        _say_interrupted()
+        _say_interrupted(kept)
         sys.exit(128 + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT))
 
 
@@ -167,8 +170,8 @@ def _warnings_are_notes() -> None:
     warnings.showwarning = show
 
 
-def _say_interrupted() -> None:
+def _say_interrupted(kept: str) -> None:
     try:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted: {kept}" if kept else "interrupted", file=sys.stderr)
     except OSError:
         pass  # the terminal is gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -43,6 +44,11 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
         raise _about(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def half_written(path: Path) -> list[Path]:
+    """What ``atomic_path`` left of attempts to write ``path`` by processes that were killed."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.partial{glob.escape(path.suffix)}"))
 
 
 def check_no_device(path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from helpers import REPO
 from helpers.forked import run_forked
@@ -15,12 +16,12 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "projects"
 NANO = config_path("nano")
 
 
-def start(*command: object) -> subprocess.Popen:
+def start(*command: object, **more: Any) -> subprocess.Popen:
     """One of our programs as a process to watch and to send signals to. Whose end alone counts is quicker ``ran``."""
     words = [str(word) for word in command]
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)
-    return subprocess.Popen(words, env=ENV, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, env=ENV, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
 def ran(*command: object) -> tuple[int, str, str]:

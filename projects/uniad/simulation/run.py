@@ -9,12 +9,13 @@ processes there are, nor on which of them made what before: each computes with o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ import numpy as np
 from uniad.data import synthetic
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
-from uniad.files import atomic_path, read_json, sha256
+from uniad.files import atomic_path, half_written, read_json, sha256
 from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
 from uniad.simulation import car
 from uniad.simulation.drive import drive
@@ -124,7 +125,8 @@ def run(job: Job, out: Path, jobs: int = 1, progress: Callable[[int, int], None]
         finally:
             worker.close()
         return took
-    with process_pool(min(jobs, len(todo)), spawn_context(), _start, job, about) as pool:
+    processes = process_pool(min(jobs, len(todo)), spawn_context(), _start, job, about)
+    with _nothing_half_written([path for _, path in todo]), processes as pool:
         with signals_blocked():
             waiting = {pool.submit(_make, key, path) for key, path in todo}
         try:
@@ -137,6 +139,18 @@ def run(job: Job, out: Path, jobs: int = 1, progress: Callable[[int, int], None]
                 f"a process was killed, perhaps for lack of memory; run again with fewer jobs than {jobs}, it will go on"
             ) from error
     return took
+
+
+@contextlib.contextmanager
+def _nothing_half_written(paths: Iterable[Path]) -> Generator[None, None, None]:
+    """A block that fails leaves no half of these files: processes that are killed while they write cannot remove theirs."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            for half in half_written(path):
+                half.unlink(missing_ok=True)
+        raise
 
 
 def read_all(job: Job, out: Path) -> list[DriveLog]:

@@ -212,6 +212,23 @@ def test_drives_are_the_same_for_any_number_of_processes_and_what_is_there_stays
     assert not files[-1].exists(), "drives in other traffic go"
 
 
+def test_a_process_that_is_killed_while_it_writes_leaves_no_half_of_a_drive(tmp_path: Path):
+    job = Job(102, 1, "reactive", ("expert", "constant velocity"), None)
+    whole, calls = place(tmp_path, *job.drives()[0]), []
+
+    def interrupt(done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) == 2:  # the processes are there
+            whole.parent.mkdir(exist_ok=True)
+            (whole.parent / f".{whole.name}.x1y2.partial.json").write_text("{")
+            (whole.parent / ".mine").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job, tmp_path, 2, interrupt)
+    assert {path.name for path in whole.parent.iterdir()} <= {".mine", whole.name}
+
+
 def test_a_folder_that_holds_something_else_stays(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something that is no drives"):
