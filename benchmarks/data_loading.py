@@ -50,7 +50,8 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config")
     p.add_argument("--workers", type=int, nargs="*", default=[0, os.cpu_count() or 1], help="numbers of loader processes")
-    p.add_argument("--clips", type=int, default=40, help="clips to time")
+    p.add_argument("--clips", type=int, default=40, help="clips to time, or more")
+    p.add_argument("--seconds", type=float, default=2.0, help="time to go on for at least")
     p.add_argument("--cache", default="off", choices=("off", "exact", "scaled"), help="image cache; filled before timing")
     p.add_argument("--cache-dir", default="data/cache")
     p.add_argument("--split", default="train", choices=("train", "val"))
@@ -90,7 +91,8 @@ def main() -> None:
     for _ in range(args.repeats):
         for way, dataset in datasets.items():
             for workers in args.workers:
-                found.setdefault((way, workers), []).append(steady(loader(dataset, workers, args.batch), args.clips))
+                rate = steady(loader(dataset, workers, args.batch), args.clips, args.seconds)
+                found.setdefault((way, workers), []).append(rate)
     rows = []
     for (way, workers), rates in found.items():
         size = max(rate.bytes for rate in rates) / args.batch if workers else 0
@@ -160,21 +162,22 @@ class Rate(NamedTuple):
     workers_ms: float  # in all loader processes together
 
 
-def steady(clips: ClipLoader, count: int) -> Rate:
-    """Of a loader whose processes have started."""
+def steady(clips: ClipLoader, count: int, least_s: float) -> Rate:
+    """Of a loader whose processes have started; over ``count`` clips, or more until ``least_s`` seconds are over."""
     with closing(clips.stream()) as stream:
         batch = next(stream)
-        for _ in range(2 * (clips.workers * PREFETCH + TAKEN) - 1):
+        for _ in range(clips.workers * PREFETCH + TAKEN):  # as many as there are slots: all memory has been touched
             batch = next(stream)
         pids = [process.pid for process in multiprocessing.active_children()]
-        batches = -(-count // clips.batch_size)
 
         def used() -> tuple[float, float]:
             return time.process_time(), sum(on_processor(pid) for pid in pids)
 
-        before = used()
-        seconds = timed(lambda: [next(stream) for _ in range(batches)])
-        made = batches * clips.batch_size
+        made, before, started = 0, used(), time.perf_counter()
+        while made < count or time.perf_counter() - started < least_s:
+            next(stream)
+            made += clips.batch_size
+        seconds = time.perf_counter() - started
         main_ms, workers_ms = (1e3 * (now - then) / made for now, then in zip(used(), before))
         return Rate(made / seconds, size_of(batch), main_ms, workers_ms)
 

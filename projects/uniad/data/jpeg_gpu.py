@@ -22,7 +22,7 @@ from uniad.data.transforms import AGAIN, Resampler
 from uniad.errors import UserError
 from uniad.geometry.nuscenes import IMAGE_HW
 
-PACKAGE = "nvidia-nvimgcodec-cu13[nvjpeg]"
+PACKAGE = "nvidia-nvimgcodec-cu13[nvjpeg]==0.9.0.20"  # pyproject.toml's extra gpu-jpeg
 
 
 def library() -> Any:
@@ -31,8 +31,8 @@ def library() -> Any:
         return importlib.import_module("nvidia.nvimgcodec")
     except ImportError as error:
         raise UserError(
-            f"native.jpeg='gpu' needs nvImageCodec, which cannot be imported ({error}): pip install '{PACKAGE}' (CUDA 12: "
-            "nvidia-nvimgcodec-cu12[nvjpeg]), or leave native.jpeg at 'exact'"
+            f"native.jpeg='gpu' needs nvImageCodec, which cannot be imported ({error}): pip install '{PACKAGE}' (with CUDA 12: "
+            f"'{PACKAGE.replace('cu13', 'cu12')}'), or leave native.jpeg at 'exact'"
         ) from None
 
 

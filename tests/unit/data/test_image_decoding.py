@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import specs
+from helpers import REPO, specs
 from uniad.config.spec import DataSpec
 from uniad.data.dataset import ClipDataset, open_table
 from uniad.data.image_pack import BLOCK, check_pack, read_pack
@@ -189,12 +189,13 @@ def test_a_clip_of_files_is_decoded_where_it_is_trained_on(data_spec: DataSpec, 
 
 
 def test_what_a_gpu_decoder_lacks_is_one_line(data_spec: DataSpec, one_frame, codec, monkeypatch, tmp_path: Path):
-    from uniad.data.jpeg_gpu import GpuDecoder, library
+    from uniad.data.jpeg_gpu import PACKAGE, GpuDecoder, library
 
     with pytest.raises(UserError, match="nvImageCodec cannot use cpu:9 .CUDA Runtime failure: '#101'.$"):
         GpuDecoder(torch.device("cpu", 9))
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
     with pytest.raises(UserError, match="needs nvImageCodec, which cannot be imported .*pip install 'nvidia-nvimgcodec-cu13"):
         library()
+    assert f'gpu-jpeg = ["{PACKAGE}"]' in (REPO / "pyproject.toml").read_text()
     with pytest.raises(UserError, match="take one of them"):
         ImageSource(one_frame, specs.edit(data_spec, jpeg="gpu", image_cache="exact", image_cache_dir=str(tmp_path)))
