@@ -145,6 +145,7 @@ def test_weights_of_another_training_fail_the_verification(work: Path, copy: Pat
     assert result.returncode == 1 and "FAIL" in result.stdout
 
 
+@pytest.mark.long
 def test_a_refitted_export_is_to_the_byte_what_a_fresh_one_is(work: Path, exported: Path, tmp_path: Path) -> None:
     import torch
 
