@@ -301,7 +301,8 @@ def load_state(
     unexpected = tuple(k for k in state if k not in own)
     learning_along = (f"{DENSE_BEV}.*",)
     bad = [k for k in missing if not matches(k, (*CONSTANTS, *learning_along, *allow_missing))]
-    if bad and all(k.startswith(STAGE2_HEADS) for k in bad):
+    # A fork may lack one of stage 2's heads; a checkpoint of stage 1 lacks all of them
+    if bad and all(k.startswith(STAGE2_HEADS) for k in bad) and not any(k.startswith(STAGE2_HEADS) for k in state):
         raise UserError(
             f"checkpoint {path} is of stage 1, {name} is stage 2: choose a stage-2 checkpoint (`make train-stage2 promote` makes "
             "one from it), or a config in stage1_track_map (make: STAGE=1)"

@@ -11,7 +11,8 @@ import torch
 
 from helpers import REPO
 from helpers.published import of_a_fork, of_bench2drive, stand_in
-from helpers.specs import edit, full_spec, nano_spec
+from helpers.specs import CONFIGS, edit, full_spec, nano_spec
+from uniad.config.read import load_spec
 from uniad.data.anchors import load_motion_anchors
 from uniad.data.convert import convert_pickle
 from uniad.data.dataset import open_table
@@ -45,6 +46,23 @@ def check(path, spec, say=None):
 def test_weights_of_another_generation_are_one_line(tmp_path, made, changes, line):
     with pytest.raises(UserError, match=line) as error:
         check(stand_in(tmp_path / "w.pth", **made), full_spec(2, **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("v2", "title"), [(False, "UniAD v1"), (True, "UniAD v2.0")])
+def test_weights_of_nuscenes_are_none_of_bench2drive(tmp_path, v2, title):
+    spec = load_spec(CONFIGS / "stage2_e2e/b2d-base_e2e.py")
+    with pytest.raises(UserError, match=rf"is of {title} \(10 classes\), b2d-base_e2e has 9 classes: take a variant of nuScenes"):
+        check(stand_in(tmp_path / "w.pth", v2=v2), spec)
+
+
+def test_a_fork_that_lacks_a_head_is_not_taken_for_stage_1(tmp_path):
+    content = read_checkpoint(SHIPPED)
+    content = {"state_dict": {k: v for k, v in content["state_dict"].items() if not k.startswith("occ_head.")}}
+    torch.save(content, tmp_path / "w.pth")
+    spec = edit(nano_spec(2), model__stage2__motion__anchor_path=str(REPO / "weights/nano/motion_anchor_infos_mode6.pkl"))
+    with pytest.raises(UserError, match=r"lacks \d+ of the \d+ entries of nano_e2e \(occ_head") as error:
+        load_trained(spec, tmp_path / "w.pth", None)
     assert "\n" not in str(error.value)
 
 
@@ -113,6 +131,8 @@ def test_infos_and_anchors_of_the_other_generation_are_refused_by_what_they_hold
     with pytest.raises(UserError, match=r"holds motion anchors of UniAD v1 \(agents face \+y\), the model computes as UniAD v2"):
         load_motion_anchors(anchors, edit(motion, anchor_rotation="uniad-v2"))
     convert_pickle(anchors, tmp_path / "anchors.pkl", "uniad-v2")
+    with pytest.raises(UserError, match=r"holds motion anchors of UniAD v2.0 \(agents face \+x\), the model .* UniAD v1"):
+        load_motion_anchors(tmp_path / "anchors.pkl", motion)
     ours, theirs = load_motion_anchors(anchors, motion), load_motion_anchors(
         tmp_path / "anchors.pkl", edit(motion, anchor_rotation="uniad-v2")
     )
