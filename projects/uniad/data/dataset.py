@@ -123,16 +123,24 @@ class ClipDataset(Dataset):
         """The same with images as bytes, and the draws of their distortion."""
         frames = self.clip_frames(last, rng)
         rounded = self.training and self.spec.compat.timestamps == UPSTREAM
-        if img is None:
-            img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
-        drawn = []
-        for number, frame in enumerate(frames):
-            if self.training and self.spec.image.photometric:
-                drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
-            self.images.raw(frame, img[number].numpy())
+        img, drawn = raw_images(frames, self.images, rng if self.training and self.spec.image.photometric else None, img)
         start = scene_starts(frames, self.table)
         tensors = Frame(img=img, scene_start=start, **pose_tensors(frames, self.labeller, rounded))
-        return RawClip(Clip(tensors, self.targets.clip(frames), []), torch.tensor(drawn) if drawn else None)
+        return RawClip(Clip(tensors, self.targets.clip(frames), []), drawn)
+
+
+def raw_images(
+    frames: Sequence[int], images: ImageSource, distort: np.random.Generator | None, img: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images of frames as bytes, in ``img`` where that is given, and the draws of their distortion; None without ``distort``."""
+    if img is None:
+        img = torch.empty(len(frames), *images.raw_shape, dtype=torch.uint8)
+    drawn = []
+    for number, frame in enumerate(frames):
+        if distort is not None:
+            drawn.append([Distortion.draw(distort).row() for _ in range(img.shape[1])])
+        images.raw(frame, img[number].numpy())
+    return img, torch.tensor(drawn) if drawn else None
 
 
 def draw_last(

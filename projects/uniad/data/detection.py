@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from uniad.config.spec import UPSTREAM
-from uniad.data.dataset import ClipDataset, frame_meta, pose_tensors, scene_starts
+from uniad.data.dataset import ClipDataset, frame_meta, pose_tensors, raw_images, scene_starts
 from uniad.data.pixels import RawClip
-from uniad.data.transforms import Distortion
 from uniad.interface.types import Clip, Frame
 
 
@@ -44,15 +43,9 @@ class DetectionClips(ClipDataset):
 
     def raw_clip(self, last: int, rng: np.random.Generator, img: torch.Tensor | None = None) -> RawClip:
         frames = self.chosen(last, rng)
-        if img is None:
-            img = torch.empty(len(frames), *self.images.raw_shape, dtype=torch.uint8)
-        drawn = []
-        for number, frame in enumerate(frames):
-            if self.training and self.spec.image.photometric:
-                drawn.append([Distortion.draw(rng).row() for _ in range(img.shape[1])])
-            self.images.raw(frame, img[number].numpy())
+        img, drawn = raw_images(frames, self.images, rng if self.training and self.spec.image.photometric else None, img)
         clip = Clip(self._joined(img, frames), self.targets.clip(range(last, last + 1)), [])
-        return RawClip(clip, torch.tensor(drawn) if drawn else None)
+        return RawClip(clip, drawn)
 
     @property
     def _rounded(self) -> bool:
