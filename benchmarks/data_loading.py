@@ -168,7 +168,7 @@ def steady(clips: ClipLoader, count: int, least_s: float) -> Rate:
         batch = next(stream)
         for _ in range(clips.workers * PREFETCH + TAKEN):  # as many as there are slots: all memory has been touched
             batch = next(stream)
-        pids = [process.pid for process in multiprocessing.active_children()]
+        pids = [process.pid for process in multiprocessing.active_children() if process.pid is not None]
 
         def used() -> tuple[float, float]:
             return time.process_time(), sum(on_processor(pid) for pid in pids)
