@@ -177,7 +177,7 @@ def test_a_refit_that_cannot_be_leaves_the_export_as_it_was(work: Path, exported
 
     out = tmp_path / "refit" / exported.name
     shutil.copytree(exported.parent, out.parent)
-    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    before = {path.relative_to(out.parent): path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     assert "model.track.score_thresh=0.88, here it is 0.5" in one_line_error(
         export(work, out, "--refit", **{"model.score_thresh": 0.5})
     )
@@ -187,7 +187,7 @@ def test_a_refit_that_cannot_be_leaves_the_export_as_it_was(work: Path, exported
     broken["state_dict"]["query_embedding.weight"].fill_(float("nan"))
     torch.save(broken, tmp_path / "broken.pth")
     assert "not finite" in one_line_error(export(work, out, "--refit", checkpoint=tmp_path / "broken.pth"))
-    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+    assert {path.relative_to(out.parent): path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
 
     record = onnx.load(out.parent / "nano.weights.onnx")  # one that is wrong: two weights of a kind are taken for each other
     first, second = (next(n for n in record.graph.node if n.input[:] == [f"pts_bbox_head.transformer.decoder.layers.0.{name}"])
@@ -198,9 +198,9 @@ def test_a_refit_that_cannot_be_leaves_the_export_as_it_was(work: Path, exported
     card = json.loads(Path(f"{out}.json").read_text())
     card["weights_record"]["sha256"] = sha256(out.parent / "nano.weights.onnx")
     Path(f"{out}.json").write_text(json.dumps(card))
-    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    before = {path.relative_to(out.parent): path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     assert "wrong in onnxruntime" in one_line_error(export(work, out, "--refit"))
-    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+    assert {path.relative_to(out.parent): path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
     (out.parent / "nano.weights.onnx").unlink()
     assert "no record of its weights" in one_line_error(export(work, out, "--refit"))
 
