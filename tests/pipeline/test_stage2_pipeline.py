@@ -89,8 +89,8 @@ def test_weights_go_into_the_whole_step_and_out_again_to_the_byte(exported: Path
         shutil.copy(source, tmp_path)
     out, other = tmp_path / exported.name, torch.load(work.folder / "nano.pth", weights_only=True)
     noise = torch.Generator().manual_seed(0)
-    for value in other["state_dict"].values():
-        if value.is_floating_point():
+    for key, value in other["state_dict"].items():  # of stage 2's heads: what is fed back stays as exact as it was
+        if value.is_floating_point() and key.startswith(("motion_head.", "occ_head.", "planning_head.")):
             value += 1e-4 * value.std(correction=0) * torch.randn(value.shape, generator=noise)
     torch.save(other, tmp_path / "other.pth")
     words = ("--sampling", exported.parent.name, "--refit")
