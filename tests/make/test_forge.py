@@ -67,14 +67,11 @@ def test_ci_says_at_its_start_that_the_disk_is_too_small(tmp_path: Path, free_gi
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
     done = subprocess.run([".ci/run"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    if enough:
-        free = f"disk: {free_gib}.0 GiB free for the tree, {free_gib}.0 GiB in {tmp_path}"
-        assert done.returncode == 0 and done.stdout.splitlines()[0] == f"{free} (start)" and done.stdout.count(free) == 5
-        assert "make test-long" in done.stdout
-    else:
-        need = f"CI needs {4 if made else 7} GiB free in {tmp_path} and has {free_gib}.0"
-        told = f"error: {need}: make room, or name another folder by TMPDIR\n"
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+    free = f"disk: {free_gib}.0 GiB free for the tree, {free_gib}.0 GiB in {tmp_path}"
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == f"{free} (start)" and done.stdout.count(free) == 5
+    assert "make test-long" in done.stdout
+    need = f"CI may need {4 if made else 7} GiB free in {tmp_path} and has {free_gib}.0"
+    assert done.stderr == ("" if enough else f"note: {need}: make room, or name another folder by TMPDIR\n")
 
 
 def test_fast_slow_and_long_tests_are_all_tests() -> None:
