@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +29,8 @@ from uniad.geometry.nuscenes import IMAGE_HW
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+S = TypeVar("S")
+T = TypeVar("T")
 
 AGAIN = "download or make it again"
 MAX_PIXELS = 100_000_000  # of a file; a camera of 1600x900 has 1.4 million
@@ -55,7 +58,7 @@ def decode_all(paths: list[str], threads: int = 1, shrink: int = 1) -> list[U8]:
     """
     one = partial(_decode, shrink=shrink)
     with decoder_messages() as messages:
-        images = [one(path) for path in paths] if threads <= 1 else list(_pool(threads).map(one, paths))
+        images = each_image(one, paths, threads)
     if any(map(_is_damage, messages)):
         # Which of them it was, the decoder does not say: one at a time tells.
         for path in paths:
@@ -187,9 +190,14 @@ def _is_damage(message: str) -> bool:
     return "JPEG" in message and not _PADDING.search(message) or "libpng error" in message
 
 
+def each_image(work: Callable[[S], T], images: Iterable[S], threads: int) -> list[T]:
+    """``work`` of each, in their order, in so many threads at once; the error of the first that fails."""
+    return [work(image) for image in images] if threads <= 1 else list(_pool(threads).map(work, images))
+
+
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    return ThreadPoolExecutor(threads, thread_name_prefix="images")
 
 
 # Threads do not survive a fork: a process that inherits the pool would wait for them for ever.

@@ -29,6 +29,7 @@ from uniad.interface.contract import Contract, as_array, frame_feeds
 from uniad.interface.pillars import check_rig
 from uniad.interface.types import Frame, FrameArrays
 from uniad.postprocess.result import Result, prepare_result, result_of
+from uniad.processes import cores_here
 
 SAME_VIEW = 0.05  # of the largest entry of a projection
 
@@ -37,11 +38,19 @@ class Runtime:
     """A loaded model with its state. Make one with ``Runtime.open``; a context manager, or ``close`` it."""
 
     def __init__(
-        self, runner: Runner, spec: Spec, source: str = "", options: Sequence[str] = (), limits: Limits | None = None
+        self,
+        runner: Runner,
+        spec: Spec,
+        source: str = "",
+        options: Sequence[str] = (),
+        limits: Limits | None = None,
+        threads: int = 0,
     ) -> None:
         self.spec, self.source, self.options = spec, source, list(options)
         self.limits = limits or Limits()  # may be replaced between two frames
         self._runner = runner
+        # One camera each at most: of a frame's time on a GPU, scaling images in one thread would be three quarters.
+        self._threads = min(threads or cores_here(), len(spec.data.vocabulary.cameras))
         self._lock = threading.RLock()
         self._open = True
         self._start_s: float | None = None  # of the scene; None: the next frame begins one
@@ -70,7 +79,7 @@ class Runtime:
         """
         model = path if isinstance(path, Model) else find_model(path, config, options)
         runner = open_model(model, device, backend, threads, say)
-        return cls(runner, model.spec, str(model.path), model.options, limits)
+        return cls(runner, model.spec, str(model.path), model.options, limits, threads)
 
     @property
     def backend(self) -> str:
@@ -183,7 +192,7 @@ class Runtime:
             now = float(frame.time_s[0])
         elif isinstance(frame, Sensors):
             now = check_time(frame.time_s)
-            ready = prepare_arrays(frame, self.spec.data, now if start is None else start, start is None)
+            ready = prepare_arrays(frame, self.spec.data, now if start is None else start, start is None, self._threads)
         else:
             raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
         return ready, now

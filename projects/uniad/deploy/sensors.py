@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
-from uniad.data.transforms import check_size, finish, resampler, scaled_projection
+from uniad.data.transforms import check_size, each_image, finish, resampler, scaled_projection
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
 from uniad.interface.command import check_command
@@ -67,8 +67,10 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     return Frame(*map(torch.from_numpy, prepare_arrays(sensors, spec, start_s, scene_start)))
 
 
-def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool) -> FrameArrays:
+def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool, threads: int = 1) -> FrameArrays:
     """Model input of one instant as numpy arrays, batch of 1. ``start_s``: time of the scene's first frame.
+
+    ``threads`` scale images; no number depends on how many.
 
     Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
     and a command outside 0..2.
@@ -81,11 +83,15 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
     _check_cameras(sensors.lidar2img, "lidar2img", cameras)
     command = _command(sensors.command, spec.vocabulary.commands)
     img = np.empty((1, len(cameras), 3, spec.image.height, spec.image.width), np.float32)
-    for number, name in enumerate(cameras):
-        image = _pixels(sensors.images[name], name)
+    images = [_pixels(sensors.images[name], name) for name in cameras]
+    for name, image in zip(cameras, images, strict=True):
         check_size(image.shape[:2], spec.image, f"of {name}")
-        scaler = resampler(image.shape[:2], spec.image.scale)
-        finish(scaler.pick(image), spec.image, scaler, None, img[0, number])
+
+    def scale(number: int) -> None:
+        scaler = resampler(images[number].shape[:2], spec.image.scale)
+        finish(scaler.pick(images[number]), spec.image, scaler, None, img[0, number])
+
+    each_image(scale, range(len(images)), threads)
     what = "a projection from the lidar frame to pixels"
     img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in cameras])
     ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")

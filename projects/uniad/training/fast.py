@@ -8,7 +8,6 @@ measures more.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -242,10 +241,6 @@ def gpu_of(device: torch.device) -> Gpu | None:
 def workers(cores: int, processes_here: int) -> int:
     """Loader processes of each training process: its share of the cores but the one that it computes on itself."""
     return min(MAX_WORKERS, max(1, cores // processes_here - 1))
-
-
-def cores_here() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def recorded(settings: Settings) -> dict[str, Any]:

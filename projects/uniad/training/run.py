@@ -18,6 +18,7 @@ from uniad.config.spec import Spec, from_scratch
 from uniad.errors import UserError
 from uniad.losses.criterion import Criterion
 from uniad.models.uniad import UniAD
+from uniad.processes import cores_here
 from uniad.training import distributed, fast, identity
 from uniad.training.build import build_for_training
 from uniad.training.checkpoint import DENSE_BEV
@@ -118,8 +119,7 @@ def build_loader(spec: Spec, world: World, seed: int) -> ClipLoader:
 
 def loader_processes(wanted: int) -> int:
     """At most this process's share of the cores: more would only take turns. The number does not change what is trained on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(wanted, max(1, cores_here() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def default_work_dir(config: str | Path) -> Path:
@@ -176,7 +176,7 @@ def _train(spec: Spec, options: RunOptions, world: World, loader_of: Callable[[S
         add_dense_bev(model, spec.model)
         announce("auxiliary head: a heat map of objects on the BEV")
     if options.auto_workers and world.device.type == "cuda":
-        chosen = fast.workers(fast.cores_here(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        chosen = fast.workers(cores_here(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         spec = replace(spec, data=replace(spec.data, workers_per_gpu=chosen))
     loader = loader_of(spec, world, options.train.seed)
     store = CheckpointStore(options.train.work_dir)

@@ -16,12 +16,13 @@ from uniad.data.dataset import SceneStream
 from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
 from uniad.deploy.runtime import Runtime
-from uniad.deploy.sensors import Pose, Sensors, prepare
+from uniad.deploy.sensors import Pose, Sensors, prepare, prepare_arrays
 from uniad.deploy.sources import DatasetFrames, FrameRecord
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
 from uniad.models.uniad import UniAD
 from uniad.postprocess.result import Result, result_of
+from uniad.processes import cores_here
 from uniad.training.carried import ANCHORS
 from uniad.training.checkpoint import read_checkpoint, save_checkpoint
 
@@ -186,6 +187,17 @@ def test_refused_frames_change_nothing(
         result = runtime.step(record.sensors)
         np.testing.assert_array_equal(result.plan.raw, want.plan.raw)
         np.testing.assert_array_equal(result.tracks.ids, want.tracks.ids)
+
+
+def test_images_are_scaled_in_as_many_threads_as_there_are_and_alike_in_any(runtime: Runtime, sensors: Sensors):
+    assert runtime._threads == min(6, cores_here())
+    one, several = (prepare_arrays(sensors, runtime.spec.data, 0.0, True, threads) for threads in (1, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(one, several, strict=True))
+    cameras = list(sensors.images)
+    bad = replace(sensors, images={**sensors.images, cameras[1]: np.zeros((4, 4, 3), np.uint8), cameras[4]: "none"})
+    for threads in (1, 4):
+        with pytest.raises(UserError, match=f"image of {cameras[4]}"):  # what is no image at all comes first
+            prepare_arrays(bad, runtime.spec.data, 0.0, True, threads)
 
 
 def test_poses_before_a_scene_are_taken_as_one_as_several_and_as_a_loader_process_hands_them_over(runtime: Runtime):
