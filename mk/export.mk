@@ -24,7 +24,7 @@ LOCATE_FLAG.1 := --locate always
 VERIFY_FLAGS.$(ONNX) = --backend $(call q,$(VERIFY_BACKENDS))$(if $(LOCATE), $(LOCATE_FLAG.$(LOCATE)))
 
 .PHONY: export verify compare-sampling
-export: $(ONNX) ## Write the trained step as one static ONNX, with its card and a recorded sequence; REFIT=1 renews the weights of the one there
+export: $(ONNX) ## Write the trained step as one static ONNX, with card and recorded sequence; REFIT=1 renews its weights
 verify: $(REPORT) ## Replay the recorded sequence with fed-back state and compare every output
 
 EXPORT_OF := $(EXPORT_CKPT) $(EXPORT_CONFIG) $(INFOS_VAL) $(if $(filter 2,$(STAGE)),$(wildcard $(ANCHORS))) $$(call code,export_onnx) .make/var/EXPORT_FLAGS.$(ONNX) .make/var/EXPORT_OF.$(ONNX)

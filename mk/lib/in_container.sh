@@ -20,10 +20,10 @@ name=uniad-$$-$RANDOM
 # The command's own end first (training writes a checkpoint), then by force; another Ctrl-C asks for force at once.
 stop() {
   local status=$1 stopper began=$SECONDS
-  trap '' TERM HUP
-  trap '(( SECONDS - began < 2 )) || force "$status"' INT
+  trap '' INT TERM HUP  # what is started now ignores them as well, from its first moment: a second Ctrl-C may come at once
   "$engine" stop --time "${STOP_SECONDS:-120}" "$name" > /dev/null 2>&1 < /dev/null &
   stopper=$!
+  trap '(( SECONDS - began < 2 )) || force "$status"' INT
   while kill -0 "$stopper" 2> /dev/null; do wait "$stopper" || true; done
   force "$status"
 }

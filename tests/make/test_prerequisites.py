@@ -61,7 +61,8 @@ def test_torch_follows_from_the_model_and_nothing_from_what_it_never_runs(needs:
 
 
 @pytest.mark.parametrize("package, tools", [
-    ("models", {"export_onnx", "verify", "infer"}), ("verify", {"verify"}), ("deploy", {"infer"}), ("losses", set()),
+    ("models", {"export_onnx", "verify", "infer"}), ("verify", {"export_onnx", "verify"}),
+    ("deploy", {"infer"}), ("losses", set()),
 ])  # fmt: skip
 def test_a_changed_file_runs_what_follows_from_it(made: Tree, package: str, tools: set[str]) -> None:
     shown = made.done("-n", "-W", f"projects/uniad/{package}/__init__.py", "verify", "infer", *SETTINGS)

@@ -27,7 +27,7 @@ def spec(data_spec):
     return specs.edit(
         specs.nano_spec(2), **{f"data__{name}": value for name, value in there.items()}, data__samples_per_gpu=3,
         data__queue_length=LENGTH, model__queue_length=LENGTH, data__image__photometric=False, model__use_grid_mask=False,
-        model__track__fp_ratio=0.0, model__track__random_drop=0.0,
+        model__track__fp_ratio=0.0, model__track__random_drop=0.0, model__stage2__plan__status_dropout=0.0,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from uniad.interface.types import Agents, MotionOutput, Stage2Targets, Targets
 from uniad.losses.occ import occ_losses
 from uniad.models.occ import OccHead, OccRaw
 
-SPEC = replace(nano_spec(2).model.stage2.occ, weight_aux=0.5)
+SPEC = replace(nano_spec(2).model.stage2.occ, weight_aux=0.5, draw_boxes=False)
 STEPS, H, W = SPEC.n_future + 1, 6, 7
 
 

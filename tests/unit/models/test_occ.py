@@ -43,7 +43,7 @@ MODELS: dict[str, ModelSpec] = {
 }
 SMALL = replace(
     nano_spec(2).model.stage2.occ, bev_hw=(11, 9), xbound=(-9.0, 9.0, 2.0), ybound=(-11.0, 11.0, 2.0), slice_bev=False,
-    bev_dims=12, proj_dims=16, query_dims=16, embed_dims=16, ffn_dims=24, proj_layers=2, num_heads=4,
+    bev_dims=12, proj_dims=16, query_dims=16, embed_dims=16, ffn_dims=24, proj_layers=2, num_heads=4, draw_boxes=False,
 )  # fmt: skip
 AGENTS, MODES = 5, 3
 PLACES = torch.randn(1, SMALL.bev_hw[0] * SMALL.bev_hw[1], SMALL.bev_dims, generator=torch.Generator().manual_seed(9))
