@@ -36,7 +36,7 @@ ENGINE := engines/$(SUB)$(ONNX_NAME).$(PRECISION).$(ENGINE_BACKEND).engine
 ENGINE_FLAGS.$(ENGINE) = --backend $(ENGINE_BACKEND) --precision $(PRECISION)$(if $(COMPUTE_CAPABILITIES), --compute-capabilities $(call q,$(COMPUTE_CAPABILITIES)))$(if $(WORKSPACE_GIB), --workspace-gib $(call q,$(WORKSPACE_GIB)))$(if $(TIMING_CACHE), --timing-cache $(call q,$(TIMING_CACHE)))$(if $(filter 1,$(ENGINE_REFITTABLE) $(REFIT)), --refittable)$(NO_CANARY)
 
 .PHONY: engine
-engine: $(ENGINE) ## Build a TensorRT engine from the ONNX, verified where a GPU is; REFIT=1 renews the weights of the one there
+engine: $(ENGINE) ## Build a TensorRT engine from the ONNX, verified where a GPU is; REFIT=1 renews its weights
 $(ENGINE): $(ENGINE_ONNX) $$(call code,build_engine+graph) .make/var/ENGINE_FLAGS.$(ENGINE) | $(ENV)
 	$(RUN) tools/build_engine.py $< --out $@ $(ENGINE_FLAGS.$(ENGINE))$(REFITTED)
 
