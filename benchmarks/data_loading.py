@@ -42,6 +42,7 @@ from uniad.data.sampler import TrainSampler
 from uniad.data.transforms import Distortion, decode, normalise, resampler
 from uniad.data.workers import PREFETCH, TAKEN
 from uniad.errors import run_cli
+from uniad.processes import cores_here
 from uniad.training.loader import ClipLoader, size_of
 from uniad.training.regularisation import plain_images
 
@@ -106,7 +107,7 @@ def main() -> None:
               f"{size / 1e6:.2f} MB of a clip through shared memory; ms of a processor a clip: "
               f"main process {row['main_ms']:.2f}, loader processes {row['workers_ms']:.2f}")  # fmt: skip
     print(table(rows))
-    cores = len(os.sched_getaffinity(0))
+    cores = cores_here()
     for way in ways:
         chosen = {row["workers"]: allowed(row, cores) for row in rows if row["way"] == way}
         rates = (f"{workers} workers {rate:.0f} ({rate / chosen.get(1, rate):.2f})" for workers, rate in chosen.items())

@@ -22,6 +22,7 @@ from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import scene_specs
 from uniad.data.synthetic.scene import Keyframe, Scene
 from uniad.data.synthetic.sensors import CAMERAS
+from uniad.processes import cores_here
 
 
 def cpu_s() -> float:
@@ -55,7 +56,7 @@ def steps(params: WorldParams, frames: int) -> dict[str, float]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--workers", type=int, default=cores_here())
     p.add_argument("--scenes", type=int, default=4)
     p.add_argument("--frames", type=int, default=40)
     args = p.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
         ("data set: CPU ms a keyframe, everything", f"{1e3 * cpu / count:.0f}"),
         (f"keyframes a second that {args.workers} idle cores would make", f"{args.workers * count / cpu:.1f}"),
         ("kilobytes a JPEG", f"{sum(images) / len(images) / 1e3:.0f}"),
-        ("load of this machine (1 minute)", f"{os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores"),
+        ("load of this machine (1 minute)", f"{os.getloadavg()[0]:.1f} on {cores_here()} cores"),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -10,7 +10,6 @@ are there are left alone, so an interrupted call can be repeated.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import _environment
 
 from uniad.errors import UserError, run_cli
+from uniad.processes import cores_here
 
 TOOLS = Path(_environment.TOOLS)
 
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--driven", action="store_true", help="worlds whose scenes teach driving")
     p.add_argument("--keep", type=int, nargs="*", default=[], metavar="S", help="seeds whose worlds stay")
     p.add_argument("--at-once", type=int, default=4, metavar="N", help="worlds that are made at the same time (default: 4)")
-    p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes, all worlds together")
+    p.add_argument("--jobs", type=int, default=cores_here(), metavar="N", help="processes, all worlds together")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
     return p.parse_args()
 

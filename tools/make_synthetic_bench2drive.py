@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from uniad.data.synthetic import WorldParams
 from uniad.data.synthetic.bench2drive import generate_routes
 from uniad.errors import UserError, run_cli
+from uniad.processes import cores_here
 
 
 def parse() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--frames", type=int, default=100, metavar="N", help="frames a route, at 10 Hz")
     p.add_argument("--seed", type=int, default=d.seed)
     p.add_argument("--jpeg-quality", type=int, default=d.jpeg_quality, metavar="Q")
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("--workers", type=int, default=cores_here(), metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p.parse_args()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from uniad.data.synthetic import WorldParams, generate
 from uniad.data.synthetic.params import VERSIONS
 from uniad.data.synthetic.scene import MakeScene, Scene
 from uniad.errors import UserError, run_cli
+from uniad.processes import cores_here
 
 
 def parse() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--jpeg-quality", type=int, default=d.jpeg_quality, metavar="Q")
     p.add_argument("--lidar-columns", type=int, default=d.lidar_columns, metavar="N", help="azimuth steps of the lidar")
     p.add_argument("--driven", action="store_true", help="scenes for learning to drive (docs/synthetic-world.md)")
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("--workers", type=int, default=cores_here(), metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p.parse_args()
 

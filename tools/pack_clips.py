@@ -10,7 +10,6 @@ A pack serves both stages of a variant. Give training several packs to train on 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -19,13 +18,14 @@ import torch
 from tqdm import tqdm
 
 from uniad.errors import run_cli
+from uniad.processes import cores_here
 
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", help="config file of either stage")
     p.add_argument("--out", type=Path, required=True, help="file to write")
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("--workers", type=int, default=cores_here(), metavar="N")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p.parse_args()

@@ -12,7 +12,6 @@ native.image_cache says what it holds: exact (the pixels that scaling reads) or 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import _environment  # noqa: F401
@@ -21,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from uniad.errors import run_cli
+from uniad.processes import cores_here
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--out", type=Path, help="file to write")
     p.add_argument("--splits", nargs="+", choices=("train", "val"), default=["train", "val"])
     p.add_argument("--check", type=Path, metavar="FILE", help="hold every image of a pack against its checksum instead")
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("--workers", type=int, default=cores_here(), metavar="N")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     args = p.parse_args()
