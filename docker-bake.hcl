@@ -23,16 +23,21 @@ group "default" {
   targets = ["torch1_12", "deploy", "jetson"]
 }
 
-# null leaves an argument, a label or a tag out.
+# What is set, "none" as an empty value. Written without null, which buildx before 0.10 refuses.
+function "given" {
+  params = [values]
+  result = { for name, value in values : name => value == "none" ? "" : value if value != "" }
+}
+
 target "common" {
-  args = {
-    PIP_INDEX_URL    = PIP_INDEX_URL != "" ? PIP_INDEX_URL : null
-    PIP_TRUSTED_HOST = PIP_TRUSTED_HOST != "" ? PIP_TRUSTED_HOST : null
-    APT_MIRROR       = APT_MIRROR != "" ? APT_MIRROR : null
-  }
-  labels = {
-    "org.opencontainers.image.revision" = REVISION != "" ? REVISION : null
-  }
+  args = given({
+    PIP_INDEX_URL    = PIP_INDEX_URL
+    PIP_TRUSTED_HOST = PIP_TRUSTED_HOST
+    APT_MIRROR       = APT_MIRROR
+  })
+  labels = given({
+    "org.opencontainers.image.revision" = REVISION
+  })
 }
 
 # Upstream's stack: CUDA 11.6 has no arm64
@@ -41,11 +46,11 @@ target "torch1_12" {
   context   = ".make/context/torch1.12"
   tags      = ["${REGISTRY}uniad_torch1.12"]
   platforms = ["linux/amd64"]
-  args = {
-    BASE_IMAGE      = TORCH112_BASE != "" ? TORCH112_BASE : null
-    BASE_DIGEST     = TORCH112_DIGEST != "" ? TORCH112_DIGEST : null
-    TORCH_INDEX_URL = TORCH112_INDEX_URL == "none" ? "" : TORCH112_INDEX_URL != "" ? TORCH112_INDEX_URL : null
-  }
+  args = given({
+    BASE_IMAGE      = TORCH112_BASE
+    BASE_DIGEST     = TORCH112_DIGEST
+    TORCH_INDEX_URL = TORCH112_INDEX_URL
+  })
 }
 
 target "deploy" {
@@ -53,11 +58,11 @@ target "deploy" {
   context   = ".make/context/deploy"
   tags      = ["${REGISTRY}uniad_deploy"]
   platforms = ["linux/amd64"]
-  args = {
-    BASE_IMAGE      = DEPLOY_BASE != "" ? DEPLOY_BASE : null
-    BASE_DIGEST     = DEPLOY_DIGEST != "" ? DEPLOY_DIGEST : null
-    TORCH_INDEX_URL = DEPLOY_INDEX_URL == "none" ? "" : DEPLOY_INDEX_URL != "" ? DEPLOY_INDEX_URL : null
-  }
+  args = given({
+    BASE_IMAGE      = DEPLOY_BASE
+    BASE_DIGEST     = DEPLOY_DIGEST
+    TORCH_INDEX_URL = DEPLOY_INDEX_URL
+  })
 }
 
 target "jetson" {
@@ -65,9 +70,9 @@ target "jetson" {
   context   = ".make/context/jetson"
   tags      = ["${REGISTRY}uniad_jetson"]
   platforms = ["linux/arm64"]
-  args = {
-    BASE_IMAGE      = JETSON_BASE != "" ? JETSON_BASE : null
-    BASE_DIGEST     = JETSON_DIGEST != "" ? JETSON_DIGEST : null
-    TORCH_INDEX_URL = JETSON_INDEX_URL == "none" ? "" : JETSON_INDEX_URL != "" ? JETSON_INDEX_URL : null
-  }
+  args = given({
+    BASE_IMAGE      = JETSON_BASE
+    BASE_DIGEST     = JETSON_DIGEST
+    TORCH_INDEX_URL = JETSON_INDEX_URL
+  })
 }

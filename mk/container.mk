@@ -58,7 +58,7 @@ FLAGS.deploy :=
 FLAGS.jetson := --platform linux/arm64
 
 # Proxies reach the build under the names that the engine itself lets through without writing them into the image.
-PROXY_ARGS := $(foreach v,http_proxy https_proxy no_proxy,$(if $(value $v),--build-arg $v))
+PROXIES := $(foreach v,http_proxy https_proxy no_proxy,$(if $(value $v),$v))
 arg = $(if $2,--build-arg $(call q,$1=$2))
 # "none" is an empty address: PIP_INDEX_URL's
 index-arg = $(if $1,--build-arg TORCH_INDEX_URL=$(if $(filter-out none,$1),$(call q,$1)))
@@ -81,7 +81,7 @@ define image-rules
 .make/image/$1: .make/var/IMAGE_INPUTS.$1 $$$$(if $$$$(filter $$$$(IMAGE_INPUTS.$1),$$$$(call IMAGE_THERE,$1)),,FORCE)
 	mk/lib/stage_context.sh$$(if $$(filter cache-mounts,$$(ENGINE_FACTS)),, --no-cache-mounts) docker/$1 .make/context/$1 $$(call q,$$(CA_CERTS)) $$(call qs,$$(WHEELS))
 	$$(BUILDER) --tag $(IMAGE_TAG.$1) --label uniad.inputs=$$(IMAGE_INPUTS.$1) $$(REVISION:%=--label org.opencontainers.image.revision=%) $$(FLAGS.$1) $$(call arg,BASE_IMAGE,$$(BASE.$1)) $$(call arg,BASE_DIGEST,$$(DIGEST.$1)) $$(call index-arg,$$(TORCH_INDEX.$1)) \
-	  $$(call arg,PIP_INDEX_URL,$$(PIP_INDEX_URL)) $$(call arg,PIP_TRUSTED_HOST,$$(PIP_TRUSTED_HOST)) $$(call arg,APT_MIRROR,$$(APT_MIRROR)) $$(PROXY_ARGS) $$(foreach a,$$(BUILD_ARGS),--build-arg $$(call q,$$a)) $$(BUILD_FLAGS) .make/context/$1
+	  $$(call arg,PIP_INDEX_URL,$$(PIP_INDEX_URL)) $$(call arg,PIP_TRUSTED_HOST,$$(PIP_TRUSTED_HOST)) $$(call arg,APT_MIRROR,$$(APT_MIRROR)) $$(PROXIES:%=--build-arg %) $$(foreach a,$$(BUILD_ARGS),--build-arg $$(call q,$$a)) $$(BUILD_FLAGS) .make/context/$1
 	@mkdir -p $$(@D); touch $$@
 IMAGE_INPUTS.$1 = $$(call IMAGE_DIGEST,$1)
 endef
@@ -91,9 +91,12 @@ $(foreach i,$(IMAGES),$(eval $(call image-rules,$i)))
 $(call subset,IMAGES_OF,$(IMAGES))
 BAKED := TORCH112_BASE DEPLOY_BASE JETSON_BASE TORCH112_DIGEST DEPLOY_DIGEST JETSON_DIGEST TORCH112_INDEX_URL DEPLOY_INDEX_URL JETSON_INDEX_URL \
   PIP_INDEX_URL PIP_TRUSTED_HOST APT_MIRROR
+BAKE_TARGET = $(subst .,_,$i)
 .PHONY: contexts images
 contexts: ## Lay out what the builds of all images see, in .make/context
 	@$(foreach i,$(IMAGES_OF),mk/lib/stage_context.sh docker/$i .make/context/$i $(call q,$(CA_CERTS)) $(call qs,$(WHEELS)) &&) true
-images: contexts ## Build the images as one graph with docker buildx bake (IMAGES_OF: some of them)
+images: contexts $(foreach i,$(IMAGES_OF),.make/var/IMAGE_INPUTS.$i) ## Build the images as one graph with docker buildx bake (IMAGES_OF: some of them)
 	@docker buildx version > /dev/null 2>&1 || { echo 'error: docker buildx is not installed (docs.docker.com/build): `make image IMAGE=deploy` builds one image with any container engine' >&2; exit 2; }
-	$(foreach v,$(BAKED),$(if $($v),$v=$(call q,$($v)) ))REVISION=$(REVISION) docker buildx bake --load $(BUILD_FLAGS) $(subst .,_,$(IMAGES_OF))
+	$(foreach v,$(BAKED),$(if $($v),$v=$(call q,$($v)) ))REVISION=$(REVISION) docker buildx bake --load $(foreach i,$(IMAGES_OF),--set $(BAKE_TARGET).labels.uniad.inputs=$(IMAGE_INPUTS.$i)) \
+	  $(foreach a,$(PROXIES) $(BUILD_ARGS),--set $(call q,*.args.$a)) $(BUILD_FLAGS) $(foreach i,$(IMAGES_OF),$(BAKE_TARGET))
+	@mkdir -p .make/image; touch $(IMAGES_OF:%=.make/image/%)

@@ -145,6 +145,7 @@ def machine() -> Iterator[Machine]:
     root.mkdir()
     lay_tree(root)
     shutil.copytree(REPO / "docker", root / "docker")
+    shutil.copy(REPO / "docker-bake.hcl", root)
     (root / "docker/torch1.12/requirements.txt").write_text(REQUIREMENTS)
     for name, text in {
         "third_party/uniad_mmdet3d/setup.py": SETUP,

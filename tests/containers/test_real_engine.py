@@ -120,6 +120,27 @@ def test_an_interrupted_training_leaves_no_container(machine: Machine, number: i
     assert machine.owners() == {machine.uid}
 
 
+def test_the_graph_builds_the_image_that_make_builds(machine: Machine):
+    """bake in place of build: the same layers and settings, and make has nothing left to build."""
+    if subprocess.run([machine.engine, "buildx", "version"], capture_output=True, **machine.person).returncode:
+        pytest.skip(f"{machine.engine} has no buildx")
+    assert machine.make("image").returncode == 0
+    registry, baked = "uniad_test_bake/", "uniad_test_bake/uniad_torch1.12"
+    try:
+        process = machine.start("images", "IMAGES_OF=torch1.12", env={"REGISTRY": registry}, stderr=subprocess.STDOUT)
+        told = process.communicate(timeout=1500)[0]
+        assert process.returncode == 0, told[-3000:]
+        command = [machine.engine, "image", "inspect", "uniad_test", baked]
+        built, of_the_graph = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert of_the_graph["RootFS"] == built["RootFS"] and of_the_graph["Architecture"] == built["Architecture"]
+        for key in ("Env", "Entrypoint", "Cmd", "Labels", "User", "WorkingDir"):
+            assert of_the_graph["Config"][key] == built["Config"][key], key
+        done = machine.make("image", f"IMAGE_TAG.torch1.12={baked}")
+        assert done.returncode == 0 and " build --tag" not in done.stdout, done.stdout
+    finally:
+        subprocess.run([machine.engine, "image", "rm", "--force", baked], capture_output=True)
+
+
 def test_an_interrupted_image_build_leaves_no_container(machine: Machine):
     script = machine.root / "docker/setup/packages.sh"
     text = script.read_text()
