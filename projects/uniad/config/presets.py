@@ -43,6 +43,22 @@ CONVENTIONS = (
     "bev_shift", "box_code", "box_sizes", "smoother_start", "can_bus_order", "track_pose", "occ_steps", "clip_frames",
 )  # fmt: skip
 
+# What weights learnt that v1's did not, and that the data does not show. What evaluation and losses do besides is not among it.
+_LEARNT: dict[str, tuple[str, ...]] = {
+    V2: ("bev_shift", "anchor_rotation"),
+    BENCH2DRIVE: ("can_bus_order", "track_pose"),
+}
+
+
+def generations_of(values: Mapping[str, object]) -> tuple[str, ...]:
+    """Whose weights conventions are for, by the ``values`` of their keys: one generation where they are its set.
+
+    Where keys were chosen one by one (``dict(preset='bench2drive',track_pose='fixed')``) all whose ways are among them.
+    """
+    ways = {name: [values.get(key) == name for key in keys] for name, keys in _LEARNT.items()}
+    others = tuple(name for name, has in ways.items() if any(has))
+    return others if any(all(has) for has in ways.values()) else (*others, V1)
+
 
 def convention_of(value: object) -> object:
     """One word for v1's way of a key among ``CONVENTIONS``; None is that of a file of earlier versions, which knew no other."""

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uniad.config.presets import convention_of
+from uniad.config.presets import convention_of, generations_of
 from uniad.config.spec import Spec
 from uniad.errors import UserError
+from uniad.formats.published import TITLES
 from uniad.models.bevformer import BevFormer
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import LoadReport, load_state, read_checkpoint, state_dict_of
@@ -25,7 +26,7 @@ from uniad.training.state import flatten
 
 ANCHORS = "motion_anchors"
 # Of these, v1's way and the corrected one are the same
-_CONVENTIONS = ("model.compat.bev_shift", "model.compat.box_code")
+_CONVENTIONS = ("model.compat.bev_shift", "model.compat.box_code", "model.compat.can_bus_order")
 # What weights are meaningless without; shapes alone do not tell it. Faults of evaluation and of losses are not among it.
 MADE_WITH = (
     "data.class_names",
@@ -76,11 +77,19 @@ def check_made_with(content: Mapping[str, Any], spec: Spec, path: str | Path) ->
         then[key], now[key] = convention_of(then.get(key)), convention_of(now[key])
     unlike = [f"{key}={then[key]} (here {now[key]})" for key in MADE_WITH if key in then and key in now and then[key] != now[key]]
     if unlike:
+        whose = [_titles(values) for values in (then, now)]
+        as_whom = f" as {whose[0]} computes (here {whose[1]})" if whose[0] != whose[1] else ""
         more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
         raise UserError(
-            f"checkpoint {path} does not fit {spec.name}: it was made by {made.get('variant')} ({made.get('config')}) with "
-            f"{', '.join(unlike[:3])}{more}; take that config, or a checkpoint of this one"
+            f"checkpoint {path} does not fit {spec.name}: it was made by {made.get('variant')} ({made.get('config')}){as_whom} "
+            f"with {', '.join(unlike[:3])}{more}; take that config, or a checkpoint of this one"
         )
+
+
+def _titles(flat: Mapping[str, Any]) -> str:
+    """The generations whose ways a flattened config has, for a person."""
+    values = {key.removeprefix("model.compat."): value for key, value in flat.items()}
+    return " and ".join(TITLES[name] for name in generations_of(values))
 
 
 def load_detector(spec: Spec, path: str | Path, say: Callable[[str], None] | None = print) -> BevFormer:

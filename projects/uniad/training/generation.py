@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from uniad.config.presets import generations_of
 from uniad.config.spec import UNIAD_V2, CompatSpec, Spec
 from uniad.errors import UserError
 from uniad.formats.checkpoints import UNUSED_OF_V2, Recognised, recognise_as
 from uniad.formats.published import BENCH2DRIVE, TITLES, UNIAD_V1
 
 
+def generations_in(compat: CompatSpec) -> tuple[str, ...]:
+    """Whose weights a config is for: one generation, or several whose ways were chosen key by key."""
+    return generations_of(asdict(compat))
+
+
 def generation_of(compat: CompatSpec) -> str:
-    """Whose weights a config is for, of nuScenes: that decides what the BEV encoder has learnt of the car's own motion."""
-    return UNIAD_V2 if UNIAD_V2 in (compat.bev_shift, compat.anchor_rotation) else UNIAD_V1
+    """The same where one word is wanted: of several the one that is not v1."""
+    return generations_in(compat)[0]
 
 
 def unused(spec: Spec) -> tuple[str, ...]:
     """Entries that published weights of the config's generation carry and that nothing reads."""
-    return UNUSED_OF_V2 if generation_of(spec.model.compat) == UNIAD_V2 else ()
+    return UNUSED_OF_V2 if UNIAD_V2 in generations_in(spec.model.compat) else ()
 
 
 def check_generation(
@@ -29,7 +36,8 @@ def check_generation(
 ) -> None:
     """UserError for weights of a fork, of another generation than the config's, or of Bench2Drive with nuScenes' classes.
 
-    Where names and shapes alone speak against a config that names its generation, the config is believed, and ``say`` told.
+    v1's weights are told from v2.0's by what they lack. That alone does not overrule a config that names v2.0: it is believed,
+    and ``say`` told. Single keys of a generation's conventions may be chosen; those of another generation whole may not.
     """
     found = recognise_as(content, {name: tuple(value.shape) for name, value in state.items()}, Path(path))
     if found.own:
@@ -48,17 +56,19 @@ def check_generation(
             f"checkpoint {path} is of {found.title} ({found.sizes.classes} classes), {spec.name} has {classes} classes: "
             f"take {remedy} for it"
         )
-    wanted = generation_of(spec.model.compat)
-    if spec.stage == 0 or found.generation in (wanted, BENCH2DRIVE):
-        _check_box_code(found, spec, path)
+    computes_as = generations_in(spec.model.compat)
+    if found.generation in computes_as or (spec.stage == 0 and BENCH2DRIVE not in (found.generation, *computes_as)):
+        _check_box_code(found, spec, path)  # stage 0 of v1 and v2.0 are alike
         return
-    if found.certain or found.generation == UNIAD_V2:
+    titles = " and ".join(TITLES[name] for name in computes_as)
+    if found.certain or found.generation == UNIAD_V2 or BENCH2DRIVE in computes_as:
         raise UserError(
-            f"checkpoint {path} is of {found.title} ({found.why}), {spec.name} computes as {TITLES[wanted]}: add "
-            f"native.compat={found.generation} (make: GENERATION={found.generation})"
+            f"checkpoint {path} is of {found.title} ({found.why}), {spec.name} computes as {titles}: add "
+            f"native.compat={found.generation} (make: GENERATION={found.generation}), or change single keys of it, "
+            f"native.compat=\"dict(preset='{found.generation}',KEY='fixed')\""
         )
     if say:
-        say(f"{path}: taken for {TITLES[wanted]}, as {spec.name} says ({found.title} {found.why})")
+        say(f"{path}: taken for {titles}, as {spec.name} says ({found.title} {found.why})")
 
 
 def _check_box_code(found: Recognised, spec: Spec, path: str | Path) -> None:

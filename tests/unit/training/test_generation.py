@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -18,14 +19,17 @@ from uniad.data.convert import convert_pickle
 from uniad.data.dataset import open_table
 from uniad.data.infos import create_infos
 from uniad.errors import UserError
+from uniad.formats.published import TITLES
 from uniad.models.bev_model import TrackHead
-from uniad.training.carried import load_trained
+from uniad.training.carried import check_made_with, load_trained
 from uniad.training.checkpoint import read_checkpoint, state_dict_of
 from uniad.training.convert import convert_checkpoint
 from uniad.training.generation import check_generation, unused
 
 SHIPPED = REPO / "weights/nano/nano_e2e.pth"
 V2 = dict(model__compat__bev_shift="uniad-v2", model__compat__box_code="uniad-v2", model__compat__anchor_rotation="uniad-v2")
+
+BENCH2DRIVE = dict(model__compat__can_bus_order="bench2drive", model__compat__track_pose="bench2drive")
 
 
 def check(path, spec, say=None):
@@ -54,6 +58,60 @@ def test_weights_of_nuscenes_are_none_of_bench2drive(tmp_path, v2, title):
     spec = load_spec(CONFIGS / "stage2_e2e/b2d-base_e2e.py")
     with pytest.raises(UserError, match=rf"is of {title} \(10 classes\), b2d-base_e2e has 9 classes: take a variant of nuScenes"):
         check(stand_in(tmp_path / "w.pth", v2=v2), spec)
+
+
+FILES = {"uniad-v1": {}, "uniad-v2": dict(v2=True), "bench2drive": dict(change=of_bench2drive)}
+PAIRS = [(made, said) for made in FILES for said in FILES if made != said and (made, said) != ("uniad-v1", "uniad-v2")]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A stand-in of each generation: generation -> file."""
+    folder = tmp_path_factory.mktemp("generations")
+    return {name: stand_in(folder / f"{name}.pth", **how) for name, how in FILES.items()}
+
+
+def config_for(generation, compat):
+    stem = "b2d-base" if generation == "bench2drive" else "full"
+    return load_spec(CONFIGS / f"stage2_e2e/{stem}_e2e.py", [f"native.compat={compat}"])
+
+
+@pytest.mark.parametrize(("made", "said"), PAIRS)
+def test_each_generation_with_the_conventions_of_each_other_is_one_line_that_names_both(files, made, said):
+    spec = config_for(made, said)
+    line = rf"is of {TITLES[made]} \(.*\), {spec.name} computes as {TITLES[said]}: add native.compat={made}"
+    with pytest.raises(UserError, match=line) as error:
+        check(files[made], spec)
+    assert "\n" not in str(error.value)
+    check(files[made], config_for(made, made))
+
+
+def test_no_faults_at_all_is_v1_put_right_and_none_of_bench2drive(files):
+    with pytest.raises(UserError, match="is of Bench2DriveZoo's UniAD .* computes as UniAD v1: add native.compat=bench2drive"):
+        check(files["bench2drive"], config_for("bench2drive", "fixed"))
+    check(files["uniad-v1"], config_for("uniad-v1", "fixed"))
+
+
+@pytest.mark.parametrize(("made", "keys"), [
+    ("bench2drive", "preset='bench2drive',track_pose='fixed'"), ("uniad-v2", "preset='uniad-v2',bev_shift='fixed'"),
+    ("uniad-v1", "can_bus_order='bench2drive'"), ("uniad-v1", "preset='uniad-v2',box_code='upstream',bev_shift='upstream'"),
+])  # fmt: skip
+def test_single_keys_are_a_choice(files, made, keys):
+    said = []
+    check(files[made], config_for(made, f"dict({keys})"), said.append)
+    assert not said
+
+
+def test_our_own_checkpoint_under_another_generation_names_both(tmp_path):
+    content = read_checkpoint(SHIPPED)
+    spec = json.loads(content["meta"]["uniad"]["spec"])
+    line = r"made by nano \(.*\) as UniAD v1 computes \(here Bench2DriveZoo's UniAD\) with .*can_bus_order"
+    with pytest.raises(UserError, match=line):
+        check_made_with(content, nano_spec(2, **BENCH2DRIVE), SHIPPED)
+    spec |= {"model.compat.can_bus_order": "bench2drive", "model.compat.track_pose": "bench2drive"}
+    content["meta"]["uniad"]["spec"] = json.dumps(spec)
+    with pytest.raises(UserError, match=r"as Bench2DriveZoo's UniAD computes \(here UniAD v1\) with .*can_bus_order=bench2drive"):
+        check_made_with(content, nano_spec(2), SHIPPED)
 
 
 def test_a_fork_that_lacks_a_head_is_not_taken_for_stage_1(tmp_path):
