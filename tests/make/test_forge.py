@@ -48,6 +48,28 @@ def test_the_devcontainer_makes_the_environment_as_a_person_does() -> None:
     assert settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
 
 
+# Of the devcontainer specification (containers.dev): what a file of the "image" kind may say, and in which form
+OF_AN_IMAGE = {
+    "name": str, "image": str, "features": dict, "hostRequirements": dict, "runArgs": list, "mounts": list, "init": bool,
+    "containerEnv": dict, "remoteEnv": dict, "containerUser": str, "remoteUser": str, "updateRemoteUserUID": bool,
+    "workspaceFolder": str, "workspaceMount": str, "postCreateCommand": (str, list, dict), "postStartCommand": (str, list, dict),
+    "onCreateCommand": (str, list, dict), "forwardPorts": list, "customizations": dict,
+}  # fmt: skip
+
+
+def test_the_devcontainer_s_file_is_one_of_the_specification() -> None:
+    """An unknown key is passed over by the tools without a word, and a wrong form fails when somebody opens the folder."""
+    settings = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
+    assert "image" in settings and set(settings) <= set(OF_AN_IMAGE), set(settings) - set(OF_AN_IMAGE)
+    assert all(isinstance(value, OF_AN_IMAGE[key]) for key, value in settings.items())
+    assert all(isinstance(word, str) for word in settings["runArgs"] + list(settings["containerEnv"].values()))
+    assert all(re.fullmatch(r"[a-z0-9./-]+:\d+", name) for name in settings["features"])
+    needs = settings["hostRequirements"]
+    assert set(needs) <= {"cpus", "memory", "storage", "gpu"} and type(needs["cpus"]) is int and needs["cpus"] >= 1
+    assert all(re.fullmatch(r"\d+([tgmk]b)?", needs[key]) for key in ("memory", "storage"))
+    assert needs["gpu"] in (True, False, "optional")
+
+
 def test_ci_says_what_takes_long() -> None:
     lines = [line.strip() for line in (REPO / ".ci/run").read_text().splitlines()]
     lines = [line for line in lines if line.startswith(("make test ", "make test-long "))]
