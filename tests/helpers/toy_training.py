@@ -84,7 +84,7 @@ def toy_loss(model: nn.Module, clip: ToyClip, generator: torch.Generator) -> dic
 def toy_spec(**changes: object) -> Spec:
     values = dict(
         lr=2e-4, weight_decay=0.01, backbone_lr_mult=1.0, clip_norm=35.0, warmup_iters=4, warmup_ratio=1 / 3, min_lr_ratio=1e-3,
-        lr_by_epoch=True, total_epochs=2, log_interval=1, checkpoint_interval=1, find_unused_parameters=True,
+        lr_by_epoch=True, total_epochs=2, log_interval=1, checkpoint_interval=1,
     )  # fmt: skip
     return edit(nano_spec(), **{**{f"train__{k}": v for k, v in values.items()}, **changes})
 

@@ -63,17 +63,3 @@ def generations_of(values: Mapping[str, object]) -> tuple[str, ...]:
 def convention_of(value: object) -> object:
     """One word for v1's way of a key among ``CONVENTIONS``; None is that of a file of earlier versions, which knew no other."""
     return V1 if value in (None, FIXED, "documented") else value
-
-
-def name_of(values: Mapping[str, str], default: str = "documented") -> str:
-    """The preset that ``values`` of all keys are nearest to, and what differs from it: ``uniad-v2 but rotate_center=fixed``.
-
-    default: the value of what a preset leaves out.
-    """
-    differing = {
-        preset: {k: v for k, v in values.items() if v != PRESETS[preset].get(k, default)} for preset in (V1, V2, BENCH2DRIVE)
-    }
-    differing[FIXED] = {k: v for k, v in values.items() if v != FIXED}
-    preset = min(differing, key=lambda name: len(differing[name]))
-    rest = ", ".join(f"{k}={v}" for k, v in sorted(differing[preset].items()))
-    return f"{preset} but {rest}" if rest else preset

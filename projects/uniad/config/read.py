@@ -151,7 +151,6 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
         log_interval=interval,
         checkpoint_interval=keep,
         load_from=load_from,
-        find_unused_parameters=cfg.boolean("find_unused_parameters", False),
         lr_by_epoch=by_epoch,
         regularise=native.boolean("regularise", True),
         clip_by_head=native.boolean("clip_by_head", False),

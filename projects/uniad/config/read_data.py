@@ -86,7 +86,6 @@ def image_of(train: _Steps, test: _Steps, node: Node) -> S.ImageSpec:
         std=train.std,
         to_rgb=train.to_rgb,
         scale=scale,
-        pad_divisor=divisor,
         photometric=train.photometric,
         height=height,
         width=width,

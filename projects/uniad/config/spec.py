@@ -380,7 +380,6 @@ class ImageSpec:
     std: tuple[float, float, float]
     to_rgb: bool
     scale: float  # of the 1600x900 original
-    pad_divisor: int
     photometric: bool
     height: int  # of the padded network input
     width: int
@@ -445,7 +444,6 @@ class TrainSpec:
     log_interval: int
     checkpoint_interval: int
     load_from: str | None
-    find_unused_parameters: bool
     lr_by_epoch: bool = True  # cosine stepped by epoch (upstream) or by iteration
     regularise: bool = True  # False: no dropout, grid mask or photometric distortion, see training/regularisation.py
     clip_by_head: bool = False  # clip_norm holds for every top-level module's gradients, not for all together

@@ -13,7 +13,6 @@ from uniad.config.presets import BENCH2DRIVE
 from uniad.config.presets import V1 as UNIAD_V1
 from uniad.config.presets import V2 as UNIAD_V2
 
-GENERATIONS = (UNIAD_V1, UNIAD_V2, BENCH2DRIVE)
 TITLES = {UNIAD_V1: "UniAD v1", UNIAD_V2: "UniAD v2.0", BENCH2DRIVE: "Bench2DriveZoo's UniAD"}
 
 _V1 = "https://github.com/OpenDriveLab/UniAD/releases/download"

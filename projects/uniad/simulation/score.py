@@ -26,7 +26,6 @@ from uniad.simulation.log import CAR_FRONT_M, CAR_LENGTH_M, CAR_MIDDLE_M, CAR_WI
 from uniad.simulation.places import Places, Streets
 
 F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 # NAVSIM and nuPlan
 STOPPED_MPS = 0.05  # a car at most this fast stands, when it is asked whose fault a collision is

@@ -72,7 +72,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
 }
 # Those, and what stands in parts of a config that are not ``_READ``
 HARMLESS_SPEC_KEYS = frozenset({
-    "path", "train.load_from", "train.log_interval", "train.checkpoint_interval", "train.find_unused_parameters",
+    "path", "train.load_from", "train.log_interval", "train.checkpoint_interval",
     "data.workers_per_gpu", "data.eval_mod",
     *(key for keys in _HARMLESS.values() for key in keys),
 })  # fmt: skip
@@ -89,7 +89,10 @@ _CONVENTIONS = tuple(
     for part in parts
 )
 # Checkpoints of earlier versions hold them; nothing read them
-_GONE = frozenset({"model.map.quality_threshold_stuff", "model.map.overlap_threshold_stuff", "data.occ_filter_invalid_sample"})
+_GONE = frozenset({
+    "model.map.quality_threshold_stuff", "model.map.overlap_threshold_stuff", "data.occ_filter_invalid_sample",
+    "data.image.pad_divisor", "train.find_unused_parameters",
+})  # fmt: skip
 
 
 def without_harmless(spec: Mapping[str, Any]) -> dict[str, Any]:

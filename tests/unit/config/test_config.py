@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import os
 import time
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import specs, upstream_config
+from helpers import REPO, specs, upstream_config
+from uniad.config import spec as spec_file
 from uniad.config.file import ConfigError, load_config, parse_override
 from uniad.config.read import from_config, load_spec
 from uniad.config.spec import UPSTREAM, from_scratch
@@ -39,6 +42,17 @@ def test_every_shipped_config_gives_a_spec(path: Path):
     assert spec.name == path.stem
     assert spec.stage == (1 if "stage1" in str(path) else 2)
     assert (spec.model.stage2 is None) == (spec.stage == 1)
+
+
+def test_every_value_of_the_specs_is_read_by_something() -> None:
+    """A key that is parsed into a spec acts: code beyond the reader takes it."""
+    places = [REPO / name for name in ("projects/uniad", "tools", "benchmarks")]
+    files = [path for place in places for path in place.rglob("*.py") if place / "config" not in path.parents]
+    read = {node.attr for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    kept = [kind for kind in vars(spec_file).values() if dataclasses.is_dataclass(kind)]
+    assert len(kept) > 20
+    idle = [f"{kind.__name__}.{field.name}" for kind in kept for field in dataclasses.fields(kind) if field.name not in read]
+    assert not idle, idle
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import specs
 from uniad.config.file import ConfigError
-from uniad.config.presets import CONVENTIONS, PRESETS, V1, V2, name_of
+from uniad.config.presets import CONVENTIONS, PRESETS, V1, V2
 from uniad.config.read import load_spec
 from uniad.config.spec import UPSTREAM, CompatSpec
 from uniad.training import identity
@@ -48,11 +48,6 @@ def test_v2_reaches_the_parts_of_the_model_that_read_it():
 def test_single_keys_stand_over_a_preset():
     found = compat_of("dict(preset='uniad-v2',rotate_center='fixed',timestamps='upstream')")
     assert found == compat_of("uniad-v2").__class__(**{**asdict(compat_of(V2)), "rotate_center": "fixed", "timestamps": UPSTREAM})
-    assert name_of(asdict(found)) == "uniad-v2 but rotate_center=fixed, timestamps=documented"
-
-
-def test_sets_are_told_by_name():
-    assert [name_of(asdict(compat_of(name))) for name in (V1, V2, "fixed", "upstream")] == [V1, V2, "fixed", V1]
 
 
 @pytest.mark.parametrize("value, words", [

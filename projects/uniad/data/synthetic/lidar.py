@@ -9,7 +9,6 @@ from uniad.data.synthetic.sensors import LIDAR_BEAMS, LIDAR_PITCH_DEG
 
 RANGE_M = 90.0
 NOISE_M = 0.015
-GROUND = 0  # label of a return that hit nothing with a number
 
 
 class Sweep:
