@@ -7,7 +7,7 @@
 
 Every row is a training by tools/train.py from the packs that are named, from the dataset (``--data disk``), or from a small
 synthetic world that is made and packed first. Seconds of an iteration are the median of the log's, without its first lines; the
-share that waited for data is the log's too.
+share that waited for data is the log's too. No checkpoint is written before the end: an epoch of a small world is a few steps.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def measure(args: argparse.Namespace, gpus: int, mode: str, data: list[str], fol
     words = [
         args.config, "--work-dir", str(work), "--resume", "none", "--save-every", "0", "--no-tensorboard",
         "--device", args.device, "--max-iters", str(args.iterations), "--samples-per-gpu", str(args.clips),
-        *data, *MODES[mode], *args.train_args, "--cfg-options", f"log_config.interval={INTERVAL}",
+        *data, *MODES[mode], *args.train_args,
+        "--cfg-options", f"log_config.interval={INTERVAL}", f"checkpoint_config.interval={args.iterations}",
     ]  # fmt: skip
     tool = [sys.executable, "tools/train.py"] if gpus == 1 else ["tools/uniad_dist_train.sh"]
     run([*tool, words[0], *([str(gpus)] if gpus > 1 else []), *words[1:]])

@@ -22,5 +22,5 @@ class Nano:
             "data.workers_per_gpu=0", "model.score_thresh=0.38",
         ]  # fmt: skip
 
-    def open(self) -> Runtime:
-        return Runtime.open(self.checkpoint, "cpu", config=self.config, options=self.options)
+    def open(self, device: str = "cpu", backend: str = "auto") -> Runtime:
+        return Runtime.open(self.checkpoint, device, backend, config=self.config, options=self.options)

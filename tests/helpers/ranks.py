@@ -23,7 +23,10 @@ from uniad.training.distributed import World
 
 
 def in_ranks(size: int, work: Callable[[World], Any], timeout_s: float = 300.0, device: str = "cpu") -> list[Any]:
-    """``work(world)`` in ``size`` processes on the CPU, or on a GPU each; what it returned in each, by rank."""
+    """``work(world)`` in ``size`` processes on the CPU, or on a GPU each; what it returned in each, by rank.
+
+    Where there are fewer GPUs than processes, they share them, over gloo: NCCL wants a GPU for each.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", __name__])
     packed = cloudpickle.dumps(work)  # lambdas, too
@@ -52,7 +55,8 @@ def _run(rank: int, size: int, device: str, store: Path, packed: bytes, sender: 
         work = pickle.loads(packed)
         here, backend = torch.device("cpu"), "gloo"
         if device == "cuda":
-            here, backend = torch.device("cuda", rank), "cpu:gloo,cuda:nccl"
+            gpus = torch.cuda.device_count()
+            here, backend = torch.device("cuda", rank % gpus), "cpu:gloo,cuda:nccl" if gpus >= size else "gloo"
             torch.cuda.set_device(here)
         dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=2))
         sender.send(("", work(World(rank, size, rank, here))))

@@ -45,6 +45,11 @@ class Runner:
         self._state = self.contract.initial_state()
 
     @property
+    def image_device(self) -> str:
+        """Where a step takes its images as a tensor that lies there already; empty: on the host, as an array."""
+        return ""
+
+    @property
     def state(self) -> dict[str, np.ndarray]:
         """State that the next step will be fed, by input name."""
         return self._state

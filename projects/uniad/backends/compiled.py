@@ -32,6 +32,10 @@ class CompiledRunner(Runner):
         self._on_device = False  # whether the state that counts is the device's, not the one that ``reset`` left here
 
     @property
+    def image_device(self) -> str:
+        return "" if self.device == "cpu" else self.device
+
+    @property
     def state(self) -> dict[str, np.ndarray]:
         if self._on_device:
             self._state = self._read_state("state_")
@@ -90,7 +94,8 @@ class CompiledRunner(Runner):
     def _run(self, frame: Feeds, state: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         step = self._opened(self._resident)
         for port, buffer in zip(self.contract.frame, step.frame):
-            buffer.copy_(torch.from_numpy(np.ascontiguousarray(frame[port.name])))
+            given = frame[port.name]
+            buffer.copy_(given if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given)))
         if state is not None:
             for port, buffer in zip(self.contract.state, step.state):
                 buffer.copy_(torch.from_numpy(np.ascontiguousarray(state[f"state_{port.name}"])))

@@ -43,6 +43,10 @@ class TorchRunner(Runner):
         self.model, self.device = model, device
 
     @property
+    def image_device(self) -> str:
+        return "" if self.device == "cpu" else self.device
+
+    @property
     def state(self) -> dict[str, np.ndarray]:
         self._state = {name: as_array(value) for name, value in self._state.items()}
         return self._state

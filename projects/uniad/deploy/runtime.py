@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from uniad.interface.pillars import check_rig
 from uniad.interface.types import Frame, FrameArrays
 from uniad.postprocess.result import Result, prepare_result, result_of
 from uniad.processes import cores_here
+
+if TYPE_CHECKING:
+    from uniad.deploy.device_images import DeviceImages
 
 SAME_VIEW = 0.05  # of the largest entry of a projection
 
@@ -51,6 +55,7 @@ class Runtime:
         self._runner = runner
         # One camera each at most: of a frame's time on a GPU, scaling images in one thread would be three quarters.
         self._threads = min(threads or cores_here(), len(spec.data.vocabulary.cameras))
+        self._images = _device_images(runner, spec)
         self._lock = threading.RLock()
         self._open = True
         self._start_s: float | None = None  # of the scene; None: the next frame begins one
@@ -192,7 +197,8 @@ class Runtime:
             now = float(frame.time_s[0])
         elif isinstance(frame, Sensors):
             now = check_time(frame.time_s)
-            ready = prepare_arrays(frame, self.spec.data, now if start is None else start, start is None, self._threads)
+            begun = now if start is None else start
+            ready = prepare_arrays(frame, self.spec.data, begun, start is None, self._threads, self._images)
         else:
             raise UserError(f"step takes Sensors or a Frame, not {type(frame).__name__}")
         return ready, now
@@ -211,9 +217,18 @@ class Runtime:
 
     def _feed(self, frame: FrameArrays) -> dict[str, np.ndarray]:
         check_command(as_array(frame.command), names=self.contract.commands)
-        feed = frame_feeds(self.contract, frame)
+        feed = frame_feeds(self.contract, frame, () if isinstance(frame.img, np.ndarray) else ("img",))
         try:
             self.contract.check_frame(feed)
         except ValueError as error:
             raise UserError(f"this frame does not fit the model: {error}") from None
         return feed
+
+
+def _device_images(runner: Runner, spec: Spec) -> DeviceImages | None:
+    """What makes network images where the step computes; None where that is the host."""
+    if not runner.image_device:
+        return None
+    from uniad.deploy.device_images import DeviceImages  # a car without PyTorch has no such back end
+
+    return DeviceImages(spec.data.image, runner.image_device)

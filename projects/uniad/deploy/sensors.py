@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec
+from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec, ImageSpec
 from uniad.data.transforms import check_size, each_image, finish, resampler, scaled_projection
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
@@ -67,10 +68,18 @@ def prepare(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool)
     return Frame(*map(torch.from_numpy, prepare_arrays(sensors, spec, start_s, scene_start)))
 
 
-def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start: bool, threads: int = 1) -> FrameArrays:
+def prepare_arrays(
+    sensors: Sensors,
+    spec: DataSpec,
+    start_s: float,
+    scene_start: bool,
+    threads: int = 1,
+    on_device: Callable[[list[NDArray[np.uint8]], int], Any] | None = None,
+) -> FrameArrays:
     """Model input of one instant as numpy arrays, batch of 1. ``start_s``: time of the scene's first frame.
 
-    ``threads`` scale images; no number depends on how many.
+    ``threads`` scale images; no number depends on how many. on_device: makes network images elsewhere, of all cameras' images and
+    with so many threads; ``img`` is then what it returns.
 
     Raises UserError for cameras that are missing or unknown, images of another size or type, matrices and poses that are none,
     and a command outside 0..2.
@@ -82,16 +91,11 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
     _check_cameras(sensors.images, "images", cameras)
     _check_cameras(sensors.lidar2img, "lidar2img", cameras)
     command = _command(sensors.command, spec.vocabulary.commands)
-    img = np.empty((1, len(cameras), 3, spec.image.height, spec.image.width), np.float32)
     images = [_pixels(sensors.images[name], name) for name in cameras]
     for name, image in zip(cameras, images, strict=True):
         check_size(image.shape[:2], spec.image, f"of {name}")
 
-    def scale(number: int) -> None:
-        scaler = resampler(images[number].shape[:2], spec.image.scale)
-        finish(scaler.pick(images[number]), spec.image, scaler, None, img[0, number])
-
-    each_image(scale, range(len(images)), threads)
+    img = (on_device or partial(_network_images, spec.image))(images, threads)
     what = "a projection from the lidar frame to pixels"
     img_from_lidar = np.stack([_numbers(sensors.lidar2img[name], (4, 4), f"lidar2img of {name}", what) for name in cameras])
     ego, lidar = sensors.ego2global.checked("ego2global"), sensors.lidar2ego.checked("lidar2ego")
@@ -114,6 +118,18 @@ def prepare_arrays(sensors: Sensors, spec: DataSpec, start_s: float, scene_start
         scene_start=np.array([scene_start]),
         command=np.array([command], np.int32),
     )
+
+
+def _network_images(image: ImageSpec, images: list[NDArray[np.uint8]], threads: int) -> NDArray[np.float32]:
+    """[1, N, 3, H, W] of all cameras' images."""
+    made = np.empty((1, len(images), 3, image.height, image.width), np.float32)
+
+    def scale(number: int) -> None:
+        scaler = resampler(images[number].shape[:2], image.scale)
+        finish(scaler.pick(images[number]), image, scaler, None, made[0, number])
+
+    each_image(scale, range(len(images)), threads)
+    return made
 
 
 def _pixels(value: ArrayLike, camera: str) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ outputs and ``next_*`` tensors. Feed each ``next_x`` back as ``state_x``; start 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -131,7 +131,7 @@ def _check(feeds: Mapping[str, np.ndarray], ports: Mapping[str, Port]) -> None:
     for name, port in ports.items():
         if name in feeds:
             got = feeds[name]
-            if tuple(got.shape) != port.shape or got.dtype != np.dtype(port.dtype):
+            if tuple(got.shape) != port.shape or str(got.dtype).removeprefix("torch.") != port.dtype:
                 faults.append(f"{name} is {got.dtype}{list(got.shape)}, expected {port.dtype}{list(port.shape)}")
     if faults:
         raise ValueError("; ".join(sorted(faults)))
@@ -315,9 +315,11 @@ def as_array(value: Tensor | np.ndarray) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
-def frame_feeds(contract: Contract, frame: Frame | FrameArrays) -> dict[str, np.ndarray]:
-    """A frame of tensors or of arrays as named arrays, in the dtypes of the graph inputs."""
-    return {p.name: as_array(_lookup(frame, p.path)).astype(p.dtype, copy=False) for p in contract.frame}
+def frame_feeds(contract: Contract, frame: Frame | FrameArrays, resident: Collection[str] = ()) -> dict[str, Any]:
+    """A frame of tensors or of arrays as named arrays, in the dtypes of the graph inputs. Tensors of the inputs that are
+    ``resident`` stay where they lie."""
+    found = {p.name: (_lookup(frame, p.path), p.dtype) for p in contract.frame}
+    return {n: value if n in resident else as_array(value).astype(dtype, copy=False) for n, (value, dtype) in found.items()}
 
 
 def pack_frame(contract: Contract, frame: Frame) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ A box is stored in one of two codes:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # a car runs an engine without PyTorch
     import numpy as np
@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 class FrameArrays(NamedTuple):
     """A ``Frame`` of arrays: a car makes its input without PyTorch."""
 
-    img: np.ndarray
+    img: Any  # an array; where a back end computes with PyTorch on a GPU, a tensor there
     lidar2img: np.ndarray
     can_bus: np.ndarray
     l2g_r: np.ndarray

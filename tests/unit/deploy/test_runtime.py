@@ -13,6 +13,7 @@ import torch
 
 from helpers.specs import config_path, nano_spec
 from uniad.data.dataset import SceneStream
+from uniad.deploy.device_images import DeviceImages
 from uniad.deploy.plausible import Limits
 from uniad.deploy.records import read_frame, write_frame
 from uniad.deploy.runtime import Runtime
@@ -198,6 +199,47 @@ def test_images_are_scaled_in_as_many_threads_as_there_are_and_alike_in_any(runt
     for threads in (1, 4):
         with pytest.raises(UserError, match=f"image of {cameras[4]}"):  # what is no image at all comes first
             prepare_arrays(bad, runtime.spec.data, 0.0, True, threads)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5, 1.0])
+def test_images_that_are_made_on_the_device_are_those_of_the_host(runtime: Runtime, sensors: Sensors, scale: float | None):
+    """On a CPU to the digit, also where no pixel is left out, and in memory that the frame before has used."""
+    data = runtime.spec.data
+    image = (
+        data.image if scale is None else replace(data.image, scale=scale, height=int(900 * scale) + 30, width=int(1600 * scale))
+    )
+    made, data = DeviceImages(image, "cpu"), replace(data, image=image)
+    turned = replace(sensors, images={name: np.asarray(pixels)[::-1] for name, pixels in sensors.images.items()})
+    for given in (sensors, turned, sensors):
+        host, device = (prepare_arrays(given, data, 0.0, True, 2, on_device) for on_device in (None, made))
+        assert torch.equal(torch.from_numpy(host.img), device.img) and np.array_equal(host.lidar2img, device.lidar2img)
+
+
+def test_a_step_takes_images_that_lie_where_it_computes(runtime: Runtime, records: list[FrameRecord], monkeypatch) -> None:
+    runtime.reset()
+    expected = [runtime.step(record.sensors) for record in records]
+    monkeypatch.setattr(runtime, "_images", DeviceImages(runtime.spec.data.image, "cpu"))
+    runtime.reset()
+    for record, want in zip(records, expected):
+        got = runtime.step(record.sensors)
+        np.testing.assert_array_equal(got.plan.raw, want.plan.raw)
+        np.testing.assert_array_equal(got.tracks.boxes, want.tracks.boxes)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["torch", "compiled"])
+def test_a_gpu_makes_images_as_the_host_does(nano, records: list[FrameRecord], backend: str) -> None:
+    """Up to rounding; they come where the step reads them."""
+    with nano.open(backend=backend, device="cuda") as there:
+        made = there._images
+        assert made is not None
+        for record in records[:3]:
+            there.step(record.sensors)
+            host, device = (
+                prepare_arrays(record.sensors, there.spec.data, 0.0, True, 2, on_device) for on_device in (None, made)
+            )
+            assert device.img.is_cuda and np.abs(device.img.cpu().numpy() - host.img).max() < 1e-5
 
 
 def test_poses_before_a_scene_are_taken_as_one_as_several_and_as_a_loader_process_hands_them_over(runtime: Runtime):

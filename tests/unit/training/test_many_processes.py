@@ -21,7 +21,7 @@ from uniad.training.capture import EagerStep
 from uniad.training.clip import ClipOptions
 from uniad.training.distributed import World
 from uniad.training.loader import ClipLoader
-from uniad.training.options import TrainOptions
+from uniad.training.options import TrainOptions, prepare_backend
 from uniad.training.reduce import GradientReducer
 from uniad.training.run import clip_loss
 from uniad.training.trainer import Trainer
@@ -97,22 +97,27 @@ def test_gradients_in_bf16_are_another_run_that_learns_as_well(tmp_path: Path, a
     assert found[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=2e-2)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.device
 @pytest.mark.parametrize(("recorded", "bf16"), [(False, False), (True, False), (True, True)], ids=["eager", "graph", "bf16"])
-def test_two_gpus_have_the_losses_of_one_with_all_clips(tmp_path: Path, recorded: bool, bf16: bool) -> None:
-    """fp32 without TF32; gradients that travel in bf16 part with the rounding."""
+def test_two_processes_on_gpus_have_the_losses_of_one_with_all_clips(tmp_path: Path, recorded: bool, bf16: bool) -> None:
+    """fp32 without TF32; gradients that travel in bf16 part with the rounding. One GPU is shared, but not while it records."""
+    if recorded and torch.cuda.device_count() < 2:
+        pytest.skip("a CUDA graph cannot hold collectives that go through the CPU: needs two GPUs")
 
     def work(world: World, folder: Path) -> list[dict[str, float]]:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        run(small_trainer(world, folder, False, cuda_graph=recorded, reduce_bf16=bf16 and world.size > 1))
+        trainer = small_trainer(world, folder, False, cuda_graph=recorded, reduce_bf16=bf16 and world.size > 1)
+        prepare_backend(trainer.options)
+        run(trainer)
         return log_of(folder) if world.is_main else []
 
     one = in_ranks(1, lambda world: work(world, tmp_path / "one"), device="cuda")[0]
     two = in_ranks(2, lambda world: work(world, tmp_path / "two"), device="cuda")[0]
     assert len(one) == len(two) == STEPS
-    apart = max(abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one, two))
-    print(f"two GPUs, {'recorded' if recorded else 'eager'}{', bf16' * bf16}: losses apart by at most {apart:.2e}")
-    assert apart < (2e-2 if bf16 else 1e-4)
+    apart = [abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one, two)]
+    kind = f"{'recorded' if recorded else 'eager'}{', bf16' * bf16}"
+    print(f"two processes, {kind}: losses apart by at most {max(apart):.2e}; by step", *(f"{step:.0e}" for step in apart))
+    assert max(apart) < (2e-2 if bf16 else 1e-4)
 
 
 def test_a_recorded_run_of_two_processes_resumes_exactly(tmp_path: Path) -> None:

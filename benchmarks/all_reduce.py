@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Seconds that averaging a variant's gradients takes, in flat buckets, between the GPUs of this machine.
+
+    benchmarks/all_reduce.py projects/configs/stage1_track_map/full_track_map.py projects/configs/stage2_e2e/nano_e2e.py --gpus 2
+
+The buckets are those of training (``training/reduce.py``), made for the weights of a config that learn; nothing else runs.
+``--device cpu`` measures gloo between processes. Median and slowest of the repetitions, as the slowest process saw them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import _tools  # noqa: F401  the environment and the code of this tree
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from train_step import random_anchors
+from uniad.config.read import load_spec
+from uniad.errors import run_cli
+from uniad.models.bevformer import BevFormer
+from uniad.models.uniad import UniAD
+from uniad.training.distributed import World, gather_objects
+from uniad.training.reduce import GradientReducer
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("configs", nargs="+", help="config files")
+    p.add_argument("--gpus", type=int, default=2, help="processes, a GPU each (default: 2)")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    p.add_argument("--repeats", type=int, default=50)
+    p.add_argument("--out", type=Path, help="also write the rows here, as JSON")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.json"
+        mp.spawn(measure, (args, f"file://{folder}/store", rows), args.gpus)
+        found = json.loads(rows.read_text())
+    for row in found:
+        print(f"{row['config']}: {row['million']:.1f} M weights learn; {row['gpus']} processes, {row['dtype']}, "
+              f"{row['mb']:.0f} MB: {row['ms']:.2f} ms (slowest {row['slowest_ms']:.2f}), "
+              f"{row['gb_per_s']:.0f} GB/s on each link")  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure(rank: int, args: argparse.Namespace, store: str, rows: Path) -> None:
+    """One process. The first writes what all of them measured."""
+    device = torch.device("cuda", rank) if args.device == "cuda" else torch.device("cpu")
+    if args.device == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if args.device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=args.gpus, timeout=timedelta(minutes=5))
+    world = World(rank, args.gpus, rank, device)
+    found = []
+    for config in args.configs:
+        spec = load_spec(config)
+        model = UniAD(spec.model, random_anchors(spec.model)) if spec.stage else BevFormer(spec.model)
+        learns = [torch.nn.Parameter(torch.zeros_like(p, device=device)) for p in model.parameters() if p.requires_grad]
+        for dtype in (torch.float32, torch.bfloat16):
+            for parameter in learns:
+                parameter.grad = torch.zeros_like(parameter)
+            reducer = GradientReducer(learns, world, dtype)
+            reducer.gather()
+            seconds = [max(gather_objects(world, took(reducer, device))) for _ in range(args.repeats + 5)][5:]
+            size = sum(bucket.nbytes for bucket in reducer.buckets)
+            median = statistics.median(seconds)
+            found.append({
+                "config": Path(config).stem, "gpus": args.gpus, "dtype": str(dtype).removeprefix("torch."),
+                "million": sum(p.numel() for p in learns) / 1e6, "mb": size / 1e6, "ms": median * 1e3,
+                "slowest_ms": max(seconds) * 1e3, "gb_per_s": 2 * (args.gpus - 1) / args.gpus * size / median / 1e9,
+            })  # fmt: skip
+    if world.is_main:
+        rows.write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def took(reducer: GradientReducer, device: torch.device) -> float:
+    """Seconds of one reduction, begun together."""
+    dist.barrier()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    reducer.reduce()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    run_cli(main)
