@@ -6,6 +6,7 @@ how long one takes before there is an environment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from uniad.config.file import ConfigError, load_config, nearest
 
 FIRST_TRAINING_SEED = 11  # those below are for evaluation and the demo, whoever trains
+LAST_SEED = 2**31 - 1  # as of every command that takes a seed
+STAGES = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Recipe:
             return "this is made for a GPU: on a CPU it takes days"
         seconds = 0.0
         for phase in phases:
-            length = load_config(self.configs[phase.stage])["queue_length"]
+            length = load_config(self.configs[phase.stage]).get("queue_length")
+            _whole(length, f"{self.configs[phase.stage]}: queue_length")
             seconds += phase.steps * self.clips * pace_s[phase.stage - 1] * phase.frames / length
         return f"on two CPU cores this takes about {_span(seconds)}: it is made for a GPU"
 
@@ -85,54 +89,97 @@ def read_recipe(path: str | Path) -> Recipe:
     for key in sorted(known - {"options"}):
         if key not in content:
             raise ConfigError(f"{path}: {key} is missing; those in projects/configs/recipes have all that a recipe needs")
-    worlds = content["worlds"]
+    worlds = _mapping(content["worlds"], f"{path}: worlds", "dict(scenes=..., frames=...)")
     _only(worlds, {"scenes", "frames"}, f"{path}, worlds")
+    _need(isinstance(content["phases"], (list, tuple)), f"{path}: phases", content["phases"], "a list of dict(name=..., ...)")
     phases = tuple(_phase(entry, f"{path}, phase {number}") for number, entry in enumerate(content["phases"], 1))
     names = [phase.name for phase in phases]
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"{path}: phases need names of their own, and there must be one at least; they are {names}")
     if [phase.stage for phase in phases] != sorted(phase.stage for phase in phases):
         raise ConfigError(f"{path}: phases of stage 1 come before those of stage 2")
-    configs = {int(stage): str(config) for stage, config in content["configs"].items()}
+    configs = _mapping(content["configs"], f"{path}: configs", "a mapping from stage to config file")
+    for stage, config in configs.items():
+        _need(type(stage) is int and stage in STAGES, f"{path}: a stage of configs", stage, "1 or 2")
+        _need(isinstance(config, str) and config != "", f"{path}: the config of stage {stage}", config, "a file's path")
     for stage in {phase.stage for phase in phases} - set(configs):
         raise ConfigError(f"{path}: configs names none for stage {stage}")
     numbers = {"scenes": worlds.get("scenes"), "frames": worlds.get("frames"), "clips": content["clips"]}
     for key, value in numbers.items():
         _whole(value, f"{path}: {key}")
-    return Recipe(str(path), configs, worlds["scenes"], worlds["frames"], content["clips"], phases, content.get("options") or {})
+    for phase in phases:
+        if phase.frames > worlds["frames"]:
+            raise ConfigError(
+                f"{path}: phase {phase.name} has clips of {phase.frames} frames; scenes of its worlds have {worlds['frames']}"
+            )
+    options = _options(content.get("options"), f"{path}: options")
+    return Recipe(str(path), configs, worlds["scenes"], worlds["frames"], content["clips"], phases, options)
 
 
 def _phase(entry: Any, where: str) -> Phase:
     needed = {f.name for f in fields(Phase) if f.default is MISSING and f.default_factory is MISSING}
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where} is {entry!r}; a phase is dict(name=..., stage=..., ...)")
+    _mapping(entry, where, "dict(name=..., stage=..., ...)")
     _only(entry, {f.name for f in fields(Phase)}, where)
     if missing := sorted(needed - set(entry)):
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
-    values: dict[str, Any] = {**entry, "seeds": tuple(entry["seeds"]), "driven": tuple(entry.get("driven", ()))}
-    phase = Phase(**values)
-    if phase.stage not in (1, 2):
-        raise ConfigError(f"{where}: stage is {phase.stage!r}; give 1 or 2")
+    for key in ("seeds", "driven"):
+        _need(isinstance(entry.get(key, ()), (list, tuple)), f"{where}: {key}", entry.get(key), "a list of whole numbers")
+    seeds, driven = tuple(entry["seeds"]), tuple(entry.get("driven", ()))
+    phase = Phase(**{**entry, "seeds": seeds, "driven": driven, "options": _options(entry.get("options"), f"{where}: options")})
+    # It becomes a folder's name, beside those of the other phases.
+    named = isinstance(phase.name, str) and re.fullmatch(r"\w[\w.-]*", phase.name, re.ASCII) is not None
+    _need(named, f"{where}: name", phase.name, "a folder's name: letters, digits, . _ -")
+    _need(type(phase.stage) is int and phase.stage in STAGES, f"{where}: stage", phase.stage, "1 or 2")
     for key in ("frames", "steps"):
         _whole(getattr(phase, key), f"{where}: {key}")
-    if not phase.seeds + phase.driven:
+    _need(type(phase.warmup) is int and phase.warmup >= 0, f"{where}: warmup", phase.warmup, "a whole number of steps, 0 or more")
+    _need(isinstance(phase.dense_bev, bool), f"{where}: dense_bev", phase.dense_bev, "True or False")
+    if not seeds + driven:
         raise ConfigError(f"{where}: seeds names no world")
-    for seed in phase.seeds + phase.driven:
-        if not isinstance(seed, int) or seed < FIRST_TRAINING_SEED:
+    for seed in seeds + driven:
+        if type(seed) is not int or not FIRST_TRAINING_SEED <= seed <= LAST_SEED:
             raise ConfigError(
-                f"{where}: seed {seed!r} is none to train on; {FIRST_TRAINING_SEED} and above are, those below are evaluated on"
+                f"{where}: seed {seed!r} is none to train on; {FIRST_TRAINING_SEED} and above (to {LAST_SEED}) are, "
+                "those below are evaluated on"
             )
-    if not phase.lr > 0 or not 0 <= phase.least_lr <= 1:
-        raise ConfigError(f"{where}: lr must be above 0, and least_lr a share of it from 0 to 1")
+    for key, worlds in (("seeds", seeds), ("driven", driven)):
+        if len(set(worlds)) < len(worlds):
+            raise ConfigError(f"{where}: {key} names a world twice; its clips would count twice")
+    _need(_finite(phase.lr) and phase.lr > 0, f"{where}: lr", phase.lr, "a number above 0")
+    _need(_finite(phase.least_lr) and 0 <= phase.least_lr <= 1, f"{where}: least_lr", phase.least_lr, "a share of lr from 0 to 1")
+    timed = phase.minutes is None or (_finite(phase.minutes) and phase.minutes >= 0)
+    _need(timed, f"{where}: minutes", phase.minutes, "minutes of one H200, or None")
     return phase
 
 
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _need(good: bool, where: str, value: Any, wanted: str) -> None:
+    if not good:
+        raise ConfigError(f"{where} is {value!r}; give {wanted}")
+
+
+def _mapping(value: Any, where: str, wanted: str) -> Mapping[Any, Any]:
+    _need(isinstance(value, Mapping), where, value, wanted)
+    return value
+
+
+def _options(value: Any, where: str) -> Mapping[str, Any]:
+    """Config values by key; each becomes KEY=VALUE on a command line."""
+    options = _mapping({} if value is None else value, where, "dict() or a mapping from config key to value")
+    for key in options:
+        _need(isinstance(key, str) and re.fullmatch(r"\w[\w.]*", key) is not None, f"{where}: a key", key, "a config key, a.b.c")
+    return options
+
+
 def _whole(value: Any, where: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{where} is {value!r}; give a whole number above 0")
+    _need(type(value) is int and value >= 1, where, value, "a whole number above 0")
 
 
-def _only(content: Mapping[str, Any], known: set[str], where: str) -> None:
+def _only(content: Mapping[Any, Any], known: set[str], where: str) -> None:
     for key in content:
-        if key not in known and not (key.startswith("_") and key.endswith("_")):
-            raise ConfigError(f"{where}: nothing reads {key!r}{nearest(key, known)}")
+        name = str(key)
+        if key not in known and not (name.startswith("_") and name.endswith("_")):
+            raise ConfigError(f"{where}: nothing reads {key!r}{nearest(name, known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,42 @@ def test_the_time_on_a_cpu_grows_with_steps_clips_and_frames(tmp_path: Path):
     ("[dict(name='a', stage=1, seeds=[11])]", "", "frames, lr, steps is missing"),
     (f"[{PHASE}]", "clip = 3", "nothing reads 'clip'; did you mean 'clips'?"),
     (f"[{PHASE}]", "clips = 0", "clips is 0"),
+    *((f"[{PHASE.replace(*change)}]", "", output) for change, output in (
+        (("seeds=[11]", "seeds=5"), "seeds is 5; give a list"), (("seeds=[11]", "seeds=None"), "seeds is None; give a list"),
+        (("seeds=[11]", "seeds='11'"), "seeds is '11'; give a list"), (("[11]", "[99999999999]"), "is none to train on"),
+        (("[11]", "[True]"), "seed True is none to train on"), (("[11]", "[11, 11]"), "seeds names a world twice"),
+        (("steps=5", "steps=5, driven=7"), "driven is 7; give a list"), (("1e-3", "'x'"), "lr is 'x'; give a number above 0"),
+        (("1e-3", "None"), "lr is None"), (("1e-3", "1e999"), "lr is inf"),
+        (("steps=5", "steps=5, least_lr='x'"), "least_lr is 'x'"), (("steps=5", "steps=5, warmup=2.5"), "warmup is 2.5"),
+        (("steps=5", "steps=5, warmup=-3"), "warmup is -3; give a whole number"),
+        (("stage=1", "stage='1'"), "stage is '1'; give 1 or 2"), (("stage=1", "stage=1.0"), "stage is 1.0; give 1 or 2"),
+        (("stage=1", "stage=True"), "stage is True"), (("'a'", "'../../a'"), "name is '../../a'; give a folder's name"),
+        (("'a'", "'/a'"), "name is '/a'"), (("'a'", "''"), "name is ''"), (("'a'", "[1]"), "name is [1]"),
+        (("steps=5", "steps=5, minutes='x'"), "minutes is 'x'"), (("steps=5", "steps=5, minutes=-1"), "minutes is -1"),
+        (("steps=5", "steps=5, dense_bev='no'"), "dense_bev is 'no'; give True or False"),
+        (("steps=5", "steps=5, options=5"), "options is 5"), (("steps=5", "steps=5, options={'a b': 1}"), "a key is 'a b'"),
+        (("frames=2", "frames=9"), "has clips of 9 frames; scenes of its worlds have 8"),
+    )),
+    ("5", "", "phases is 5; give a list"), ("'ab'", "", "phases is 'ab'"), ("[{1: 2}]", "", "nothing reads 1"),
+    *((f"[{PHASE}]", more, output) for more, output in (
+        ("worlds = 3", "worlds is 3; give dict(scenes=..., frames=...)"), ("worlds = ['scenes']", "worlds is ['scenes']"),
+        ("configs = ['a']", "configs is ['a']; give a mapping"), ("configs = 'a'", "configs is 'a'"),
+        ("configs = None", "configs is None"),
+        ("configs = {'a': 'b'}", "a stage of configs is 'a'; give 1 or 2"), ("configs = {1: 2}", "the config of stage 1 is 2"),
+        ("options = [1]", "options is [1]; give dict()"), ("options = 'a=b'", "options is 'a=b'"),
+    )),
 ])  # fmt: skip
 def test_what_a_recipe_cannot_be_is_one_line_that_names_it(tmp_path: Path, phases: str, more: str, output: str):
     with pytest.raises(ConfigError) as error:
         read_recipe(write(tmp_path, phases, more))
     assert output in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_time_of_a_config_without_a_length_of_clips_is_one_line(tmp_path: Path):
+    recipe = read_recipe(write(tmp_path))
+    (tmp_path / "bare.py").write_text("a = 1\n")
+    with pytest.raises(ConfigError, match="bare.py: queue_length is None"):
+        dataclasses.replace(recipe, configs={1: str(tmp_path / "bare.py")}).time(recipe.phases, False, (2.0, 1.0))
 
 
 def test_stages_come_in_their_order(tmp_path: Path):
