@@ -57,7 +57,7 @@ FLAGS.torch1.12 :=
 FLAGS.deploy :=
 FLAGS.jetson := --platform linux/arm64
 
-# Proxies reach the build under the names that the engine itself lets through without writing them into the image.
+# Proxies reach the build under the names that the container engine itself lets through without writing them into the image.
 PROXIES := $(foreach v,http_proxy https_proxy no_proxy,$(if $(value $v),$v))
 arg = $(if $2,--build-arg $(call q,$1=$2))
 # "none" is an empty address: PIP_INDEX_URL's

@@ -49,7 +49,7 @@ in-stack = $(call in-container,torch1.12,$2,$(STACK_MOUNTS) $3,$1,$(STACK_ENV)$(
 # A shell sees what data there is.
 IN_UPSTREAM = $(call in-stack,$(INSIDE),,$(foreach p,$(DATA_PLACES),$(if $(wildcard $(firstword $(subst :, ,$p))),$(call data-mount,$(subst :, ,$p)))),)
 
-# Is there an engine, and is no GPU newer than this torch? Asked before anything that takes long.
+# Is there a container engine, and is no GPU newer than this torch? Asked before anything that takes long.
 CAN_RUN = $(HOST_PYTHON) tools/configure.py --ask STACK=torch1.12 --ask RUNTIME=$(RUNTIME) --ask GPUS=$(GPUS) --python $(call q,$(HOST_PYTHON)) --words > /dev/null
 
 # It builds against this image's torch and Python: another image, another build. With kernels for GPUs wherever the image has nvcc, so

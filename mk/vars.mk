@@ -137,7 +137,7 @@ https_proxy ?=
 no_proxy ?=
 # The images that `make images` builds as one graph: torch1.12, deploy, jetson. Unless said: all
 IMAGES_OF ?= $(IMAGES)
-# More build arguments (BUILD_ARGS='MAX_JOBS=2'), more options for `docker build`
+# More build arguments (BUILD_ARGS='MAX_JOBS=2'), more options for `docker build`, or for `docker buildx bake` in `make images`
 BUILD_ARGS ?=
 BUILD_FLAGS ?=
 

@@ -42,7 +42,7 @@ CONFIGURED_NUSC_VERSION ?= v1.0-trainval
 CONFIGURED_GPUS ?= 0
 CONFIGURED_PYTHON ?= $(HOST_PYTHON)
 STACK ?= $(CONFIGURED_STACK)
-# The upstream stack asked for on a machine that was configured for the host: the engine that is there
+# The upstream stack asked for on a machine that was configured for the host: the container engine that is there
 RUNTIME ?= $(if $(filter torch1.12host,$(STACK)$(CONFIGURED_RUNTIME)),$(or $(firstword $(foreach e,docker podman,$(if $(shell command -v $e),$e))),docker),$(CONFIGURED_RUNTIME))
 # What was configured is about nuScenes.
 DATASET ?= $(if $(filter nuscenes,$(FORMAT.$(VARIANT))),$(CONFIGURED_DATASET),$(if $(wildcard $(DATA_DIR)/$(FORMAT.$(VARIANT))),$(FORMAT.$(VARIANT)),synthetic))

@@ -38,8 +38,8 @@ def upstream_problem(gpus: list[machine.Gpu]) -> str:
 def place(asked: dict[str, str], gpus: list[machine.Gpu], has_python: bool) -> tuple[str, str, str]:
     """(STACK, RUNTIME, why). The upstream stack where it can work, else native.
 
-    Native runs in a container where an engine answers and has GPUs, or where the host has no fitting Python. On a CPU an image
-    of many GB would bring nothing that a virtual environment has not.
+    Native runs in a container where docker or podman answers and has GPUs, or where the host has no fitting Python. On a CPU an
+    image of many GB would bring nothing that a virtual environment has not.
     """
     stack, runtime = asked.get("STACK"), asked.get("RUNTIME")
     if stack == "torch1.12" and runtime == "host":

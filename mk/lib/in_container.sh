@@ -36,7 +36,7 @@ trap 'stop 130' INT
 trap 'stop 143' TERM
 trap 'stop 129' HUP
 
-# A bind-mounted path that is absent would be made by the engine's daemon, as root.
+# A bind-mounted path that is absent would be made by the container engine's daemon, as root.
 previous=
 for word in "$@"; do
   if [[ $previous == --volume || $previous == -v ]]; then

@@ -1,4 +1,4 @@
-"""Upstream's workflow through a real engine, with small stand-ins for what takes hours."""
+"""Upstream's workflow through a real container engine, with small stand-ins for what takes hours."""
 
 from __future__ import annotations
 
