@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from uniad.errors import UserError
+from uniad.files import read_outside
 
 LOG, HELD = "train.jsonl", "held.json"
 # Of a log line, what is neither a loss nor drawn
@@ -20,6 +21,8 @@ _GENERAL = ("loss", "lr", "grad_norm")
 _TITLES = {"loss": "total loss", "lr": "learning rate", "grad_norm": "gradient norm"}
 _TASKS = ("track", "map", "dense_bev", "motion", "occ", "planning")
 _SET_ASIDE = re.compile(r"\.\d{8}-\d{6}$")
+MOST_STEPS = 10**12  # nobody trains for longer
+LARGEST = 1e100
 SMOOTHED = 80  # points above which a line is drawn as its running median, the points behind it
 
 
@@ -88,14 +91,21 @@ def _logs(path: Path) -> list[Path]:
 
 def _read(log: Path) -> Run:
     try:
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+        lines = [json.loads(line) for line in read_outside(log).decode().splitlines() if line.strip()]
         entries = [line for line in lines if line.get("mode") == "train" and {"step", "loss"} <= set(line)]
         validation = [line for line in lines if line.get("mode") == "val" and "step" in line]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        for line in (*entries, *validation):
+            _check_step(line["step"])
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{log} is no log of a training ({type(error).__name__}): {str(error).splitlines()[0]}") from None
     if not entries:
         raise UserError(f"{log} holds no training step yet")
     return Run(log.resolve().parent.name, log, entries, validation + _held(log.parent / HELD))
+
+
+def _check_step(step: Any) -> None:
+    if type(step) is not int or not 0 <= step <= MOST_STEPS:
+        raise ValueError(f"step is {step!r:.40}; needed is a whole number from 0 on")
 
 
 def _held(path: Path) -> list[dict[str, Any]]:
@@ -103,9 +113,11 @@ def _held(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text())["checkpoints"]
-        return [{"step": row["step"], "loss": row["loss"], **row["losses"]} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = json.loads(read_outside(path))["checkpoints"]
+        for row in rows:
+            _check_step(row["step"])
+        return [{**row["losses"], "step": row["step"], "loss": row["loss"]} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is not what tools/held_loss.py writes: make it anew, or move it away") from None
 
 
@@ -147,7 +159,8 @@ def held_series(run: Run, panel: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+    """Finite, and no larger than a picture's axes can be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -173,6 +186,9 @@ def draw(runs: Sequence[Run], overlay: bool = False):
     import matplotlib.pyplot as plt
 
     names, still = _moving(runs)
+    if not names:
+        logs = ", ".join(str(run.log) for run in runs)
+        raise UserError(f"{logs}: every value is 0, not finite or no number, so there is nothing to draw")
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     size = (4.2 * columns, 2.6 * rows + 0.7)

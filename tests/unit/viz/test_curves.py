@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import ran, refused
+from uniad.errors import UserError
 from uniad.viz.curves import Part, draw, held_series, panels, part_of, read_runs, series
 
 GENERAL = {"mode": "train", "epoch": 1, "iter": 1, "epoch_len": 5, "lr": 1e-3, "memory": 1.0, "data_time": 0.1, "time": 1.0}
@@ -116,3 +117,40 @@ def test_the_command_writes_a_picture_and_says_what_is_wrong_with_a_log(tmp_path
     (work / "held.json").write_text("[]")
     assert "is not what tools/held_loss.py writes" in refused("tools/plot_training.py", work, "--out", other)
     assert not other.exists()
+
+
+LINE = '{"mode": "train", "step": 1, "loss": 2.0}'
+
+
+@pytest.mark.parametrize("log, output", [
+    *((LINE.replace('"step": 1', f'"step": {step}'), "step is") for step in
+      ('"x"', "null", "[1]", "1e999", "NaN", "-5", "1" + "0" * 400, "1e300", "true", "1.5")),
+    (LINE + '\n{"mode": "val", "step": "x", "loss": 1}', "step is 'x'"),
+    ("[" * 100_000, "no log of a training"), ("[1]", "no log of a training"), (LINE + "\n" + LINE[:20], "no log of a training"),
+    (LINE.replace("2.0", "NaN"), "nothing to draw"), (LINE.replace("2.0", "0.0"), "nothing to draw"),
+    (LINE.replace("2.0", '"x"'), "nothing to draw"), (LINE.replace("2.0", "1" + "0" * 400), "nothing to draw"),
+    (LINE.replace("2.0", "1e308"), "nothing to draw"),
+])  # fmt: skip
+def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path: Path, log: str, output: str):
+    (tmp_path / "train.jsonl").write_text(log)
+    with pytest.raises(UserError) as error:
+        draw(read_runs([tmp_path]))
+    assert output in str(error.value) and str(tmp_path / "train.jsonl") in str(error.value)
+
+
+@pytest.mark.parametrize("held", [
+    '{"checkpoints": [{"step": "x", "loss": 1, "losses": {}}]}', '{"checkpoints": [{"step": 1, "loss": 1, "losses": [1]}]}',
+    "[" * 100_000, "null", '{"checkpoints": 5}',
+])  # fmt: skip
+def test_a_damaged_file_of_fixed_clips_is_one_line(tmp_path: Path, held: str):
+    (tmp_path / "train.jsonl").write_text(LINE)
+    (tmp_path / "held.json").write_text(held)
+    with pytest.raises(UserError, match="not what tools/held_loss.py writes"):
+        read_runs([tmp_path])
+
+
+def test_losses_of_fixed_clips_cannot_name_another_step(tmp_path: Path):
+    (tmp_path / "train.jsonl").write_text(LINE)
+    (tmp_path / "held.json").write_text('{"checkpoints": [{"step": 4, "loss": 1, "losses": {"step": "y", "map.loss_cls": 3}}]}')
+    (run,) = read_runs([tmp_path])
+    assert run.last == 4 and held_series(run, "map.loss_cls")[1].tolist() == [3.0]
