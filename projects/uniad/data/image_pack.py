@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -104,12 +105,14 @@ def read_pack(path: Path) -> tuple[dict[str, Any], Index]:
             line = handle.read(BLOCK)
             try:
                 header = json.loads(line)
-                count, size, place = (int(header[key]) for key in ("images", "file_bytes", "index_at"))
-                shape = [int(n) for n in header["shape"]]
-                known = header["format"] == FORMAT and len(shape) == 3 and min(count, *shape) > 0
-                if not (known and BLOCK + count * int(np.prod(shape)) <= place < size):
+                count, size, place = (header[key] for key in ("images", "file_bytes", "index_at"))
+                shape = header["shape"]
+                # Numbers are Python's own, which do not overflow: a product of NumPy's could come out small.
+                numbers = type(shape) is list and all(type(n) is int for n in (count, size, place, *shape))
+                known = numbers and header["format"] == FORMAT and len(shape) == 3 and min(count, *shape) > 0
+                if not (known and BLOCK + count * math.prod(shape) <= place < size):
                     raise ValueError
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(f"{path} is no image pack of format {FORMAT}; {AGAIN}") from None
             handle.seek(0, 2)
             if handle.tell() != size:
@@ -122,8 +125,14 @@ def read_pack(path: Path) -> tuple[dict[str, Any], Index]:
         raise UserError(f"image pack {path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != header.get("index_sha256"):
         raise UserError(f"the index of image pack {path} is damaged (digest differs); {AGAIN}")
-    sources, sums = np.frombuffer(content, np.uint8, 32 * count), np.frombuffer(content, "<u4", count, 32 * count)
-    return header, Index(content[36 * count :].decode().split("\n"), sources.reshape(count, 32), sums)
+    try:
+        names = content[36 * count :].decode().split("\n")
+        sources, sums = np.frombuffer(content, np.uint8, 32 * count), np.frombuffer(content, "<u4", count, 32 * count)
+    except ValueError:  # nor text
+        names = []
+    if len(names) != count or len(set(names)) < count:
+        raise UserError(f"the index of image pack {path} is not one of {count} images, each with a name of its own; {AGAIN}")
+    return header, Index(names, sources.reshape(count, 32), sums)
 
 
 def map_pixels(path: Path, header: dict[str, Any]) -> U8:

@@ -58,6 +58,8 @@ def write_pack(
     if spec.image_cache == "off":
         raise UserError("native.image_cache says what a pack holds: exact or scaled")
     names = sorted({str(name) for table in tables for name in table.img_path.flat})
+    if broken := [name for name in names if "\n" in name]:
+        raise UserError(f"an image is named {broken[0]!r}, which a pack cannot hold: it lists names by lines")
     made_with = settings(spec)
     source = ImageSource(tables[0], replace(spec, image_cache="off", image_pack="", jpeg=made_with["jpeg"]))
     shape = stored_shape(spec)

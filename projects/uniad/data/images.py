@@ -55,7 +55,8 @@ class ImageSource:
         if spec.image_pack and spec.image_cache == "off":
             raise UserError("native.image_pack needs native.image_cache=exact or scaled: what the pack was made with")
         pack, root = Path(spec.image_pack), Path(spec.data_root)
-        self.pack = ImagePack(pack, settings(spec), table.img_path, root) if spec.image_pack else None
+        wanted = settings(spec) | {"shape": list(stored_shape(spec))}
+        self.pack = ImagePack(pack, wanted, table.img_path, root) if spec.image_pack else None
         self.cache = None if spec.image_cache == "off" or self.pack else ImageCache(table, spec)
         self._room: int | None = None
 

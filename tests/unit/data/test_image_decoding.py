@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +94,45 @@ def test_a_pack_gives_the_pixels_of_the_files_without_them(data_spec: DataSpec, 
     assert np.array_equal(found, wanted) and not (tmp_path / "none").exists()
     assert not source.pack.read(1)[0].flags.writeable
     assert check_pack(path) == 12 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def forged(path: Path, copy: Path, change: dict | bytes, index: bytes | None = None) -> Path:
+    """A pack with another header or index, whose digest is right: what somebody else's program may have written."""
+    content, (header, _) = path.read_bytes(), read_pack(path)
+    if index is not None:
+        content = content[: header["index_at"]] + index
+        header |= {"index_sha256": hashlib.sha256(index).hexdigest(), "file_bytes": len(content)}
+    line = change if isinstance(change, bytes) else json.dumps(header | change).encode()
+    copy.write_bytes(line.ljust(BLOCK) + content[BLOCK:])
+    return copy
+
+
+@pytest.mark.parametrize("change", [
+    {"images": "12"}, {"images": 12.5}, {"images": True}, {"index_at": 10**30}, {"index_at": 4100.5}, {"file_bytes": "9"},
+    {"shape": ["1", "2", "3"]}, {"shape": {"4": 1, "6": 2, "3": 3}}, {"shape": [2**32, 2**32, 3]}, {"shape": "123"},
+    b'{"images": 1e999, "file_bytes": 1, "index_at": 1, "shape": [1, 1, 1], "format": 1}', b"[" * BLOCK, b"[]", b"\xff",
+], ids=str)  # fmt: skip
+def test_a_header_that_no_pack_has_is_one_line(packed, tmp_path: Path, change: dict | bytes):
+    with pytest.raises(UserError, match="copy.images is no image pack"):
+        check_pack(forged(packed[1], tmp_path / "copy.images", change))
+
+
+@pytest.mark.parametrize("change, index", [
+    ({"images": 1}, None), ({"images": 11}, None), ({}, b"x"), ({}, bytes(36 * 12) + b"\xff"), ({}, bytes(36 * 12) + b"one name"),
+    ({}, bytes(36 * 12) + b"\n".join([b"twice"] * 12)),
+], ids=str)  # fmt: skip
+def test_an_index_of_other_images_is_one_line(packed, tmp_path: Path, change: dict, index: bytes | None):
+    with pytest.raises(UserError, match="copy.images is not one of"):
+        check_pack(forged(packed[1], tmp_path / "copy.images", change, index))
+
+
+def test_pixels_of_another_shape_are_not_taken_for_these(one_frame, packed, tmp_path: Path):
+    """Rows and columns the other way round are as many bytes, and their checksums are right."""
+    spec, path = packed
+    rows, w, colours = read_pack(path)[0]["shape"]
+    copy = forged(path, tmp_path / "copy.images", {"shape": [w, rows, colours]})
+    with pytest.raises(UserError, match="other settings .*shape: "):
+        ImageSource(one_frame, specs.edit(spec, image_pack=str(copy)))
 
 
 def test_what_is_wrong_with_a_pack_is_one_line(data_spec: DataSpec, one_frame, packed, tmp_path: Path):
