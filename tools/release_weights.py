@@ -38,16 +38,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.card:
-        if args.config or args.out:
-            raise UserError("--card describes a file that is there: give no config, checkpoint or --out with it")
+        if args.config or args.out or args.cfg_options:
+            raise UserError("--card describes a file that is there: give no config, checkpoint, --out or --cfg-options with it")
         return write_card(args)
     if not (args.config and args.checkpoint and args.out):
         raise UserError("give a config, a checkpoint and --out FILE, or --card FILE")
+    if args.results or args.training:
+        raise UserError("--results and --training are of a card: give them with --card FILE, once the file is evaluated")
     from uniad.config.read import load_spec
-    from uniad.files import sha256
+    from uniad.files import sha256, try_place
     from uniad.training.carried import carried, load_trained
     from uniad.training.checkpoint import WEIGHTS_DIGEST, read_checkpoint, save_checkpoint, weights_digest
 
+    try_place(args.out)
     spec = load_spec(args.config, args.cfg_options)
     model, _ = load_trained(spec, args.checkpoint)
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
@@ -68,8 +71,12 @@ def write_card(args: argparse.Namespace) -> None:
 
     if not args.training:
         raise UserError("a card says how its model was trained: --training TEXT")
+    if not args.training.isprintable():
+        raise UserError(f"--training {args.training!r}: give one line of text")
     if not args.card.is_file():
         raise UserError(f"{args.card}: no such file")
+    if args.card.suffix == ".json":
+        raise UserError(f"--card {args.card}: name the weights; their card is written beside them")
     digest = sha256(args.card)
     size = args.card.stat().st_size
     card: dict[str, Any] = {"file": args.card.name, "sha256": digest, "bytes": size, "training": args.training}
@@ -80,7 +87,8 @@ def write_card(args: argparse.Namespace) -> None:
         if results is None:
             raise UserError(f"{args.results} is of another checkpoint than {args.card}: evaluate this file")
         results["checkpoint"] = args.card.name  # where it was evaluated is nobody's concern
-        results.get("dataset", {}).pop("root", None)
+        if isinstance(results.get("dataset"), dict):
+            results["dataset"].pop("root", None)
         card["results"] = results
     path = args.card.with_suffix(".json")
     with atomic_path(path) as temporary:

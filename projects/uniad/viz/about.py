@@ -8,6 +8,40 @@ from typing import Any
 
 from uniad.errors import UserError
 from uniad.files import read_json, sha256
+from uniad.formats.fields import Record, Text, Whole, refuse
+
+LARGEST = 1e6  # of a score or of a distance in metres
+_AGAIN = "make it again, or move it away"
+_EXPORTED = {"checkpoint", "checkpoint_sha256"}  # of an ONNX's card, what is read here
+
+
+class _Line:
+    """A text that stands in a picture."""
+
+    wanted = "a line of text"
+
+    def check(self, value: Any, where: str) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise refuse(value, where, self.wanted)
+        return value
+
+
+class _Results:
+    """Scores; which of them are shown, ``figures_of`` says."""
+
+    wanted = "results of an evaluation"
+
+    def check(self, value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise refuse(value, where, self.wanted)
+        return value
+
+
+_WEIGHTS = Record(
+    {"sha256": Text()},
+    {"file": Text(), "bytes": Whole(low=0), "training": _Line(), "results": _Results()},
+    wanted="a card of weights",
+)
 
 
 def about_checkpoint(path: str | Path, scores: str | Path | None = None, name: str | None = None) -> list[str]:
@@ -20,8 +54,7 @@ def about_checkpoint(path: str | Path, scores: str | Path | None = None, name: s
 
     path = Path(path)
     digest = sha256(path)
-    card = _json(path.with_suffix(".json"))
-    card = card if card.get("sha256") == digest else {}
+    card = _card(path.with_suffix(".json"), digest)
     lines = [f"{name or path}: {card.get('training') or _training(read_checkpoint(path).get('meta') or {})}"]
     results = results_of(scores, digest) or card.get("results")
     if results and (figures := figures_of(results)):
@@ -34,7 +67,10 @@ def about_run(summary: Mapping[str, Any], scores: str | Path | None = None) -> l
     model = Path(summary["model"]) if summary.get("model") else None
     if model is None:
         return []
-    card = _json(Path(f"{model}.json"))
+    path = Path(f"{model}.json")
+    card = _json(path)
+    for key in card.keys() & _EXPORTED:
+        Text("a text").check(card[key], f"{path}: {key}")
     checkpoint, digest = (card.get("checkpoint"), card.get("checkpoint_sha256")) if card else (model, summary.get("model_sha256"))
     if checkpoint and digest and Path(checkpoint).is_file() and sha256(checkpoint) == digest:
         return about_checkpoint(checkpoint, scores, f"{model} of {checkpoint}" if card else None)
@@ -60,7 +96,8 @@ def figures_of(results: Mapping[str, Any]) -> str:
         value: Any = results
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return float(value) if isinstance(value, (int, float)) else None
+        known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # nor not a number
+        return float(value) if known else None
 
     found = [
         ("car AP at 2 m", of("detection", "AP", "car", "2.0"), None, ""),
@@ -74,7 +111,7 @@ def figures_of(results: Mapping[str, Any]) -> str:
         for what, value, plain, unit in found if value is not None
     ]  # fmt: skip
     samples = results.get("samples")
-    return ", ".join(parts) + (f"; {samples} samples" if parts and samples else "")
+    return ", ".join(parts) + (f"; {samples} samples" if parts and isinstance(samples, int) and samples > 0 else "")
 
 
 def _training(meta: Mapping[str, Any]) -> str:
@@ -87,9 +124,26 @@ def _training(meta: Mapping[str, Any]) -> str:
     return f"trained, {stage}{int(meta['iter']):,} steps in its last run{seed}"
 
 
+def _card(path: Path, digest: str) -> dict[str, Any]:
+    """The card of the weights with this digest, as ``tools/release_weights.py`` writes it; empty where none is of them.
+
+    UserError for one that is damaged, or whose scores are of other weights.
+    """
+    card = _json(path)
+    if card.get("sha256") != digest:
+        return {}
+    card = _WEIGHTS.check(card, str(path))
+    if card.get("results", {}).get("checkpoint_sha256", digest) != digest:
+        raise UserError(f"{path}: its results are of another checkpoint; {_AGAIN}")
+    return card
+
+
 def _json(path: Path) -> dict[str, Any]:
+    """What stands beside a model; empty where nothing does, or somebody else's."""
     try:
         found = read_json(path)
-    except (OSError, ValueError, RecursionError):
+    except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged or cut short ({str(error).splitlines()[0]}); {_AGAIN}") from None
     return found if isinstance(found, dict) else {}

@@ -83,3 +83,37 @@ def test_the_card_that_a_release_writes_is_what_pictures_read(checkpoint: Path, 
     other = write(tmp_path / "other.json", {**RESULTS, "checkpoint_sha256": "0" * 64})
     assert "is of another checkpoint" in refused(*words, "--results", other)
     assert "--training TEXT" in refused(*words[:3]) and "--card FILE" in refused("tools/release_weights.py")
+
+
+@pytest.mark.parametrize("changed, output", [
+    ({"results": [1]}, "results is [1]"), ({"results": "x"}, "results is 'x'"), ({"training": {"a": 1}}, "training is a mapping"),
+    ({"training": "a\nb"}, "training is"), ({"training": "\x1b[31m"}, "training is"),
+    ({"trainnig": "x"}, "did you mean 'training'?"),
+    ({"bytes": "many"}, "bytes is 'many'"), ({"results": {**RESULTS, "checkpoint_sha256": "0" * 64}}, "of another checkpoint"),
+])  # fmt: skip
+def test_a_card_of_these_weights_that_was_altered_is_one_line(checkpoint: Path, changed: dict, output: str):
+    card = write(checkpoint.with_suffix(".json"), {"sha256": sha256(checkpoint), "training": "16 towns", **changed})
+    with pytest.raises(UserError) as error:
+        about_checkpoint(checkpoint)
+    assert output in str(error.value) and str(card) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"sha256": "0', "[" * 100_000, '{"sha256": "a", "sha256": "b"}'])
+def test_a_card_that_is_damaged_is_told_not_left_out(checkpoint: Path, text: str):
+    checkpoint.with_suffix(".json").write_text(text)
+    with pytest.raises(UserError, match="damaged or cut short"):
+        about_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("value", ["[1]", '{"a": 1}', "5"])
+def test_an_exports_card_that_names_no_checkpoint_is_one_line(tmp_path: Path, value: str):
+    (tmp_path / "nano.onnx.json").write_text(f'{{"checkpoint": {value}, "checkpoint_sha256": "x"}}')
+    with pytest.raises(UserError, match="nano.onnx.json: checkpoint is"):
+        about_run({"model": str(tmp_path / "nano.onnx")})
+
+
+@pytest.mark.parametrize("value", ["x", True, float("inf"), float("nan"), 10**400, None, [1]])
+def test_a_score_that_is_no_number_is_not_shown(value):
+    assert figures_of({"samples": {"a": 1}, "detection": {"mAP": value}, "planning": {"model": {"L2_3s": 2.0}}}) == (
+        "plan after 3 s 2.00 m off"
+    )
