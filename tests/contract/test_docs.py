@@ -116,17 +116,36 @@ def test_every_switch_of_an_oddity_stands_in_both_tables_and_where_it_is_read() 
             assert (REPO / "projects/uniad" / place).is_file(), f"{key}: {place}"
 
 
+def test_every_file_and_name_that_the_page_on_architecture_has_is_there() -> None:
+    """Paths below projects/uniad are written without it there, and a file's name alone follows the folder it lies in."""
+    text, package = (REPO / "docs/architecture.md").read_text(), REPO / "projects/uniad"
+    sources = [*package.rglob("*.py"), *REPO.glob("tools/*.py"), REPO / "pyproject.toml", *REPO.glob("mk/*.mk")]
+    paths = {str(path.relative_to(place)) for path in sources for place in (REPO, package) if place in path.parents}
+    known = paths | {path.name for path in sources}
+    assert [file for file in re.findall(r"([\w/]+\.(?:py|mk|toml))\b", text) if file not in known] == []
+    drawn = re.findall(r"\b(\w+/\w+)\b(?!\.)", text.split("## The picture")[1].split("## Packages")[0])
+    assert drawn and [part for part in drawn if not (package / part).is_dir() and f"{part}.py" not in paths] == []
+    code = "".join(path.read_text() for path in sources)
+    names_in_code = re.findall(r"`([A-Za-z_][\w.]*)`", FENCE.sub("", text))
+    parts = {part for name in names_in_code for part in name.split(".")} - {"json"}
+    assert [part for part in sorted(parts) if not re.search(rf"\b{part}\b", code)] == []
+
+
 def test_the_ways_of_the_ten_questions_are_there() -> None:
     table = (REPO / "docs/architecture.md").read_text().split("## Ten questions")[1]
     rows = [row.split("|")[1:4] for row in re.findall(r"^\| [A-Z].*\?.*$", table, re.M)]
     assert len(rows) == 10
     for question, first, then in rows:
         folder = next(iter(re.findall(r"`(projects/[\w/]+/)`", first)), "")
+        start = re.search(r"`([\w/.]+)`|\]\(([\w.]+)", first)
+        assert "this page" in first or (REPO / (start[1] or f"docs/{start[2]}")).exists(), f"{question}: {first}"
         for file, name in re.findall(r"`([\w/]+\.(?:py|mk))`(?:, `(\w+)`)?", then):
             places = [REPO / folder / file, REPO / file, REPO / "projects/uniad" / file]
             path = next((p for p in places if p.is_file()), None)
             assert path, f"{question}: {file}"
             assert not name or re.search(rf"\b(?:def|class) {name}\b", path.read_text()), f"{question}: {name}"
+        for name, file in re.findall(r"`(\w+)` in `([\w/]+\.py)`", then):
+            assert re.search(rf"\b(?:def|class) {name}\b", (REPO / "projects/uniad" / file).read_text()), f"{question}: {name}"
 
 
 # The site ------------------------------------------------------------------------------------------------------------------
