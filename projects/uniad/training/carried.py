@@ -54,11 +54,20 @@ def own_anchors(content: Mapping[str, Any]) -> Tensor | None:
 def check_anchors(content: Mapping[str, Any], spec: Spec, path: str | Path) -> Tensor | None:
     """The anchors that the checkpoint carries, if any; a UserError where those of the config's file are others."""
     own, stage2 = own_anchors(content), spec.model.stage2
-    if own is None or stage2 is None or not Path(stage2.motion.anchor_path).is_file():
+    if own is None or stage2 is None:
+        return own
+    motion = stage2.motion
+    wanted = [len(motion.group_ids), motion.predict_modes, motion.predict_steps, 2]
+    good = isinstance(own, Tensor) and own.dtype == torch.float32 and list(own.shape) == wanted and bool(own.isfinite().all())
+    if not good:
+        raise UserError(
+            f"checkpoint {path}: the motion anchors that it carries are no finite float32 tensor of {wanted}; take a good copy, "
+            "or the config that it was trained with"
+        )
+    if not Path(motion.anchor_path).is_file():
         return own
     from uniad.data.anchors import load_motion_anchors  # needs what data needs
 
-    motion = stage2.motion
     if not torch.equal(load_motion_anchors(motion.anchor_path, motion), own):
         raise UserError(
             f"checkpoint {path} was trained with other motion anchors than those in {motion.anchor_path}: move that file away, "

@@ -31,7 +31,7 @@ from uniad.config.read import load_spec
 from uniad.config.variants import config_files
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.training.integrity import check_archive, check_meta, refuse_nonfinite, without_checksum
+from uniad.training.integrity import check_archive, check_meta, check_plain, refuse_nonfinite, without_checksum
 
 BEV_EMBEDDING = "pts_bbox_head.bev_embedding.weight"
 
@@ -157,6 +157,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, expected a dictionary with 'state_dict'")
     check_meta(content, path)
+    check_plain(content, path)
     refuse_nonfinite(content, path)
     check_weights_digest(content, path)
     return content
@@ -193,7 +194,8 @@ def _first_line(error: BaseException) -> str:
 def state_dict_of(content: Mapping[str, Any], path: str | Path) -> OrderedDict[str, Tensor]:
     """The weights of a checkpoint's content, without the ``module.`` prefix that a data-parallel wrapper adds."""
     state = content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    named = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
         raise UserError(f"checkpoint {path} has no 'state_dict' of tensors; its keys are {', '.join(map(str, content))[:160]}")
     return OrderedDict((k.removeprefix("module."), v) for k, v in state.items())
 
@@ -205,6 +207,16 @@ def is_random(content: Mapping[str, Any]) -> bool:
 
 
 # --- loading -------------------------------------------------------------------------------------------------------
+
+
+def _unlike(value: Tensor, own: Tensor) -> str:
+    """Why a finite value would not be the same once it is copied to ``own``; empty where it is, to its precision."""
+    if value.is_floating_point() != own.is_floating_point():
+        return f"is {value.dtype}, needed is {own.dtype}"
+    if value.dtype == torch.float64 and own.dtype != value.dtype and value.numel():
+        if value.abs().max() > torch.finfo(own.dtype).max:
+            return f"holds numbers beyond the range of {own.dtype}"
+    return ""
 
 
 @lru_cache
@@ -323,5 +335,8 @@ def load_state(
             f"checkpoint {path} holds {len(extra)} entries that {name} has no place for ({_summary(extra)}; first {extra[0]}), "
             f"they would be lost without a word{hint}; choose the config that the checkpoint was trained with"
         )
+    for key in loaded:
+        if why := _unlike(state[key], own[key]):
+            raise UserError(f"checkpoint {path}: {key} {why}{hint}; take a good copy")
     model.load_state_dict({k: state[k] for k in loaded}, strict=False)
     return LoadReport(str(path), loaded, missing, unexpected, tuple(reshaped))

@@ -10,6 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,25 @@ def refuse_nonfinite(content: Mapping[str, Any], path: str | Path) -> None:
         )
 
 
+# Quantised, complex and 8-bit floating-point weights would be rounded or cut without a word where they are loaded.
+PLAIN = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
+
+def check_plain(content: Mapping[str, Any], path: str | Path) -> None:
+    """Raises UserError where a tensor of the checkpoint is no array of plain numbers: sparse, without data, of another type."""
+    for name, tensor in tensors_of_content(content):
+        what = str(tensor.dtype).removeprefix("torch.") if tensor.dtype not in PLAIN else ""
+        what = "sparse" if tensor.layout is not torch.strided else "without data (meta)" if tensor.is_meta else what
+        if what:
+            raise UserError(
+                f"checkpoint {path}: {name} is {what}; weights are plain arrays: convert it where it was made, e.g. by "
+                ".float(), .to_dense() or .dequantize()"
+            )
+
+
 # --- undamaged -------------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +146,11 @@ def check_meta(content: Mapping[str, Any], path: str | Path) -> None:
         raise UserError(f"checkpoint {path}: meta.uniad is not a dictionary; is this a checkpoint of UniAD?")
     if "spec" in ours and not _json_object(ours["spec"]):
         raise UserError(f"checkpoint {path}: meta.uniad.spec is not a JSON object; take a good copy")
+    for key in ("epoch", "iter"):
+        if not isinstance((meta or {}).get(key, 0), Integral):
+            raise UserError(f"checkpoint {path}: meta.{key} is not a whole number; take a good copy")
+    if not isinstance(content.get("native"), (Mapping, type(None))):
+        raise UserError(f"checkpoint {path}: native is not a dictionary; take a good copy")
 
 
 def _json_object(text: Any) -> bool:

@@ -65,6 +65,19 @@ def test_other_anchors_than_its_own_are_an_error_that_names_both_files(tmp_path,
         load_initial(model, edit(spec, train__load_from=str(path)), lambda line: None)
 
 
+@pytest.mark.parametrize("spoil", [
+    lambda a: "x", lambda a: a[:1], lambda a: a * float("nan"), lambda a: a.int(), lambda a: [1.0],
+])  # fmt: skip
+def test_damaged_anchors_of_its_own_are_one_line_with_a_file_and_without(tmp_path, spec, model, spoil):
+    content = torch.load(save(model, spec, tmp_path / "a.pth"), weights_only=True)
+    content["native"][ANCHORS] = spoil(content["native"][ANCHORS])
+    torch.save(content, tmp_path / "a.pth")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"a\.pth: the motion anchors that it carries are no finite float32"):
+            load_trained(spec, tmp_path / "a.pth", None)
+        put_anchors(spec, model.motion_head.anchors)
+
+
 def test_a_checkpoint_without_record_takes_the_file_or_says_that_it_is_missing(tmp_path, spec, model):
     meta = {"epoch": 20, "config": "model = dict(type='UniAD')"}  # as upstream's
     torch.save({"meta": meta, "state_dict": model.state_dict()}, tmp_path / "theirs.pth")

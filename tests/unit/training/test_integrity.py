@@ -103,6 +103,36 @@ def test_a_checkpoint_that_is_not_finite_is_refused_by_the_tensors_name(written,
             read()
 
 
+def weight(change):
+    def spoil(content):
+        content["state_dict"]["img_neck.weight"] = change(content["state_dict"]["img_neck.weight"])
+
+    return spoil
+
+
+@pytest.mark.parametrize(("spoil", "output"), [
+    (weight(lambda w: w.to_sparse()), "img_neck.weight is sparse"),
+    (weight(lambda w: w.to("meta")), "img_neck.weight is without data"),
+    (weight(lambda w: w.to(torch.float8_e4m3fn)), "img_neck.weight is float8_e4m3fn"),
+    (weight(lambda w: w.to(torch.complex64)), "img_neck.weight is complex64"),
+    (weight(lambda w: w.to(torch.int8)), "img_neck.weight is torch.int8, needed is torch.float32"),
+    (weight(lambda w: w > 0), "img_neck.weight is torch.bool, needed is"),
+    (weight(lambda w: w.double() + 1e300), "img_neck.weight holds numbers beyond the range of torch.float32"),
+    (lambda c: c["state_dict"].update({5: torch.zeros(1)}), "has no 'state_dict' of tensors"),
+    (lambda c: c.update(native=[1]), "native is not a dictionary"),
+    (lambda c: c["meta"].update(iter="x"), "meta.iter is not a whole"),
+])  # fmt: skip
+def test_what_would_be_rounded_cut_or_misread_is_one_line_by_its_name(written, tmp_path, spoil, output):
+    """Of a file of somebody else: one without our digest of the weights."""
+    path = changed(written, tmp_path, lambda content: (content["native"].pop(C.WEIGHTS_DIGEST, None), spoil(content)))
+    model = ToyModel()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=output) as raised:
+        C.load_checkpoint(model, path, say=None)
+    assert str(path) in str(raised.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_resuming_goes_past_a_checkpoint_that_is_not_finite(written, tmp_path):
     run(toy_trainer(tmp_path, max_iters=12, stop_after=7))  # epoch_1 and, newer, iter_latest
     newest = tmp_path / "iter_latest.pth"
