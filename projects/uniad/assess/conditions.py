@@ -74,22 +74,27 @@ def run_conditions(
     until ``done`` is called.
     """
     cells = folder / CELLS
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = _digest(identity)
     found: dict[str, Any] = {}
     for name in names:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
             cell = read_json(cells / f"{name}.json")
-            if cell["identity"] == digest:
+            if cell["identity"] == digest and cell["sha256"] == _digest(cell["value"]):
                 found[name] = cell["value"]
                 progress(name)
     for name, value in _computed([name for name in names if name not in found], work, jobs):
         cells.mkdir(parents=True, exist_ok=True)
         with atomic_path(cells / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps({"identity": digest, "value": value}))
+            temporary.write_text(json.dumps({"identity": digest, "sha256": _digest(value), "value": value}))
         found[name] = value
         progress(name)
     # As from a file: a number must not depend on whether a run was interrupted.
     return {name: json.loads(json.dumps(found[name])) for name in names}
+
+
+def _digest(value: Any) -> str:
+    """The same for a value and for what its JSON says."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
 
 
 def done(folder: Path) -> None:

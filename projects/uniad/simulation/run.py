@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from uniad.backends.open import find_model
 from uniad.data import synthetic
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
@@ -38,11 +40,15 @@ from uniad.simulation.policies import BASELINES, Guarded, Model
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import Setup, make_setup, route_id, route_keys
 from uniad.simulation.traffic import TrafficMode
+from uniad.training.state import flatten
 
 MODEL, BLANK, GUARDED = "model", "model without images", "model with guard"
 OF_MODEL = (MODEL, BLANK, GUARDED)
 POLICIES = (MODEL, GUARDED, BLANK, *BASELINES)
 IDENTITY = "run.json"
+_OF_THE_MODEL = ("model.", "data.image.", "stage")
+# Drives, their videos, and what a process that was killed left of one
+_OF_A_ROUTE = re.compile(r"\.?seed-\d+-route-\d+\..*")
 # What decides a drive beside its arguments
 CODE = ("car", "drive", "policies", "routes", "traffic", "world")
 
@@ -59,6 +65,12 @@ class Driver:
 
     def open(self) -> Runtime:
         return Runtime.open(self.model, self.device, self.backend, config=self.config, options=self.options, threads=1)
+
+    def spec_digest(self) -> str:
+        """Of what the config says of the model: a file of the same name may say something else by now."""
+        flat = flatten(find_model(self.model, self.config, self.options).spec)
+        own = {key: flat[key] for key in sorted(flat) if key.startswith(_OF_THE_MODEL) and key != "model.motion.anchor_path"}
+        return hashlib.sha256(repr(own).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What the drives of a folder depend on, and what makes another folder of them."""
-        model = None if self.driver is None else {**asdict(self.driver), "sha256": sha256(self.driver.model)}
+        driver = self.driver
+        model = None if driver is None else {**asdict(driver), "sha256": sha256(driver.model), "spec": driver.spec_digest()}
         return json.loads(json.dumps({"traffic": self.traffic, "driver": model, "code": _code_digest()}))
 
 
@@ -154,31 +167,47 @@ def _nothing_half_written(paths: Iterable[Path]) -> Generator[None, None, None]:
 
 
 def read_all(job: Job, out: Path) -> list[DriveLog]:
-    """All drives of a run, from their files."""
-    return [read_log(place(out, *key)) for key in job.drives()]
+    """All drives of a run, from their files. UserError for one that is of another route, policy or traffic than its name says."""
+    return [_read(job, out, *key) for key in job.drives()]
+
+
+def _read(job: Job, out: Path, policy: str, seed: int, index: int) -> DriveLog:
+    path = place(out, policy, seed, index)
+    log = read_log(path)
+    found = (log.policy, log.traffic, log.route.seed, log.route.index)
+    if found != (policy, job.traffic, seed, index):
+        raise UserError(
+            f"{path} is of policy {found[0]}, traffic {found[1]}, {route_id(*found[2:])}: it was put there from another place; "
+            "remove it, and the same command drives that route again"
+        )
+    return log
 
 
 def claim(out: Path, identity: dict[str, Any]) -> None:
     """Makes ``out`` the folder of these drives: drives of others go, what is not ours stays and is a UserError."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; drives need a folder")
+    inside = [p for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
     try:
         found = read_json(out / IDENTITY)
     except FileNotFoundError:
         found = None
-    except (OSError, ValueError, RecursionError):
-        found = {}
-    inside = [p for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
-    if inside and found is None:
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{out / IDENTITY} cannot be read ({error}); move {out} away, or choose another folder") from None
+    # Others may call a file so, too, and what lies beside theirs is not ours to remove.
+    if inside and (not isinstance(found, dict) or found.keys() != identity.keys()):
         raise UserError(f"{out} holds something that is no drives; choose another folder")
     if found == identity:
         return
-    for policy in POLICIES:
-        folder = out / policy.replace(" ", "-")
+    folders = [folder for policy in POLICIES if (folder := out / policy.replace(" ", "-")).is_dir()]
+    for folder in folders:
         if folder.is_symlink():
             raise UserError(f"{folder} is a link to a folder, and drives would follow it: remove it, or choose another folder")
-        if folder.is_dir():
-            shutil.rmtree(folder)
+        for entry in folder.iterdir():
+            if not _OF_A_ROUTE.fullmatch(entry.name):
+                raise UserError(f"{entry} is no drive, and the folder is made anew for another run: move it away")
+    for folder in folders:
+        shutil.rmtree(folder)
     with atomic_path(out / IDENTITY) as temporary:
         temporary.write_text(json.dumps(identity, indent=1) + "\n")
 

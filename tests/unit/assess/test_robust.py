@@ -195,6 +195,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "ran-a").read_text() == "x"
     assert run_conditions(["a"], work, 1, tmp_path / "out", {"seed": 2}) == {"a": 97}  # another run's cell is not taken
     assert (tmp_path / "ran-a").read_text() == "xx"
+    cell = tmp_path / "out" / CELLS / "a.json"
+    for damaged in (cell.read_text().replace("97", "79"), cell.read_text()[:20], "[" * 100_000):
+        cell.write_text(damaged)
+        assert run_conditions(["a"], work, 1, tmp_path / "out", {"seed": 2}) == {"a": 97}
+    assert (tmp_path / "ran-a").read_text() == "xx" + 3 * "x"
     done(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == []
 

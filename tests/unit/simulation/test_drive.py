@@ -20,7 +20,7 @@ from uniad.simulation.log import GREEN, Detections, Forecasts, Observation, Plan
 from uniad.simulation.policies import Expert, Guarded, Model, StandStill
 from uniad.simulation.records import read_log, write_log
 from uniad.simulation.routes import EVENTS, MANOEUVRES, Setup, make_setup, route_keys
-from uniad.simulation.run import Job, place, read_all, run
+from uniad.simulation.run import IDENTITY, Job, claim, place, read_all, run
 from uniad.simulation.score import score_all
 from uniad.simulation.world import Cameras
 
@@ -234,6 +234,47 @@ def test_a_folder_that_holds_something_else_stays(tmp_path: Path):
     with pytest.raises(UserError, match="holds something that is no drives"):
         run(Job(100, 1, "reactive", ("expert",), None), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("run_json", ['{"name": "my training", "epochs": 3}', "[1]", '{"traffic": "reac', "[" * 100_000])
+def test_a_folder_with_a_run_of_something_else_or_a_damaged_one_stays(tmp_path: Path, run_json: str):
+    """Others call a file run.json, too, and keep a folder called model beside it."""
+    (tmp_path / IDENTITY).write_text(run_json)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.pth").write_text("mine")
+    with pytest.raises(UserError, match="holds something that is no drives|cannot be read"):
+        run(Job(100, 1, "reactive", ("expert",), None), tmp_path)
+    assert (tmp_path / "model" / "weights.pth").read_text() == "mine" and (tmp_path / IDENTITY).read_text() == run_json
+
+
+def test_drives_of_another_run_go_and_what_is_no_drive_stays(tmp_path: Path):
+    identity = Job(100, 1, "reactive", ("expert",), None).identity()
+    folder = tmp_path / "expert"
+    folder.mkdir()
+    for name in ("seed-0100-route-0.json", "seed-0100-route-0.mp4", ".seed-0100-route-1.json.x.partial.json"):
+        (folder / name).write_text("{}")
+    (folder / "notes.txt").write_text("mine")
+    (tmp_path / IDENTITY).write_text(json.dumps({**identity, "traffic": "replay"}))
+    with pytest.raises(UserError, match="notes.txt is no drive"):
+        claim(tmp_path, identity)
+    assert len(list(folder.iterdir())) == 4
+    (folder / "notes.txt").unlink()
+    claim(tmp_path, identity)
+    assert not folder.exists() and json.loads((tmp_path / IDENTITY).read_text()) == identity
+
+
+def test_a_drive_of_another_policy_route_or_traffic_is_not_scored_as_this_one(tmp_path: Path, experts):
+    """As after copying a folder of results into another."""
+    log = experts[0]
+    policy, traffic, route = log.policy, log.traffic, log.route
+    job = Job(route.seed, 4, traffic, (policy,), None)
+    other = next(i for i in range(4) if i != route.index)
+    for number in range(4):
+        write_log(replace(log, route=replace(route, index=number)), place(tmp_path, policy, route.seed, number))
+    assert len(read_all(job, tmp_path)) == 4
+    write_log(log, place(tmp_path, policy, route.seed, other))
+    with pytest.raises(UserError, match=f"route-{other}.json is of policy {policy}, .* put there from another place"):
+        read_all(job, tmp_path)
 
 
 @pytest.mark.parametrize("change, told", [
