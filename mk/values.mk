@@ -22,6 +22,8 @@ holds = $(strip $(foreach c,$2,$(findstring $c,$1))$(if $(findstring $(newline),
 refuse = $(error $1=$(subst $(newline), ,$2): $1 cannot hold $3, which a shell or make would act on$(if $4,; $4))
 check-quoted = $(if $(call holds,$2,$(dollar)),$(call refuse,$1,$2,$(call holds,$2,$(dollar))))
 check-list = $(if $(call holds,$2,$(commands)),$(call refuse,$1,$2,$(call holds,$2,$(commands)),it is a list of words))
-check-word = $(if $(call holds,$2,$(commands) $(patterns)),$(call refuse,$1,$2,$(call holds,$2,$(commands) $(patterns))))
+# A blank before or after, as a quotation mark too far away leaves it, would make another value of a choice or of a name.
+hanging = $(if $(strip $1),$(filter x,$(firstword x$1) $(lastword $1x)))
+check-word = $(if $(call holds,$2,$(commands) $(patterns)),$(call refuse,$1,$2,$(call holds,$2,$(commands) $(patterns))))$(if $(call hanging,$2),$(error $1='$2' begins or ends with a blank: take it away))
 acceptable = $(if $(filter $(QUOTED),$1),$(call check-quoted,$1,$2),$(if $(filter $(LISTS),$1),$(call check-list,$1,$2),$(call check-word,$1,$2)))
 $(foreach v,$(SET),$(call acceptable,$v,$(value $v)))

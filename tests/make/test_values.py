@@ -54,6 +54,17 @@ def test_no_kind_of_value_runs(makefiles: Path, value: str) -> None:
     assert not (makefiles / "canary").exists()
 
 
+@pytest.mark.parametrize("value", ["nano ", " nano", "nano\t"])
+def test_a_blank_at_an_end_is_refused_of_words_not_of_lists(makefiles: Path, value: str) -> None:
+    # On the command line make itself takes a blank away that comes first.
+    for run in ({"VARIANT": value}, *([{}] if value.startswith("n") else [])):
+        done = bare(makefiles, "VARIANT", value, **run)
+        assert done.returncode == 2 and "begins or ends with a blank" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    for name in ("TRAIN_ARGS", "TESTS"):
+        assert bare(makefiles, name, value).returncode == 0
+    assert bare(makefiles, "VARIANT", "").returncode == bare(makefiles, "VARIANT", " ").returncode == 0
+
+
 @pytest.mark.parametrize("name", sorted(set(SETTINGS) - ELSEWHERE))
 def test_no_setting_runs(makefiles: Path, name: str) -> None:
     everything = f"a`{TOUCHED}`$(shell {TOUCHED})$$({TOUCHED});{TOUCHED}&{TOUCHED}|{TOUCHED}"

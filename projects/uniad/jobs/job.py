@@ -18,6 +18,8 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")  # what Kubernetes, Slurm
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:\w[\w.-]*)?(@sha256:[0-9a-f]{64})?", re.ASCII)
 MOST_MINUTES = 366 * 24 * 60
 MOST_RESTARTS = 1000
+MOST_MACHINES = 10_000
+MOST_GPUS = 64  # of a machine
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Job:
             raise UserError(f"JOB_MINUTES={self.minutes}: give minutes from 1 to {MOST_MINUTES}, a year")
         if not 0 <= self.restarts <= MOST_RESTARTS:
             raise UserError(f"JOB_RESTARTS={self.restarts}: give a number from 0 to {MOST_RESTARTS}")
+        if not 0 < self.machines <= MOST_MACHINES:
+            raise UserError(f"NNODES={self.machines}: give machines from 1 to {MOST_MACHINES}")
+        if not 0 <= self.gpus <= MOST_GPUS:
+            raise UserError(f"GPUS={self.gpus}: give GPUs of each machine, from 0 to {MOST_GPUS}")
         if self.goal not in GOALS:
             raise UserError(f"{self.goal} is no job: there are {', '.join(GOALS)}")
 

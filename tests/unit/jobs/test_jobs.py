@@ -104,6 +104,10 @@ def test_skypilot_takes_the_task():
         ({"minutes": 10**20}, "JOB_MINUTES=1000.*a year"),
         ({"restarts": -1}, "JOB_RESTARTS=-1"),
         ({"restarts": 10**12}, "JOB_RESTARTS=1000"),
+        ({"machines": 0}, "NNODES=0: give machines"),
+        ({"machines": 10**20}, "NNODES=1000"),
+        ({"gpus": -1}, "GPUS=-1: give GPUs"),
+        ({"gpus": 10**20}, "GPUS=1000"),
     ],
 )
 def test_what_no_cluster_takes_is_one_line(change: dict, told: str):
