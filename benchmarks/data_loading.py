@@ -11,21 +11,24 @@ fastest of each.
 
 Beside the rate stands what a clip takes of a processor, in the main process and in all loader processes: on a machine that others
 use too, that is what can be compared. The last lines say what these times allow where the cores are free.
+
+``--upstream-python PYTHON --upstream-root FOLDER`` takes upstream's own loader into the turns, on the same files: its data set,
+pipeline and build_dataloader, in an interpreter that has its packages (docs/training.md). Our loader then runs one more way,
+"same work": finished tensors made of the files, nothing kept from one epoch to the next. Images of one clip of both are compared
+first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import _tools  # noqa: F401
 
@@ -33,6 +36,8 @@ import cv2
 import numpy as np
 import torch
 
+from _loading import Rate, rate
+from _upstream import UpstreamLoader, image_difference
 from uniad.config.read import load_spec
 from uniad.config.spec import DataSpec
 from uniad.data.collate import collate
@@ -41,7 +46,7 @@ from uniad.data.pixels import collate_raw
 from uniad.data.sampler import TrainSampler
 from uniad.data.transforms import Distortion, decode, normalise, resampler
 from uniad.data.workers import PREFETCH, TAKEN
-from uniad.errors import run_cli
+from uniad.errors import UserError, run_cli
 from uniad.processes import cores_here
 from uniad.training.loader import ClipLoader, size_of
 from uniad.training.regularisation import plain_images
@@ -60,6 +65,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--repeats", type=int, default=1, help="times that each is timed, in turns; the fastest counts")
     p.add_argument("--floats", action="store_true", help="also time clips that are handed over as finished tensors")
     p.add_argument("--upstream", action="store_true", help="also time upstream's way of loading")
+    p.add_argument("--upstream-python", metavar="PYTHON", help="also time upstream's own loader, in this interpreter")
+    p.add_argument("--upstream-root", metavar="FOLDER", help="UniAD at 02fa68c5, for --upstream-python")
     p.add_argument("--json", metavar="FILE", help="write the table, too")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
@@ -76,45 +83,109 @@ def main() -> None:
     print(f"{spec.name}: {len(dataset)} frames, opened in {time.perf_counter() - started:.1f} s, image cache {args.cache}")
     if args.cache != "off":
         print(f"cache filled in {timed(lambda: fill_cache(dataset)):.1f} s")
-    parts(dataset, data)
+    if not args.upstream_python:
+        parts(dataset, data)
     if args.upstream:
         print(f"  upstream order of image work: {1e3 * timed(lambda: upstream_images(dataset, data, 1)):.0f} ms a frame")
-    ways = ("bytes", *(["floats"] if args.floats else []), *(["upstream"] if args.upstream else []))
-    datasets = {}
-    for way in ways:
-        used = replace(data, image_cache="off") if way == "upstream" else data
-        datasets[way] = dataset = ClipDataset(used, args.split, spec.stage, raw=way == "bytes")
-        if way == "upstream":
-            vars(dataset.images)["load"] = partial(upstream_load, dataset)
-        else:
-            print(f"{way}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
-    found: dict[tuple[str, int], list[Rate]] = {}
-    for _ in range(args.repeats):
-        for way, dataset in datasets.items():
+    with ExitStack() as running:
+        upstream = None
+        if args.upstream_python:
+            upstream = running.enter_context(opened_upstream(args, data))
+            compare_images(upstream, data, spec.stage)
+        ways = [
+            "bytes", *(["floats"] if args.floats else []), *(["upstream"] if args.upstream else []),
+            *(["same work"] if upstream else []),
+        ]  # fmt: skip
+        rates: dict[str, Callable[[int], Rate]] = {}
+        for way in ways:
+            used = replace(data, image_cache="off") if way in ("upstream", "same work") else data
+            dataset = ClipDataset(used, args.split, spec.stage, raw=way == "bytes")
+            if way == "upstream":
+                vars(dataset.images)["load"] = partial(upstream_load, dataset)
+            elif not upstream:
+                print(f"{way}: {processor_ms(dataset):.1f} ms of a processor a clip, from the second epoch on")
+            # Upstream's clips take seconds: both it and what does the same work warm up as briefly as possible
+            rates[way] = partial(our_rate, dataset, args, brief=way == "same work")
+        if upstream:
+            rates[THEIRS] = partial(upstream.rate, clips=args.clips, seconds=args.seconds)
+        found: dict[tuple[str, int], list[Rate]] = {}
+        for _ in range(args.repeats):
             for workers in args.workers:
-                rate = steady(loader(dataset, workers, args.batch), args.clips, args.seconds)
-                found.setdefault((way, workers), []).append(rate)
+                for way, measure in rates.items():
+                    found.setdefault((way, workers), []).append(measure(workers))
+                    if upstream:
+                        last = found[way, workers][-1]
+                        spent = f"{last.main_ms:.1f} + {last.workers_ms:.1f} ms of a processor a clip"
+                        print(f"  {workers} workers, {way}: {spent}", flush=True)
     rows = []
-    for (way, workers), rates in found.items():
-        size = max(rate.bytes for rate in rates) / args.batch if workers else 0
+    for way, workers in ((way, workers) for way in rates for workers in args.workers):
+        measured = found[way, workers]
+        size = max(rate.bytes for rate in measured) / args.batch if workers else 0
         row = {
-            "way": way, "workers": workers, "clips_s": max(rate.clips_s for rate in rates), "shared_bytes": size,
-            "main_ms": min(rate.main_ms for rate in rates), "workers_ms": min(rate.workers_ms for rate in rates),
+            "way": way, "workers": workers, "clips_s": max(rate.clips_s for rate in measured), "shared_bytes": size,
+            "main_ms": min(rate.main_ms for rate in measured), "workers_ms": min(rate.workers_ms for rate in measured),
         }  # fmt: skip
         row["frames_s"] = row["clips_s"] * data.queue_length
         rows.append(row)
         print(f"{way}, {workers} workers: {row['clips_s']:.2f} clips/s ({row['frames_s']:.1f} frames/s), "
               f"{size / 1e6:.2f} MB of a clip through shared memory; ms of a processor a clip: "
               f"main process {row['main_ms']:.2f}, loader processes {row['workers_ms']:.2f}")  # fmt: skip
-    print(table(rows))
-    cores = cores_here()
-    for way in ways:
+    print(beside_upstream(rows) if upstream else table(rows))
+    cores, digits = cores_here(), 2 if upstream else 0
+    for way in rates:
         chosen = {row["workers"]: allowed(row, cores) for row in rows if row["way"] == way}
-        rates = (f"{workers} workers {rate:.0f} ({rate / chosen.get(1, rate):.2f})" for workers, rate in chosen.items())
-        print(f"{way}: clips/s that these processor times allow on {cores} free cores (of one worker's): {', '.join(rates)}")
+        rated = (f"{workers} workers {rate:.{digits}f} ({rate / chosen.get(1, rate):.2f})" for workers, rate in chosen.items())
+        print(f"{way}: clips/s that these processor times allow on {cores} free cores (of one worker's): {', '.join(rated)}")
     if args.json:
         made = {"config": spec.name, "image_cache": args.cache, "batch": args.batch, "cores": cores}
         Path(args.json).write_text(json.dumps(made | {"repeats": args.repeats, "rows": rows}, indent=1) + "\n")
+
+
+THEIRS = "upstream's loader"
+
+
+def opened_upstream(args: argparse.Namespace, data: DataSpec) -> UpstreamLoader:
+    """Upstream's loader on the files that ``data`` names; says what runs there."""
+    if not args.upstream_root:
+        raise UserError("--upstream-python needs --upstream-root, a clone of UniAD at 02fa68c5")
+    if args.split != "train":
+        raise UserError("--upstream-python times the training split: leave --split out")
+    upstream = UpstreamLoader(args.upstream_python, args.upstream_root, args.config, data, args.batch)
+    versions = ", ".join(f"{name} {version}" for name, version in upstream.opened["versions"].items())
+    print(f"upstream's loader: {upstream.opened['samples']} frames; {versions}")
+    if upstream.opened["stood_in_for"]:
+        print(f"  compiled modules that are absent, and that loading does not call: {', '.join(upstream.opened['stood_in_for'])}")
+    return upstream
+
+
+def compare_images(upstream: UpstreamLoader, data: DataSpec, stage: int) -> None:
+    """Of one clip, before anything is timed."""
+    plain = replace(data, image_cache="off", image=replace(data.image, photometric=False))
+    dataset = ClipDataset(plain, "train", stage)
+    last = dataset.last_frame(len(dataset) // 2, np.random.default_rng(0))
+    difference = image_difference(upstream, dataset, last)
+    print(f"images of the clip that ends at frame {last}, without distortion: {difference:.2g} of 255 grey levels apart at most")
+
+
+def our_rate(dataset: ClipDataset, args: argparse.Namespace, workers: int, *, brief: bool) -> Rate:
+    """How fast our loader runs. brief: of what is warmed up, a batch of each process."""
+    return steady(loader(dataset, workers, args.batch), args.clips, args.seconds, max(1, workers) if brief else None)
+
+
+def beside_upstream(rows: list[dict]) -> str:
+    """Each of our ways by the number of workers, and how many times upstream's is more in processor time, rate and bytes."""
+    lines = ["workers | way | ms of a processor a clip: main + workers | of upstream's | frames/s (wall clock) | "
+             "times upstream's | MB of a clip between processes | of upstream's"]  # fmt: skip
+    theirs = {row["workers"]: row for row in rows if row["way"] == THEIRS}
+    for row in sorted(rows, key=lambda row: row["workers"]):
+        their, moved = theirs[row["workers"]], row["shared_bytes"]
+        spent, their_spent = (r["main_ms"] + r["workers_ms"] for r in (row, their))
+        lines.append(
+            f"{row['workers']} | {row['way']} | {row['main_ms']:.2f} + {row['workers_ms']:.2f} | 1/{their_spent / spent:.1f} | "
+            f"{row['frames_s']:.2f} | {row['frames_s'] / their['frames_s']:.1f} | {moved / 1e6:.2f} | "
+            + (f"1/{their['shared_bytes'] / moved:.1f}" if moved else "-")
+        )
+    return "\n".join(lines)
 
 
 def table(rows: list[dict]) -> str:
@@ -154,39 +225,11 @@ def loader(dataset: ClipDataset, workers: int, batch: int) -> ClipLoader:
     )  # fmt: skip
 
 
-class Rate(NamedTuple):
-    """How fast a loader runs."""
-
-    clips_s: float
-    bytes: int  # of a batch
-    main_ms: float  # of a processor a clip, in the main process
-    workers_ms: float  # in all loader processes together
-
-
-def steady(clips: ClipLoader, count: int, least_s: float) -> Rate:
-    """Of a loader whose processes have started; over ``count`` clips, or more until ``least_s`` seconds are over."""
+def steady(clips: ClipLoader, count: int, least_s: float, warm: int | None = None) -> Rate:
+    """Of a loader that has given ``warm`` batches, or as many as there are slots: all memory has been touched."""
     with closing(clips.stream()) as stream:
-        batch = next(stream)
-        for _ in range(clips.workers * PREFETCH + TAKEN):  # as many as there are slots: all memory has been touched
-            batch = next(stream)
-        pids = [process.pid for process in multiprocessing.active_children() if process.pid is not None]
-
-        def used() -> tuple[float, float]:
-            return time.process_time(), sum(on_processor(pid) for pid in pids)
-
-        made, before, started = 0, used(), time.perf_counter()
-        while made < count or time.perf_counter() - started < least_s:
-            next(stream)
-            made += clips.batch_size
-        seconds = time.perf_counter() - started
-        main_ms, workers_ms = (1e3 * (now - then) / made for now, then in zip(used(), before))
-        return Rate(made / seconds, size_of(batch), main_ms, workers_ms)
-
-
-def on_processor(pid: int) -> float:
-    """Seconds that all threads of a process that is there have run; to the nanosecond, where /proc/PID/stat has hundredths."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        size = size_of if clips.slots else None
+        return rate(stream, clips.batch_size, warm or clips.workers * PREFETCH + TAKEN + 1, count, least_s, size)
 
 
 def processor_ms(dataset: ClipDataset, count: int = 160) -> float:
