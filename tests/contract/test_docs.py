@@ -99,6 +99,24 @@ def test_python_is_python_and_imports_what_is_there(page: Path) -> None:
                     assert there, f"{node.module}.{alias.name}"
 
 
+def test_every_file_that_a_comment_names_is_there() -> None:
+    """By its path, or by the end of it: ``training/clip.py``, ``docs/export.md``."""
+    listed = subprocess.run(LIST[:-1], cwd=REPO, capture_output=True, text=True).stdout.split()
+    files = [name for name in listed if (REPO / name).is_file()]
+    if not files:
+        pytest.skip("no git checkout")
+    ends = {"/".join(parts[at:]) for parts in (Path(name).parts for name in files) for at in range(len(parts))}
+    ours = [name for name in files if re.match(r"(projects/uniad|tools|mk|benchmarks|docker|ros2)/.*\.(py|mk|sh)$", name)]
+    gone = []
+    for name in ours:
+        for line in (REPO / name).read_text().splitlines():
+            told = re.search(r"#.*|.*``.*|.*\"{3}.*", line)
+            if told and not re.search(r"upstream's|STEM", line):
+                cited = re.findall(r"(?<![\w./{<*-])((?:[\w-]+/)+[\w-]+\.(?:py|sh|mk|md))\b", told[0])
+                gone += [f"{name}: {file}" for file in cited if file not in ends]
+    assert ours and not gone, gone
+
+
 # architecture.md ---------------------------------------------------------------------------------------------------------
 
 
