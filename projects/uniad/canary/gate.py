@@ -10,9 +10,8 @@ from typing import Any
 from uniad.canary.bench import Bench, Say, run_cached
 from uniad.canary.benches import open_bench, run_isolated
 from uniad.canary.catalog import concerned
-from uniad.canary.judge import CanarySet, Result, refusal, remarks
+from uniad.canary.judge import CanarySet, Result, checked_entry
 from uniad.canary.sets import facts_of, write_set
-from uniad.errors import UserError
 
 
 def check_target(onnx_path: str | Path, backend: str, cache: str | Path | None, say: Say = print) -> dict[str, Any]:
@@ -24,12 +23,7 @@ def check_target(onnx_path: str | Path, backend: str, cache: str | Path | None, 
     with tempfile.TemporaryDirectory(prefix="canaries-") as made:
         canaries = write_set(made)
         result = run_here(open_bench(backend), canaries, Path(cache) if cache else None, say)
-    refused = refusal(canaries, result, touched, str(onnx_path))
-    if refused:
-        raise UserError(refused)
-    for line in remarks(canaries, result, touched):
-        say(f"note: {line}")
-    return result.entry(touched)
+    return checked_entry(canaries, result, touched, str(onnx_path), say)
 
 
 def run_here(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Dict, NamedTuple  # noqa: UP035  an alias is evaluated
 
@@ -218,6 +219,18 @@ def refusal(canaries: CanarySet, result: Result, concerned: list[str], subject: 
         f"{subject}: not built, its graph holds what {result.where} computes wrong: {found}; {advice}, CANARY=0 builds it all "
         f"the same (docs/canary.md)"
     )
+
+
+def checked_entry(
+    canaries: CanarySet, result: Result, concerned: list[str], subject: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The entry for the card of ``subject``; ``remarks`` are said. Raises UserError where ``refusal`` has a reason."""
+    refused = refusal(canaries, result, concerned, subject)
+    if refused:
+        raise UserError(refused)
+    for line in remarks(canaries, result, concerned):
+        say(f"note: {line}")
+    return result.entry(concerned)
 
 
 def remarks(canaries: CanarySet, result: Result, concerned: list[str]) -> list[str]:

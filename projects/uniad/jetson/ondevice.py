@@ -22,7 +22,7 @@ import numpy as np
 from uniad.backends import trtexec
 from uniad.backends.trtexec import undo_rounding
 from uniad.canary.bench import TrtexecBench, run_cached, run_set
-from uniad.canary.judge import cache_file, keep, read_set, refusal, remarks
+from uniad.canary.judge import cache_file, checked_entry, keep, read_set, refusal
 from uniad.engines import jetpack
 from uniad.errors import UserError, run_cli
 from uniad.postprocess.map_merge import finish_lanes
@@ -191,12 +191,7 @@ def _check_canaries(here: Path, plan: dict, tool: trtexec.Trtexec, device: dict,
     canaries = read_set(here / CANARIES)
     say(f"trying {len(canaries.rows)} canaries, unless this TensorRT was tried before")
     result = run_cached(TrtexecBench(tool, device["model"]), canaries, _canary_cache(here, timing_cache), say)
-    refused = refusal(canaries, result, touched, plan["card"]["onnx"])
-    if refused:
-        raise UserError(refused)
-    for line in remarks(canaries, result, touched):
-        say(f"note: {line}")
-    return result.entry(touched)
+    return checked_entry(canaries, result, touched, plan["card"]["onnx"], say)
 
 
 def run_canaries(here: Path, plan: dict, timing_cache: str | None = None, say=print) -> None:

@@ -101,12 +101,18 @@ def _titles(flat: Mapping[str, Any]) -> str:
     return " and ".join(TITLES[name] for name in generations_of(values))
 
 
-def load_detector(spec: Spec, path: str | Path, say: Callable[[str], None] | None = print) -> BevFormer:
-    """The model of stage 0 with a checkpoint's weights. UserError for a file that does not fit."""
+def _read_checked(spec: Spec, path: str | Path, say: Callable[[str], None] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint's content and its weights. UserError for one of another config or generation."""
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     check_made_with(content, spec, path)
     check_generation(content, state, spec, path, say)
+    return content, state
+
+
+def load_detector(spec: Spec, path: str | Path, say: Callable[[str], None] | None = print) -> BevFormer:
+    """The model of stage 0 with a checkpoint's weights. UserError for a file that does not fit."""
+    content, state = _read_checked(spec, path, say)
     if "query_embedding.weight" in state:
         raise UserError(f"checkpoint {path} is of UniAD, {spec.name} of stage 0: choose a config of its own stage (make: STAGE)")
     model = BevFormer(spec.model)
@@ -123,10 +129,7 @@ def load_trained(spec: Spec, path: str | Path, say: Callable[[str], None] | None
     """
     if spec.stage == 0:
         raise UserError(f"{spec.path} is of stage 0, a detector, only trained and evaluated: take stage 1 or 2 (make: STAGE)")
-    content = read_checkpoint(path)
-    state = state_dict_of(content, path)
-    check_made_with(content, spec, path)
-    check_generation(content, state, spec, path, say)
+    content, state = _read_checked(spec, path, say)
     anchors = check_anchors(content, spec, path)
     if spec.model.stage2 is not None and anchors is None:
         motion = spec.model.stage2.motion

@@ -98,7 +98,7 @@ def render_pair(
 
 def _tile(a: Content, b: Content, apart: Difference, name: str, class_names: tuple[str, ...]) -> np.ndarray:
     """A camera with the boxes of both; those of one alone in its colour."""
-    tile, projection = camera_tile(a, name, TILE_W, TILE_H)
+    tile, projection = camera_tile(a.images[name], a.lidar2img[name], TILE_W, TILE_H)
     words = Labels(tile)
     words.put(title_of(name), [(8, 8)], 0.5, TEXT, 1)
     for content, rows, colour in ((a, apart.both[:, 0], FAINT), (a, apart.first, FIRST), (b, apart.second, SECOND)):

@@ -25,7 +25,7 @@ from uniad.simulation.score import Pdm, Scores, check_log, progress, so_far
 from uniad.viz.birdseye import BirdsEye
 from uniad.viz.camera import box_corners, draw_boxes, draw_ribbon
 from uniad.viz.legend import Entry, legend
-from uniad.viz.page import COMMAND_WORDS, title_of
+from uniad.viz.page import COMMAND_WORDS, camera_tile, on_ground, title_of
 from uniad.viz.palette import DRIVABLE, EGO, FAINT, GROUND, MAP_COLOURS, PLAN, TEXT, class_colour
 from uniad.viz.text import Labels, extent, fit, write
 from uniad.viz.video import write_video
@@ -221,16 +221,11 @@ def _cameras(frame: FrameLog, sensors: Sensors) -> NDArray[np.uint8]:
 
 
 def _camera(name: str, frame: FrameLog, sensors: Sensors, width: int, height: int) -> NDArray[np.uint8]:
-    full = sensors.images[name]
-    tile = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
-    scale = np.diag([width / full.shape[1], height / full.shape[0], 1.0, 1.0])
-    projection = scale @ np.asarray(sensors.lidar2img[name], np.float64)
-    ground = -float(np.asarray(sensors.lidar2ego.translation)[2])
-    whole = np.concatenate([np.zeros((1, 2)), frame.plan])
-    at = np.linspace(0, len(whole) - 1, 8 * (len(whole) - 1) + 1)
-    path = np.stack([np.interp(at, np.arange(len(whole)), whole[:, axis]) for axis in (0, 1)], 1)
-    if np.linalg.norm(path[-1]) > 0.5:
-        draw_ribbon(tile, np.concatenate([path, np.full((len(path), 1), ground)], 1), EGO_SIZE[0] / 2, projection, PLAN, 0.45)
+    tile, projection = camera_tile(sensors.images[name], np.asarray(sensors.lidar2img[name], np.float64), width, height)
+    tile = tile[..., ::-1].copy()
+    path = on_ground(frame.plan, -float(np.asarray(sensors.lidar2ego.translation)[2]))
+    if np.linalg.norm(path[-1, :2]) > 0.5:
+        draw_ribbon(tile, path, EGO_SIZE[0] / 2, projection, PLAN, 0.45)
     found = frame.detections
     if len(found.boxes):
         classes = tuple(dict.fromkeys(found.labels))

@@ -132,12 +132,12 @@ def command_words(future: Future) -> str:
 
 
 def _camera(content: Content, name: str, class_names: tuple[str, ...]) -> np.ndarray:
-    tile, projection = camera_tile(content, name, CAMERA_W, CAMERA_H)
+    tile, projection = camera_tile(content.images[name], content.lidar2img[name], CAMERA_W, CAMERA_H)
     words = Labels(tile)
     words.put(title_of(name), [(12, 12)], 0.75, TEXT, 2)
     future = content.future
     if future:
-        draw_ribbon(tile, _on_ground(future.plan, future.ground_z), EGO_SIZE[0] / 2, projection, PLAN)
+        draw_ribbon(tile, on_ground(future.plan, future.ground_z), EGO_SIZE[0] / 2, projection, PLAN)
         for start, path, opacity, label in _modes(future, 1):
             line = np.concatenate([start[None, :2], path])
             line = np.concatenate([line, np.full((len(line), 1), start[2])], 1)
@@ -147,18 +147,17 @@ def _camera(content: Content, name: str, class_names: tuple[str, ...]) -> np.nda
     return tile
 
 
-def camera_tile(content: Content, name: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def camera_tile(image: np.ndarray, lidar2img: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """A camera's image scaled to a tile, and the projection [4, 4] to its pixels."""
-    full = content.images[name]
-    tile = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)
-    return tile, np.diag([width / full.shape[1], height / full.shape[0], 1.0, 1.0]) @ content.lidar2img[name]
+    tile = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return tile, np.diag([width / image.shape[1], height / image.shape[0], 1.0, 1.0]) @ lidar2img
 
 
 def title_of(camera: str) -> str:
     return camera.removeprefix("CAM_").replace("_", " ").lower()
 
 
-def _on_ground(plan: np.ndarray, ground_z: float) -> np.ndarray:
+def on_ground(plan: np.ndarray, ground_z: float) -> np.ndarray:
     """The plan from the ego car on, as points [n, 3] close enough that a strip between them starts before the camera."""
     whole = np.concatenate([np.zeros((1, 2)), plan])
     at = np.linspace(0, len(whole) - 1, 8 * (len(whole) - 1) + 1)
