@@ -178,7 +178,7 @@ REFIT ?=
 # 1: builds a TensorRT engine that REFIT=1 can give other weights (tensorrt, tensorrt_rtx); it may be slower (docs/export.md)
 ENGINE_REFITTABLE ?=
 VERIFY_BACKENDS ?= torch,onnxruntime
-# Where an output is wrong, find the first tensor that departs: 1 on every backend, 0 never. Empty: where that takes a minute
+# Where an output is wrong, find the first tensor that departs: 1 on every backend, 0 never. Empty: where a replay takes seconds
 LOCATE ?=
 # 0: engine and jetson-engine build without trying the canaries first, docs/canary.md
 CANARY ?= 1

@@ -53,6 +53,7 @@ def main() -> None:
     from uniad.export.weights import record_entries
     from uniad.files import atomic_path, sha256, try_place
     from uniad.interface.contract import contract_for
+    from uniad.processes import keep_freed_memory
     from uniad.training.carried import load_trained
     from uniad.training.checkpoint import RANDOM, is_random, read_checkpoint
 
@@ -72,6 +73,7 @@ def main() -> None:
         raise UserError(f"--frames {args.frames}: a sequence needs at least one frame")
 
     try_place(args.out)
+    keep_freed_memory()
     spec = load_spec(args.config, args.cfg_options)
     old = None
     if args.refit:

@@ -59,6 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
     from uniad.files import atomic_path, try_place
+    from uniad.processes import keep_freed_memory
     from uniad.training import distributed
     from uniad.training.carried import load_detector
 
@@ -69,6 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
     for place in (out, out.parent / "eval" / DETECTION_FILE):
         try_place(place)
     world = distributed.start(args.launcher, args.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     try:
         if world.size > 1 and world.device.type == "cuda" and model.card and args.backend not in CHECKPOINT_BACKENDS:
             raise UserError(f"{model.path}: a graph is evaluated on one GPU: give one process (make: GPUS=1)")

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import _environment  # noqa: F401
 
 from uniad.errors import run_cli
+
+AT_ONCE_S = 60.0  # of a replay: a search for a fault is more than ten of them
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +27,7 @@ def parse_args() -> argparse.Namespace:
         "--locate",
         default="auto",
         choices=("auto", "always", "never"),
-        help="on a failure find the first tensor that departs; auto: where that takes seconds (onnxruntime)",
+        help="on a failure find the first tensor that departs; auto: in onnxruntime, where the replay took less than a minute",
     )
     p.add_argument("--out", type=Path, help="JSON report (default: ONNX.verify.json)")
     return p.parse_args()
@@ -32,12 +35,16 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from uniad.processes import keep_freed_memory
     from uniad.verify.run import verify_engine, write_report
     from uniad.verify.tolerances import TOLERANCES
 
+    keep_freed_memory()
     reports = []
     for backend in args.backend.split(","):
+        began = time.monotonic()
         report = verify_engine(args.onnx, args.engine, backend.strip(), args.precision, args.checkpoint)
+        took_s = time.monotonic() - began
         reports.append(report)
         limit = TOLERANCES[args.precision]
         w = report.worst
@@ -57,18 +64,18 @@ def main() -> int:
         for fault in report.faults[:5]:
             print(f"  {fault}", file=sys.stderr)
         if not report.ok and backend.strip() not in ("torch", "compiled"):  # they run no graph, so there is none to take apart
-            locate(args, backend.strip())
+            locate(args, backend.strip(), took_s)
     write_report(args.out or Path(f"{args.onnx}.verify.json"), reports)
     return 0 if all(r.ok for r in reports) else 1
 
 
-def locate(args: argparse.Namespace, backend: str) -> None:
+def locate(args: argparse.Namespace, backend: str, took_s: float) -> None:
     """Find what is wrong, or say how to."""
     from uniad.bisect.recorded import locate_command, locate_fault
     from uniad.engines.base import BuildOptions
 
     command = locate_command(args.onnx, backend, args.precision)
-    if args.locate == "never" or (args.locate == "auto" and backend != "onnxruntime"):
+    if args.locate == "never" or (args.locate == "auto" and (backend != "onnxruntime" or took_s > AT_ONCE_S)):
         print(f"  to find the first tensor that departs: {command}", file=sys.stderr)
         return
     options = BuildOptions(backend=backend, precision=args.precision)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from helpers import REPO
@@ -32,6 +34,15 @@ def ran(*command: object) -> tuple[int, str, str]:
     else:
         done = subprocess.run(words, env=ENV, cwd=REPO, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
+
+
+def tool(name: str) -> ModuleType:
+    """A program of tools/ as a module, to be called in this process."""
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", REPO / f"tools/{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def refused(*command: object) -> str:

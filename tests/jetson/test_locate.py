@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from helpers.command_line import ran, refused
+from helpers.command_line import ran, refused, tool
 from helpers.jetson_device import StandIn
 from uniad.bisect.recorded import locate_fault
 from uniad.engines.base import BuildOptions
@@ -64,7 +64,7 @@ def test_another_version_of_a_graph_is_held_against_it(toy: Path, tmp_path: Path
     assert json.loads(out.read_text())["tensor"] == "moved"
 
 
-def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to(own_toy: Path):
+def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to(own_toy: Path, capsys, monkeypatch):
     path = own_toy.with_suffix(".sequence.npz")
     arrays = dict(np.load(path))
     arrays["f0/out/boxes"] = arrays["f0/out/boxes"] + np.float32(0.01)
@@ -74,7 +74,15 @@ def test_verify_says_at_once_that_a_recording_is_at_fault_and_can_be_told_not_to
     assert code == 1 and "the export or the recording is at fault" in err and "frame 0: boxes differs" in err
     code, printed, err = ran("tools/verify.py", own_toy, "--backend", "onnxruntime", "--locate", "never")
     assert code == 1 and "at fault" not in err
-    assert f"to find the first tensor that departs: tools/locate.py {own_toy} --backend onnxruntime" in err
+    command = f"to find the first tensor that departs: tools/locate.py {own_toy} --backend onnxruntime"
+    assert command in err
+    # neither does it where one replay takes minutes: the search takes many
+    verify = tool("verify")
+    monkeypatch.setattr(verify, "AT_ONCE_S", 0.0)
+    monkeypatch.setattr(sys, "argv", ["verify.py", str(own_toy), "--backend", "onnxruntime"])
+    assert verify.main() == 1
+    err = capsys.readouterr().err
+    assert command in err and "at fault" not in err
 
 
 @pytest.mark.parametrize("words, hint", [

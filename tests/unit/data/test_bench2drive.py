@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import pickle
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from helpers import REPO
+from helpers.command_line import tool
 from helpers.pictures import painted
 from helpers.specs import CONFIGS, config_path, edit
 from helpers.weights import rule_state_dict
@@ -239,14 +238,6 @@ def turned(row: dict, angle: float) -> dict:
     lidar["world2lidar"] = lidar["world2lidar"] @ turn.T
     return {**row, "world2ego": row["world2ego"] @ turn.T, "npc2world": turn @ row["npc2world"],
             "ego_translation": turn[:3, :3] @ row["ego_translation"], "ego_yaw": row["ego_yaw"] + angle}  # fmt: skip
-
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", REPO / f"tools/{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_both_poses_is_refused_before_a_frame_is_read_and_changes_that_convention_alone():
