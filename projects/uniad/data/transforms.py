@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 AGAIN = "download or make it again"
 MAX_PIXELS = 100_000_000  # of a file; a camera of 1600x900 has 1.4 million
+_PIXEL = np.dtype((np.void, 3))  # BGR
 BRIGHTNESS = 32.0
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
@@ -271,6 +273,13 @@ class _Axis:
         return cls(low, low + 1, position - low.astype(np.float32))
 
 
+def _every(places: NDArray[np.int64]) -> slice | None:
+    """The slice that reads ``places``; None where they are not evenly apart."""
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    even = step > 0 and bool((np.diff(places) == step).all())
+    return slice(int(places[0]), int(places[-1]) + 1, step) if even else None
+
+
 class Resampler:
     """Bilinear scaling of images of one size, split into picking pixels and weighing them."""
 
@@ -284,6 +293,7 @@ class Resampler:
             self._y, self._x = (_Axis.of(decoded[axis], self.hw[axis], source_hw[axis] / shrink) for axis in (0, 1))
             # Colours are folded into the row, so that the arithmetic runs over long contiguous rows.
             self._right, self._low = np.repeat(self._x.weight, 3), self._y.weight[:, None]
+            self._every = [[_every(places) for places in axis] for axis in self.places]
 
     @property
     def planes_shape(self) -> tuple[int, int, int]:
@@ -304,6 +314,14 @@ class Resampler:
         """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes."""
         if self.identity:
             return image
+        if image.strides[1:] == (3, 1) and all(step is not None for axis in self._every for step in axis):
+            # A pixel as one element: a third of the time that three bytes each take.
+            planes = np.empty(self.planes_shape, np.uint8)
+            to, pixels = planes.view(_PIXEL).reshape(4, *self.hw), image.view(_PIXEL)[..., 0]
+            rows, columns = self._every
+            for number, place in enumerate(product(rows, columns)):
+                to[number] = pixels[place]
+            return planes
         rows, columns = self.places
         return np.concatenate([image.take(y, axis=0).take(x, axis=1) for y in rows for x in columns])
 
