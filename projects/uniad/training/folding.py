@@ -3,7 +3,7 @@
 A frozen norm is one factor and one offset a channel: ``norm(conv(x, W)) = conv(x, W * factor) + offset``. The product of
 weights is small beside the image that it saves passing over, forward and backward. Gradients go through that product, to the
 weights and to the norm's own scale and offset where these learn; they are the norm's up to rounding. A norm that takes the
-statistics of its batch stays as it is, as long as it does. No GPU has run this yet.
+statistics of its batch stays as it is, as long as it does.
 """
 
 from __future__ import annotations
