@@ -59,4 +59,4 @@ def load_graph(onnx_path: str | Path, weights: bool = True) -> ModelProto:
 
 def fp32_nodes(card: dict) -> list[str]:
     """Nodes that a builder with types of its own must be told to leave in fp32."""
-    return card.get("lowering", {}).get("fp32_nodes", [])
+    return (card.get("lowering") or {}).get("fp32_nodes", [])

@@ -27,11 +27,18 @@ _CONTRACT = Record(
 )
 _DIGEST = Text("a sha256 digest", empty=False)
 
+_FACTS = Named(Anything(), "a mapping of names")
+# How a graph of another precision was made: of which file, and which nodes stayed in fp32
+_MADE = Record(
+    {}, {"source": Text(), "fp32_nodes": Each(Text(), "a list of nodes")}, wanted="an account of the conversion", others=True
+)
+_DEVICE = Record({}, {"model": Text(), "compute_capability": Maybe(Text())}, wanted="a device", others=True)
+
 _BOTH = {
     "variant": Text("a variant's name"),
     "stage": Choice((1, 2)),
     "config": Text("a config's path", empty=False),
-    "config_values": Anything(),  # a config as read; its own reader checks it
+    "config_values": Maybe(_FACTS),  # a config as read; its own reader checks it
     "config_options": Each(Text("key=value"), "a list of key=value texts"),
     "contract": _CONTRACT,
     "precision": Text("a precision's name"),
@@ -55,8 +62,8 @@ _ONNX = {
     "anchors": Text("a file's path", empty=False),
     "anchors_sha256": _DIGEST,
     "post_processing": Anything(),
-    "lowering": Anything(),
-    "quantisation": Anything(),
+    "lowering": Maybe(_MADE),
+    "quantisation": Maybe(_MADE),
     "weights_record": Record(
         {
             "file": Text("a file's name", empty=False),
@@ -74,8 +81,8 @@ _ENGINE = {
     "builder_version": Text("a version", empty=False),
     "built_on": Text("a host"),
     "made_by": Anything(),
-    "compute_capabilities": Anything(),
-    "device": Anything(),
+    "compute_capabilities": Maybe(Each(Text("a compute capability"))),
+    "device": Maybe(_DEVICE),
     "typing": Anything(),
     "refittable": Flag(),
     "graph_sha256": _DIGEST,  # of its ONNX without weights
@@ -84,9 +91,9 @@ _ENGINE = {
     "command": Anything(),
     "workspace_gib": Array((), low=0),
     "build_seconds": Array((), low=0),
-    "verified": Anything(),
+    "verified": Maybe(_FACTS),
     "canaries": Anything(),
-    "latency": Anything(),
+    "latency": Maybe(_FACTS),
 }
 KINDS = ("onnx", "engine")
 # An engine's card may carry what its ONNX's says, so the keys are one set.

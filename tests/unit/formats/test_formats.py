@@ -138,6 +138,13 @@ CARD = {"kind": "onnx", "variant": "nano", "stage": 1, "config": "a.py", "contra
     ({"sequence_frames": -1}, "sequence_frames is -1"),
     ({"contract": [1]}, r"contract is \[1\]"),
     ({"config": 7}, "config is 7; needed is a config's path"),
+    ({"config_values": [1]}, "config_values is no object of names"),
+    ({"lowering": [1]}, r"lowering is \[1\]; needed is an account"), ({"lowering": {"source": 5}}, "source is 5"),
+    ({"quantisation": {"fp32_nodes": 5}}, "fp32_nodes is 5"), ({"quantisation": {"fp32_nodes": [5]}}, r"fp32_nodes\[0\] is 5"),
+    ({"compute_capabilities": 8.6}, "compute_capabilities is 8.6"),
+    ({"compute_capabilities": [8.6]}, r"compute_capabilities\[0\] is"),
+    ({"device": "Orin"}, "device is 'Orin'; needed is a device"), ({"device": {"model": 7}}, "model is 7"),
+    ({"verified": "yes"}, "verified is no object of names"), ({"latency": 12.5}, "latency is no object of names"),
 ])  # fmt: skip
 def test_a_card_that_does_not_fit_is_neither_written_nor_read(tmp_path: Path, change: dict, says: str) -> None:
     artefact = tmp_path / "a.onnx"
