@@ -21,7 +21,7 @@ from pathlib import Path
 import _environment
 
 from uniad.errors import UserError, run_cli
-from uniad.training.recipe import Phase, Recipe, read_recipe
+from uniad.training.recipe import LAST_SEED, Phase, Recipe, read_recipe
 
 TOOLS = Path(_environment.TOOLS)
 DIGESTS = Path(".make/digests.json")  # those of large files, by place, size and time: shared with make
@@ -69,11 +69,13 @@ def main() -> int:
         raise UserError(f"--gpus {args.gpus}: the recipe's {recipe.clips} clips a step do not divide among so many processes")
     if not phases[0].stage == recipe.phases[0].stage and not args.load_from:
         raise UserError(f"--stage {args.stage} continues what stage 1 learnt: name that checkpoint with --load-from")
+    check_arguments(args)
     on_gpu = _on_gpu(args.device)
     for line in announcement(recipe, phases, on_gpu, args.pace):
         print(line, flush=True)
     if args.plan:
         return 0
+    check_configs(recipe, phases, args.cfg_options)
     check_room(recipe, phases, args.packs)
     before = args.load_from
     for phase in phases:
@@ -91,6 +93,34 @@ def main() -> int:
         place(Path(before), args.out)
     print(f"{args.out or before}: trained by {args.recipe}")
     return 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """What would be found out only after worlds were made, or at the end of a training."""
+    from uniad.files import try_place
+
+    if not 0 <= args.seed <= LAST_SEED:
+        raise UserError(f"--seed {args.seed}: choose one from 0 to {LAST_SEED}")
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: give 1 or more")
+    if not all(0 < pace < math.inf for pace in args.pace):
+        raise UserError(f"--pace {' '.join(map(str, args.pace))}: give seconds above 0")
+    if args.load_from and not Path(args.load_from).is_file():
+        raise UserError(f"--load-from {args.load_from}: no such file")
+    if not args.plan:
+        for place in (args.out, args.work_dir / "x", args.packs / "x"):
+            if place is not None:
+                try_place(place)
+
+
+def check_configs(recipe: Recipe, phases: list[Phase], options: list[str]) -> None:
+    """Each phase's config takes its values."""
+    from uniad.config.read import load_spec
+
+    for phase in phases:
+        spec = load_spec(recipe.configs[phase.stage], [*recipe.config_values(phase), *options])
+        if spec.stage != phase.stage:
+            raise UserError(f"{recipe.path}: phase {phase.name} is of stage {phase.stage}, {spec.path} of stage {spec.stage}")
 
 
 def _on_gpu(device: str) -> bool:
@@ -127,10 +157,8 @@ def _of(things: Sequence, what: str) -> str:
 def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
     """Worlds take a while to make: a full disk should be found out before."""
     from uniad.config.read import load_spec
-    from uniad.files import try_place
     from uniad.geometry.nuscenes import IMAGE_HW
 
-    try_place(packs / "1.pt")
     missing = {world for world in worlds_of(phases) if not (packs / world[0] / f"{world[1]}.pt").is_file()}
     scale = load_spec(recipe.configs[phases[0].stage], recipe.config_values(phases[0])).data.image.scale
     frames = recipe.scenes * recipe.world_frames

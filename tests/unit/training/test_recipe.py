@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
+from helpers.command_line import refused
 from uniad.config.file import ConfigError
 from uniad.training.recipe import read_recipe
 
@@ -111,3 +112,22 @@ def test_stages_come_in_their_order(tmp_path: Path):
     second = PHASE.replace("stage=1", "stage=2").replace("'a'", "'b'")
     with pytest.raises(ConfigError, match="phases of stage 1 come before"):
         read_recipe(write(tmp_path, f"[{second}, {PHASE}]"))
+
+
+@pytest.mark.parametrize("words, output", [
+    (["--seed", "-1"], "--seed -1: choose one from 0"), (["--seed", "9" * 20], "--seed 9999"),
+    (["--jobs", "0"], "--jobs 0: give 1"), (["--pace", "nan", "1"], "--pace nan 1.0: give seconds"),
+    (["--pace", "0", "1"], "--pace 0.0"),
+    (["--load-from", "none.pth"], "none.pth: no such file"), (["--out", "FOLDER"], "is a folder; a file is to be written there"),
+    (["--work-dir", "FILE"], "mine.py is a file, not a folder"), (["--packs", "FILE"], "mine.py is a file, not a folder"),
+    (["--cfg-options", "model.nobody=1"], "nobody"),
+])  # fmt: skip
+def test_what_a_recipe_cannot_be_run_with_is_told_before_a_world_is_made(tmp_path: Path, words: list[str], output: str):
+    recipe = write(tmp_path)
+    places = {"FOLDER": str(tmp_path), "FILE": str(recipe)}
+    given = [places.get(word, word) for word in words]
+    for option in ("--work-dir", "--packs"):
+        if option not in given:
+            given = [option, str(tmp_path / option.strip("-")), *given]
+    assert output in refused("tools/train_recipe.py", recipe, *given)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
