@@ -125,13 +125,14 @@ def read_pack(path: Path) -> tuple[dict[str, Any], Index]:
         raise UserError(f"image pack {path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != header.get("index_sha256"):
         raise UserError(f"the index of image pack {path} is damaged (digest differs); {AGAIN}")
+    unfit = UserError(f"the index of image pack {path} is not one of {count} images, each with a name of its own; {AGAIN}")
     try:
         names = content[36 * count :].decode().split("\n")
         sources, sums = np.frombuffer(content, np.uint8, 32 * count), np.frombuffer(content, "<u4", count, 32 * count)
-    except ValueError:  # nor text
-        names = []
+    except ValueError:  # too short, or no text
+        raise unfit from None
     if len(names) != count or len(set(names)) < count:
-        raise UserError(f"the index of image pack {path} is not one of {count} images, each with a name of its own; {AGAIN}")
+        raise unfit
     return header, Index(names, sources.reshape(count, 32), sums)
 
 

@@ -68,7 +68,7 @@ class Recipe:
             return "this is made for a GPU: on a CPU it takes days"
         seconds = 0.0
         for phase in phases:
-            length = load_config(self.configs[phase.stage]).get("queue_length")
+            length: Any = load_config(self.configs[phase.stage]).get("queue_length")
             _whole(length, f"{self.configs[phase.stage]}: queue_length")
             seconds += phase.steps * self.clips * pace_s[phase.stage - 1] * phase.frames / length
         return f"on two CPU cores this takes about {_span(seconds)}: it is made for a GPU"
@@ -125,7 +125,9 @@ def _phase(entry: Any, where: str) -> Phase:
     for key in ("seeds", "driven"):
         _need(isinstance(entry.get(key, ()), (list, tuple)), f"{where}: {key}", entry.get(key), "a list of whole numbers")
     seeds, driven = tuple(entry["seeds"]), tuple(entry.get("driven", ()))
-    phase = Phase(**{**entry, "seeds": seeds, "driven": driven, "options": _options(entry.get("options"), f"{where}: options")})
+    options = _options(entry.get("options"), f"{where}: options")
+    values: dict[str, Any] = {**entry, "seeds": seeds, "driven": driven, "options": options}
+    phase = Phase(**values)
     # It becomes a folder's name, beside those of the other phases.
     named = isinstance(phase.name, str) and re.fullmatch(r"\w[\w.-]*", phase.name, re.ASCII) is not None
     _need(named, f"{where}: name", phase.name, "a folder's name: letters, digits, . _ -")
