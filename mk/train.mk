@@ -255,7 +255,7 @@ train: $(PROMOTED) ## Train both stages and put each checkpoint in place; goes o
 train-stage1: ## Train stage 1 (tracking and map)
 train-stage2: ## Train stage 2 (motion, occupancy, planning) on what stage 1 learnt
 promote: $(PROMOTES) ## Copy what was trained to ckpts/ under upstream's names; trains nothing
-eval: $(EVALUATED) ## Evaluate: detection, tracking, map; motion, occupancy and planning after stage 2; through a BACKEND
+eval: $(EVALUATED) ## Evaluate what was trained, or a published CKPT=FILE: boxes, tracks, map, motion, plan; by a BACKEND
 	@echo $(call q,$(EVALUATED))
 eval-stage0: $(call stage-results,0) ## Evaluate the checkpoint of stage 0: NDS and mAP
 eval-stage1: $(call stage-results,1) ## Evaluate the checkpoint of stage 1
