@@ -19,6 +19,7 @@ from uniad.errors import UserError
 from uniad.files import read_outside
 from uniad.formats.canbus import read_messages
 from uniad.formats.layout import CAMERAS, LIDAR
+from uniad.geometry.nuscenes import IMAGE_HW
 from uniad.ros.transforms import PoseSeries, between
 from uniad.ros.write import STATIC, BagWriter, Maker
 
@@ -148,8 +149,9 @@ def _info(make: Maker, stamp: int, frame: str, mount: dict[str, Any]) -> Any:
     k = np.asarray(mount["camera_intrinsic"], np.float64)
     whole = make.make("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     p = np.hstack((k, np.zeros((3, 1)))).reshape(-1)
+    height, width = IMAGE_HW
     return make.make(
-        "sensor_msgs/msg/CameraInfo", header=make.header(stamp, frame), height=900, width=1600, distortion_model="plumb_bob",
+        "sensor_msgs/msg/CameraInfo", header=make.header(stamp, frame), height=height, width=width, distortion_model="plumb_bob",
         d=np.zeros(5), k=k.reshape(-1), r=np.eye(3).reshape(-1), p=p, binning_x=0, binning_y=0, roi=whole,
     )  # fmt: skip
 

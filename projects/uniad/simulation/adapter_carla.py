@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
+from uniad.geometry.nuscenes import IMAGE_HW
 from uniad.simulation.adapter import Adapter, Guide, Motion, Stepper, check_cameras, img_from_ego, pinhole, to_lidar
 from uniad.simulation.log import FRAME_S
 
@@ -44,7 +45,7 @@ RIG = {
     "CAM_BACK_LEFT": (-0.32, -0.55, -110.0, 70.0),
     "CAM_BACK_RIGHT": (-0.32, 0.55, 110.0, 70.0),
 }
-CAMERA_UP_M, CAMERA_HW = 1.6, (900, 1600)
+CAMERA_UP_M = 1.6
 
 
 @dataclass
@@ -68,7 +69,7 @@ class CarlaAgent:
 
     def sensors(self) -> list[dict[str, Any]]:
         """What the leaderboard puts on the car."""
-        height, width = CAMERA_HW
+        height, width = IMAGE_HW
         axle = {"x": REAR_AXLE_M, "y": 0.0, "z": 0.0, "roll": 0.0, "pitch": 0.0, "yaw": 0.0}
         cameras = [
             {"type": "sensor.camera.rgb", "x": x, "y": y, "z": CAMERA_UP_M, "roll": 0.0, "pitch": 0.0, "yaw": yaw,

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from uniad.data.synthetic.curves import Path
-from uniad.data.synthetic.dynamics import LEAD_S, STEP_S, Track
+from uniad.data.synthetic.dynamics import LEAD_S, Track
 from uniad.data.synthetic.motion import Motion, steering, utimes
 from uniad.data.synthetic.paint import Stage
 from uniad.data.synthetic.params import SceneSpec, WorldParams, rng_for
@@ -134,7 +134,7 @@ def lesson(params: WorldParams, spec: SceneSpec) -> Lesson:
     else:
         raise RuntimeError(f"{spec.name}: no drive without a crash")
     others.fleet.store()
-    skipped = round(first * FRAME_S / STEP_S)
+    skipped = round(first * FRAME_S / TICK_S)
     actors = [a if a.track is None else replace(a, track=_from(a.track, skipped)) for a in setup.scene.actors]
     return Lesson(setup, log, car, actors, first, policy.wanted)
 
@@ -146,7 +146,7 @@ def _from(track: Track, steps: int) -> Track:
 
 def _beside(lead: Track, rng: np.random.Generator, strength: float) -> Track:
     """The way to the start, led beside the lane, turned a little, at a constant speed that is not the wanted one."""
-    n = round(LEAD_S / STEP_S) + 1
+    n = round(LEAD_S / TICK_S) + 1
     aside = strength * rng.uniform(-ASIDE_M, ASIDE_M) * (rng.random() < 0.7)
     turned = strength * rng.uniform(-TURNED_RAD, TURNED_RAD) * (rng.random() < 0.7)
     pace = float(lead.v[-1]) * (1.0 + strength * (rng.uniform(*PACE) - 1.0) * (rng.random() < 0.6))
@@ -156,7 +156,7 @@ def _beside(lead: Track, rng: np.random.Generator, strength: float) -> Track:
     step = 0.5
     way = np.arange(-40.0, 40.0 + step, step)
     path = Path(step, start + way[:, None] * np.array([np.cos(direction), np.sin(direction)]), np.full(len(way), direction))
-    s = 40.0 - pace * STEP_S * np.arange(n - 1, -1, -1)
+    s = 40.0 - pace * TICK_S * np.arange(n - 1, -1, -1)
     return replace(lead, path=path, s=s, v=np.full(n, pace), a=np.zeros(n))
 
 

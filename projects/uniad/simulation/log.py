@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from uniad.data.synthetic import dynamics
 from uniad.deploy.sensors import Sensors
-from uniad.geometry.nuscenes import EGO_SIZE
+from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
 
 F64 = NDArray[np.float64]
 
-TICK_S = 0.1
-FRAME_S = 0.5
-TICKS_PER_FRAME = 5
+TICK_S = dynamics.TICK_S  # of traffic and drives alike
+FRAME_S = STEP_S
+TICKS_PER_FRAME = round(FRAME_S / TICK_S)
 PLAN_STEPS = 6  # of FRAME_S each: 0.5, 1.0 ... 3.0 s ahead
 RED, AMBER, GREEN = 0, 1, 2  # states of a signal
 

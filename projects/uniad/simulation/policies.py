@@ -25,6 +25,7 @@ from uniad.simulation.log import (
     LIDAR_AHEAD_M,
     NOTHING,
     PLAN_STEPS,
+    TICK_S,
     Actor,
     Detections,
     Forecasts,
@@ -35,8 +36,7 @@ from uniad.simulation.log import (
     Route,
 )
 
-STEP_S = 0.1  # of the expert's look ahead
-ROLL_STEPS = round(PLAN_STEPS * FRAME_S / STEP_S)
+ROLL_STEPS = round(PLAN_STEPS * FRAME_S / TICK_S)
 LOOK_M = np.arange(0.0, 45.0, 1.0)  # from the front bumper, along the route
 WALK_S = (0.0, 0.8, 1.6, 2.4)  # where somebody on foot on the street will be
 PERSON_M = 0.9  # the room that people get round their middle
@@ -97,11 +97,11 @@ class Expert:
             if stop_s is not None:
                 a = min(a, self._idm(v, limit, max(stop_s - s - CAR_FRONT_M + STANDSTILL_M - 0.4, 0.1), v))
             a = float(np.clip(a, -HARD_BRAKE, ACCEL))
-            rolling = STEP_S if v + a * STEP_S >= 0 else v / -a
+            rolling = TICK_S if v + a * TICK_S >= 0 else v / -a
             moved = v * rolling + 0.5 * a * rolling**2
-            s, v, gap = s + moved, max(v + a * STEP_S, 0.0), gap - moved + lead_mps * STEP_S
+            s, v, gap = s + moved, max(v + a * TICK_S, 0.0), gap - moved + lead_mps * TICK_S
             way.append(s)
-        points = np.array(way)[round(FRAME_S / STEP_S) - 1 :: round(FRAME_S / STEP_S)]
+        points = np.array(way)[round(FRAME_S / TICK_S) - 1 :: round(FRAME_S / TICK_S)]
         return Planned(self._on_route(now, points))
 
     @staticmethod
@@ -222,11 +222,11 @@ class Guarded(Model):
         at, v, along = 0.0, speed, []
         for step in range(1, ROLL_STEPS + 1):
             a = Expert._idm(v, np.array([12.0]), max(gap, 0.1), v - theirs)
-            slower = max(v + max(a, -HARD_BRAKE) * STEP_S, 0.0)
-            moved = min((v + slower) / 2 * STEP_S, max(float(np.interp(step * STEP_S, times, wished)) - at, 0.0))
-            at, gap, v = at + moved, gap - moved + theirs * STEP_S, slower
+            slower = max(v + max(a, -HARD_BRAKE) * TICK_S, 0.0)
+            moved = min((v + slower) / 2 * TICK_S, max(float(np.interp(step * TICK_S, times, wished)) - at, 0.0))
+            at, gap, v = at + moved, gap - moved + theirs * TICK_S, slower
             along.append(at)
-        every = round(FRAME_S / STEP_S)
+        every = round(FRAME_S / TICK_S)
         return np.stack([np.interp(along[every - 1 :: every], s, way[:, k]) for k in (0, 1)], -1)
 
     def _nearest(self, planned: Planned, way: F64, s: F64) -> tuple[float, float]:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.data.synthetic.curves import Path
-from uniad.data.synthetic.dynamics import LEAD_S, STEP_S, Actor, Fleet, Signals, Track
+from uniad.data.synthetic.dynamics import LEAD_S, TICK_S, Actor, Fleet, Signals, Track
 from uniad.data.synthetic.roads import Town
 from uniad.simulation.car import CarState
 from uniad.simulation.log import AMBER, CAR_FRONT_M, CAR_MIDDLE_M, F64, GREEN, RED
 
 TrafficMode = Literal["replay", "reactive"]
-LEAD_STEPS = round(LEAD_S / STEP_S)
+LEAD_STEPS = round(LEAD_S / TICK_S)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Traffic:
         self._step((car, route_s) if self.mode == "reactive" else None)
 
     def _lamps(self, granted: tuple[int, int] | None) -> NDArray[np.int8]:
-        t_s = self.fleet.steps * STEP_S
+        t_s = self.fleet.steps * TICK_S
         states = np.full(len(self.approaches), RED, np.int8)
         for number, (junction, road) in enumerate(self.approaches):
             if self.signals.green(junction, road, t_s, granted):
@@ -110,9 +110,9 @@ class Traffic:
         fleet.place()
         if seen is not None:
             self._put_car(*seen)
-        red = [signals.red_gap(track, fleet.steps * STEP_S, granted, *state) for track, *state in fleet.drivers()]
+        red = [signals.red_gap(track, fleet.steps * TICK_S, granted, *state) for track, *state in fleet.drivers()]
         drive, walk = fleet.drive(np.array(red)), fleet.walk()
-        t_s = self.tick * STEP_S
+        t_s = self.tick * TICK_S
         for event in self.events:
             row = self.rows[event.actor]
             if isinstance(event, Braking):
@@ -141,9 +141,9 @@ class Traffic:
         end = fleet.tracks[row].path.length
         if event.actor not in self.out and s > event.kerb_s - 0.4:
             if t_s < event.from_s or self._somebody_comes(fleet.tracks[row].path, event.kerb_s):
-                return -v / STEP_S
+                return -v / TICK_S
             self.out.add(event.actor)
-        return ((pace if s < end - 0.2 else 0.0) - v) / STEP_S
+        return ((pace if s < end - 0.2 else 0.0) - v) / TICK_S
 
     def _somebody_comes(self, way: Path, kerb_s: float) -> bool:
         """Whether a vehicle will be on the pedestrian's way before it could have stopped well: after a second of reaction, and
@@ -166,7 +166,7 @@ class Traffic:
         here = np.asarray(fleet.middle[n:], np.float64)
         soon = here + _unit(fleet.yaw[n:]) * fleet.cruise[n:, None]
         halted = self._in_the_way(soon) & ~self._in_the_way(here)
-        walk[halted] = -fleet.v[n:][halted] / STEP_S
+        walk[halted] = -fleet.v[n:][halted] / TICK_S
 
     def _in_the_way(self, points: F64) -> NDArray[np.bool_]:
         """Which points [n, 2] the simulated car covers, or will within 1.2 s as it drives now."""

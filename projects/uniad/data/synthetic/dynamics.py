@@ -14,7 +14,7 @@ import numpy as np
 from uniad.data.synthetic.curves import Path
 from uniad.data.synthetic.roads import Town
 
-STEP_S = 0.1
+TICK_S = 0.1
 LEAD_S = 0.6  # simulated before the first keyframe: cameras fire and CAN messages arrive ahead of it
 ACCEL, BRAKE, HARD_BRAKE = 1.6, 2.2, 7.0  # metres per second squared
 HEADWAY_S, STANDSTILL_M = 1.1, 2.0
@@ -79,9 +79,9 @@ class Track:
 
     def motion(self, t_s: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arc length, speed and acceleration at times since the first keyframe."""
-        steps = (np.asarray(t_s, float) + LEAD_S) / STEP_S
+        steps = (np.asarray(t_s, float) + LEAD_S) / TICK_S
         k = np.clip(np.floor(steps + 1e-9).astype(int), 0, len(self.a) - 1)
-        tau = (steps - k) * STEP_S
+        tau = (steps - k) * TICK_S
         s0, v0, a0 = self.s[k], self.v[k], self.a[k]
         return s0 + v0 * tau + 0.5 * a0 * tau**2, np.maximum(v0 + a0 * tau, 0.0), a0
 
@@ -97,7 +97,7 @@ def vehicle_track(path: Path, s: float, size: tuple[float, float, float], cruise
 def simulate(town: Town, actors: list[Actor], ego: Actor, duration_s: float, signals: Signals) -> None:
     """Moves all tracks from before the first keyframe until ``duration_s``."""
     fleet = Fleet(town, actors, ego, signals)
-    for _ in range(int(np.ceil((duration_s + LEAD_S) / STEP_S)) + 1):
+    for _ in range(int(np.ceil((duration_s + LEAD_S) / TICK_S)) + 1):
         fleet.step()
     fleet.store()
 
@@ -202,7 +202,7 @@ class Fleet:
         """One step of all movers."""
         granted = self.signals.granted(self.tracks[0], self.s[0])
         self.place()
-        red = [self.signals.red_gap(track, self.steps * STEP_S, granted, *state) for track, *state in self.drivers()]
+        red = [self.signals.red_gap(track, self.steps * TICK_S, granted, *state) for track, *state in self.drivers()]
         self.advance(np.concatenate([self.drive(np.array(red)), self.walk()]))
 
     def on_path(self, rows: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -263,13 +263,13 @@ class Fleet:
             distance = np.linalg.norm(self.kerb_xy[:, None] - self.middle[None, :n], axis=-1)
             danger = (distance < self.kerb_reach[:, None] + 2.8 * self.v[:n]).any(1)
             pace[self.kerb_of[at_kerb & danger] - n] = 0.0
-        return (pace - self.v[n:]) / STEP_S
+        return (pace - self.v[n:]) / TICK_S
 
     def advance(self, accel: np.ndarray) -> None:
-        accel = np.maximum(accel, -self.v / STEP_S)  # never backwards
+        accel = np.maximum(accel, -self.v / TICK_S)  # never backwards
         self.history.append((self.s, self.v, accel))
-        self.s = self.s + self.v * STEP_S + 0.5 * accel * STEP_S**2
-        self.v = np.maximum(self.v + accel * STEP_S, 0.0)
+        self.s = self.s + self.v * TICK_S + 0.5 * accel * TICK_S**2
+        self.v = np.maximum(self.v + accel * TICK_S, 0.0)
         self.steps += 1
 
     def store(self) -> None:
