@@ -37,7 +37,15 @@ AREAS: dict[str, tuple[str, ...]] = {
     ),
     "reports and records of drives: damaged, of others, paths that leave their folder": (
         r"unit/formats/test_report_format.py::test_(what_is_no|a_picture|a_damaged|a_report_that)",
-        r"unit/simulation/test_drive.py::test_a_record_",
+        r"unit/simulation/test_drive.py::test_(a_record_|a_folder_|drives_of|a_drive_of)",
+    ),
+    "recipes, logs of trainings, cards of weights: wrong types, damaged, altered": (
+        r"unit/training/test_recipe.py::test_(what_a_recipe|the_time_of_a_config)",
+        r"unit/viz/test_curves.py::test_(a_log_that|a_damaged|losses_of)",
+        r"unit/viz/test_about.py::test_(a_card_of_these|a_card_that_is|an_exports|a_score|a_file_that)",
+    ),
+    "image packs: cut, damaged, forged, of other images": (
+        r"unit/data/test_image_decoding.py::test_(what_is_wrong|a_header|an_index|pixels_of)",
     ),
     "jobs of a cluster: names, claims, images, buckets, times": (
         r"unit/jobs/test_jobs.py::test_(what_no_cluster|what_a_cluster|names_of|a_claim|what_skypilot|shared_folders)",
