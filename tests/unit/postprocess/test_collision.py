@@ -132,5 +132,5 @@ def test_a_runtime_makes_them_before_its_first_frame(monkeypatch: pytest.MonkeyP
     made = []
     monkeypatch.setattr(collision, "prepare", lambda plan, compat, grid: made.append((plan, grid)))
     spec = tiny_spec(2)
-    Runtime(SimpleNamespace(name="", __enter__=lambda: made.append("opened")), spec)
+    Runtime(SimpleNamespace(name="", image_device="", __enter__=lambda: made.append("opened")), spec)
     assert made == [(spec.model.stage2.plan, (spec.model.stage2.occ.xbound, spec.model.stage2.occ.ybound)), "opened"]
