@@ -26,20 +26,11 @@ class _Line:
         return value
 
 
-class _Results:
-    """Scores; which of them are shown, ``figures_of`` says."""
-
-    wanted = "results of an evaluation"
-
-    def check(self, value: Any, where: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise refuse(value, where, self.wanted)
-        return value
-
-
+# Which of them are shown, ``figures_of`` says
+_RESULTS = Record({}, {}, wanted="results of an evaluation", others=True)
 _WEIGHTS = Record(
     {"sha256": Text()},
-    {"file": Text(), "bytes": Whole(low=0), "training": _Line(), "results": _Results()},
+    {"file": Text(), "bytes": Whole(low=0), "training": _Line(), "results": _RESULTS},
     wanted="a card of weights",
 )
 
