@@ -31,13 +31,14 @@ def main() -> int:
     from uniad.assess.audit_report import PICTURE, run
     from uniad.assess.conditions import Opening
     from uniad.deploy.plausible import Limits
+    from uniad.files import alone_in
     from uniad.formats.report import PAGE_FILE, plain
 
     Limits.parse(args.limits)  # told before the model is loaded, which takes longer
     opening = Opening(
         str(args.model), args.config, tuple(args.cfg_options), args.backend, args.device, tuple(args.limits)
     )
-    with tqdm(total=len(CONDITIONS), unit="condition", desc="audit", disable=None) as bar:
+    with tqdm(total=len(CONDITIONS), unit="condition", desc="audit", disable=None) as bar, alone_in(args.out):
         report = run(opening, args.out, args.scene, args.frames, args.seed, args.jobs, lambda _: bar.update())
     print("\n".join([*report.findings, "", plain(report.tables[0]), ""]))
     print(f"{'passed' if report.passed else 'not passed'}: {args.out / PAGE_FILE}, {args.out / PICTURE}")

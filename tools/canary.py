@@ -39,8 +39,8 @@ def main() -> int:
     from uniad.canary.judge import WRONG, cache_file, keep
     from uniad.canary.report import report_of, short
     from uniad.canary.sets import facts_of, write_set
-    from uniad.files import try_place
-    from uniad.formats.report import JSON_FILE, plain, write_report
+    from uniad.files import alone_in, try_place
+    from uniad.formats.report import JSON_FILE, keep_report, plain
     from uniad.viz.canary import draw_table
 
     if args.where != "bundle":
@@ -53,7 +53,7 @@ def main() -> int:
         try_place(args.out)
         canary_bundle(args.out, touched, only)
         return 0
-    with tempfile.TemporaryDirectory(prefix="canaries-") as made:
+    with tempfile.TemporaryDirectory(prefix="canaries-") as made, alone_in(args.out):
         canaries = write_set(made, only)
         if args.where:
             from uniad.jetson.build import canaries_there, device_folder
@@ -71,8 +71,7 @@ def main() -> int:
     if args.cache and not args.where:
         keep(cache_file(args.cache, result.digest, result.backend, result.version, result.device), result)
     report = report_of(canaries, result, touched, str(args.onnx or ""), {PICTURE: "what each canary gave"})
-    draw_table({result.where: result.outcomes}, args.out / PICTURE)
-    page = write_report(report, args.out)
+    page = keep_report(report, args.out, lambda place: draw_table({result.where: result.outcomes}, place / PICTURE))
     print(plain(short(canaries, result)))
     for finding in report.findings:
         print(finding)

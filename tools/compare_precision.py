@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from uniad.evaluation.compare_metrics import compare_graphs, comparison_table
-    from uniad.files import atomic_path
+    from uniad.files import atomic_path, try_place, write_results
 
     def progress(name: str, done: int, frames: int) -> None:
         if done % 20 == 0 or done == frames:
@@ -34,13 +34,21 @@ def main() -> None:
 
     if args.out and len(args.others) > 1:
         raise UserError(f"--out {args.out}: is the report of one graph; without it each of the {len(args.others)} gets its own")
+    places = [args.out or Path(f"{other}.metrics.json") for other in args.others]
+    for place in places:
+        try_place(place)
     try:
         reports = compare_graphs(args.reference, args.others, args.device, args.threads, args.cfg_options, progress)
-        for other, report in zip(args.others, reports):
-            out = args.out or Path(f"{other}.metrics.json")
-            with atomic_path(out) as temporary:
-                temporary.write_text(json.dumps(report, indent=2) + "\n")
-            print(f"{comparison_table(report)}\n\n{out}", flush=True)
+        for out, report in zip(places, reports):
+            said = comparison_table(report)
+            print(said, end="\n\n", flush=True)
+
+            def write(folder: Path, out: Path = out, report: dict = report) -> None:
+                with atomic_path(folder / out.name) as temporary:
+                    temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+            write_results(out.parent, write, lambda report=report: json.dumps(report))
+            print(out, flush=True)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; `make data` prepares the dataset") from None
 

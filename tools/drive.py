@@ -11,10 +11,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _environment  # noqa: F401
 
 from uniad.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from uniad.simulation.run import Job
 
 TRAINED_ON = range(11, 100)  # seeds of worlds that the shipped models were trained on, or may be
 
@@ -40,14 +44,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from tqdm import tqdm
-
-    from uniad.files import try_place
-    from uniad.formats.report import JSON_FILE, Report, plain, write_report
+    from uniad.files import alone_in, try_place
+    from uniad.formats.report import JSON_FILE
     from uniad.simulation.policies import BASELINES
-    from uniad.simulation.run import MODEL, POLICIES, Driver, Job, read_all, run, speed
-    from uniad.simulation.score import score_all
-    from uniad.simulation.table import findings, routes_table, summary, tables
+    from uniad.simulation.run import POLICIES, Driver, Job
 
     if args.videos < 0:
         raise UserError(f"--videos {args.videos}: give 0 or more")
@@ -67,6 +67,20 @@ def main() -> int:
               f"{known[0]} may be one that the model has seen", file=sys.stderr)  # fmt: skip
     if driver:
         driver.open().close()  # what cannot be opened is told here, not by a worker
+    with alone_in(args.out):
+        drive_all(args, job)
+    return 0
+
+
+def drive_all(args: argparse.Namespace, job: Job) -> None:
+    """Makes the drives that are missing, scores all of them, and writes the report."""
+    from tqdm import tqdm
+
+    from uniad.formats.report import Report, keep_report, plain
+    from uniad.simulation.run import MODEL, read_all, run, speed
+    from uniad.simulation.score import score_all
+    from uniad.simulation.table import findings, routes_table, summary, tables
+
     with tqdm(total=len(job.drives()), unit="drive", desc="drive", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -86,7 +100,7 @@ def main() -> int:
         findings=findings(scores, judged),
         details={"scores": summary(scores), "speed": measured},
     )
-    page = write_report(report, args.out)
+    page = keep_report(report, args.out)
     if args.videos:
         from uniad.viz.drive_video import write_videos
 
@@ -101,7 +115,6 @@ def main() -> int:
               f"{m['cpu_s']:.2f} s of processor time a frame; its step {m['step_ms_p50']:.0f} ms (p50), "
               f"{m['step_ms_p99']:.0f} ms (p99)")  # fmt: skip
     print(page)
-    return 0
 
 
 if __name__ == "__main__":

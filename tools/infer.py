@@ -103,7 +103,7 @@ def main() -> int:
     from uniad.deploy.records import SUMMARY
     from uniad.deploy.runtime import Runtime
     from uniad.deploy.sources import DatasetFrames, FolderFrames
-    from uniad.files import sha256, try_place
+    from uniad.files import alone_in, sha256, try_place
     from uniad.formats.fields import duplicates
     from uniad.ros.report import write_bag_report
     from uniad.ros.results import ResultsBag
@@ -118,9 +118,10 @@ def main() -> int:
             raise UserError(f"--write-bag {args.write_bag} lies in --out, which results alone may be in: choose another folder")
     folder = FolderFrames(args.folder, every=args.every) if args.folder else None
     drive = open_bag(args) if args.bag else None
-    with Runtime.open(
+    opening = Runtime.open(
         args.model, args.device, args.backend, config=args.config, options=args.cfg_options, threads=args.threads, limits=limits
-    ) as runtime:
+    )
+    with opening as runtime, alone_in(args.out):
         spec = runtime.spec
         if recorded := folder or drive:
             scenes = [recorded.scene(args.frames)]

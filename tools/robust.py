@@ -34,6 +34,7 @@ def main() -> int:
     from uniad.assess.faults import find_faults
     from uniad.assess.robust_report import PICTURE, run
     from uniad.deploy.plausible import Limits
+    from uniad.files import alone_in
     from uniad.formats.report import PAGE_FILE, plain
 
     # All are told before the model is loaded, which takes longer.
@@ -43,7 +44,7 @@ def main() -> int:
         str(args.model), args.config, tuple(args.cfg_options), args.backend, args.device, tuple(args.limits)
     )
     count = 1 + len(faults) * len(set(args.severities) - {0})
-    with tqdm(total=count, unit="condition", desc="robust", disable=None) as bar:
+    with tqdm(total=count, unit="condition", desc="robust", disable=None) as bar, alone_in(args.out):
         report = run(
             opening, args.out, faults, args.severities, args.scene, args.frames, args.seed, args.routes, args.jobs,
             lambda _: bar.update(),

@@ -50,14 +50,15 @@ def main() -> int:
     from uniad.deploy.runtime import Runtime
     from uniad.deploy.soak import report_of, soak
     from uniad.engines.jetpack import describe_device
-    from uniad.files import try_place
-    from uniad.formats.report import write_report
+    from uniad.files import alone_in, try_place
+    from uniad.formats.report import keep_report
 
     draws = find_spec("matplotlib") is not None  # a car's installation may lack it
     model = find_model(args.model, args.config, args.cfg_options)
     try_place(args.out / PICTURE)
     limits = Limits.parse(args.limits)
-    with Runtime.open(model, args.device, args.backend, threads=args.threads, limits=limits) as runtime:
+    opening = Runtime.open(model, args.device, args.backend, threads=args.threads, limits=limits)
+    with opening as runtime, alone_in(args.out):
         scenes, setting = frames_of(args, runtime, model)
         count = sum(map(len, scenes))
         print(f"{args.minutes:g} minutes of {runtime.backend}, {count} frames by turns, one after the other", flush=True)
@@ -68,11 +69,14 @@ def main() -> int:
         subject["sha256"] = model.card["sha256"]
     pictures = {PICTURE: "latency, memory and heat over time"} if draws else {}
     report = report_of(result, subject, setting, pictures)
-    if draws:
-        from uniad.viz.soak import draw_soak
 
-        draw_soak(result, f"{model.path.name} in {runtime.backend}", args.out / PICTURE)
-    page = write_report(report, args.out)
+    def draw(place: Path) -> None:
+        if draws:
+            from uniad.viz.soak import draw_soak
+
+            draw_soak(result, f"{model.path.name} in {runtime.backend}", place / PICTURE)
+
+    page = keep_report(report, args.out, draw)
     if model.card is not None:
         # read again: an hour is long, and the file may be another by now
         card = read_card(model.path)

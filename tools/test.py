@@ -7,6 +7,7 @@ Of stage 2 also motion, occupancy and planning, each beside constant velocity.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from uniad.evaluation.published import compare, is_published_split
     from uniad.evaluation.report import table
     from uniad.evaluation.run import collect, gather, score
-    from uniad.files import atomic_path, try_place
+    from uniad.files import alone_in, atomic_path, try_place, write_results
     from uniad.processes import keep_freed_memory
     from uniad.training import distributed
     from uniad.training.carried import load_detector
@@ -70,9 +71,12 @@ def evaluate(args: argparse.Namespace) -> None:
     for place in (out, out.parent / "eval" / DETECTION_FILE):
         try_place(place)
     world = distributed.start(args.launcher, args.device)
+    alone = contextlib.ExitStack()
     if world.device.type == "cpu":
         keep_freed_memory()
     try:
+        if world.is_main:
+            alone.enter_context(alone_in(out.parent / "eval"))
         if world.size > 1 and world.device.type == "cuda" and model.card and args.backend not in CHECKPOINT_BACKENDS:
             raise UserError(f"{model.path}: a graph is evaluated on one GPU: give one process (make: GPUS=1)")
         stream = SceneStream(spec.data, "val", rank=world.rank, world_size=world.size, stage=spec.stage)
@@ -102,36 +106,45 @@ def evaluate(args: argparse.Namespace) -> None:
             with Runtime.open(moved_rightly, args.device, args.backend, limits=Limits.off(), say=say) as runtime:
                 righted = gather(world, collect(runtime, again))
         if world.is_main:
-            metrics = score(found, spec, stream.version, out.parent / "eval")
-            split = "test" if "submissions" in metrics else "val"
-            there = covered.to_json() if covered else {}
-            record: dict[str, Any] = {
-                "config": args.config,
-                **run_of(model, backend),
-                "stage": spec.stage,
-                "compat": asdict(spec.model.compat),
-                "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **there},
-                **metrics,
-            }
-            entry = published_entry(model)
-            beside: list[str] = []
-            if entry is not None:
-                record["published"], beside = compare(metrics, entry, is_published_split(stream.version, covered))
-            if righted is not None:
-                record["track_pose_fixed"] = score(righted, spec, stream.version, out.parent / "eval_track_pose_fixed")
-            with atomic_path(out) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
-            print(table(metrics))
-            print("\n".join(beside), end="\n" if beside else "")
-            if righted is not None:
-                print("\nwith tracks moved rightly (native.compat track_pose='fixed')\n")
-                print(table(record["track_pose_fixed"]))
+            # What was collected may be the work of hours; scoring it writes files, and it is scored wherever those may be.
+            said: list[str] = []
+
+            def write(place: Path) -> None:
+                said.clear()
+                metrics = score(found, spec, stream.version, place / "eval")
+                split = "test" if "submissions" in metrics else "val"
+                there = covered.to_json() if covered else {}
+                record: dict[str, Any] = {
+                    "config": args.config,
+                    **run_of(model, backend),
+                    "stage": spec.stage,
+                    "compat": asdict(spec.model.compat),
+                    "dataset": {"root": spec.data.data_root, "version": stream.version, "split": split, **there},
+                    **metrics,
+                }
+                said.append(table(metrics))
+                entry = published_entry(model)
+                if entry is not None:
+                    record["published"], beside = compare(metrics, entry, is_published_split(stream.version, covered))
+                    said.extend(beside)
+                if righted is not None:
+                    record["track_pose_fixed"] = score(righted, spec, stream.version, place / "eval_track_pose_fixed")
+                    said.append("\nwith tracks moved rightly (native.compat track_pose='fixed')\n")
+                    said.append(table(record["track_pose_fixed"]))
+                with atomic_path(place / out.name) as temporary:
+                    temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+            try:
+                write_results(out.parent, write, lambda: "" if said else json.dumps([found.detections, found.tracks]))
+            finally:
+                print("\n".join(said))
             print(f"\n{out}")
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename}: no such file; `make data` prepares the dataset, `make train` the checkpoint"
         ) from None
     finally:
+        alone.close()
         distributed.stop(world)
     distributed.leave(world, 0)
 

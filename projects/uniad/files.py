@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from uniad.errors import UserError, of_system
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -100,6 +105,81 @@ def try_place(path: str | Path, room: int = SMALLEST_ROOM) -> None:
     if free.f_blocks and free.f_bavail * free.f_frsize < room:
         left = free.f_bavail * free.f_frsize / 2**20
         raise UserError(f"{path}: {left:.1f} MiB are free there; needed are at least {room / 2**20:.0f}. Make room")
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Generator[None, None, None]:
+    """A block in which no other process writes results into ``folder``, made where it is missing. UserError where one does.
+
+    Files of two runs in one folder are each whole, and together results of neither. The kernel's lock is on the folder itself: it
+    leaves no file, and is gone when this process and those that it forked have ended, however they did. A file system without
+    locks gives it to everybody.
+    """
+    import fcntl
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; results need a folder")
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                what = f"{folder}: another process writes results there"
+                raise UserError(f"{what}: wait for it to end, or choose another folder") from None
+        yield
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # a mistake leaves no folder; one that holds something stays
+            for place in missing:
+                place.rmdir()
+
+
+# A place that took files when the work began, and does so no more: full, read-only, not mounted any more, no longer ours
+_PLACE_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTDIR}
+
+
+def write_results(folder: str | Path, write: Callable[[Path], T], text: Callable[[], str]) -> T:
+    """``write(folder)``: the end of long work, which no full disk may lose.
+
+    Where the system refuses that, the same is written into a new folder elsewhere, or else ``text()`` is printed. Then a
+    UserError says what was refused and where the results are. write: makes all of its files anew in whatever folder it is given.
+    """
+    folder = Path(folder)
+    try:
+        return write(folder)
+    except OSError as refused:
+        if refused.errno not in _PLACE_LOST:
+            raise
+        why = of_system(refused)
+    for place in _elsewhere():
+        try:
+            spare = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=place))
+        except OSError:
+            continue
+        try:
+            write(spare)
+        except BaseException as error:
+            shutil.rmtree(spare, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            continue
+        spare.chmod(0o755)  # mkdtemp's is closed to others
+        raise UserError(f"{why}. Nothing is lost: the results are in {spare}, move them from there")
+    print(text(), flush=True)
+    raise UserError(f"{why}. No other place takes the results either: they are printed above")
+
+
+def _elsewhere() -> Iterator[str]:
+    """Folders that may take what its own place does not. In a container the working folder is the one that stays."""
+    yield os.curdir
+    for find in (Path.home, tempfile.gettempdir):
+        with contextlib.suppress(OSError, RuntimeError):
+            yield str(find())
+    yield "/dev/shm"
 
 
 MOST_READ = 256 << 20  # bytes; the largest index or card that anybody writes is far below

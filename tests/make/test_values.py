@@ -184,6 +184,29 @@ def test_folders_with_names_of_commands_run_nothing(tree: Tree, name: str) -> No
     assert not [path for path in tree.root.rglob("canary") if path != folder]
 
 
+OPTION = "-x"
+
+
+# Some of each kind: words, and settings that every use quotes
+@pytest.mark.parametrize("name", [
+    "BAG", "BAG_TOPICS", "BACKBONE", "DATA_DIR", "FRAMES_DIR", "RUNS", "SCENE", "VENV",
+    "CFG_OPTIONS", "JETSON_DIR", "KEEP_FP32", "TIMING_CACHE", "WEIGHTS_DIR", "WHEELS",
+])  # fmt: skip
+def test_no_setting_is_taken_for_an_option(makefiles: Path, name: str) -> None:
+    """Quotes do not help: a tool reads --folder -x as two options, and -v or --help as a wish for something else."""
+    for run in ({}, {name: OPTION}):
+        done = bare(makefiles, name, OPTION, **run)
+        assert done.returncode == 2 and f"{name}={OPTION}: {OPTION} would be taken for an option" in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and "write a path as ./-x" in done.stderr
+
+
+def test_numbers_below_0_and_dashes_inside_are_no_options(makefiles: Path) -> None:
+    assert "--help would be taken" in bare(makefiles, "CFG_OPTIONS", "a.b=1 --help").stderr
+    fine = {"SEED": "-1", "SCENE": "./-x", "CFG_OPTIONS": "a=-1 b.c=x-y", "TEST_ARGS": "-k x", "JETSON_SSH_FLAGS": "-i key"}
+    for name, value in fine.items():
+        assert bare(makefiles, name, value).returncode == 0, (name, value)
+
+
 @pytest.mark.parametrize("scene", [".", "..", "../../..", "a/../b"])
 def test_a_scene_that_climbs_out_of_its_folder_is_none(tree: Tree, scene: str) -> None:
     done = tree.make("-n", "infer", "VARIANT=nano", f"SCENE={scene}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uniad.errors import UserError, of_system, run_cli, system_errors_are_one_line
-from uniad.files import atomic_path, try_place
+from uniad.files import alone_in, atomic_path, try_place, write_results
 
 
 def left(folder: Path) -> list[str]:
@@ -111,3 +112,77 @@ def test_a_reader_that_had_enough_is_no_error() -> None:
         ["bash", "-o", "pipefail", "-c", '"$0" -c "$1" | head -1', sys.executable, code], capture_output=True, text=True
     )
     assert done.returncode == 141 and done.stderr == ""
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    """Until it has ended, however it did. A mistake leaves no folder, and the lock no file."""
+    out = tmp_path / "a" / "out"
+    hold = "import sys, time\nfrom uniad.files import alone_in\n"
+    hold += "with alone_in(sys.argv[1]):\n    print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="out: another process writes results there: wait for it to end"), alone_in(out):
+            raise AssertionError("two at once")
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with alone_in(out):
+        assert left(tmp_path) == ["a", "out"]
+    with pytest.raises(ValueError), alone_in(tmp_path / "b" / "c"):
+        raise ValueError
+    assert left(tmp_path) == ["a", "out"], "of a process that was killed; the folders of a mistake are gone"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file; results need a folder"), alone_in(tmp_path / "file"):
+        raise AssertionError("in a file")
+    with alone_in(out):
+        (out / "results.json").write_text("{}")
+    assert (out / "results.json").is_file()
+
+
+def written(folder: Path) -> int:
+    with atomic_path(folder / "results.json") as temporary:
+        temporary.write_text("scores of hours")
+    return 5
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
+def test_what_took_hours_is_written_elsewhere_where_its_place_takes_it_no_more(tmp_path: Path, monkeypatch, number: int) -> None:
+    for name in ("disk", "home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    full = [tmp_path / "disk", tmp_path / "here"]
+    replace = os.replace
+
+    def refusing(source, target) -> None:
+        if any(folder in Path(target).resolve().parents for folder in full):
+            raise OSError(number, os.strerror(number))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    with pytest.raises(UserError) as error:
+        write_results(tmp_path / "disk/run", written, lambda: "")
+    (kept,) = (tmp_path / "home").glob("run.*")
+    disk = tmp_path / "disk/run/results.json"
+    assert str(error.value).startswith(f"{disk}: {os.strerror(number)}")
+    assert str(error.value).endswith(f". Nothing is lost: the results are in {kept}, move them from there")
+    assert (kept / "results.json").read_text() == "scores of hours" and kept.stat().st_mode & 0o777 == 0o755
+    assert left(tmp_path) == sorted(["disk", "here", "home", kept.name, "results.json", "run"]), "and nothing half-written"
+    full.clear()
+    assert write_results(tmp_path / "disk/run", written, lambda: "") == 5
+
+
+def test_what_no_place_takes_is_printed(tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="No other place takes the results either: they are printed above"):
+        write_results(tmp_path / "run", written, lambda: "NDS 0.5")
+    assert capsys.readouterr().out == "NDS 0.5\n" and left(tmp_path) == ["run"]
+    # A fault of ours, or of the data, is no matter of the place.
+    for fault in (FileNotFoundError(errno.ENOENT, "gone", "maps/x.png"), ValueError("ours")):
+        with pytest.raises(type(fault)):
+            write_results(tmp_path / "run", lambda folder, fault=fault: (_ for _ in ()).throw(fault), lambda: "")
+    assert left(tmp_path) == ["run"]

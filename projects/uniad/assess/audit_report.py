@@ -29,7 +29,7 @@ from uniad.deploy.sources import Scene
 from uniad.errors import UserError
 from uniad.evaluation.planning import HORIZONS_S
 from uniad.files import sha256, try_place
-from uniad.formats.report import JSON_FILE, Report, Table, write_report
+from uniad.formats.report import JSON_FILE, Report, Table, keep_report
 
 PICTURE = "audit.png"
 
@@ -88,8 +88,7 @@ def run(
         passed=all(verdict.state != "bad" for verdict in said), pictures={PICTURE: "The audit on one page"},
         details={"verdicts": [verdict._asdict() for verdict in said], "scores": scores},
     )  # fmt: skip
-    audit_page.draw(scores, said, {**subject, **setting}, out / PICTURE)
-    write_report(report, out)
+    keep_report(report, out, lambda place: audit_page.draw(scores, said, {**subject, **setting}, place / PICTURE))
     done(out)
     return report
 

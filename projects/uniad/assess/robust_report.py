@@ -13,7 +13,7 @@ from uniad.assess.frames import Recorded
 from uniad.backends.open import find_model
 from uniad.errors import UserError
 from uniad.files import try_place
-from uniad.formats.report import JSON_FILE, Report, write_report
+from uniad.formats.report import JSON_FILE, Report, keep_report
 
 PICTURE = "heatmap.png"
 HARDEST = (3,)
@@ -63,9 +63,7 @@ def run(
         tables=robust.tables(found, faults, severities), findings=robust.findings(found, faults, severities),
         pictures={PICTURE: "What is left of each clean score, by fault and severity"}, details={"conditions": found},
     )  # fmt: skip
-    heatmap.draw(
-        found, faults, severities, f"{model.path.name} ({subject['backend']}): what is left of the clean scores", out / PICTURE
-    )
-    write_report(report, out)
+    title = f"{model.path.name} ({subject['backend']}): what is left of the clean scores"
+    keep_report(report, out, lambda place: heatmap.draw(found, faults, severities, title, place / PICTURE))
     done(out)
     return report

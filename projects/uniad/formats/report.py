@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from uniad.errors import UserError
-from uniad.files import atomic_path, read_json
+from uniad.files import atomic_path, read_json, write_results
 from uniad.formats.fields import Choice, Each, Flag, Maybe, Named, Record, Text, refuse
 
 VERSION = 1
@@ -82,6 +82,20 @@ def write_report(report: Report, folder: str | Path) -> Path:
     with atomic_path(folder / JSON_FILE) as part:
         part.write_text(json.dumps(_record(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return folder / PAGE_FILE
+
+
+def keep_report(report: Report, folder: str | Path, draw: Callable[[Path], object] = lambda folder: None) -> Path:
+    """``write_report`` at the end of long work: a folder that does not take it any more loses nothing, see ``write_results``.
+
+    draw: writes the report's pictures into the folder that it is given, first.
+    """
+
+    def write(place: Path) -> Path:
+        place.mkdir(parents=True, exist_ok=True)
+        draw(place)
+        return write_report(report, place)
+
+    return write_results(folder, write, lambda: page(report))
 
 
 def read_report(folder: str | Path) -> Report:

@@ -13,7 +13,7 @@ import numpy as np
 from uniad.config.read import load_spec
 from uniad.config.spec import Spec
 from uniad.data.dataset import SceneSample, SceneStream
-from uniad.deploy.records import read_frame, read_summary
+from uniad.deploy.records import SUMMARY, read_frame, read_summary
 from uniad.errors import UserError
 from uniad.postprocess.result import Result
 from uniad.viz.about import about_run
@@ -46,9 +46,14 @@ class Replay:
         return f"{self.spec.name}, {self.summary['backend']}"
 
     def frames(self, scene: str) -> list[Path]:
-        """JSON files of a scene by name, in time order."""
+        """JSON files of a scene by name, in time order. UserError where one of those that the summary counts is gone."""
         # What an interrupted run had begun beyond its account does not exist: a JSON is a finished frame.
-        return sorted((self.folder / self.folder_of(scene)).glob("[0-9]*.json"))
+        folder = self.folder / self.folder_of(scene)
+        there = sorted(folder.glob("[0-9]*.json"))
+        counted = next(s["frames"] for s in self.summary["scenes"] if s["name"] == scene)
+        if there and len(there) < counted:
+            raise UserError(f"{folder} holds {len(there)} of the {counted} frames that {SUMMARY} counts; run `make infer` again")
+        return there
 
     def folder_of(self, scene: str) -> str:
         """The folder of a scene's frames, whose name is one of a folder whatever the scene's is."""
