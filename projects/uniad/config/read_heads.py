@@ -324,6 +324,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             status_dropout=native.number("plan_status_dropout", 0.0, low=0, high=1),
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
+            col_solver=native.choice("collision_solver", ("newton", "ipopt"), "newton"),
         )
         if "col_optim_args" in n.data:
             with n.sub("col_optim_args") as c:

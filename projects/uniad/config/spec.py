@@ -296,6 +296,7 @@ class PlanSpec:
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0
+    col_solver: str = "newton"  # or "ipopt": upstream's own, whose optimum the other one finds
     num_layers: int = 3
     num_heads: int = 8
     ffn_dims: int = 0  # 0: twice embed_dims
