@@ -11,8 +11,9 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +31,12 @@ TIMEOUT = timedelta(minutes=30)
 
 # A process that is told to stop has this long to finish its step and save, before it is killed.
 STOP_GRACE_S = 120
+# After one process has failed the others cannot go on: on a GPU they wait in a collective, and no signal reaches them there.
+FAILED_GRACE_S = 15
+# A process that has failed has this long to end its loader and let go of its GPU, before it says why and ends as it is.
+TEARDOWN_S = 20.0
+# One that only lost another one waits this long: that one, or the launcher, tells the cause and ends it meanwhile.
+CAUSE_FIRST_S = 5.0
 # Where the launcher says which process it is.
 LAUNCHER_PID = "UNIAD_LAUNCHER_PID"
 
@@ -134,15 +141,51 @@ def start(launcher: Literal["none", "pytorch"] = "none", device: str = "auto") -
 _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "ncclRemoteError")
 
 
+class PeerLost(UserError):
+    """Another process of the group has ended. The cause is that process's to tell, or the launcher's."""
+
+    def __init__(self, world: World, told_to_end: bool = False) -> None:
+        """told_to_end: the launcher, which knows of the other one's end, has already said so to this process."""
+        super().__init__(f"process {world.rank} stopped because another one ended; see its message")
+        self.told_to_end = told_to_end
+
+
+def _lost_peer(world: World, error: BaseException) -> bool:
+    return world.size > 1 and isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_GONE)
+
+
 @contextmanager
-def explain_peer_loss(world: World) -> Generator[None, None, None]:
-    """Turns the broken connection that another process's end leaves behind into one line; the cause is that process's to tell."""
+def explain_peer_loss(world: World, told_to_end: Callable[[], bool] = lambda: False) -> Generator[None, None, None]:
+    """Turns the broken connection that another process's end leaves behind into PeerLost."""
     try:
         yield
     except RuntimeError as error:
-        if world.size > 1 and any(text in str(error) for text in _PEER_GONE):
-            raise UserError(f"process {world.rank} stopped because another one ended; see its message") from None
+        if _lost_peer(world, error):
+            raise PeerLost(world, told_to_end()) from None
         raise
+
+
+@contextmanager
+def ends_in_time(world: World) -> Generator[None, None, None]:
+    """Lets an error leave a process of several within ``TEARDOWN_S``, whatever its teardown waits for; put it inside of that.
+
+    Ending a loader or letting go of a GPU can wait for a peer that itself waits for this process, for ever and without a line.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world.size > 1:
+            told = PeerLost(world) if _lost_peer(world, error) else error
+            line = str(told) if isinstance(told, UserError) else f"{type(told).__name__}: {str(told).partition(chr(10))[0]}"
+            end = threading.Timer(TEARDOWN_S, _say_and_end, [line])
+            end.daemon = True
+            end.start()
+        raise
+
+
+def _say_and_end(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    _end(EXIT_USER_ERROR)
 
 
 def stop(world: World) -> None:
@@ -155,7 +198,8 @@ def stop(world: World) -> None:
 def report_once() -> Generator[None, None, None]:
     """Lets rank 0 alone tell a mistake that all processes meet at once, e.g. in the config; put it around everything.
 
-    The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same.
+    The others wait before they speak, and torchrun ends them meanwhile. A mistake of one process alone is told all the same;
+    whoever only lost that process waits longer, so that the cause is what people read.
     One process of several ends here, for the reason that ``leave`` gives.
     """
     try:
@@ -164,11 +208,13 @@ def report_once() -> Generator[None, None, None]:
     except UserError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise
-        if os.environ.get("RANK", "0") != "0":
+        wait = CAUSE_FIRST_S if isinstance(error, PeerLost) else 2.0 if os.environ.get("RANK", "0") != "0" else 0.0
+        if isinstance(error, PeerLost) and error.told_to_end:
+            _end(EXIT_USER_ERROR)
+        if wait:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(2.0)
-        print(f"error: {error}", file=sys.stderr)
-        _end(EXIT_USER_ERROR)
+            time.sleep(wait)
+        _say_and_end(str(error))
 
 
 def leave(world: World, code: int) -> None:

@@ -26,7 +26,7 @@ from torch.distributed.run import parse_args, run
 
 from uniad.errors import SAME_REQUEST_S, UserError, run_cli
 from uniad.processes import describe_exit
-from uniad.training.distributed import LAUNCHER_PID, STOP_GRACE_S, port_in_use_message, port_is_free
+from uniad.training.distributed import FAILED_GRACE_S, LAUNCHER_PID, STOP_GRACE_S, port_in_use_message, port_is_free
 
 GPUS_PER_MACHINE = 8  # upstream's rule, where NNODES does not say otherwise
 DEFAULT_PORT = 28596
@@ -88,6 +88,17 @@ def _answer_signals() -> None:
     elastic._terminate_process_handler = handle
 
 
+def _end_the_rest_soon() -> None:
+    """Gives ranks ``FAILED_GRACE_S`` to end after one of them has failed: on a GPU they wait for it, deaf to signals."""
+    close = elastic.SubprocessContext.close
+
+    def close_soon(self: elastic.SubprocessContext, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        failed = any(handler.proc.poll() for handler in self.subprocess_handlers.values())
+        close(self, death_sig, min(timeout, FAILED_GRACE_S) if failed else timeout)
+
+    elastic.SubprocessContext.close = close_soon  # type: ignore[method-assign]
+
+
 def _children() -> list[int]:
     """Process ids of this process's children, where the kernel tells."""
     found = []
@@ -113,6 +124,7 @@ def main() -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     _answer_signals()
+    _end_the_rest_soon()
     arguments = parse_args(
         [
             f"--nnodes={where.nodes}",

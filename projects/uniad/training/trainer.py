@@ -196,11 +196,13 @@ class Trainer:
         self.last_save = time.monotonic()
         stop_at = min(self.max_iters, self.options.stop_after or self.max_iters)
         clips = prefetch(self.loader.stream(self.iteration), self.world.device, self.loader.on_device)
-        with self.interrupt, distributed.explain_peer_loss(self.world), ExitStack() as ending:
+        lost = distributed.explain_peer_loss(self.world, lambda: self.interrupt.requested)
+        with self.interrupt, lost, ExitStack() as ending:
             try:
-                while self.iteration < stop_at and not self.stopping:
-                    self._iterate(clips)
-                    self._save_if_due()
+                with distributed.ends_in_time(self.world):
+                    while self.iteration < stop_at and not self.stopping:
+                        self._iterate(clips)
+                        self._save_if_due()
                 # what was trained is saved, even if somebody presses Ctrl-C again meanwhile
                 ending.enter_context(self.interrupt.deferred())
                 self._flush()

@@ -6,15 +6,17 @@ import signal
 import socket
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing import api as elastic
 
 from helpers import REPO
 from helpers.toy_training import run, toy_trainer
 from helpers.training_processes import SCRIPT, finish, free_port, start, wait_for_steps
 from helpers.training_runs import log_of, same_checkpoint
 from uniad.errors import UserError
-from uniad.training.launch import layout
+from uniad.training.launch import _end_the_rest_soon, layout
 
 
 def launch(gpus: int, *args: object, port: int | None = None) -> tuple[int, str, str]:
@@ -82,6 +84,16 @@ def test_a_port_in_use_is_one_line():
     assert code == 2
     hint = f"stop what listens there, or set MASTER_PORT to another, e.g. {port + 1}"
     assert err == f"error: port {port} is in use on this machine: {hint}\n"
+
+
+@pytest.mark.parametrize("codes, given", [([None, None], 120), ([0, None], 120), ([-9, None], 15), ([None, 2], 15)])
+def test_a_rank_that_failed_leaves_the_others_little_time(monkeypatch, codes, given):
+    asked = []
+    monkeypatch.setattr(elastic.SubprocessContext, "close", lambda self, death_sig, timeout: asked.append(timeout))
+    _end_the_rest_soon()
+    ranks = {rank: SimpleNamespace(proc=SimpleNamespace(poll=lambda code=code: code)) for rank, code in enumerate(codes)}
+    elastic.SubprocessContext.close(SimpleNamespace(subprocess_handlers=ranks), signal.SIGTERM, 120)
+    assert asked == [given]
 
 
 def test_layout_follows_the_upstream_arguments_and_environment():

@@ -142,6 +142,46 @@ def test_a_killed_loader_process_is_one_line(tmp_path, start):
 
 
 @pytest.mark.slow
+def test_a_killed_loader_process_of_one_of_two_is_what_people_read(tmp_path, start):
+    run = launch(start, tmp_path, "--slow", "--workers", 1)
+    wait_for_steps(tmp_path, 2, run.process)
+    loader = max(run.others())
+    os.kill(loader, signal.SIGKILL)
+    code, _, err = finish(run.process)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and [line[:60] for line in lines] == [f"error: a data-loader process (pid {loader}) was ended by SIGKILL"[:60]], err
+    eventually(lambda: not run.alive(), 10, "processes are left")
+
+
+STUCK = """
+import time, torch
+from uniad.errors import UserError
+from uniad.training import distributed
+distributed.TEARDOWN_S = 0.2
+world = distributed.World(0, 2, 0, torch.device("cpu"))
+with distributed.report_once(), distributed.explain_peer_loss(world):
+    try:
+        with distributed.ends_in_time(world):
+            raise {error}
+    finally:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        ("UserError('data/y.jpg is truncated')", "error: data/y.jpg is truncated"),
+        ("RuntimeError('Connection closed by peer [127.0.0.1]')", "error: process 0 stopped because another one ended"),
+        ("ValueError('odd\\nand long')", "error: ValueError: odd"),
+    ],
+)
+def test_a_teardown_that_waits_for_ever_does_not_keep_the_reason(start, error, line):
+    code, _, err = finish(start("-c", STUCK.format(error=error)).process)
+    assert code == 2 and err.startswith(line) and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
 def test_loader_processes_never_outlive_a_killed_training(tmp_path, start):
     run = start(SCRIPT, tmp_path, "--slow", "--workers", 2)
     wait_for_steps(tmp_path, 2, run.process)
