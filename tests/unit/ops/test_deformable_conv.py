@@ -81,3 +81,26 @@ def test_gradients_of_both_samplings_agree() -> None:
         grads.append([t.grad for t in inputs])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_learning_keeps_no_columns_and_has_the_gradients_of_columns_that_are_kept() -> None:
+    torch.manual_seed(0)
+    layer, x = DeformConv2d(8, 8), torch.randn(2, 8, 10, 12)
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.3)
+    parameters = list(layer.parameters())
+
+    def run(forward) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            out = forward(x)
+            return out, list(torch.autograd.grad(out.square().sum(), parameters)), max(kept)
+
+    def directly(x: torch.Tensor) -> torch.Tensor:
+        field = layer.conv_offset(x)
+        return modulated_deform_conv2d(x, field[:, :18], field[:, 18:].sigmoid(), layer.weight)
+
+    (out, grads, kept), (want, want_grads, columns) = run(layer), run(directly)
+    assert torch.equal(out, want) and all(map(torch.equal, grads, want_grads))
+    assert columns == 9 * x.numel() and kept < columns // 2
+    compiled, *_ = run(torch.compile(layer, backend="aot_eager"))
+    torch.testing.assert_close(compiled, want)

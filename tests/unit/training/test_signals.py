@@ -149,7 +149,8 @@ def test_a_killed_loader_process_of_one_of_two_is_what_people_read(tmp_path, sta
     os.kill(loader, signal.SIGKILL)
     code, _, err = finish(run.process)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and [line[:60] for line in lines] == [f"error: a data-loader process (pid {loader}) was ended by SIGKILL"[:60]], err
+    cause = f"error: a data-loader process (pid {loader}) was ended by SIGKILL"
+    assert code == 2 and [line[: len(cause)] for line in lines] == [cause], err
     eventually(lambda: not run.alive(), 10, "processes are left")
 
 
