@@ -7,7 +7,8 @@
 
 Every row is a training by tools/train.py from the packs that are named, from the dataset (``--data disk``), or from a small
 synthetic world that is made and packed first. Seconds of an iteration are the median of the log's, without its first lines; the
-share that waited for data is the log's too. No checkpoint is written before the end: an epoch of a small world is a few steps.
+host's share for data is the log's too, and runs beside the GPU: it is the most that waiting can be. No checkpoint is written
+before the end: an epoch of a small world is a few steps.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     for row in rows:
         row["of_linear"] = round(row["clips_per_s"] / first[row["mode"]] / row["gpus"] * min(args.gpus), 3)
         print(f"{row['gpus']} GPU(s), {row['mode']:10s}: {row['seconds'] * 1e3:8.1f} ms, {row['clips_per_s']:8.2f} clips/s "
-              f"({row['of_linear']:.0%} of linear), {row['waiting']:.0%} waiting for data, {row['memory_gb']:.1f} GB, "
+              f"({row['of_linear']:.0%} of linear), {row['waiting']:.0%} of it the host on data, {row['memory_gb']:.1f} GB, "
               f"loss {row['loss']:.3f}")  # fmt: skip
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
