@@ -64,6 +64,13 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/test_places.py::",
         r"unit/deploy/test_infer.py::test_nothing_is_removed_or_written_through_a_link",
     ),
+    "commands on a former run's results: drives, logs, graphs, checkpoints damaged; two at once; a disk that fills up": (
+        r"pipeline/test_attacked_commands.py::",
+    ),
+    "weights put into what is there (REFIT): another graph, builder, release or GPU; no record of weights; left half done": (
+        r"unit/engines/test_refit.py::test_(an_engine|a_release|what_tensorrt|a_refitted_engine_that)",
+        r"unit/export/test_weights.py::test_(a_graph_with|weights_that)",
+    ),
     "damage: infos and anchors, image cache": (
         r"unit/data/test_unpickle.py::test_(what_is_saved|a_file_cut)",
         r"unit/data/test_dataset.py::test_a_damaged_entry",

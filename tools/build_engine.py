@@ -39,6 +39,11 @@ def main() -> None:
         return refit(args)
     import torch
 
+    if args.refittable and args.backend == "tensorrt_rtx" and not torch.cuda.is_available():
+        raise UserError(
+            f"{args.out}: tensorrt_rtx builds an engine that takes other weights on a GPU alone, and this machine has none: "
+            "ENGINE_REFITTABLE=0, or build it there"
+        )
     from uniad.artifacts.card import read_card, write_card
     from uniad.artifacts.graph import check_graph
     from uniad.artifacts.precision import check_precision

@@ -47,7 +47,8 @@ def run(
         try_place(out / name)
     model = find_model(opening.model, opening.config, opening.options)
     if model.spec.model.stage2 is None:
-        raise UserError(f"{model.path} is of stage 1 and has no plan to audit: take the end-to-end model (STAGE=2)")
+        which = f"{model.path} ({model.spec.path})"
+        raise UserError(f"{which} is of stage 1 and has no plan to audit: take the end-to-end model (STAGE=2)")
     recorded, training = Recorded(model.spec, scenes, most), Recorded(model.spec, split="train")
     truth = list(truths(recorded))
     if not truth:

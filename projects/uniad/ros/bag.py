@@ -151,7 +151,10 @@ def _advised(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if "end magic" in text or "footer" in text or "Truncated" in text:
         return f"{text.rstrip('.')}: it was cut short; `mcap recover FILE -o MENDED` keeps what is whole"
-    if "image is malformed" in text or "not a database" in text or "empty" in text:
+    # Where a file ends too early its reader may fail by an error of Python's own, whose words are about the reader.
+    if isinstance(error, (TypeError, IndexError, struct.error)):
+        text = "a record in it has no end"
+    if any(words in text for words in ("image is malformed", "not a database", "missing tables", "empty", "no end")):
         return f"{text.rstrip('.')}: it was cut short, or is no bag"
     if "not in timestamp order" in text:
         return f"{text.rstrip('.')}: `mcap sort FILE -o SORTED` writes one"

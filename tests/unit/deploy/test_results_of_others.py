@@ -15,6 +15,7 @@ from uniad.deploy.records import SUMMARY, claim, read_frame, read_summary, write
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
+from uniad.viz.replay import Replay
 
 CLASSES = ("car", "bus")
 ONE = Objects(np.ones((1, 9), np.float32), np.zeros(1, np.int64), np.full(1, 0.5, np.float32), np.array([7]))
@@ -112,6 +113,20 @@ SUMMARIES = {
     "a split of others": (put("split", value="test"), "split is 'test'"),
     "an unfinished one": (lambda s: s.clear(), "is not complete; run `make infer` again"),
 }  # fmt: skip
+
+
+def test_a_frame_that_is_gone_is_missed_and_one_beyond_the_account_is_none(tmp_path: Path) -> None:
+    """A recording or a video of 19 frames looks like one of 20."""
+    summary = {**BEST, "scenes": [{"name": "scene-0103", "token": "s", "folder": "scene-0103", "frames": 2}]}
+    replay = Replay(tmp_path, summary, spec=None)  # type: ignore[arg-type]
+    for number in range(3):
+        write_frame(tmp_path / "scene-0103", number, RESULT, INFO, CLASSES)
+    assert len(replay.frames("scene-0103")) == 3, "written before an interruption that came before it was counted"
+    (tmp_path / "scene-0103/0000.json").unlink()
+    assert len(replay.frames("scene-0103")) == 2
+    (tmp_path / "scene-0103/0002.json").unlink()
+    with pytest.raises(UserError, match=r"scene-0103 holds 1 of the 2 frames that summary.json counts; run `make infer` again"):
+        replay.frames("scene-0103")
 
 
 @pytest.mark.parametrize("name", SUMMARIES)

@@ -383,6 +383,7 @@ def test_a_calibration_file_stands_for_camera_info_and_tf(messages, dataset, dri
 @pytest.mark.parametrize("spoil, told", [
     (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), r"cut short; `mcap recover"),
     (lambda p: p.write_bytes(b""), "empty"),
+    (lambda p: p.write_bytes(p.read_bytes()[:8]), "a record in it has no end: it was cut short, or is no bag"),
     (lambda p: p.write_bytes(b"\x89MCAP0\r\n" + bytes(100)), "cannot be read"),
     (lambda p: p.write_bytes(p.read_bytes()[:300_000] + bytes(2000) + p.read_bytes()[302_000:]), "is damaged"),
 ])  # fmt: skip
