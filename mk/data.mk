@@ -52,7 +52,7 @@ INFOS_VAL := $(INFO_ROOT)/b2d_infos_val.pkl
 ANCHORS := $(ANCHOR_ROOT)/b2d_motion_anchor_infos_mode6.pkl
 endif
 
-$(foreach v,JOBS EVERY SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES,$(call positive,$v))
+$(foreach v,JOBS EVERY SYNTH_TRAIN_SCENES SYNTH_VAL_SCENES SYNTH_FRAMES DEMO_TRAIN_SCENES DEMO_VAL_SCENES DEMO_FRAMES DEMO_JOBS,$(call positive,$v))
 $(call whole,SYNTH_SEED)
 $(call whole,DEMO_SEED)
 
@@ -83,7 +83,7 @@ $(TABLES):
 	@echo 'error: $@ is missing: $(if $(RELEASES),$(DATA_ROOT) holds $(RELEASES): NUSC_VERSION=$(firstword $(RELEASES)); `make configure` picks it,put nuScenes there (ln -s /where/nuscenes/is $(DATA_ROOT)), or use DATASET=synthetic; docs/data.md)' >&2; exit 2
 RELEASES := $(patsubst $(DATA_ROOT)/%/sample.json,%,$(wildcard $(foreach v,v1.0-trainval v1.0-mini,$(DATA_ROOT)/$v/sample.json)))
 else
-$(TABLES): .make/var/WORLD.$(DATASET) | $(DATA_ENV)
+$(TABLES): .make/var/WORLD.$(DATASET) | $(WORLD_ENV)
 	$(call hold-or-wait,$(DATA_ROOT).lock,making $(DATA_ROOT),$@); \
 	$(DATA_RUN) tools/make_synthetic_nuscenes.py --out $(call q,$(DATA_ROOT)) $(WORLD.$(DATASET)) --workers $(JOBS)
 endif

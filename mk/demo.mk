@@ -15,13 +15,27 @@ $(HELD): $(call ckpt,2) $(INFOS) | $(ENV)
 	$(RUN) tools/held_loss.py $(HELD_FLAGS) --out $(call q,$@)
 DEMO_SHIPPED := $(if $(filter 1,$(FROM_SCRATCH)),,$(wildcard $(SHIPPED.$(DEMO_VARIANT))))
 
+# Two steps at once with half of the cores each, which one step of a model this small leaves idle. While there is one alone, the
+# training, two processes have a clip of each batch each. A make of somebody's own -j goes by that.
+DEMO_AT_ONCE = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(DEMO_JOBS) )
+DEMO_SHARED := $(if $(filter-out 1,$(DEMO_JOBS)),$(filter 0,$(GPUS)))
+DEMO_THREADS = $(if $(DEMO_SHARED),$(if $(call given,OMP_NUM_THREADS),,OMP_NUM_THREADS=$(shell echo $$(( $(CORES) > $(DEMO_JOBS) ? $(CORES) / $(DEMO_JOBS) : 1 ))) ))
+DEMO_SPLIT = $(if $(DEMO_SHARED),$(if $(or $(call given,CPU_PROCESSES),$(filter 1,$(CORES)),$(filter-out 1,$(NNODES))),,$(DEMO_PROCESSES.$(DEMO_VARIANT))))
+DEMO_OPTIONS = $(strip $(if $(DEMO_SHIPPED),optimizer.lr=4e-5) $(if $(DEMO_SPLIT),data.samples_per_gpu=1))
 .PHONY: demo
 demo: ## From nothing to a verified engine in minutes: data, training, scores, export, engine, picture, video
-	@$(MAKE) demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \
-	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS)$(if $(DEMO_SHIPPED), --cfg-options optimizer.lr=4e-5))
+	@$(DEMO_THREADS)$(MAKE) $(DEMO_AT_ONCE)demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \
+	  MAX_ITERS=$(DEMO_ITERS_1) MAX_ITERS.2=$(DEMO_ITERS_2) $(addprefix CPU_PROCESSES=,$(DEMO_SPLIT)) TRAIN_ARGS=$(call q,$(DEMO_TRAIN_ARGS)$(if $(DEMO_OPTIONS), --cfg-options $(DEMO_OPTIONS)))
 
-# In the order that a person would type them; each is done once.
-DEMO_STEPS := env data train $(HELD) eval export verify engine visualize $(VIDEO_DIR)/.finished
+# Each is done once, in this order as far as another one is not ready sooner: what most others wait for comes first.
+DEMO_STEPS := env data train export $(HELD) eval engine visualize verify $(VIDEO_DIR)/.finished
+ifneq (,$(filter demo-steps,$(MAKECMDGOALS)))
+# Pictures name the scores.
+$(PNG) $(VIDEO_DIR)/.finished: | $(RESULTS)
+ifeq (0,$(GPUS))
+$(RESULTS): private HERE = 1
+endif
+endif
 .PHONY: demo-steps
 demo-steps: | $(DEMO_STEPS)
 	@$(RUN) mk/lib/demo_summary.py --variant $(VARIANT)$(if $(filter $(DEFAULT_VARIANT),$(VARIANT)),, --other $(DEFAULT_VARIANT)) --data $(call q,$(DATA_ROOT)) --infos $(call q,$(INFOS)) --checkpoint $(call q,$(READ)) \

@@ -73,6 +73,9 @@ DEMO_ITERS.tiny := 4 2
 DEMO_ITERS.full := 2 1
 DEMO_ITERS.base := 2 1
 
+# Processes of the demo's training on a CPU: as many as its config has clips in a batch
+DEMO_PROCESSES.nano := 2
+
 # Clips on which the demo tells what its training gave
 DEMO_CLIPS.nano := 20
 
@@ -100,6 +103,7 @@ DEFAULT.PACE :=
 DEFAULT.STACKS := native torch1.12
 DEFAULT.DEMO_ITERS := 4 2
 DEFAULT.DEMO_CLIPS := 3
+DEFAULT.DEMO_PROCESSES :=
 # Frames in the recorded sequence that verify replays. Empty: by stage and size of the BEV
 DEFAULT.EXPORT_FRAMES :=
 

@@ -284,5 +284,7 @@ DEMO_FRAMES ?= 20
 DEMO_SEED ?= 1
 # Iterations of the demo's training, of stage 1 and stage 2 (one number: of each). Unless said: the variant's row
 DEMO_ITERS ?= $(DEMO_ITERS.$(DEMO_VARIANT))
+# Steps of the demo at once, which share the cores: 1 makes one after the other
+DEMO_JOBS ?= 2
 # Half the cost of the backbone, for numbers that are not quite upstream's
 DEMO_TRAIN_ARGS ?= --shared-history

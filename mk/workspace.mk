@@ -72,6 +72,8 @@ configure: ## Look at this machine and choose STACK, RUNTIME and DATASET (writes
 # --- the environment ----------------------------------------------------------------------------------------------------
 PYTHON := $(VENV)/bin/python
 VENV_READY := $(VENV)/.ready
+# Python with what draws a synthetic world, which is there long before the rest: one is drawn while that is installed
+VENV_BEGUN := $(VENV)/.begun
 ENV := $(VENV_READY)
 # For the tools: the interpreter that shell scripts call
 export PYTHON
@@ -90,9 +92,11 @@ endif
 
 # Upstream's stack prepares data in its own container too (Python 3.8), so that training there needs no second image.
 DATA_ENV := $(ENV)
+WORLD_ENV := $(if $(filter host,$(TOOLS_RUNTIME)),$(VENV_BEGUN),$(ENV))
 DATA_RUN = $(RUN)
 ifeq ($(STACK) $(filter-out host,$(TOOLS_RUNTIME)),torch1.12 $(RUNTIME))
   DATA_ENV := .make/image/torch1.12
+  WORLD_ENV := $(DATA_ENV)
   DATA_RUN = $(call in-container,torch1.12,,$(NATIVE_MOUNTS),/workspace/UniAD,--env PYTHONPATH=/workspace/UniAD/projects --env PYTHON=python3$(if $(call setting,OMP_NUM_THREADS), --env OMP_NUM_THREADS)) python3
 endif
 
@@ -101,8 +105,12 @@ ENV_FLAGS = $(CONFIGURED_PYTHON) $(TORCH_INDEX_URL)
 .PHONY: env
 env: $(VENV_READY) ## Set up the virtual environment with everything pinned in pyproject.toml
 
-$(VENV_READY): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
-	@$(CONFIGURED_PYTHON) tools/setup_env.py $(call q,$(VENV)) --torch-index $(call q,$(TORCH_INDEX_URL))
+SET_UP = $(CONFIGURED_PYTHON) tools/setup_env.py $(call q,$(VENV)) --torch-index $(call q,$(TORCH_INDEX_URL))
+$(VENV_BEGUN): pyproject.toml tools/setup_env.py .make/var/ENV_FLAGS
+	@$(SET_UP) --part world
+	@touch $@
+$(VENV_READY): $(VENV_BEGUN)
+	@$(SET_UP)
 	@touch $@
 
 .PHONY: doctor

@@ -4,6 +4,8 @@
 Standard library only. pip's own configuration and variables are honoured; the one thing decided here is which torch: on
 a machine without a GPU the CPU build, which is a tenth of the size, from pip's index where it has it, else from
 pytorch.org.
+
+`--part world` stops after what draws a synthetic world: make draws one while the rest is installed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,16 @@ import machine  # noqa: E402
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ROOT = Path(__file__).resolve().parent.parent
+# What tools/make_synthetic_nuscenes.py imports. Of what the devkit brings along those that have a pin, or the rest would put
+# another version in their place while they are read.
+WORLD = ("numpy", "opencv-python-headless", "pyquaternion", "shapely", "tqdm", "nuscenes-devkit", "matplotlib", "pillow", "scipy")
+# What most tools come to import: pip would compile all 13,000 files that it installs, which took half of its time, and few of
+# them are ever read. The others are compiled by whoever imports them first.
+COMPILED = (
+    "numpy", "torch", "torch.onnx", "torch.utils.tensorboard", "torch._dynamo", "onnx", "onnxscript", "onnxruntime", "casadi",
+    "cv2", "scipy.optimize", "scipy.spatial", "shapely", "matplotlib.pyplot", "pandas", "motmetrics", "nuscenes.nuscenes",
+    "nuscenes.eval.tracking.evaluate", "nuscenes.map_expansion.map_api",
+)  # fmt: skip
 
 
 class Failed(Exception):
@@ -48,7 +60,7 @@ def reachable(url: str) -> bool:
 
 
 def pip(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-qq", *arguments]
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-qq", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
         raise Failed(f"pip could not install {arguments[-1]} (its message stands above); run the same command again when mended")
@@ -102,7 +114,23 @@ def make_movable(venv: Path) -> None:
             program.write_bytes(BESIDE + text.split(b"\n", 1)[1])
 
 
-def make(venv: Path, index: str) -> bool:
+def compile_imports(python: Path) -> str | None:
+    """Imports what tools import, so that it lies there compiled, also where the shell forbids to write bytecode; says versions.
+
+    None where the environment does not work.
+    """
+    program = f"""
+import contextlib, importlib
+import numpy, torch, uniad
+for name in {COMPILED}:
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+print(f"torch {{torch.__version__}}, numpy {{numpy.__version__}}")
+"""
+    return machine.run(["env", "-u", "PYTHONDONTWRITEBYTECODE", str(python), "-W", "ignore", "-c", program], timeout=600)
+
+
+def make(venv: Path, index: str, part: str = "") -> bool:
     """True when something was installed."""
     if sys.version_info[:2] not in machine.PYTHONS:
         raise Failed(
@@ -126,14 +154,16 @@ def make(venv: Path, index: str) -> bool:
             hint = "; on Debian and Ubuntu: apt install python3-venv" if "ensurepip" in done.stdout + done.stderr else ""
             raise Failed(f"python -m venv failed: {why[-1] if why else 'no message'}{hint}")
     stamp.unlink(missing_ok=True)
+    if part == "world":
+        pip(python, *(pinned(text, name) for name in WORLD))
+        return True
     torch = pinned(text, "torch")
     print(f"installing {torch} (minutes, by the network)", flush=True)
     pip(python, *torch_source(python, torch, index), torch)
     print(f"installing what pyproject.toml pins [{machine.EXTRAS}]", flush=True)
     pip(python, "-e", f".[{machine.EXTRAS}]")
     make_movable(venv)
-    check = "import numpy, torch, uniad; print(f'torch {torch.__version__}, numpy {numpy.__version__}')"
-    found = machine.run([str(python), "-c", check], timeout=300)
+    found = compile_imports(python)
     if found is None:
         raise Failed(f"{python} cannot import torch and uniad after installing them: remove {venv} and run `make env`")
     stamp.write_text(wanted)
@@ -145,9 +175,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("venv", type=Path)
     parser.add_argument("--torch-index", default="", help="extra index for torch")
+    parser.add_argument("--part", default="", choices=("", "world"), help="world: only what draws a synthetic world")
     args = parser.parse_args()
     try:
-        make(args.venv, args.torch_index)
+        make(args.venv, args.torch_index, args.part)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

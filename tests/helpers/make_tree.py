@@ -15,6 +15,8 @@ from helpers import REPO
 # Stands for the environment's Python: notes what it was asked to do and leaves the files that the real tool would.
 STUB = r"""#!/usr/bin/env bash
 set -euo pipefail
+# several processes: what they run, as the launcher gets it (-m uniad.training.launch PROCESSES SCRIPT ...)
+[[ $1 == -m && $2 == uniad.training.launch ]] && set -- "${4#"$PWD"/}" "${@:5}"
 line=$1; for a in "${@:2}"; do line+=" [$a]"; done; printf '%s\n' "$line" >> calls.log
 tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
 [[ $line == *stage2_e2e* ]] && epochs=20

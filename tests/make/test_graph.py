@@ -15,7 +15,7 @@ DATA = ["make_synthetic_nuscenes", "create_data"]
 STAGE1 = ["train"]
 STAGE2 = ["train"]
 TRAIN = [*DATA, *STAGE1, "make_motion_anchors", *STAGE2]
-DEMO = [*TRAIN, "held_loss", "test", "export_onnx", "verify", "build_engine", "visualize", "infer", "make_video", "demo_summary"]
+DEMO = [*TRAIN, "export_onnx", "held_loss", "test", "build_engine", "visualize", "verify", "infer", "make_video", "demo_summary"]
 PUBLIC = [
     "demo", "configure", "env", "doctor", "shell", "clean", "help", "data", "train", "train-stage1", "train-stage2",
     "promote", "eval", "eval-stage1", "eval-stage2",
@@ -56,11 +56,11 @@ def test_a_dry_run_shows_the_commands_that_run(tree: Tree):
 
 
 def test_demo_makes_everything_in_order_and_only_once(tree: Tree):
-    tree.done("demo")
+    tree.done("demo", "DEMO_JOBS=1")
     assert tree.tools() == DEMO
     time.sleep(0.01)
     tree.done("demo")
-    assert tree.tools() == ["demo_summary"]
+    assert tree.tools() == ["demo_summary"], "nor again two at once"
     for product in ("ckpts/demo/nano_track_map.pth", "ckpts/demo/nano_e2e_ep20.pth", "onnx/demo/uniad_nano_cp.onnx",
                     "engines/demo/uniad_nano_cp.fp32.tensorrt_rtx.engine", "outputs/demo/nano_e2e.png"):  # fmt: skip
         assert (tree.root / product).is_file(), product
@@ -75,8 +75,48 @@ def test_demo_trains_each_stage_for_its_own_iterations_and_the_second_from_the_d
     assert (tree.root / "projects/work_dirs/demo/stage2_e2e/nano_e2e/iter_5.pth").is_file()
 
 
+# What a step of the demo reads of another one
+READ_BY_THE_DEMO = [
+    ("create_data", "train"), ("train", "held_loss"), ("train", "test"), ("train", "export_onnx"), ("test", "visualize"),
+    ("export_onnx", "build_engine"), ("export_onnx", "verify"), ("export_onnx", "infer"), ("test", "make_video"),
+    ("infer", "make_video"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [(), ("-j4",)])
+def test_the_demo_makes_two_steps_at_once_each_after_what_it_reads(tree: Tree, given: tuple[str, ...]):
+    said = tree.make(*given, "demo")
+    assert said.returncode == 0 and "jobserver" not in said.stderr, said.stderr
+    ran = tree.tools()
+    assert sorted(ran) == sorted(DEMO)
+    for before, after in READ_BY_THE_DEMO:
+        assert len(ran) - 1 - ran[::-1].index(before) < ran.index(after), (before, after)
+
+
+def test_the_demo_shares_the_cores(tree: Tree):
+    """Half of them for each of two steps; a training, which is alone, has a process for each half. A GPU is not shared so."""
+    shown = tree.done("-n", "demo", "CORES=6")
+    assert "OMP_NUM_THREADS=3 make -j2 demo-steps" in shown and "CPU_PROCESSES=2" in shown and "data.samples_per_gpu=1" in shown
+    trained = [line for line in shown.splitlines() if "nano_e2e.py 2 --device cpu" in line]
+    assert trained and all("uniad_dist_train.sh" in line for line in trained), "evaluation is one of two steps"
+    for words in (("DEMO_JOBS=1",), ("GPUS=1",)):
+        shown = tree.done("-n", "demo", *words)
+        assert "OMP_NUM_THREADS" not in shown and "CPU_PROCESSES" not in shown and "samples_per_gpu" not in shown, words
+    assert "samples_per_gpu" not in tree.done("-n", "demo", "VARIANT=tiny"), "its config has one clip a batch"
+
+
+def test_a_world_is_drawn_while_the_environment_is_installed(tree: Tree):
+    """Its tool needs no torch; what reads the world waits for all of the environment."""
+    shown = tree.done("-n", "data", "DATASET=synthetic").splitlines()
+    (begun,) = [n for n, line in enumerate(shown) if "setup_env.py" in line and "--part world" in line]
+    (rest,) = [n for n, line in enumerate(shown) if "setup_env.py" in line and "--part world" not in line]
+    (world,) = [n for n, line in enumerate(shown) if "tools/make_synthetic_nuscenes.py" in line]
+    (infos,) = [n for n, line in enumerate(shown) if "tools/create_data.py" in line]
+    assert begun < world < rest < infos
+
+
 def test_demo_takes_another_variant(tree: Tree):
-    tree.done("demo", "VARIANT=tiny")
+    tree.done("demo", "VARIANT=tiny", "DEMO_JOBS=1")
     assert tree.tools() == DEMO
     assert (tree.root / "ckpts/demo/tiny_imgx0.25_track_map.pth").is_file()
 
@@ -332,14 +372,6 @@ def test_clean_keeps_what_took_long(tree: Tree):
     assert not (tree.root / "ckpts/demo").exists()
     tree.done("train", "VARIANT=nano")
     assert tree.tools() == []
-
-
-def test_parallel_make_keeps_the_order(tree: Tree):
-    tree.done("-j4", "demo")
-    ran = tree.tools()
-    assert sorted(ran) == sorted(DEMO)
-    for before, after in [("create_data", "train"), ("train", "test"), ("train", "export_onnx"), ("export_onnx", "build_engine")]:
-        assert ran.index(before) < ran.index(after)
 
 
 def test_make_works_from_a_folder_with_a_blank_in_its_name(tree: Tree):

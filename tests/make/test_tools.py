@@ -53,6 +53,27 @@ def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_pa
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.parametrize("found, continued, words", [
+    (0.0, None, "hardly learnt"), (0.2, None, "and so are its scores"), (None, None, "and so are its scores"),
+    (0.8, "weights/x.pth", "The model is weights/x.pth"),
+])  # fmt: skip
+def test_a_model_that_has_hardly_learnt_is_not_shown_as_one_that_works(found, continued, words):
+    results = {"detection": {"AP": {"car": {"2.0": found}}}}
+    assert words in demo_summary.verdict(results, continued)
+
+
+def test_the_environment_is_not_compiled_whole_and_a_world_needs_pinned_packages_alone(monkeypatch, tmp_path: Path):
+    asked = []
+    monkeypatch.setattr(setup_env.subprocess, "run", lambda command, **k: asked.append(command) or Pip(""))
+    monkeypatch.setattr(Pip, "returncode", 0, raising=False)
+    monkeypatch.setattr(setup_env, "torch_source", lambda *a: pytest.fail("torch is not for a world"))
+    assert setup_env.make(tmp_path / "venv", "", "world")
+    installed = asked[-1]
+    assert "--no-compile" in installed and "nuscenes-devkit==1.2.0" in installed
+    assert not any("torch" in word for word in installed)
+    assert not (tmp_path / "venv/installed.sha256").exists(), "the rest is still to come"
+
+
 @pytest.mark.parametrize("continued, output", [
     ([], ["loss 12.50 -> 9.25 on the same 2 clips, lower on 1 of them (forecasts, plan)", "This training was a glimpse"]),
     (["--continued", "weights/x.pth"], ["The model is weights/x.pth", "FROM_SCRATCH=1 starts from nothing"]),

@@ -13,9 +13,16 @@ from uniad.errors import UserError
 from uniad.interface.contract import Contract
 
 
+def threads_asked() -> int:
+    """OMP_NUM_THREADS, by which PyTorch goes; 0, onnxruntime's own choice, where it says nothing."""
+    words = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(words) if words.isdecimal() else 0
+
+
 class OrtRunner(Runner):
     """onnxruntime on CPU, or on CUDA where its GPU build is installed. ``device``: auto, cpu or cuda.
 
+    ``threads``: on the CPU; 0 leaves it to OMP_NUM_THREADS, else to onnxruntime.
     ``graph``: a file, or a graph in memory (an ``onnx.ModelProto``).
     """
 
@@ -37,7 +44,7 @@ class OrtRunner(Runner):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self.threads or threads_asked()
         options.log_severity_level = 3
         # Of a graph with Q/DQ nodes: the numbers that a device gives, in float. The integer kernels saturate on some processors,
         # and one of them (QGemm) refuses scales that it fused itself.

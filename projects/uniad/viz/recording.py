@@ -9,12 +9,14 @@ through the scene. Timelines: ``frame``, the number in the scene, and ``time``, 
     car/plan, car/ego             the path after the collision optimiser, with its command, and the car itself
     car/map/NAME                  drivable area, divider, crossing, contour: filled cells on the ground
     car/occupancy/in_0.5_s        cells that vehicles take, now (in_0.0_s) and later
+    car/above                     a camera that looks down on the scene, for the view from above
     about                         what was drawn, in words
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.config.spec import Spec
+from uniad.deploy.records import read_frame
 from uniad.errors import UserError
 from uniad.files import atomic_path
-from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
+from uniad.geometry.nuscenes import EGO_SIZE, IMAGE_HW, STEP_S
 from uniad.postprocess.result import Forecasts, Objects, Result
 from uniad.viz.page import Content, Future, command_words, occupancy_range, title_of
 from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, PLAN, class_colour, map_colour, occupied
@@ -33,6 +36,7 @@ from uniad.viz.replay import Replay
 APPLICATION = "uniad"
 LIFT_M = 0.03  # between what lies on the ground, so that the upper one is seen
 ROOT = "car"
+ABOVE_M, ABOVE_PX = 1000.0, 1024  # height of the camera from above, so far that what is tall leans little, and its picture's side
 
 
 def rerun() -> Any:
@@ -52,7 +56,7 @@ def write_recording(path: Path, replay: Replay, scene: str) -> int:
     rr = rerun()
     with atomic_path(path) as temporary:
         stream = rr.new_recording(APPLICATION, recording_id=f"{replay.title} {scene}")
-        rr.save(temporary, default_blueprint=_layout(rr), recording=stream)
+        rr.save(temporary, default_blueprint=_layout(rr, _camera_sizes(replay, scene)), recording=stream)
         try:
             count = _log_scene(_Log(rr, stream), replay, scene)
         finally:
@@ -63,6 +67,7 @@ def write_recording(path: Path, replay: Replay, scene: str) -> int:
 def _log_scene(log: _Log, replay: Replay, scene: str) -> int:
     rr, spec, count, first = log.rr, replay.spec, 0, None
     log("", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+    _log_above(log, spec.data.pc_range)
     for content, result, info in replay.frames_and_contents(scene):
         first = info if first is None else first
         log.at(int(info["frame"]), float(info["time_s"]) - float(first["time_s"]))
@@ -226,23 +231,53 @@ def _flat(path: NDArray, z: float) -> NDArray:
     return np.concatenate([path, np.full((len(path), 1), z)], 1)
 
 
-def _layout(rr: Any) -> Any:
-    """What the viewer shows first: the cameras with boxes in them, the scene, and the words."""
+def _log_above(log: _Log, covers: tuple[float, ...]) -> None:
+    """A camera far above the car that looks down, so that the scene is also seen without turning it: forward is up."""
+    rr, side, high = log.rr, ABOVE_PX, ABOVE_M
+    x0, y0, _, x1, y1, _ = covers
+    focal = high * side / max(x1 - x0, y1 - y0)
+    down = np.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])  # columns: right, back and down, as a camera's x, y and z
+    log("above", rr.Transform3D(translation=[(x0 + x1) / 2, (y0 + y1) / 2, high], mat3x3=down),
+        rr.Pinhole(image_from_camera=[[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]], width=side, height=side,
+                   image_plane_distance=0.1, camera_xyz=rr.ViewCoordinates.RDF), static=True)  # fmt: skip
+
+
+def _camera_sizes(replay: Replay, scene: str) -> dict[str, tuple[int, int]]:
+    """Height and width of each camera's images, by the first frame; without those that cannot be read, which is told later."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for path in replay.frames(scene)[:1]:
+        for name, image in read_frame(path, replay.spec.data.class_names)[1]["cams"].items():
+            with suppress(OSError):
+                sizes[name] = _size(image)
+    return sizes
+
+
+def _layout(rr: Any, sizes: dict[str, tuple[int, int]]) -> Any:
+    """What the viewer shows first: cameras with boxes over the scene in three dimensions, the scene from above, the words."""
     import rerun.blueprint as rrb
 
     drawn = [f"/{ROOT}/{name}" for name in ("tracks", "forecasts", "plan")]
 
+    def flat(origin: str, contents: list[str], name: str, height: int, width: int) -> Any:
+        # its image alone: boxes that reach beyond would make it a stamp in the middle
+        bounds = rrb.VisualBounds2D(x_range=[0, width], y_range=[0, height])
+        return rrb.Spatial2DView(origin=origin, contents=contents, name=name, visual_bounds=bounds)
+
     def camera(name: str) -> Any:
-        origin = f"/{ROOT}/camera/{name}"
-        return rrb.Spatial2DView(origin=origin, contents=["$origin/**", *drawn], name=title_of(name))
+        return flat(f"/{ROOT}/camera/{name}", ["$origin/**", *drawn], title_of(name), *sizes.get(name, IMAGE_HW))
 
     rows = [[f"CAM_{side}{where}" for where in ("_LEFT", "", "_RIGHT")] for side in ("FRONT", "BACK")]
     cameras = rrb.Vertical(*(rrb.Horizontal(*(camera(name) for name in row)) for row in rows))
-    scene = rrb.Spatial3DView(origin=f"/{ROOT}", name="scene", background=[*GROUND, 255], contents=["$origin/**"])
+    on_the_ground = [f"/{ROOT}/{name}" for name in ("map/**", "occupancy/**", "ego", "annotated")]
+    above = flat(f"/{ROOT}/above", [*on_the_ground, *drawn], "from above", ABOVE_PX, ABOVE_PX)
+    scene = rrb.Spatial3DView(origin=f"/{ROOT}", name="scene", background=[*GROUND, 255],
+                              contents=["$origin/**", f"- /{ROOT}/above/**"])  # fmt: skip
     words = rrb.TextDocumentView(origin="/about", name="about")
+    left = rrb.Vertical(cameras, scene, row_shares=[1, 1])
+    right = rrb.Vertical(above, words, row_shares=[3, 1])
     return rrb.Blueprint(
-        rrb.Vertical(cameras, rrb.Horizontal(scene, words, column_shares=[4, 1]), row_shares=[5, 6]),
-        rrb.TimePanel(state="expanded"), rrb.SelectionPanel(state="collapsed"), rrb.BlueprintPanel(state="collapsed"),
+        rrb.Horizontal(left, right, column_shares=[3, 2]),
+        rrb.TimePanel(state="collapsed"), rrb.SelectionPanel(state="collapsed"), rrb.BlueprintPanel(state="collapsed"),
     )  # fmt: skip
 
 
