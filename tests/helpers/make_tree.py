@@ -66,7 +66,7 @@ class Tree:
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         # what `make test` itself exports must not reach the make under test
-        exported = {"VARIANT", "PYTHON", "NNODES", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"}
+        exported = {"VARIANT", "PYTHON", "NNODES", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD")) and k not in exported}
         return subprocess.run(
             ["make", *arguments], cwd=self.root, env={**env, **environment}, capture_output=True, text=True, timeout=60
