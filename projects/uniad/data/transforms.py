@@ -293,7 +293,8 @@ class Resampler:
             self._y, self._x = (_Axis.of(decoded[axis], self.hw[axis], source_hw[axis] / shrink) for axis in (0, 1))
             # Colours are folded into the row, so that the arithmetic runs over long contiguous rows.
             self._right, self._low = np.repeat(self._x.weight, 3), self._y.weight[:, None]
-            self._every = [[_every(places) for places in axis] for axis in self.places]
+            slices = [[_every(places) for places in axis] for axis in self.places]
+            self._slices = None if any(None in axis for axis in slices) else list(product(*slices))
 
     @property
     def planes_shape(self) -> tuple[int, int, int]:
@@ -310,20 +311,25 @@ class Resampler:
         """Of the right pixel [w * 3] and of the lower one [h, 1]."""
         return self._right, self._low
 
-    def pick(self, image: U8) -> U8:
-        """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes."""
-        if self.identity:
+    def pick(self, image: U8, out: U8 | None = None) -> U8:
+        """The source pixels that targets read [4 h, w, 3]: upper left, upper right, lower left, lower right planes.
+
+        out: contiguous memory of ``planes_shape`` to write them to. Without it the image itself where nothing is scaled.
+        """
+        if self.identity and out is None:
             return image
-        if image.strides[1:] == (3, 1) and all(step is not None for axis in self._every for step in axis):
+        planes = np.empty(self.planes_shape, np.uint8) if out is None else out
+        if self.identity:
+            planes[:] = image
+        elif self._slices and image.strides[1:] == (3, 1):
             # A pixel as one element: a third of the time that three bytes each take.
-            planes = np.empty(self.planes_shape, np.uint8)
             to, pixels = planes.view(_PIXEL).reshape(4, *self.hw), image.view(_PIXEL)[..., 0]
-            rows, columns = self._every
-            for number, place in enumerate(product(rows, columns)):
+            for number, place in enumerate(self._slices):
                 to[number] = pixels[place]
-            return planes
-        rows, columns = self.places
-        return np.concatenate([image.take(y, axis=0).take(x, axis=1) for y in rows for x in columns])
+        else:
+            for plane, (y, x) in zip(planes.reshape(4, *self.hw, 3), product(*self.places)):
+                plane[:] = image.take(y, axis=0).take(x, axis=1)
+        return planes
 
     def weigh(self, planes: F32) -> F32:
         """Scaled image [h, w, 3] from planes."""

@@ -33,9 +33,6 @@ class DeviceImages:
             self._room = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         room = self._room.numpy()
 
-        def pick(number: int) -> None:
-            room[number] = scaler.pick(images[number])
-
-        each_image(pick, range(len(images)), threads)
+        each_image(lambda number: scaler.pick(images[number], room[number]), range(len(images)), threads)
         # Not queued: the next frame writes over this memory.
         return network_images(self._room.to(self.device)[None], self.image, scaler).contiguous()

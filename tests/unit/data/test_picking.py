@@ -18,9 +18,20 @@ def test_pixels_evenly_apart_are_those_that_an_index_reads(hw: tuple[int, int], 
     for given in (image, image[::-1], image[:, ::-1], np.asfortranarray(image), wide[..., :3], image[..., ::-1]):
         wanted = np.concatenate([given[y][:, x] for y in rows for x in columns])
         assert np.array_equal(scaler.pick(given), wanted)
+        room = np.zeros((2, *scaler.planes_shape), np.uint8)
+        assert scaler.pick(given, room[1]).base is room
+        assert np.array_equal(room[1], wanted) and not room[0].any()
 
 
 def test_at_a_quarter_no_index_is_needed() -> None:
     """What nuScenes' cameras are read with, at the scales of nano, tiny and Bench2Drive's tiny."""
     for scale in (0.25, 0.5):
-        assert all(step is not None for axis in Resampler((900, 1600), scale)._every for step in axis)
+        assert Resampler((900, 1600), scale)._slices
+
+
+def test_an_image_that_is_not_scaled_is_handed_on_or_copied_to_a_place() -> None:
+    scaler = Resampler((9, 16), 1.0)
+    image = np.random.default_rng(0).integers(0, 256, (9, 16, 3), np.uint8)
+    assert scaler.pick(image) is image
+    room = np.zeros(scaler.planes_shape, np.uint8)
+    assert scaler.pick(image, room) is room and np.array_equal(room, image)
