@@ -24,6 +24,7 @@ class Runner:
     """A loaded step. Subclasses implement ``_open``, ``_infer`` and ``_close``."""
 
     name = "runner"
+    image_device = ""  # where a step takes its images as a tensor that lies there already; empty: on the host, as an array
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -43,11 +44,6 @@ class Runner:
     def reset(self) -> None:
         """Forget the scene: the next step starts from the initial state."""
         self._state = self.contract.initial_state()
-
-    @property
-    def image_device(self) -> str:
-        """Where a step takes its images as a tensor that lies there already; empty: on the host, as an array."""
-        return ""
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -80,11 +76,14 @@ class Runner:
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """Outputs of one frame, with the lanes merged to the end; the state is carried to the next call."""
-        if "command" in frame:
-            check_command(frame["command"], names=self.contract.commands)
+        self._check_command(frame)
         outputs = self.infer({**frame, **self._state})
         self._state = self.contract.carry(outputs)
         return finish_lanes(outputs, self.contract.map_merge)
+
+    def _check_command(self, frame: Feeds) -> None:
+        if "command" in frame:
+            check_command(frame["command"], names=self.contract.commands)
 
     def _check_open(self) -> None:
         if not self._is_open:

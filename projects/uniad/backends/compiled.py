@@ -12,7 +12,6 @@ from torch import Tensor
 from uniad.backends.base import Feeds, Runner
 from uniad.backends.cuda_graph import CudaGraphStep
 from uniad.backends.torch import copy_weights
-from uniad.interface.command import check_command
 from uniad.interface.contract import Contract
 from uniad.models.uniad import UniAD
 from uniad.postprocess.map_merge import finish_lanes
@@ -28,12 +27,9 @@ class CompiledRunner(Runner):
     ) -> None:
         super().__init__(contract)
         self.model, self.precision, self.mode, self.device = model, precision, mode, device
+        self.image_device = "" if device == "cpu" else device
         self._resident: CudaGraphStep | None = None
         self._on_device = False  # whether the state that counts is the device's, not the one that ``reset`` left here
-
-    @property
-    def image_device(self) -> str:
-        return "" if self.device == "cpu" else self.device
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -69,8 +65,7 @@ class CompiledRunner(Runner):
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """As ``Runner.step``; the state stays where it is."""
-        if "command" in frame:
-            check_command(frame["command"], names=self.contract.commands)
+        self._check_command(frame)
         self._check_open()
         self.contract.check_frame(frame)
         outputs = self._run(frame, None if self._on_device else self._state)

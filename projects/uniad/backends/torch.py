@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from uniad.backends.base import Feeds, Runner
 from uniad.errors import UserError
-from uniad.interface.command import check_command
 from uniad.interface.contract import Contract, as_array, pack_outputs, unpack_inputs
 from uniad.models.uniad import UniAD
 from uniad.postprocess.map_merge import finish_lanes
@@ -41,10 +40,7 @@ class TorchRunner(Runner):
     def __init__(self, contract: Contract, model: UniAD, device: str = "cpu") -> None:
         super().__init__(contract)
         self.model, self.device = model, device
-
-    @property
-    def image_device(self) -> str:
-        return "" if self.device == "cpu" else self.device
+        self.image_device = "" if device == "cpu" else device
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -65,8 +61,7 @@ class TorchRunner(Runner):
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """As ``Runner.step``."""
         self._check_open()
-        if "command" in frame:
-            check_command(frame["command"], names=self.contract.commands)
+        self._check_command(frame)
         self.contract.check_frame(frame)
         outputs = self._run({**frame, **self._state})
         self._state = self.contract.carry(outputs)
