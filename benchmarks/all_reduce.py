@@ -17,17 +17,16 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import _tools  # noqa: F401  the environment and the code of this tree
+from _tools import write_rows
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from train_step import random_anchors
+from train_step import random_model
 from uniad.config.read import load_spec
-from uniad.errors import run_cli
-from uniad.models.bevformer import BevFormer
-from uniad.models.uniad import UniAD
+from uniad.config.spec import Spec
+from uniad.errors import UserError, run_cli
 from uniad.training.distributed import World, gather_objects
 from uniad.training.reduce import GradientReducer
 
@@ -40,19 +39,24 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=50)
     p.add_argument("--out", type=Path, help="also write the rows here, as JSON")
     args = p.parse_args()
+    if args.gpus < 1 or args.repeats < 1:
+        raise UserError(f"--gpus {args.gpus}, --repeats {args.repeats}: give 1 or more of each")
+    there = torch.cuda.device_count()
+    if args.device == "cuda" and there < args.gpus:
+        raise UserError(f"--gpus {args.gpus}: PyTorch sees {there} GPUs here; fewer, or --device cpu, which measures gloo")
+    specs = [load_spec(config) for config in args.configs]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
-        mp.spawn(measure, (args, f"file://{folder}/store", rows), args.gpus)
+        mp.spawn(measure, (args, specs, f"file://{folder}/store", rows), args.gpus)
         found = json.loads(rows.read_text())
     for row in found:
         print(f"{row['config']}: {row['million']:.1f} M weights learn; {row['gpus']} processes, {row['dtype']}, "
               f"{row['mb']:.0f} MB: {row['ms']:.2f} ms (slowest {row['slowest_ms']:.2f}), "
               f"{row['gb_per_s']:.0f} GB/s on each link")  # fmt: skip
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_rows(args.out, found)
 
 
-def measure(rank: int, args: argparse.Namespace, store: str, rows: Path) -> None:
+def measure(rank: int, args: argparse.Namespace, specs: list[Spec], store: str, rows: Path) -> None:
     """One process. The first writes what all of them measured."""
     device = torch.device("cuda", rank) if args.device == "cuda" else torch.device("cpu")
     if args.device == "cuda":
@@ -61,9 +65,8 @@ def measure(rank: int, args: argparse.Namespace, store: str, rows: Path) -> None
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=args.gpus, timeout=timedelta(minutes=5))
     world = World(rank, args.gpus, rank, device)
     found = []
-    for config in args.configs:
-        spec = load_spec(config)
-        model = UniAD(spec.model, random_anchors(spec.model)) if spec.stage else BevFormer(spec.model)
+    for config, spec in zip(args.configs, specs):
+        model = random_model(spec)
         learns = [torch.nn.Parameter(torch.zeros_like(p, device=device)) for p in model.parameters() if p.requires_grad]
         for dtype in (torch.float32, torch.bfloat16):
             for parameter in learns:

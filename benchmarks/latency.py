@@ -31,6 +31,7 @@ import _tools  # noqa: F401
 import numpy as np
 import torch
 
+from train_step import random_uniad
 from uniad.backends.cuda_graph import MODES, PRECISIONS
 from uniad.config.read import load_spec
 from uniad.config.spec import CompatSpec, Spec, Stage2Spec
@@ -101,10 +102,8 @@ def read_frames(spec: Spec, path: Path, device: str) -> list[list[torch.Tensor]]
 
 def make_model(spec: Spec, checkpoint: str | None) -> UniAD:
     torch.manual_seed(0)
-    if checkpoint is None and spec.model.stage2 is not None:
-        motion = spec.model.stage2.motion  # no files: ways ahead at random, as in train_step.py
-        heading = torch.randn(len(motion.group_ids), motion.predict_modes, 1, 2, generator=torch.Generator().manual_seed(0))
-        return UniAD(spec.model, heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None]).eval()
+    if checkpoint is None and spec.stage:
+        return random_uniad(spec.model).eval()
     model = build_model(spec).eval()
     if checkpoint is not None:
         from uniad.training.checkpoint import load_checkpoint

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _tools  # noqa: F401
+from _tools import write_rows
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from uniad.config.spec import ModelSpec, Spec, from_scratch
 from uniad.config.variants import KINDS, config_files
 from uniad.geometry.grid import BevGrid
 from uniad.interface.types import Clip, Frame, Stage2Targets, Targets
+from uniad.models.bev_model import BevModel
 from uniad.models.bevformer import BevFormer
 from uniad.models.precision import to_channels_last
 from uniad.models.uniad import UniAD
@@ -147,13 +147,18 @@ def future_targets(spec: Spec, targets: Targets, rng: torch.Generator) -> Stage2
     )
 
 
-def random_anchors(model: ModelSpec) -> Tensor | None:
-    """Ways ahead [groups, K, F, 2] in metres; None without a motion head."""
+def random_uniad(model: ModelSpec) -> UniAD:
+    """UniAD of no files: random weights, and of stage 2 random ways ahead [groups, K, F, 2] in metres."""
     if model.stage2 is None:
-        return None
+        return UniAD(model)
     motion = model.stage2.motion
     heading = torch.randn(len(motion.group_ids), motion.predict_modes, 1, 2, generator=torch.Generator().manual_seed(0))
-    return heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None]
+    return UniAD(model, heading * 2 * torch.arange(1, motion.predict_steps + 1)[:, None])
+
+
+def random_model(spec: Spec) -> BevModel:
+    """The same of any stage."""
+    return random_uniad(spec.model) if spec.stage else BevFormer(spec.model)
 
 
 def with_frames(model: ModelSpec, frames: int) -> ModelSpec:
@@ -167,8 +172,7 @@ def measure(spec: Spec, args: argparse.Namespace, frames: int, mode: str) -> dic
     spec = replace(spec, model=with_frames(spec.model, frames))
     set_tf32(precision == "tf32")
     torch.manual_seed(0)
-    made = UniAD(spec.model, random_anchors(spec.model)) if spec.stage else BevFormer(spec.model)
-    model = made.to(device).train()
+    model = random_model(spec).to(device).train()
     compiled = Compiled() if fast else None
     if not args.no_channels_last and mode != "exact":
         to_channels_last(model.img_backbone, model.img_neck)
@@ -261,8 +265,7 @@ def main() -> None:
                 print(f"{spec.name}: {args.samples} clip(s) of {frames} frame(s) do not fit: {mode}", flush=True)
             gc.collect()
             torch.cuda.empty_cache()
-            if args.out:
-                args.out.write_text(json.dumps(rows, indent=1) + "\n")
+            write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,8 @@ from helpers import REPO
 from helpers.clips import small_spec, small_stage2_spec
 from helpers.specs import CONFIGS, edit, nano_spec
 from uniad.config.read import load_spec
+from uniad.errors import UserError
 from uniad.losses.criterion import Criterion, total_loss
-from uniad.models.bevformer import BevFormer
-from uniad.models.uniad import UniAD
 from uniad.training.clip import ClipOptions, forward_clip
 from uniad.training.distributed import World
 from uniad.training.run import clip_loss
@@ -30,7 +30,7 @@ def test_a_random_clip_goes_forward_and_back(stage: int) -> None:
     if stage == 2:
         spec = edit(spec, data__occ_xbound=model_spec.stage2.occ.xbound, data__occ_ybound=model_spec.stage2.occ.ybound)
     clip = bench.random_clip(spec, 2, 2, CPU, objects=5)
-    model = UniAD(bench.with_frames(spec.model, 2), bench.random_anchors(spec.model)).train()
+    model = bench.random_uniad(bench.with_frames(spec.model, 2)).train()
     losses, _ = forward_clip(model, clip, Criterion(spec.model), torch.Generator().manual_seed(0))
     total_loss(losses).backward()
     assert all(torch.isfinite(v) for v in losses.values())
@@ -41,7 +41,7 @@ def test_stage_0_learns_from_a_random_clip_too() -> None:
     spec = load_spec(CONFIGS / "bevformer/nano_bevformer.py")
     spec = edit(spec, data__image__height=64, data__image__width=96, data__max_objects=8)
     clip = bench.random_clip(spec, 1, 2, CPU, objects=5)
-    loss, model = clip_loss(spec, World(0, 1, 0, CPU), ClipOptions()), BevFormer(spec.model).train()
+    loss, model = clip_loss(spec, World(0, 1, 0, CPU), ClipOptions()), bench.random_model(spec).train()
     total = total_loss(loss(model, clip, torch.Generator().manual_seed(0)))
     total.backward()
     assert torch.isfinite(total)
@@ -62,3 +62,10 @@ def test_its_targets_have_the_shapes_and_types_of_a_data_set_s() -> None:
     assert targets.stage2.instance.dtype == targets.stage2.segmentation.dtype == torch.int64
     assert targets.stage2.occ_img_is_valid.dtype == targets.stage2.future_boxes_valid.dtype == torch.bool
     assert targets.stage2.segmentation.any() and (targets.stage2.instance > 0).any()
+
+
+def test_all_reduce_without_so_many_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduce = SimpleNamespace(**runpy.run_path(str(REPO / "benchmarks" / "all_reduce.py")))
+    monkeypatch.setattr(sys, "argv", ["all_reduce.py", str(CONFIGS / "stage1_track_map/nano_track_map.py"), "--gpus", "99"])
+    with pytest.raises(UserError, match="--gpus 99: PyTorch sees"):
+        reduce.main()
