@@ -10,11 +10,7 @@ bev_w_ = 200
 # Frames per clip: the last one is learnt from, of those before it one is left out at random.
 queue_length = 4
 
-model = dict(
-    type="BEVFormer",
-    img_backbone=dict(frozen_stages=1),
-    pts_bbox_head=dict(type="BEVFormerHead"),
-)
+model = dict(type="BEVFormer", img_backbone=dict(frozen_stages=1), pts_bbox_head=dict(type="BEVFormerHead"))
 
 # --- steps, by name: a variant spells its own lists -------------------------------------------------------------------
 load_annotations = dict(type="LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True, with_attr_label=False)
@@ -28,18 +24,10 @@ _at_test_ = [{{_base_.test_bundle}}, test_collect]
 _aug_ = dict(type="MultiScaleFlipAug3D", img_scale=(1600, 900), pts_scale_ratio=1, flip=False)
 
 train_pipeline = _learn_ + [{{_base_.normalize}}, {{_base_.pad}}] + _hand_on_
-test_pipeline = [
-    {{_base_.load_images}},
-    {{_base_.normalize}},
-    dict(transforms=[{{_base_.pad}}] + _at_test_, **_aug_),
-]
+test_pipeline = [{{_base_.load_images}}, {{_base_.normalize}}, dict(transforms=[{{_base_.pad}}] + _at_test_, **_aug_)]
 _quarter_ = dict(
     train=_learn_ + [{{_base_._rgb_}}, {{_base_._quarter_}}, {{_base_.pad}}] + _hand_on_,
-    test=[
-        {{_base_.load_images}},
-        {{_base_._rgb_}},
-        dict(transforms=[{{_base_._quarter_}}, {{_base_.pad}}] + _at_test_, **_aug_),
-    ],
+    test=[{{_base_.load_images}}, {{_base_._rgb_}}, dict(transforms=[{{_base_._quarter_}}, {{_base_.pad}}] + _at_test_, **_aug_)],
 )
 
 _split_ = dict(

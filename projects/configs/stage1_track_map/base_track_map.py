@@ -58,12 +58,7 @@ model = dict(
         num_classes=num_classes,
         weight_dict=None,
         code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2],
-        assigner=dict(
-            type="HungarianAssigner3DTrack",
-            cls_cost=_focal_cost_,
-            reg_cost=_box3d_cost_,
-            pc_range=point_cloud_range,
-        ),
+        assigner=dict(type="HungarianAssigner3DTrack", cls_cost=_focal_cost_, reg_cost=_box3d_cost_, pc_range=point_cloud_range),
         loss_cls=_focal_loss_,
         loss_bbox=_box3d_loss_,
         loss_past_traj_weight=0.0,
@@ -121,15 +116,11 @@ model = dict(
         loss_iou=dict(type="GIoULoss", loss_weight=2.0),
         loss_mask=dict(type="DiceLoss", loss_weight=2.0),
         thing_transformer_head=dict(type="SegMaskHead", d_model=_dim_, nhead=_heads_, num_decoder_layers=4),
-        stuff_transformer_head=dict(
-            type="SegMaskHead", d_model=_dim_, nhead=_heads_, num_decoder_layers=6, self_attn=True
-        ),
+        stuff_transformer_head=dict(type="SegMaskHead", d_model=_dim_, nhead=_heads_, num_decoder_layers=6, self_attn=True),
         train_cfg=dict(
             assigner=dict(type="HungarianAssigner", **_map_assigner_costs_),
             assigner_with_mask=dict(
-                type="HungarianAssigner_multi_info",
-                mask_cost=dict(type="DiceCost", weight=2.0),
-                **_map_assigner_costs_,
+                type="HungarianAssigner_multi_info", mask_cost=dict(type="DiceCost", weight=2.0), **_map_assigner_costs_
             ),
             sampler=dict(type="PseudoSampler"),
             sampler_with_mask=dict(type="PseudoSampler_segformer"),

@@ -129,7 +129,7 @@ model = dict(
                         num_heads=8,
                         num_points=4,
                         sample_index=-1,
-                    ),
+                    )
                 ],
                 feedforward_channels=_ffn_dim_,
                 ffn_dropout=0.1,

@@ -59,7 +59,7 @@ model = dict(
                         num_heads=8,
                         num_points=4,
                         sample_index=-1,
-                    ),
+                    )
                 ],
                 feedforward_channels={{_base_._variant_.ffn_dim}},
             ),

@@ -12,11 +12,7 @@ model = dict(
     img_neck={{_base_._variant_.img_neck}},
     pts_bbox_head={{_base_._variant_.pts_bbox_head}},
     seg_head={{_base_._variant_.seg_head}},
-    occ_head=dict(
-        bev_size=bev_size,
-        bevslicer=False,
-        grid_conf=dict(xbound=[-12.5, 12.5, 0.5], ybound=[-12.5, 12.5, 0.5]),
-    ),
+    occ_head=dict(bev_size=bev_size, bevslicer=False, grid_conf=dict(xbound=[-12.5, 12.5, 0.5], ybound=[-12.5, 12.5, 0.5])),
     motion_head=dict(bev_h=bev_h_, bev_w=bev_w_),
     planning_head=dict(bev_h=bev_h_, bev_w=bev_w_),
 )

@@ -41,45 +41,20 @@ occ_n_future = 4
 occ_n_future_max = max([occ_n_future, planning_steps])  # labels reach as far as the plan
 use_nonlinear_optimizer = True  # smooth the ground-truth futures of moving agents
 
-occflow_grid_conf = dict(
-    xbound=[-50.0, 50.0, 0.5],
-    ybound=[-50.0, 50.0, 0.5],
-    zbound=[-10.0, 10.0, 20.0],
-)
+occflow_grid_conf = dict(xbound=[-50.0, 50.0, 0.5], ybound=[-50.0, 50.0, 0.5], zbound=[-10.0, 10.0, 20.0])
 
 # --- steps, by name ---------------------------------------------------------------------------------------------------
 load_images = dict(
-    type="LoadMultiViewImageFromFilesInCeph",
-    to_float32=True,
-    file_client_args=file_client_args,
-    img_root=data_root,
+    type="LoadMultiViewImageFromFilesInCeph", to_float32=True, file_client_args=file_client_args, img_root=data_root
 )
 photometric = dict(type="PhotoMetricDistortionMultiViewImage")
-load_annotations = dict(
-    type="LoadAnnotations3D_E2E",
-    with_bbox_3d=True,
-    with_label_3d=True,
-    with_attr_label=False,
-    with_future_anns=True,
-    with_ins_inds_3d=True,
-    ins_inds_add_1=True,  # instance ids start at 1; 0 is background in the occupancy labels
-)
-load_future_annotations = dict(
-    type="LoadAnnotations3D_E2E",
-    with_bbox_3d=False,
-    with_label_3d=False,
-    with_attr_label=False,
-    with_future_anns=True,
-    with_ins_inds_3d=False,
-    ins_inds_add_1=True,
-)
-occ_labels = dict(
-    type="GenerateOccFlowLabels",
-    grid_conf=occflow_grid_conf,
-    ignore_index=255,
-    only_vehicle=True,
-    filter_invisible=False,  # infos carry no visibility token
-)
+# Instance ids start at 1: 0 is background in the occupancy labels.
+_futures_ = dict(type="LoadAnnotations3D_E2E", with_attr_label=False, with_future_anns=True, ins_inds_add_1=True)
+load_annotations = dict(with_bbox_3d=True, with_label_3d=True, with_ins_inds_3d=True, **_futures_)
+load_future_annotations = dict(with_bbox_3d=False, with_label_3d=False, with_ins_inds_3d=False, **_futures_)
+# Infos carry no visibility token.
+_labels_ = dict(type="GenerateOccFlowLabels", ignore_index=255, only_vehicle=True, filter_invisible=False)
+occ_labels = dict(grid_conf=occflow_grid_conf, **_labels_)
 range_filter = dict(type="ObjectRangeFilterTrack", point_cloud_range=point_cloud_range)
 name_filter = dict(type="ObjectNameFilterTrack", classes=class_names)
 normalize = dict(type="NormalizeMultiviewImage", mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)
@@ -136,16 +111,13 @@ test_pipeline = [
 ]
 
 # --- the same for an image at a quarter, in RGB ---------------------------------------------------------------------------
-_rgb_ = dict(
-    type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-)
+_rgb_ = dict(type="NormalizeMultiviewImage", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 _quarter_ = dict(type="RandomScaleImageMultiViewImage", scales=[0.25])  # 400x225, padded to 416x256
 # Occupancy cells of 2 m, nearly a cell of a BEV of 50x50: 2.048 m
 _grid_2m_ = dict(xbound=[-50.0, 50.0, 2], ybound=[-50.0, 50.0, 2], zbound=[-10.0, 10.0, 20.0])
 # Cells of half a metre, as the planner assumes. 50 of them then span 25 m while the BEV, which is not cut, spans 102 m: a known
 # fault of upstream (native.compat, occ_grid).
 _grid_half_m_ = dict(xbound=[-12.5, 12.5, 0.5], ybound=[-12.5, 12.5, 0.5], zbound=[-10.0, 10.0, 20.0])
-_labels_ = dict(type="GenerateOccFlowLabels", ignore_index=255, only_vehicle=True, filter_invisible=False)
 _labels_2m_ = dict(grid_conf=_grid_2m_, **_labels_)
 _labels_half_m_ = dict(grid_conf=_grid_half_m_, **_labels_)
 
@@ -153,13 +125,9 @@ _train_first_ = [load_images, photometric, load_annotations]
 _train_last_ = [range_filter, name_filter, _rgb_, _quarter_, pad, train_bundle, train_collect]
 _test_first_ = [load_images, _rgb_, load_future_annotations]
 _test_last_ = [dict(transforms=[_quarter_, pad, test_bundle, test_collect], **_flip_)]
-_quarter_2m_ = dict(
-    train=_train_first_ + [_labels_2m_] + _train_last_,
-    test=_test_first_ + [_labels_2m_] + _test_last_,
-)
+_quarter_2m_ = dict(train=_train_first_ + [_labels_2m_] + _train_last_, test=_test_first_ + [_labels_2m_] + _test_last_)
 _quarter_half_m_ = dict(
-    train=_train_first_ + [_labels_half_m_] + _train_last_,
-    test=_test_first_ + [_labels_half_m_] + _test_last_,
+    train=_train_first_ + [_labels_half_m_] + _train_last_, test=_test_first_ + [_labels_half_m_] + _test_last_
 )
 
 # What every split has; and what those have that learn or are judged by the loss as well

@@ -11,9 +11,7 @@ num_classes = 10
 
 # What the layers of its transformers share
 _layer_ = dict(
-    feedforward_channels=2 * _dim_,
-    ffn_dropout=0.1,
-    operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn", "norm"),
+    feedforward_channels=2 * _dim_, ffn_dropout=0.1, operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 )
 _among_queries_ = dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=8, dropout=0.1)
 
@@ -71,10 +69,7 @@ model = dict(
                             type="SpatialCrossAttention",
                             pc_range=point_cloud_range,
                             deformable_attention=dict(
-                                type="MSDeformableAttention3D",
-                                embed_dims=_dim_,
-                                num_points=8,
-                                num_levels=_num_levels_,
+                                type="MSDeformableAttention3D", embed_dims=_dim_, num_points=8, num_levels=_num_levels_
                             ),
                             embed_dims=_dim_,
                         ),
@@ -88,10 +83,7 @@ model = dict(
                 return_intermediate=True,
                 transformerlayers=dict(
                     type="DetrTransformerDecoderLayer",
-                    attn_cfgs=[
-                        _among_queries_,
-                        dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1),
-                    ],
+                    attn_cfgs=[_among_queries_, dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1)],
                     **_layer_,
                 ),
             ),
@@ -105,10 +97,7 @@ model = dict(
             num_classes=num_classes,
         ),
         positional_encoding=dict(
-            type="LearnedPositionalEncoding",
-            num_feats=_dim_ // 2,
-            row_num_embed=bev_h_,
-            col_num_embed=bev_w_,
+            type="LearnedPositionalEncoding", num_feats=_dim_ // 2, row_num_embed=bev_h_, col_num_embed=bev_w_
         ),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
         loss_bbox=dict(type="L1Loss", loss_weight=0.25),

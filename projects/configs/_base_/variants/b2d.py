@@ -112,28 +112,11 @@ b2d_map_file = b2d_info_root + "b2d_map_infos.pkl"
 
 # --- the steps that make a sample, by name; docs of each are in _base_/datasets/nus-3d.py ------------------------------------
 __file_client = dict(backend="disk")
-__load = dict(
-    type="LoadMultiViewImageFromFilesInCeph", to_float32=True, file_client_args=__file_client, img_root=b2d_data_root
-)
+__load = dict(type="LoadMultiViewImageFromFilesInCeph", to_float32=True, file_client_args=__file_client, img_root=b2d_data_root)
 __photometric = dict(type="PhotoMetricDistortionMultiViewImage")
-__annotations = dict(
-    type="LoadAnnotations3D_E2E",
-    with_bbox_3d=True,
-    with_label_3d=True,
-    with_attr_label=False,
-    with_future_anns=True,
-    with_ins_inds_3d=True,
-    ins_inds_add_1=True,
-)
-__future_annotations = dict(
-    type="LoadAnnotations3D_E2E",
-    with_bbox_3d=False,
-    with_label_3d=False,
-    with_attr_label=False,
-    with_future_anns=True,
-    with_ins_inds_3d=False,
-    ins_inds_add_1=True,
-)
+__futures = dict(type="LoadAnnotations3D_E2E", with_attr_label=False, with_future_anns=True, ins_inds_add_1=True)
+__annotations = dict(with_bbox_3d=True, with_label_3d=True, with_ins_inds_3d=True, **__futures)
+__future_annotations = dict(with_bbox_3d=False, with_label_3d=False, with_ins_inds_3d=False, **__futures)
 __labels = dict(
     type="GenerateOccFlowLabels",
     ignore_index=255,
@@ -178,9 +161,7 @@ __train_collect = dict(
 __test_collect = dict(type="CustomCollect3D", keys=__pose_keys + __lane_keys + __occ_keys + __planning_keys)
 __occ = dict(grid_conf=__grid, **__labels)
 __train_first = [__load, __photometric, __annotations]
-__train_pipeline = __train_first + [
-    __occ, __range_filter, __name_filter, __normalize, __pad, __train_bundle, __train_collect
-]
+__train_pipeline = __train_first + [__occ, __range_filter, __name_filter, __normalize, __pad, __train_bundle, __train_collect]
 __test_flip = dict(type="MultiScaleFlipAug3D", img_scale=(1600, 900), pts_scale_ratio=1, flip=False)
 __test_pipeline = [
     __load,
@@ -217,66 +198,74 @@ __data = dict(
 __train = dict(ann_file=b2d_info_root + "b2d_infos_train.pkl", **__data)
 __val = dict(ann_file=b2d_info_root + "b2d_infos_val.pkl", eval_cfg=__eval, eval_mod=["det", "map"], **__data)
 
+# Transformers of base and tiny, which have the widths of the full model
+__encoder = dict(transformerlayers=dict(ffn_dropout=0.0))
+__box_attention = [__mha, dict(type="CustomMSDeformableAttention", embed_dims=256, num_levels=1)]
+__map_attention = [__mha, dict(type="MultiScaleDeformableAttention", embed_dims=256, num_levels=4)]
+__box_decoder = dict(transformerlayers=dict(attn_cfgs=__box_attention, ffn_dropout=0.0))
+__map_decoder = dict(transformerlayers=dict(attn_cfgs=__map_attention, ffn_dropout=0.0))
+__boxes = dict(num_classes=9, bbox_coder=dict(num_classes=9))
+__map = dict(num_classes=6, num_things_classes=6, num_stuff_classes=0)  # every element of the map is a thing
+__vehicles = [0, 1, 2]
+__model = dict(num_classes=9, vehicle_id_list=__vehicles, loss_cfg=dict(num_classes=9))
+__base = dict(
+    pts_bbox_head=dict(transformer=dict(encoder=__encoder, decoder=__box_decoder), **__boxes),
+    seg_head=dict(transformer=dict(encoder=__encoder, decoder=__map_decoder), **__map),
+    **__model,
+)
+# Heads of nano: their transformers stay as they are.
+__nano = dict(pts_bbox_head=__boxes, seg_head=__map, **__model)
+__motion = dict(
+    num_classes=9,
+    vehicle_id_list=__vehicles,
+    # Classes that share motion anchors: four wheels, bicycles, pedestrians. Whatever stands still has those of cars.
+    group_id_list=[[0, 1, 2], [3], [7]],
+    anchor_info_path=b2d_anchor_root + "b2d_motion_anchor_infos_mode6.pkl",
+)
+__planning = dict(command_dim=6)
+# Bench2Drive's futures are positions, which only the smoother takes.
+__nano_motion = dict(use_nonlinear_optimizer=True, **__motion)
+__base_motion = dict(transformerlayers=dict(transformerlayers=dict(ffn_dropout=0.0)), **__motion)
+
+__clips = dict(bev_size=(200, 200), pipeline=__train_pipeline, **__train)
+__scenes = dict(bev_size=(200, 200), pipeline=__test_pipeline, **__val)
+__nano_test_pipeline = __test_start + [__occ_2m] + __test_rest
+__nano_clips = dict(bev_size=(50, 50), queue_length=2, pipeline=__train_first + [__occ_2m] + __train_rest, **__train)
+__nano_scenes = dict(bev_size=(50, 50), pipeline=__nano_test_pipeline, **__val)
+
+# What the variants' files take: model and data of base in stages 1 and 2, the same of nano, and tiny's backbone
 _b2d_ = dict(
     classes=__classes,
     num_classes=9,
-    # Clips of stage 1 and 2; what is read to evaluate
-    train_1=dict(bev_size=(200, 200), queue_length=5, pipeline=__train_pipeline, **__train),
-    train_2=dict(bev_size=(200, 200), queue_length=3, pipeline=__train_pipeline, **__train),
-    val=dict(bev_size=(200, 200), pipeline=__test_pipeline, **__val),
+    model_1=__base,
+    model_2=dict(motion_head=__base_motion, planning_head=__planning, **__base),
+    data_1=dict(workers_per_gpu=4, train=dict(queue_length=5, **__clips), val=__scenes, test=__scenes),
+    data_2=dict(workers_per_gpu=4, train=dict(queue_length=3, **__clips), val=__scenes, test=__scenes),
     test_pipeline=__test_pipeline,
-    nano_train=dict(
-        bev_size=(50, 50), queue_length=2, pipeline=__train_first + [__occ_2m] + __train_rest, **__train
-    ),
-    nano_val=dict(bev_size=(50, 50), pipeline=__test_start + [__occ_2m] + __test_rest, **__val),
-    nano_test_pipeline=__test_start + [__occ_2m] + __test_rest,
-    # Heads as nano's: their transformers stay as they are.
-    nano_head=dict(num_classes=9, bbox_coder=dict(num_classes=9)),
-    nano_map=dict(num_classes=6, num_things_classes=6, num_stuff_classes=0),
-    loss_cfg=dict(num_classes=9),
-    vehicle_id_list=[0, 1, 2],
-    # Classes that share motion anchors: four wheels, bicycles, pedestrians. Whatever stands still has those of cars.
-    group_id_list=[[0, 1, 2], [3], [7]],
-    command_dim=6,
-    anchor_info_path=b2d_anchor_root + "b2d_motion_anchor_infos_mode6.pkl",
-    # Parts of base and tiny, which have the widths of the full model
-    pts_bbox_head=dict(
-        num_classes=9,
-        transformer=dict(
-            encoder=dict(transformerlayers=dict(ffn_dropout=0.0)),
-            decoder=dict(
-                transformerlayers=dict(
-                    attn_cfgs=[__mha, dict(type="CustomMSDeformableAttention", embed_dims=256, num_levels=1)],
-                    ffn_dropout=0.0,
-                )
-            ),
+    native=dict(lane_thickness=2, compat="bench2drive"),  # map lines as upstream draws them
+    nano_1=__nano,
+    nano_2=dict(motion_head=__nano_motion, planning_head=__planning, **__nano),
+    nano_data=dict(train=__nano_clips, val=__nano_scenes, test=__nano_scenes),
+    nano_test_pipeline=__nano_test_pipeline,
+    # Tiny sees images of the full size; its BEV is doubled for the heads after tracking.
+    tiny=dict(
+        img_backbone=dict(
+            _delete_=True,
+            type="ResNet",
+            depth=50,
+            num_stages=4,
+            out_indices=(1, 2, 3),
+            frozen_stages=4,
+            norm_cfg=dict(type="BN", requires_grad=False),
+            norm_eval=True,
+            style="pytorch",
         ),
-        bbox_coder=dict(num_classes=9),
-    ),
-    # Every element of the map is a thing.
-    seg_head=dict(
-        num_classes=6,
-        num_things_classes=6,
-        num_stuff_classes=0,
-        transformer=dict(
-            encoder=dict(transformerlayers=dict(ffn_dropout=0.0)),
-            decoder=dict(
-                transformerlayers=dict(
-                    attn_cfgs=[__mha, dict(type="MultiScaleDeformableAttention", embed_dims=256, num_levels=4)],
-                    ffn_dropout=0.0,
-                )
-            ),
+        pts_bbox_head=dict(
+            bev_h=100,
+            bev_w=100,
+            transformer=dict(encoder=dict(num_layers=3)),
+            positional_encoding=dict(row_num_embed=100, col_num_embed=100),
         ),
-    ),
-    tiny_backbone=dict(
-        _delete_=True,
-        type="ResNet",
-        depth=50,
-        num_stages=4,
-        out_indices=(1, 2, 3),
-        frozen_stages=4,
-        norm_cfg=dict(type="BN", requires_grad=False),
-        norm_eval=True,
-        style="pytorch",
+        seg_head=dict(canvas_size=(200, 200)),
     ),
 )

@@ -55,10 +55,7 @@ _variant_ = dict(
                             pc_range=__pc_range,
                             dropout=0.0,
                             deformable_attention=dict(
-                                type="MSDeformableAttention3D",
-                                embed_dims=__dim,
-                                num_points=4,
-                                num_levels=__num_levels,
+                                type="MSDeformableAttention3D", embed_dims=__dim, num_points=4, num_levels=__num_levels
                             ),
                             embed_dims=__dim,
                         ),

@@ -36,10 +36,7 @@ _variant_ = dict(
                             type="SpatialCrossAttention",
                             pc_range=__pc_range,
                             deformable_attention=dict(
-                                type="MSDeformableAttention3D",
-                                embed_dims=__dim,
-                                num_points=8,
-                                num_levels=__num_levels,
+                                type="MSDeformableAttention3D", embed_dims=__dim, num_points=8, num_levels=__num_levels
                             ),
                             embed_dims=__dim,
                         ),
