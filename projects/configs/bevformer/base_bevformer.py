@@ -40,8 +40,7 @@ _split_ = dict(
     box_type_3d="LiDAR",
 )
 data = dict(
-    samples_per_gpu=1,
-    workers_per_gpu=4,
+    samples_per_gpu=1, workers_per_gpu=4,
     train=dict(
         ann_file={{_base_.ann_file_train}},
         pipeline=train_pipeline,

@@ -15,8 +15,7 @@ model = dict(
 train_pipeline = {{_base_._quarter_.train}}
 test_pipeline = {{_base_._quarter_.test}}
 data = dict(
-    samples_per_gpu=2,
-    workers_per_gpu=1,
+    samples_per_gpu=2, workers_per_gpu=1,
     train=dict(pipeline=train_pipeline, bev_size=bev_size, queue_length=queue_length),
     val=dict(pipeline=test_pipeline, bev_size=bev_size),
     test=dict(pipeline=test_pipeline, bev_size=bev_size),

@@ -7,12 +7,7 @@ bev_w_ = {{_base_._variant_.bev_w}}
 bev_size = (bev_h_, bev_w_)
 queue_length = 3
 
-model = dict(
-    pretrained={{_base_._variant_.pretrained}},
-    img_backbone={{_base_._variant_.img_backbone}},
-    img_neck={{_base_._variant_.img_neck}},
-    pts_bbox_head={{_base_._variant_.pts_bbox_head}},
-)
+model = {{_base_._variant_.model_0}}
 
 train_pipeline = {{_base_._quarter_.train}}
 test_pipeline = {{_base_._quarter_.test}}

@@ -6,14 +6,12 @@ _occ_dim_ = 64
 point_cloud_range = {{_base_.point_cloud_range}}
 bev_h_ = {{_base_._variant_.bev_h}}
 bev_w_ = {{_base_._variant_.bev_w}}
-bev_size = (bev_h_, bev_w_)
-canvas_size = bev_size
+bev_size = canvas_size = (bev_h_, bev_w_)
 num_query = {{_base_._variant_.num_query}}
 queue_length = {{_base_._variant_.queue_length}}
 
 model = dict(
-    queue_length=queue_length,
-    num_query=num_query,
+    queue_length=queue_length, num_query=num_query,
     embed_dims=_dim_,
     img_backbone={{_base_._variant_.img_backbone_frozen}},
     # native.freeze_stage1 below covers these.
@@ -41,8 +39,7 @@ model = dict(
         query_dim=_occ_dim_,
     ),
     motion_head=dict(
-        bev_h=bev_h_,
-        bev_w=bev_w_,
+        bev_h=bev_h_, bev_w=bev_w_,
         embed_dims=_dim_,
         det_layer_num=3,
         use_nonlinear_optimizer=False,
@@ -53,12 +50,9 @@ model = dict(
                 attn_cfgs=[
                     dict(
                         type="MotionDeformableAttention",
-                        num_steps=12,
-                        embed_dims=_dim_,
-                        num_levels=1,
-                        num_heads=8,
-                        num_points=4,
-                        sample_index=-1,
+                        num_steps=12, embed_dims=_dim_,
+                        num_levels=1, num_heads=8,
+                        num_points=4, sample_index=-1,
                     )
                 ],
                 feedforward_channels={{_base_._variant_.ffn_dim}},
@@ -73,8 +67,7 @@ test_pipeline = {{_base_._quarter_2m_.test}}
 # The futures of synthetic objects are smooth: nothing to smooth, which would take a third of an iteration.
 _shared_ = dict(bev_size=bev_size, canvas_size=canvas_size, use_nonlinear_optimizer=False)
 data = dict(
-    samples_per_gpu=2,
-    workers_per_gpu=1,
+    samples_per_gpu=2, workers_per_gpu=1,
     train=dict(pipeline=train_pipeline, queue_length=queue_length, **_shared_),
     val=dict(pipeline=test_pipeline, **_shared_),
     test=dict(pipeline=test_pipeline, **_shared_),

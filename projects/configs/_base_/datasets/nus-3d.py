@@ -132,17 +132,11 @@ _quarter_half_m_ = dict(
 
 # What every split has; and what those have that learn or are judged by the loss as well
 _split_ = dict(
-    type=dataset_type,
-    file_client_args=file_client_args,
-    data_root=data_root,
+    type=dataset_type, file_client_args=file_client_args, data_root=data_root,
     classes=class_names,
     modality=input_modality,
-    patch_size=patch_size,
-    canvas_size=canvas_size,
-    bev_size=bev_size,
-    predict_steps=predict_steps,
-    past_steps=past_steps,
-    fut_steps=fut_steps,
+    patch_size=patch_size, canvas_size=canvas_size, bev_size=bev_size,
+    predict_steps=predict_steps, past_steps=past_steps, fut_steps=fut_steps,
     use_nonlinear_optimizer=use_nonlinear_optimizer,
     occ_n_future=occ_n_future_max,
     box_type_3d="LiDAR",
@@ -150,8 +144,7 @@ _split_ = dict(
 _labelled_ = dict(occ_receptive_field=3, occ_filter_invalid_sample=False)
 _judged_ = dict(ann_file=ann_file_val, pipeline=test_pipeline, test_mode=True, eval_mod=["det", "track", "map"])
 data = dict(
-    samples_per_gpu=1,
-    workers_per_gpu=8,
+    samples_per_gpu=1, workers_per_gpu=8,
     train=dict(
         ann_file=ann_file_train,
         pipeline=train_pipeline,

@@ -14,6 +14,11 @@ _layer_ = dict(
     feedforward_channels=2 * _dim_, ffn_dropout=0.1, operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 )
 _among_queries_ = dict(type="MultiheadAttention", embed_dims=_dim_, num_heads=8, dropout=0.1)
+_of_images_ = dict(type="MSDeformableAttention3D", embed_dims=_dim_, num_points=8, num_levels=_num_levels_)
+_bev_attention_ = [
+    dict(type="TemporalSelfAttention", embed_dims=_dim_, num_levels=1),
+    dict(type="SpatialCrossAttention", pc_range=point_cloud_range, deformable_attention=_of_images_, embed_dims=_dim_),
+]
 
 model = dict(
     use_grid_mask=True,
@@ -21,38 +26,25 @@ model = dict(
     # Deformable convolution in the last two stages: a plain ResNet-101 loads the published weights too, and loses the
     # learnt offsets without a word.
     img_backbone=dict(
-        type="ResNet",
-        depth=101,
-        num_stages=4,
-        out_indices=(1, 2, 3),
+        type="ResNet", depth=101, num_stages=4, out_indices=(1, 2, 3), style="caffe",
         norm_cfg=dict(type="BN2d", requires_grad=False),
         norm_eval=True,
-        style="caffe",
         dcn=dict(type="DCNv2", deform_groups=1, fallback_on_stride=False),
         stage_with_dcn=(False, False, True, True),
     ),
     img_neck=dict(
-        type="FPN",
-        in_channels=[512, 1024, 2048],
-        out_channels=_dim_,
-        start_level=0,
-        add_extra_convs="on_output",
-        num_outs=_num_levels_,
-        relu_before_extra_convs=True,
+        type="FPN", in_channels=[512, 1024, 2048], out_channels=_dim_, start_level=0, num_outs=_num_levels_,
+        add_extra_convs="on_output", relu_before_extra_convs=True,
     ),
     pts_bbox_head=dict(
-        bev_h=bev_h_,
-        bev_w=bev_w_,
-        num_query=num_query,
-        num_classes=num_classes,
+        bev_h=bev_h_, bev_w=bev_w_,
+        num_query=num_query, num_classes=num_classes,
         in_channels=_dim_,
-        sync_cls_avg_factor=True,
-        with_box_refine=True,
+        sync_cls_avg_factor=True, with_box_refine=True,
         as_two_stage=False,
         transformer=dict(
             type="PerceptionTransformer",
-            rotate_prev_bev=True,
-            use_shift=True,
+            rotate_prev_bev=True, use_shift=True,
             use_can_bus=True,
             embed_dims=_dim_,
             encoder=dict(
@@ -63,24 +55,12 @@ model = dict(
                 return_intermediate=False,
                 transformerlayers=dict(
                     type="BEVFormerLayer",
-                    attn_cfgs=[
-                        dict(type="TemporalSelfAttention", embed_dims=_dim_, num_levels=1),
-                        dict(
-                            type="SpatialCrossAttention",
-                            pc_range=point_cloud_range,
-                            deformable_attention=dict(
-                                type="MSDeformableAttention3D", embed_dims=_dim_, num_points=8, num_levels=_num_levels_
-                            ),
-                            embed_dims=_dim_,
-                        ),
-                    ],
+                    attn_cfgs=_bev_attention_,
                     **_layer_,
                 ),
             ),
             decoder=dict(
-                type="DetectionTransformerDecoder",
-                num_layers=6,
-                return_intermediate=True,
+                type="DetectionTransformerDecoder", num_layers=6, return_intermediate=True,
                 transformerlayers=dict(
                     type="DetrTransformerDecoderLayer",
                     attn_cfgs=[_among_queries_, dict(type="CustomMSDeformableAttention", embed_dims=_dim_, num_levels=1)],

@@ -234,35 +234,28 @@ __nano_clips = dict(bev_size=(50, 50), queue_length=2, pipeline=__train_first + 
 __nano_scenes = dict(bev_size=(50, 50), pipeline=__nano_test_pipeline, **__val)
 
 # What the variants' files take: model and data of base in stages 1 and 2, the same of nano, and tiny's backbone
+# Each split is a dict of its own: merging takes `_delete_` out of it.
 _b2d_ = dict(
     classes=__classes,
     num_classes=9,
     model_1=__base,
     model_2=dict(motion_head=__base_motion, planning_head=__planning, **__base),
-    data_1=dict(workers_per_gpu=4, train=dict(queue_length=5, **__clips), val=__scenes, test=__scenes),
-    data_2=dict(workers_per_gpu=4, train=dict(queue_length=3, **__clips), val=__scenes, test=__scenes),
+    data_1=dict(workers_per_gpu=4, train=dict(queue_length=5, **__clips), val=dict(**__scenes), test=dict(**__scenes)),
+    data_2=dict(workers_per_gpu=4, train=dict(queue_length=3, **__clips), val=dict(**__scenes), test=dict(**__scenes)),
     test_pipeline=__test_pipeline,
     native=dict(lane_thickness=2, compat="bench2drive"),  # map lines as upstream draws them
     nano_1=__nano,
     nano_2=dict(motion_head=__nano_motion, planning_head=__planning, **__nano),
-    nano_data=dict(train=__nano_clips, val=__nano_scenes, test=__nano_scenes),
+    nano_data=dict(train=__nano_clips, val=dict(**__nano_scenes), test=dict(**__nano_scenes)),
     nano_test_pipeline=__nano_test_pipeline,
     # Tiny sees images of the full size; its BEV is doubled for the heads after tracking.
     tiny=dict(
         img_backbone=dict(
-            _delete_=True,
-            type="ResNet",
-            depth=50,
-            num_stages=4,
-            out_indices=(1, 2, 3),
-            frozen_stages=4,
-            norm_cfg=dict(type="BN", requires_grad=False),
-            norm_eval=True,
-            style="pytorch",
+            _delete_=True, type="ResNet", depth=50, num_stages=4, out_indices=(1, 2, 3), style="pytorch",
+            frozen_stages=4, norm_cfg=dict(type="BN", requires_grad=False), norm_eval=True,
         ),
         pts_bbox_head=dict(
-            bev_h=100,
-            bev_w=100,
+            bev_h=100, bev_w=100,
             transformer=dict(encoder=dict(num_layers=3)),
             positional_encoding=dict(row_num_embed=100, col_num_embed=100),
         ),

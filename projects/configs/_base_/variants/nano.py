@@ -14,24 +14,13 @@ __pc_range = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]  # that of the data set: a fi
 # A model this small underfits: dropout would only make it slower.
 __mha = dict(type="MultiheadAttention", embed_dims=__dim, num_heads=8, dropout=0.0)
 __backbone = dict(
-    _delete_=True,
-    type="ResNet",
-    depth=18,
-    base_channels=32,
-    num_stages=3,
-    strides=(1, 2, 2),
-    dilations=(1, 1, 1),
-    out_indices=(2,),
-    frozen_stages=-1,
-    norm_cfg=dict(type="BN", requires_grad=True),
-    style="pytorch",
+    _delete_=True, type="ResNet", depth=18, base_channels=32, num_stages=3, out_indices=(2,), style="pytorch",
+    strides=(1, 2, 2), dilations=(1, 1, 1), frozen_stages=-1, norm_cfg=dict(type="BN", requires_grad=True),
 )
 
 _variant_ = dict(
-    dim=__dim,
-    ffn_dim=__ffn_dim,
-    bev_h=__bev_h,
-    bev_w=__bev_w,
+    dim=__dim, ffn_dim=__ffn_dim,
+    bev_h=__bev_h, bev_w=__bev_w,
     num_query=__num_query,
     queue_length=2,
     # Nobody publishes weights for it, so it trains from nothing: batch norm learns its statistics, in stage 1.
@@ -39,8 +28,7 @@ _variant_ = dict(
     img_backbone_frozen=dict(norm_eval=True, **__backbone),
     img_neck=dict(in_channels=[128], out_channels=__dim, num_outs=__num_levels),
     pts_bbox_head=dict(
-        bev_h=__bev_h,
-        bev_w=__bev_w,
+        bev_h=__bev_h, bev_w=__bev_w,
         num_query=__num_query,
         in_channels=__dim,
         transformer=dict(
@@ -60,24 +48,21 @@ _variant_ = dict(
                             embed_dims=__dim,
                         ),
                     ],
-                    feedforward_channels=__ffn_dim,
-                    ffn_dropout=0.0,
+                    feedforward_channels=__ffn_dim, ffn_dropout=0.0,
                 ),
             ),
             decoder=dict(
                 num_layers=3,
                 transformerlayers=dict(
                     attn_cfgs=[__mha, dict(type="CustomMSDeformableAttention", embed_dims=__dim, num_levels=1, dropout=0.0)],
-                    feedforward_channels=__ffn_dim,
-                    ffn_dropout=0.0,
+                    feedforward_channels=__ffn_dim, ffn_dropout=0.0,
                 ),
             ),
         ),
         positional_encoding=dict(num_feats=__dim // 2, row_num_embed=__bev_h, col_num_embed=__bev_w),
     ),
     seg_head=dict(
-        bev_h=__bev_h,
-        bev_w=__bev_w,
+        bev_h=__bev_h, bev_w=__bev_w,
         canvas_size=__bev_size,
         num_query=50,
         test_cfg=dict(max_per_img=50),
@@ -86,8 +71,7 @@ _variant_ = dict(
                 num_layers=1,
                 transformerlayers=dict(
                     attn_cfgs=dict(embed_dims=__dim, num_levels=__num_levels, dropout=0.0),
-                    feedforward_channels=__ffn_dim,
-                    ffn_dropout=0.0,
+                    feedforward_channels=__ffn_dim, ffn_dropout=0.0,
                 ),
             ),
             decoder=dict(
@@ -97,8 +81,7 @@ _variant_ = dict(
                         __mha,
                         dict(type="MultiScaleDeformableAttention", embed_dims=__dim, num_levels=__num_levels, dropout=0.0),
                     ],
-                    feedforward_channels=__ffn_dim,
-                    ffn_dropout=0.0,
+                    feedforward_channels=__ffn_dim, ffn_dropout=0.0,
                 ),
             ),
         ),
