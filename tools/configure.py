@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from _refusal import Refused, ended
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
 import machine  # noqa: E402
 
@@ -21,10 +23,6 @@ RUNTIMES = ("host", "docker", "podman")
 DATASETS = ("synthetic", "nuscenes", "demo")
 # Releases to train on, the first where several are there
 VERSIONS = ("v1.0-trainval", "v1.0-mini")
-
-
-class Refused(Exception):
-    """What was asked for cannot work here; the message names what would."""
 
 
 def upstream_problem(gpus: list[machine.Gpu]) -> str:
@@ -122,11 +120,7 @@ def main() -> int:
     parser.add_argument("--data", default="data", help="folder that holds nuscenes/")
     args = parser.parse_args()
     asked = dict(text.split("=", 1) for text in args.ask)
-    try:
-        settings, why = choose(asked, args.python, args.data)
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings, why = choose(asked, args.python, args.data)
     if args.words:
         print(" ".join(f"{key}={value}" for key, value in settings.items()))
         return 0
@@ -145,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -23,12 +23,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from _refusal import Refused, ended
+
 BLOCK = 1 << 20
 TRIES = 3
-
-
-class Refused(Exception):
-    """One line: what is wrong, where, what to do."""
 
 
 class CutOff(Refused):
@@ -180,7 +178,7 @@ def fetch(out: Path, urls: list[str], have: Path | None, expected: str | None) -
     print(f"{out}: {out.stat().st_size} bytes, sha256 {found}")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--url", action="append", default=[])
@@ -189,14 +187,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         fetch(args.out, args.url, args.have, args.sha256)
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    return 0
+        raise Refused(f"{error.filename or args.out}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

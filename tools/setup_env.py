@@ -21,6 +21,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from _refusal import Refused, ended
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mk/lib"))
 import machine  # noqa: E402
 
@@ -38,14 +40,10 @@ COMPILED = (
 )  # fmt: skip
 
 
-class Failed(Exception):
-    """The environment could not be made; the message says what to do."""
-
-
 def pinned(text: str, name: str) -> str:
     pins = machine.pins(text, *machine.INSTALLED)
     if name not in pins:
-        raise Failed(f"pyproject.toml pins no {name}")
+        raise Refused(f"pyproject.toml pins no {name}")
     return f"{name}=={pins[name]}"
 
 
@@ -63,7 +61,7 @@ def pip(python: Path, *arguments: str) -> None:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-qq", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
-        raise Failed(f"pip could not install {arguments[-1]} (its message stands above); run the same command again when mended")
+        raise Refused(f"pip could not install {arguments[-1]} (its message stands above); run the same command again when mended")
 
 
 def torch_source(python: Path, torch: str, index: str) -> list[str]:
@@ -133,7 +131,7 @@ print(f"torch {{torch.__version__}}, numpy {{numpy.__version__}}")
 def make(venv: Path, index: str, part: str = "") -> bool:
     """True when something was installed."""
     if sys.version_info[:2] not in machine.PYTHONS:
-        raise Failed(
+        raise Refused(
             f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot hold the pinned packages (numpy < 2 for the nuScenes "
             "devkit): 3.10, 3.11 or 3.12 can; make configure HOST_PYTHON=/path/to/it"
         )
@@ -145,14 +143,14 @@ def make(venv: Path, index: str, part: str = "") -> bool:
         return False
     need = 4.0
     if machine.free_gib(venv) < need:
-        raise Failed(f"{venv.resolve()} needs {need:.0f} GiB, {machine.free_gib(venv):.1f} GiB are free on its disk")
+        raise Refused(f"{venv.resolve()} needs {need:.0f} GiB, {machine.free_gib(venv):.1f} GiB are free on its disk")
     if not python.exists():
         print(f"making {venv} with Python {sys.version.split()[0]}", flush=True)
         done = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False)
         if done.returncode:
             why = (done.stdout + done.stderr).strip().splitlines()
             hint = "; on Debian and Ubuntu: apt install python3-venv" if "ensurepip" in done.stdout + done.stderr else ""
-            raise Failed(f"python -m venv failed: {why[-1] if why else 'no message'}{hint}")
+            raise Refused(f"python -m venv failed: {why[-1] if why else 'no message'}{hint}")
     stamp.unlink(missing_ok=True)
     if part == "world":
         pip(python, *(pinned(text, name) for name in WORLD))
@@ -165,26 +163,21 @@ def make(venv: Path, index: str, part: str = "") -> bool:
     make_movable(venv)
     found = compile_imports(python)
     if found is None:
-        raise Failed(f"{python} cannot import torch and uniad after installing them: remove {venv} and run `make env`")
+        raise Refused(f"{python} cannot import torch and uniad after installing them: remove {venv} and run `make env`")
     stamp.write_text(wanted)
     print(f"{venv}: {found.strip()}")
     return True
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("venv", type=Path)
     parser.add_argument("--torch-index", default="", help="extra index for torch")
     parser.add_argument("--part", default="", choices=("", "world"), help="world: only what draws a synthetic world")
     args = parser.parse_args()
-    try:
-        make(args.venv, args.torch_index, args.part)
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    make(args.venv, args.torch_index, args.part)
 
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONPATH", None)  # another project's packages must not shadow the pinned ones
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -20,16 +20,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from _refusal import Refused, ended
+
 # Pictures of its README: 100 MB that nothing reads, and not every mirror has them
 LEFT_OUT = "sources"
 # Beside .git's own files: no `git status` shows it, no `git clean` takes it
 NOTES = "uniad-make"
 # Plain `git apply` forwards, as in the workflow. Backwards, trees hold patches of ours from before, without lines of context.
 BACKWARDS = ("--reverse", "--unidiff-zero")
-
-
-class Refused(Exception):
-    """One line: what is wrong, where, what to do."""
 
 
 def git(*words: str, tree: Path | None = None, quiet: bool = False) -> str:
@@ -218,12 +216,8 @@ def main() -> int:
             patch(args.tree, args.commit, args.paths)
         else:
             overlay(args.tree, args.paths)
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise Refused(f"{error.filename}: {error.strerror}") from None
     except KeyboardInterrupt:
         print(f"error: {args.step} was interrupted: the same line again does it anew", file=sys.stderr)
         return 130
@@ -231,4 +225,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

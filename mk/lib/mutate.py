@@ -24,13 +24,12 @@ from pathlib import Path
 
 import machine
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+from _refusal import Refused, ended  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / ".make" / "mutants"
 PACKAGE = Path("projects/uniad")
-
-
-class Failed(Exception):
-    pass
 
 
 def run(*command: object, capture: bool = True) -> subprocess.CompletedProcess[str]:
@@ -41,7 +40,7 @@ def run(*command: object, capture: bool = True) -> subprocess.CompletedProcess[s
 def have_cosmic_ray() -> None:
     pins = machine.pins((ROOT / "pyproject.toml").read_text(encoding="utf-8"), "mutation")
     if not pins:
-        raise Failed("pyproject.toml pins no tool in its extra `mutation`")
+        raise Refused("pyproject.toml pins no tool in its extra `mutation`")
     (name, version), *_ = pins.items()
     requirement = f"{name}=={version}"
     from importlib.metadata import PackageNotFoundError
@@ -54,7 +53,7 @@ def have_cosmic_ray() -> None:
     if found != version:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", requirement]
         if subprocess.run(command, check=False).returncode:
-            raise Failed(f"pip could not install {requirement} (its message stands above)")
+            raise Refused(f"pip could not install {requirement} (its message stands above)")
 
 
 def lay_copy() -> None:
@@ -62,7 +61,7 @@ def lay_copy() -> None:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        raise Failed(f"{ROOT} is no git checkout, from which the files to copy would be known")
+        raise Refused(f"{ROOT} is no git checkout, from which the files to copy would be known")
     shutil.rmtree(COPY, ignore_errors=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
@@ -73,7 +72,7 @@ def lay_copy() -> None:
 def tests_of(module: Path) -> list[str]:
     folder = Path("tests/unit") / module.relative_to(PACKAGE).parent
     if not (ROOT / folder).is_dir() or folder == Path("tests/unit"):
-        raise Failed(f"{module} has no folder of tests of its own ({folder}): name tests with --tests")
+        raise Refused(f"{module} has no folder of tests of its own ({folder}): name tests with --tests")
     return [str(folder)]
 
 
@@ -91,7 +90,7 @@ def mutate(module: Path, tests: list[str], limit: int | None, seed: int) -> tupl
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not long", *tests]
     baseline = run(*command)
     if baseline.returncode:
-        raise Failed(f"{' '.join(tests)} fails before anything is changed:\n{baseline.stdout[-2000:]}")
+        raise Refused(f"{' '.join(tests)} fails before anything is changed:\n{baseline.stdout[-2000:]}")
     settings, session = COPY / "mutants.toml", COPY / "mutants.sqlite"
     session.unlink(missing_ok=True)
     words = " ".join(f"'{word}'" for word in command)
@@ -106,7 +105,7 @@ def mutate(module: Path, tests: list[str], limit: int | None, seed: int) -> tupl
         keep_some(session, limit, seed)
     done = done if done.returncode else run(tool, "exec", settings, session)
     if done.returncode:
-        raise Failed(f"cosmic-ray: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        raise Refused(f"cosmic-ray: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     noticed = tried = 0
     for line in run(tool, "dump", session).stdout.splitlines():
         item, result = json.loads(line)
@@ -124,30 +123,25 @@ def mutate(module: Path, tests: list[str], limit: int | None, seed: int) -> tupl
     return noticed, tried
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     parser.add_argument("--limit", type=int, help="so many changes of each module (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tests", action="append", default=[], help="tests that must notice (default: of the module's folder)")
     args = parser.parse_args()
-    try:
-        modules = [PACKAGE / name.removeprefix(f"{PACKAGE}/") for name in args.modules]
-        absent = [str(module) for module in modules if not (ROOT / module).is_file()]
-        if absent:
-            raise Failed(f"{', '.join(absent)}: not there; name files below {PACKAGE}")
-        tests = {module: args.tests or tests_of(module) for module in modules}
-        have_cosmic_ray()
-        lay_copy()
-        for module in modules:
-            print(f"{module}: tried by {' '.join(tests[module])}", flush=True)
-            noticed, tried = mutate(module, tests[module], args.limit, args.seed)
-            print(f"{module}: {noticed} of {tried} changes were noticed", flush=True)
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    modules = [PACKAGE / name.removeprefix(f"{PACKAGE}/") for name in args.modules]
+    absent = [str(module) for module in modules if not (ROOT / module).is_file()]
+    if absent:
+        raise Refused(f"{', '.join(absent)}: not there; name files below {PACKAGE}")
+    tests = {module: args.tests or tests_of(module) for module in modules}
+    have_cosmic_ray()
+    lay_copy()
+    for module in modules:
+        print(f"{module}: tried by {' '.join(tests[module])}", flush=True)
+        noticed, tried = mutate(module, tests[module], args.limit, args.seed)
+        print(f"{module}: {noticed} of {tried} changes were noticed", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -11,10 +11,10 @@ import argparse
 import socket
 import sys
 import time
+from pathlib import Path
 
-
-class Refused(Exception):
-    """One line: what is wrong, where, what to do."""
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+from _refusal import Refused, ended  # noqa: E402
 
 
 def listen(nodes: int, port: int, timeout: float) -> None:
@@ -82,7 +82,7 @@ def call(nodes: int, rank: int, address: str, port: int, timeout: float) -> None
     raise Refused(f"{where} does not answer within {timeout:.0f} s ({why}): is NODE_RANK=0 running there?")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--rank", type=int, required=True)
@@ -90,18 +90,13 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--timeout", type=float, default=600)
     args = parser.parse_args()
-    try:
-        if not 0 <= args.rank < args.nodes:
-            raise Refused(f"NODE_RANK={args.rank} but NNODES={args.nodes}: ranks run from 0 to {args.nodes - 1}")
-        if args.rank == 0:
-            listen(args.nodes, args.port, args.timeout)
-        else:
-            call(args.nodes, args.rank, args.address, args.port, args.timeout)
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if not 0 <= args.rank < args.nodes:
+        raise Refused(f"NODE_RANK={args.rank} but NNODES={args.nodes}: ranks run from 0 to {args.nodes - 1}")
+    if args.rank == 0:
+        listen(args.nodes, args.port, args.timeout)
+    else:
+        call(args.nodes, args.rank, args.address, args.port, args.timeout)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -57,7 +57,7 @@ CONFIGURED_PYTHON := python3
 """
 
 # Tools that need nothing but Python: the real ones
-PLAIN = ("configure", "doctor", "uniad_tree", "fetch_weights", "preflight")
+PLAIN = ("_refusal", "configure", "doctor", "uniad_tree", "fetch_weights", "preflight")
 
 
 @dataclass

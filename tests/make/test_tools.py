@@ -42,13 +42,13 @@ def test_the_place_that_was_named_wins():
 
 def test_pins_come_from_pyproject():
     assert setup_env.pinned((REPO / "pyproject.toml").read_text(), "torch").startswith("torch==")
-    with pytest.raises(setup_env.Failed, match="pins no flask"):
+    with pytest.raises(setup_env.Refused, match="pins no flask"):
         setup_env.pinned("", "flask")
 
 
 def test_an_interpreter_that_cannot_hold_the_pins_is_refused(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 14, 0))
-    with pytest.raises(setup_env.Failed, match="3.10, 3.11 or 3.12"):
+    with pytest.raises(setup_env.Refused, match="3.10, 3.11 or 3.12"):
         setup_env.make(tmp_path / "venv", "")
     assert not (tmp_path / "venv").exists()
 
