@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import _environment  # noqa: F401
 
+from uniad.backends.options import add_options
 from uniad.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("model", nargs="?", help="ONNX, engine, or a checkpoint with --config; none: the baselines alone")
     p.add_argument("--out", required=True, type=Path, help="folder for the drives and the report")
-    p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
-    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_options(p)
     p.add_argument("--routes", type=int, default=20, help="how many routes (default 20); each seed's world has four")
     p.add_argument("--seed", type=int, default=100, help="of the first world (default 100)")
     p.add_argument("--traffic", default="reactive", choices=("replay", "reactive"), help="whether others see the car")
@@ -38,7 +37,6 @@ def parse_args() -> argparse.Namespace:
                    help="which ones, with dashes for blanks (default: all; without a model those that need none)")
     p.add_argument("--videos", type=int, default=0, metavar="N", help="MP4s of the first N routes, as the model drove them")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, each with one thread (default: all cores)")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
     return p.parse_args()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import _environment  # noqa: F401
 
+from uniad.backends.options import add_options
 from uniad.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("model", type=Path, help="ONNX, engine, or a checkpoint with --config")
     p.add_argument("--out", required=True, type=Path, help="folder for the results")
-    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
+    add_options(p)
     p.add_argument("--scene", action="append", help="scene by number, name or token; may be repeated (default 0)")
     p.add_argument("--split", default="val", choices=("train", "val"))
     p.add_argument("--folder", type=Path, help="a folder of frames instead of a dataset's scene; docs/inference.md")
@@ -46,14 +45,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--every", type=int, default=1, help="of a folder's or bag's frames, each N-th: the model takes 2 a second")
     p.add_argument("--warmup", type=int, default=1, help="frames that latencies leave out, for buffers and caches (default 1)")
     p.add_argument("--threads", type=int, default=0, help="onnxruntime's threads (default: its own choice)")
-    p.add_argument(
-        "--limits",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what a frame may hold, as most_step_s=10; docs/inference.md",
-    )
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
+    p.add_argument("--limits", nargs="*", default=[], metavar="NAME=VALUE",
+                   help="what a frame may hold, as most_step_s=10; docs/inference.md")  # fmt: skip
     return p.parse_args()
 
 

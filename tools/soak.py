@@ -15,6 +15,7 @@ from typing import Any
 
 import _environment  # noqa: F401
 
+from uniad.backends.options import add_options
 from uniad.errors import UserError, run_cli
 
 PICTURE = "soak.png"
@@ -29,12 +30,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--scenes", nargs="+", default=[], help="scenes of the data set instead, by number, name or token")
     p.add_argument("--split", default="val", choices=("train", "val"))
     p.add_argument("--most", type=int, default=10, help="frames of a scene (default 10): they are held in memory")
-    p.add_argument("--backend", default="auto")
-    p.add_argument("--device", default="auto")
-    p.add_argument("--config", help="config of a checkpoint")
+    add_options(p)
     p.add_argument("--threads", type=int, default=0, help="of onnxruntime, 0 its own choice")
     p.add_argument("--limits", nargs="*", default=[], metavar="NAME=VALUE", help="as of tools/infer.py")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     return p.parse_args()
 
 

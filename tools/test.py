@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import _environment  # noqa: F401
 
+from uniad.backends.options import add_options
 from uniad.errors import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("checkpoint", metavar="model", help="checkpoint, ONNX or TensorRT engine")
     p.add_argument("--out", type=Path, help="results as JSON (default: work_dirs/<stage>/<config>/results.json)")
     p.add_argument("--launcher", default="none", choices=("none", "pytorch"))
-    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_options(p, config=False)
     p.add_argument("--both-poses", action="store_true", help="of Bench2Drive: with tracks moved as published, and rightly")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
     # Options of upstream's script that have one meaning only here.
     p.add_argument("--eval", nargs="*", help=argparse.SUPPRESS)
     p.add_argument("--show-dir", help=argparse.SUPPRESS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import _environment  # noqa: F401
 
+from uniad.backends.options import add_options
 from uniad.errors import UserError, run_cli
 
 
@@ -24,9 +25,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--scene", type=int, default=0, help="number of the scene in the split (default 0)")
     p.add_argument("--frame", type=int, help="frame to draw; the model runs from the scene's start (default 10, or the last)")
     p.add_argument("--scores", type=Path, help="results.json of `make eval`; its figures are shown if it is of this checkpoint")
-    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE")
+    add_options(p, config=False)
     return p.parse_args()
 
 

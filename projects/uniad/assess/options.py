@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from uniad.backends import options as backends
 from uniad.errors import UserError
 
 
@@ -12,14 +13,11 @@ def add_options(p: argparse.ArgumentParser, least_frames: int) -> None:
     """Which model in which back end, which frames, and how many processes."""
     p.add_argument("model", type=Path, help="checkpoint with --config, ONNX or TensorRT engine; of the end-to-end model")
     p.add_argument("--out", required=True, type=Path, help="folder for the report")
-    p.add_argument("--config", help="config of a checkpoint; of an ONNX or engine its card names it")
-    p.add_argument("--backend", default="auto", help="auto, torch, compiled, onnxruntime, tensorrt, tensorrt_rtx or trtexec")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    backends.add_options(p)
     p.add_argument("--scene", action="append", default=[], help="scene of the split by number, name or token (default: all)")
     p.add_argument("--frames", type=int, help=f"first frames of each scene only, {least_frames} or more")
     p.add_argument("--jobs", type=int, default=1, help="processes; the numbers are the same for any")
     p.add_argument("--limits", nargs="*", default=[], metavar="NAME=VALUE", help="what a frame may hold; docs/inference.md")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
