@@ -211,6 +211,16 @@ def read_json(path: str | Path, most: int = MOST_READ) -> Any:
     return json.loads(read_outside(path, most), object_pairs_hook=_once)
 
 
+def read_json_of(path: str | Path, absent: str, damaged: Callable[[Exception], str]) -> Any:
+    """``read_json`` of a file that has to be there and whole, else a UserError: one of these sentences."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise UserError(absent) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(damaged(error)) from None
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from uniad.errors import UserError
-from uniad.files import atomic_path, read_json
+from uniad.files import atomic_path, read_json, read_json_of
 from uniad.formats import results as schema
 from uniad.interface.command import ALL_COMMANDS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
@@ -100,12 +100,8 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a folder of results."""
-    try:
-        summary = read_json(folder / SUMMARY)
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them") from None
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{folder / SUMMARY} is not complete; {schema.AGAIN}") from None
+    absent = f"{folder} holds no results ({SUMMARY} is missing); `make infer` writes them"
+    summary = read_json_of(folder / SUMMARY, absent, lambda error: f"{folder / SUMMARY} is not complete; {schema.AGAIN}")
     return schema.checked_summary(summary, folder / SUMMARY)
 
 

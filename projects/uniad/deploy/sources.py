@@ -18,7 +18,7 @@ from uniad.data.dataset import Split, can_bus_before, labeller_of, open_table
 from uniad.data.transforms import decode_all
 from uniad.deploy.sensors import Pose, Sensors
 from uniad.errors import UserError
-from uniad.files import read_json, read_outside
+from uniad.files import read_json_of, read_outside
 from uniad.formats import frames as schema
 
 INDEX = "frames.json"
@@ -133,12 +133,8 @@ class FolderFrames:
     def __init__(self, folder: str | Path, threads: int = 1, every: int = 1) -> None:
         self.folder, self.threads = Path(folder), threads
         path = self.folder / INDEX
-        try:
-            index = read_json(path)
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; a folder of frames holds one, see docs/inference.md") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+        absent = f"{path} does not exist; a folder of frames holds one, see docs/inference.md"
+        index = read_json_of(path, absent, lambda error: f"{path} cannot be read: {error}")
         self.index = schema.checked(index, str(path), every)
 
     def scene(self, most: int | None = None) -> Scene:

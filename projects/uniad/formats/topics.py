@@ -13,8 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from uniad.errors import UserError
-from uniad.files import read_json
+from uniad.files import read_json_of
 from uniad.formats import frames
 from uniad.formats.calibration import CameraField
 from uniad.formats.fields import Flag, Maybe, Named, Record, Text
@@ -66,9 +65,5 @@ def read_calibration(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: str | Path) -> Any:
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; docs/car-logs.md shows one") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    absent = f"{path} does not exist; docs/car-logs.md shows one"
+    return read_json_of(path, absent, lambda error: f"{path} cannot be read: {error}")

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from uniad.errors import UserError
-from uniad.files import atomic_path, read_json
+from uniad.files import atomic_path, read_json_of
 from uniad.formats import drive as schema
 from uniad.simulation.log import (
     TICK_S,
@@ -41,12 +40,8 @@ def write_log(log: DriveLog, path: Path) -> None:
 
 def read_log(path: Path) -> DriveLog:
     """A drive from its file; UserError for a file that is none. ``step_ms`` is NaN: a file does not hold it."""
-    try:
-        value = read_json(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; `make drive` writes it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {schema.AGAIN}") from None
+    absent = f"{path} does not exist; `make drive` writes it"
+    value = read_json_of(path, absent, lambda error: f"{path} cannot be read ({error}); {schema.AGAIN}")
     return _log(schema.checked(value, path))
 
 
