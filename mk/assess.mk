@@ -7,11 +7,7 @@ $(if $(and $(SEVERITIES),$(filter all,$(ROBUST))),$(error SEVERITIES=$(SEVERITIE
 $(if $(ROBUST_ROUTES),$(call whole,ROBUST_ROUTES))
 # The checkpoint as `make eval` takes it, in PyTorch, unless a BACKEND is named; then the graph or TensorRT engine of PRECISION.
 ASSESSED_BACKEND := $(or $(BACKEND),torch)
-ASSESSED.torch := $(READ)
-ASSESSED.compiled := $(READ)
-ASSESSED.onnxruntime := $(ENGINE_ONNX)
-ASSESSED.engine := $(ENGINE)
-ASSESSED := $(ASSESSED.$(ASSESSED_BACKEND))
+ASSESSED := $(call run-by,$(ASSESSED_BACKEND),$(READ),$(ENGINE_ONNX))
 ASSESSED_NAME := $(NAME).$(ASSESSED_BACKEND)$(if $(filter torch compiled,$(ASSESSED_BACKEND)),,$(if $(filter-out fp32,$(PRECISION)),.$(PRECISION)))
 ASSESSED_FLAGS = $(if $(filter torch compiled,$(ASSESSED_BACKEND)),--config $(READ_CONFIG) --backend $(ASSESSED_BACKEND)) \
   $(if $(SCENE),--scene $(call q,$(SCENE))) $(if $(FRAMES),--frames $(FRAMES)) --seed $(SEED) $(call cfg-options,$(OPTIONS))

@@ -13,11 +13,9 @@ $(if $(filter . ..,$(subst /, ,$(SCENE))),$(error SCENE=$(SCENE) is no scene: gi
 $(if $(call holds,$(COMPARE),: % =),$(error COMPARE=$(COMPARE) cannot be used: a path may hold no colon, percent or equals sign))
 
 INFER_BACKEND := $(or $(BACKEND),onnxruntime)
-INFER_MODEL.torch := $(EXPORT_CKPT)
-INFER_MODEL.compiled := $(EXPORT_CKPT)
-INFER_MODEL.onnxruntime := $(ONNX)
-INFER_MODEL.engine := $(ENGINE)
-INFER_MODEL := $(INFER_MODEL.$(INFER_BACKEND))
+# $(call run-by,BACKEND,checkpoint,graph): the file that it opens
+run-by = $(if $(filter torch compiled,$1),$2,$(if $(filter engine,$1),$(ENGINE),$3))
+INFER_MODEL := $(call run-by,$(INFER_BACKEND),$(EXPORT_CKPT),$(ONNX))
 # Runs of several models, backends and scenes lie beside each other, for COMPARE.
 RUN_NAME := $(NAME).$(INFER_BACKEND)/$(if $(FRAMES_DIR),$(notdir $(abspath $(FRAMES_DIR))),$(if $(BAG),$(notdir $(basename $(abspath $(BAG)))),$(subst /,_,$(or $(SCENE),0))))
 # FRAMES_DIR=.. has its name from where it lies.
