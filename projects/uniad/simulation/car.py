@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from uniad.data.synthetic.dynamics import LEAD_S, Track
-from uniad.data.synthetic.motion import motion_along, utimes
+from uniad.data.synthetic.motion import Moment, motion_along, utimes
 from uniad.simulation.log import F64, FRAME_S, LIDAR_AHEAD_M, PLAN_STEPS, TICK_S, WHEELBASE_M
 
 
@@ -75,17 +74,6 @@ def moved(state: CarState, command: Command, dt_s: F64 | float) -> tuple[F64, F6
     middle = state.heading + turned / 2
     xy = np.stack([state.x + chord * np.cos(middle), state.y + chord * np.sin(middle)], -1)
     return xy, state.heading + turned, np.maximum(v + a * rolling, 0.0)
-
-
-class Moment(NamedTuple):
-    """The car's motion at instants [n]; what ``canbus.pose_messages`` reads."""
-
-    xy: F64  # [n, 2]
-    yaw: F64
-    v: F64
-    a: F64
-    yaw_rate: F64
-    utime: NDArray[np.int64]
 
 
 class Car:

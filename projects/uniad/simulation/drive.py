@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from uniad.data.synthetic.motion import Moment
 from uniad.data.synthetic.scene import Seen
 from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
-from uniad.simulation.car import Car, CarState, Command, Moment, Tracker, moved
+from uniad.simulation.car import Car, CarState, Command, Tracker, moved
 from uniad.simulation.footprints import corners, overlap
 from uniad.simulation.log import (
     CAR_LENGTH_M,
@@ -194,7 +196,7 @@ class _LoggedCar:
             moment.xy[i], moment.yaw[i], moment.v[i] = moved(state, command, float(t_s[i]) - k * TICK_S)
             moment.a[i] = command.acceleration if moment.v[i] > 0 else 0.0
             moment.yaw_rate[i] = moment.v[i] * np.tan(command.steering) / WHEELBASE_M
-        return moment._replace(utime=np.round(self.lead.start_us + t_s * 1e6).astype(np.int64))
+        return replace(moment, utime=np.round(self.lead.start_us + t_s * 1e6).astype(np.int64))
 
 
 def sensors_again(setup: Setup, log: DriveLog, frame: int) -> Sensors:

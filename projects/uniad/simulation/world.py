@@ -10,7 +10,8 @@ import numpy as np
 
 from uniad.data.infos import can_bus_vector
 from uniad.data.labels import COMMAND_THRESHOLD_M
-from uniad.data.synthetic.canbus import MARGIN_S, Moving, pose_messages
+from uniad.data.synthetic.canbus import MARGIN_S, pose_messages
+from uniad.data.synthetic.motion import Moment
 from uniad.data.synthetic.paint import Item, make_item
 from uniad.data.synthetic.scene import Scene, Seen, encode
 from uniad.data.synthetic.scenery import signal_mesh
@@ -28,7 +29,7 @@ RIGHT, LEFT, STRAIGHT = (COMMANDS.index(name) for name in ("right", "left", "str
 class Mover(Protocol):
     """A car whose motion is known: ``Car``, or one that drives a recorded track."""
 
-    def at(self, t_s: F64) -> Moving:
+    def at(self, t_s: F64) -> Moment:
         """The rear axle's motion at times [n] since tick 0."""
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from uniad.data.synthetic.motion import Motion
+from uniad.data.synthetic.motion import Moment, Motion
 from uniad.data.synthetic.params import SceneSpec
 from uniad.data.synthetic.scene import Scene
 from uniad.data.synthetic.sensors import yaw_quaternion
@@ -20,28 +19,6 @@ from uniad.data.synthetic.sensors import yaw_quaternion
 MARGIN_S = 0.5
 GRAVITY = 9.81
 TRACK_M, WHEEL_M = 1.5, 0.30
-
-
-class Moving(Protocol):
-    """What a pose message is made of; arrays [n], xy [n, 2], utime in microseconds."""
-
-    @property
-    def xy(self) -> np.ndarray: ...
-
-    @property
-    def yaw(self) -> np.ndarray: ...
-
-    @property
-    def v(self) -> np.ndarray: ...
-
-    @property
-    def a(self) -> np.ndarray: ...
-
-    @property
-    def yaw_rate(self) -> np.ndarray: ...
-
-    @property
-    def utime(self) -> np.ndarray: ...
 
 
 def messages(scene: Scene) -> dict[str, list | dict]:
@@ -61,7 +38,7 @@ def messages(scene: Scene) -> dict[str, list | dict]:
     }
 
 
-def _rows(motion: Moving, **columns: np.ndarray) -> list[dict]:
+def _rows(motion: Moment, **columns: np.ndarray) -> list[dict]:
     """One dict per instant, keys in alphabetical order as in the genuine files: readers rely on it."""
     columns["utime"] = motion.utime
     names = sorted(columns, key=str.lower)
@@ -73,7 +50,7 @@ def _vector(*parts: np.ndarray) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*parts), axis=1)
 
 
-def pose_messages(m: Moving) -> list[dict]:
+def pose_messages(m: Moment) -> list[dict]:
     """Messages of ``pose``: position, orientation, acceleration (gravity included), angular rate and velocity of the car."""
     zero = np.zeros_like(m.v)
     return _rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from uniad.data.synthetic.dynamics import Track
 WHEELBASE_M, STEERING_RATIO = 2.59, 15.2
 
 
-class Motion(NamedTuple):
-    """The ego car's motion at instants [n]: metres and radians of the world, seconds, microseconds since 1970."""
+@dataclass(frozen=True)
+class Moment:
+    """A car's motion at instants [n]: metres and radians of the world, seconds, microseconds since 1970."""
 
     xy: NDArray[np.float64]
     yaw: NDArray[np.float64]
@@ -21,6 +22,12 @@ class Motion(NamedTuple):
     a: NDArray[np.float64]
     yaw_rate: NDArray[np.float64]
     utime: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Motion(Moment):
+    """The same of a car that follows a track."""
+
     bend: NDArray[np.float64]
     """1/m"""
     steer: NDArray[np.float64]
