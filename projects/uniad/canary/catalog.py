@@ -77,18 +77,18 @@ class Kind:
 
 
 def _grid_sample(g: Micro) -> Signs:
-    image, grid = g.draw(2, 16, 25, 25), g.uniform(2, 50, 8, 2, low=-1.2, high=1.2)
-    out = g.op("GridSample", g.input("image", image), g.input("grid", grid),
-               mode="bilinear", padding_mode="zeros", align_corners=0)  # fmt: skip
-    g.output(out, grid_sampled(image, grid, bilinear))
-    return signs(**{"it takes the nearest cell": grid_sampled(image, grid, nearest)})
+    return _sampled(g, g.draw(2, 16, 25, 25), g.uniform(2, 50, 8, 2, low=-1.2, high=1.2), "bilinear")
 
 
 def _grid_sample_20(g: Micro) -> Signs:
     """The shapes of NVIDIA/TensorRT#4646, with a batch of 64."""
-    image, grid = g.draw(64, 1, 1, 256), g.uniform(64, 1, 9, 2, low=-1, high=1)
+    return _sampled(g, g.draw(64, 1, 1, 256), g.uniform(64, 1, 9, 2, low=-1, high=1), "linear")
+
+
+def _sampled(g: Micro, image: Array, grid: Array, mode: str) -> Signs:
+    """mode: opset 20 has another word for bilinear."""
     out = g.op("GridSample", g.input("image", image), g.input("grid", grid),
-               mode="linear", padding_mode="zeros", align_corners=0)  # fmt: skip
+               mode=mode, padding_mode="zeros", align_corners=0)  # fmt: skip
     g.output(out, grid_sampled(image, grid, bilinear))
     return signs(**{"it takes the nearest cell": grid_sampled(image, grid, nearest)})
 

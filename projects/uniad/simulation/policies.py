@@ -42,27 +42,28 @@ WALK_S = (0.0, 0.8, 1.6, 2.4)  # where somebody on foot on the street will be
 PERSON_M = 0.9  # the room that people get round their middle
 
 
-class StandStill:
-    """Brakes, and stands."""
+class _Unaware:
+    """Looks at nothing and remembers nothing."""
 
-    name = "standing still"
     sensors: Literal["none"] = "none"
 
     def reset(self, route: Route) -> None:
         pass
+
+
+class StandStill(_Unaware):
+    """Brakes, and stands."""
+
+    name = "standing still"
 
     def step(self, observation: Observation, privileged: Privileged) -> Planned:
         return Planned(np.zeros((PLAN_STEPS, 2)))
 
 
-class ConstantVelocity:
+class ConstantVelocity(_Unaware):
     """Goes on as it goes: at the speed of now, straight ahead."""
 
     name = "constant velocity"
-    sensors: Literal["none"] = "none"
-
-    def reset(self, route: Route) -> None:
-        pass
 
     def step(self, observation: Observation, privileged: Privileged) -> Planned:
         way = LIDAR_AHEAD_M + privileged.speed * FRAME_S * np.arange(1, PLAN_STEPS + 1)
