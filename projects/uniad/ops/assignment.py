@@ -6,11 +6,11 @@ On a GPU a Triton kernel solves all problems at once and no value visits the hos
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from uniad.ops.kernels import solver
 
 # Stands for "never": NaN, infinities and anything beyond it. Far above any real cost (tens), far below the point where
 # double precision would lose the digits of the real ones.
@@ -36,14 +36,9 @@ def linear_assignment(cost: Tensor, valid: Tensor) -> Tensor:
 def _assign(cost: Tensor, valid: Tensor) -> Tensor:
     """One operator for torch.compile and CUDA graphs, whatever solves it."""
     cost = sanitised(cost)
-    if cost.device.type == "cuda":
-        try:
-            from uniad.ops.triton_assignment import solve
-        except ImportError:
-            warnings.warn("triton is not installed: assignments run on the host, which stalls the GPU", stacklevel=2)
-        else:
-            return solve(cost, valid)
-    return _solve_on_host(cost, valid)
+    on_gpu = cost.device.type == "cuda"
+    solve = solver("triton_assignment", "assignments run on the host, which stalls the GPU") if on_gpu else None
+    return (solve or _solve_on_host)(cost, valid)
 
 
 @_assign.register_fake

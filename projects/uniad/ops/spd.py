@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
+
+from uniad.ops.kernels import solver
 
 
 @torch.library.custom_op("uniad::solve_spd", mutates_args=())
@@ -15,13 +15,10 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     Nothing is checked or read back: a matrix that is not positive definite gives numbers without meaning, perhaps not finite.
     No gradient flows through it.
     """
-    if matrix.device.type == "cuda":
-        try:
-            from uniad.ops.triton_spd import solve
-        except ImportError:
-            warnings.warn("triton is not installed: linear systems go to a library, which no graph can record", stacklevel=2)
-        else:
-            return solve(matrix, right)
+    on_gpu = matrix.device.type == "cuda"
+    solve = solver("triton_spd", "linear systems go to a library, which no graph can record") if on_gpu else None
+    if solve is not None:
+        return solve(matrix, right)
     factor = torch.linalg.cholesky_ex(matrix, check_errors=False).L
     half = torch.linalg.solve_triangular(factor, right[..., None], upper=False)
     return torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0].contiguous()
