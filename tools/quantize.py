@@ -36,17 +36,10 @@ def main() -> None:
     from uniad.precision.int8.run import Options, int8_name, quantise
 
     options = Options(
-        method=args.method,
-        percentile=args.percentile,
-        split=args.split,
-        scenes=args.scenes,
-        frames=args.frames,
+        method=args.method, percentile=args.percentile, split=args.split, scenes=args.scenes, frames=args.frames,
         keep=tuple(args.keep),
-        negligible=args.negligible,
-        rank_frames=args.rank_frames,
-        memory_mib=args.memory_mib,
-        threads=args.threads,
-    )
+        negligible=args.negligible, rank_frames=args.rank_frames, memory_mib=args.memory_mib, threads=args.threads,
+    )  # fmt: skip
     out = args.out or int8_name(args.onnx)
     try_place(out)
     card = quantise(args.onnx, out, options, lambda line: print(line, flush=True))

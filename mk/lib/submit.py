@@ -52,17 +52,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     job = Job(
-        name=args.name,
-        goal=args.goal,
+        name=args.name, goal=args.goal,
         settings=dict(s.split("=", 1) for s in args.settings),
-        machines=args.machines,
-        gpus=args.gpus,
-        storage=args.storage,
-        image=args.image,
-        shared_memory=args.shm,
-        minutes=args.minutes,
-        restarts=args.restarts,
-    )
+        machines=args.machines, gpus=args.gpus, storage=args.storage, image=args.image, shared_memory=args.shm,
+        minutes=args.minutes, restarts=args.restarts,
+    )  # fmt: skip
     flags = shlex.split(args.flags)
     if args.on == "slurm":
         text, command = "", slurm.words(job, flags)

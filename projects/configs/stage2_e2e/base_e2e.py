@@ -21,10 +21,7 @@ group_id_list = [[0, 1, 2, 3, 4], [6, 7], [8], [5, 9]]
 model = dict(
     queue_length=queue_length,
     vehicle_id_list=vehicle_id_list,
-    freeze_img_backbone=True,
-    freeze_img_neck=True,
-    freeze_bn=True,
-    freeze_bev_encoder=True,
+    freeze_img_backbone=True, freeze_img_neck=True, freeze_bn=True, freeze_bev_encoder=True,
     loss_cfg=dict(loss_past_traj_weight=1.0),
     occ_head=dict(
         type="OccHead",

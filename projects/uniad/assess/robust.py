@@ -23,7 +23,6 @@ from uniad.formats.report import Table
 from uniad.postprocess.submission import class_ranges
 
 CLEAN = "clean"
-Scores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
         if present and present != stage2:
             raise ConfigError(f"{n.file}: model has {', '.join(sorted(present))} without {', '.join(stage2 - present)}")
         return S.ModelSpec(
-            backbone=backbone,
-            neck=neck,
-            bev=bev,
-            decoder=decoder,
-            track=track,
-            map=map_spec,
+            backbone=backbone, neck=neck, bev=bev, decoder=decoder, track=track, map=map_spec,
             track_loss=read_track_loss(n, native, pc_range, track.num_classes, compat),
             map_loss=map_loss,
             freeze=S.FreezeSpec(
@@ -105,7 +100,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             )
             if present
             else None,
-        )
+        )  # fmt: skip
 
 
 def read_train(cfg: Node, native: Node) -> S.TrainSpec:
@@ -140,22 +135,13 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
     if load_from is not None and not isinstance(load_from, str):
         raise cfg.fail("load_from", "it must be a file name or None")
     return S.TrainSpec(
-        lr=lr,
-        weight_decay=decay,
-        backbone_lr_mult=mult,
-        clip_norm=norm,
-        warmup_iters=warmup_iters,
-        warmup_ratio=warmup_ratio,
-        min_lr_ratio=min_ratio,
-        total_epochs=epochs,
-        log_interval=interval,
-        checkpoint_interval=keep,
-        load_from=load_from,
-        lr_by_epoch=by_epoch,
+        lr=lr, weight_decay=decay, backbone_lr_mult=mult, clip_norm=norm, warmup_iters=warmup_iters,
+        warmup_ratio=warmup_ratio, min_lr_ratio=min_ratio, total_epochs=epochs, log_interval=interval,
+        checkpoint_interval=keep, load_from=load_from, lr_by_epoch=by_epoch,
         regularise=native.boolean("regularise", True),
         clip_by_head=native.boolean("clip_by_head", False),
         shared_history=native.boolean("shared_history", False),
-    )
+    )  # fmt: skip
 
 
 def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> S.Spec:

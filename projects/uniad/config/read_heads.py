@@ -118,22 +118,14 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
             canvas_hw=n.wholes("canvas_size", 2),
             pc_range=pc_range,
             num_query=n.integer("num_query"),
-            num_things=things,
-            num_stuff=stuff,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            ffn_dims=ffn,
-            attn_levels=attn.levels,
+            num_things=things, num_stuff=stuff, encoder_layers=encoder_layers, decoder_layers=decoder_layers,
+            ffn_dims=ffn, attn_levels=attn.levels,
             things_mask_layers=masks["thing_transformer_head"],
             stuff_mask_layers=masks["stuff_transformer_head"],
-            num_heads=attn.heads,
-            num_points=attn.points,
-            dropout=plain.dropout,
-            cross_dropout=attn.dropout,
-            ffn_dropout=ffn_dropout,
-            top_k=top_k,
+            num_heads=attn.heads, num_points=attn.points, dropout=plain.dropout, cross_dropout=attn.dropout,
+            ffn_dropout=ffn_dropout, top_k=top_k,
             overlap_threshold_things=n.number("overlap_threshold_things", 0.4),
-        )
+        )  # fmt: skip
         if top_k > spec.num_query * things:
             raise n.fail("test_cfg", f"it selects more than num_query x num_things_classes = {spec.num_query * things}")
         focal = focal_loss(n.sub("loss_cls"))
@@ -145,19 +137,12 @@ def read_map(model: Node, pc_range: S.Range6, dims: int, bev: S.BevSpec) -> tupl
             if _costs(train.sub("assigner"), mask=False) != costs._replace(mask=0.0):
                 raise train.fail("assigner", "its costs must equal those of assigner_with_mask")
         loss = S.MapLossSpec(
-            num_things=things,
-            num_stuff=stuff,
-            cost_cls=costs.cls,
-            cost_box=costs.box,
-            cost_iou=costs.iou,
-            cost_mask=costs.mask,
-            focal_gamma=focal.gamma,
-            focal_alpha=focal.alpha,
-            weight_cls=focal.weight,
+            num_things=things, num_stuff=stuff, cost_cls=costs.cls, cost_box=costs.box, cost_iou=costs.iou,
+            cost_mask=costs.mask, focal_gamma=focal.gamma, focal_alpha=focal.alpha, weight_cls=focal.weight,
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
             weight_iou=weight(n.sub("loss_iou"), "GIoULoss"),
             weight_mask=weight(n.sub("loss_mask"), "DiceLoss"),
-        )
+        )  # fmt: skip
     return spec, loss
 
 
@@ -211,16 +196,10 @@ def read_motion(
                 det_layers=det_layers,
                 num_cls_fcs=n.integer("num_cls_fcs", 2),
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
-                num_heads=attn.heads,
-                num_points=attn.points,
-                use_variance=variance,
-                weight_cls=weight_cls,
-                weight_nll=weight_nll,
-                weight_minade=weight_minade,
-                weight_minfde=weight_minfde,
-                anchor_rotation=compat.anchor_rotation,
-                smoother_start=compat.smoother_start,
-            )
+                num_heads=attn.heads, num_points=attn.points, use_variance=variance, weight_cls=weight_cls,
+                weight_nll=weight_nll, weight_minade=weight_minade, weight_minfde=weight_minfde,
+                anchor_rotation=compat.anchor_rotation, smoother_start=compat.smoother_start,
+            )  # fmt: skip
 
 
 def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) -> S.OccSpec:
@@ -264,12 +243,7 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
                 bev_dims=n.integer("bev_emb_dim", 256),
                 proj_dims=n.integer("bev_proj_dim", 64),
                 proj_layers=n.integer("bev_proj_nlayers", 1, low=0),
-                slice_bev=slice_bev,
-                xbound=xbound,
-                ybound=ybound,
-                num_layers=layers,
-                embed_dims=dims,
-                ffn_dims=ffn,
+                slice_bev=slice_bev, xbound=xbound, ybound=ybound, num_layers=layers, embed_dims=dims, ffn_dims=ffn,
                 query_dims=n.integer("query_dim", 256),
                 query_mlp_layers=n.integer("query_mlp_layers", 3),
                 num_heads=heads,
@@ -288,7 +262,7 @@ def read_occ(model: Node, native: Node, bev: S.BevSpec, compat: S.CompatSpec) ->
                 cell_features=native.boolean("occ_cell_features", False),
                 draw_boxes=native.boolean("occ_draw_boxes", False),
                 **({"bev_centres": _cell_centres(bev)} if align else {}),
-            )
+            )  # fmt: skip
 
 
 def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:

@@ -106,19 +106,14 @@ def read_bev(
                 if sca.heads != tsa.heads:
                     raise inner.fail("num_heads", f"it must equal the temporal attention's, which is {tsa.heads}")
                 return S.BevSpec(
-                    height=height,
-                    width=width,
-                    pc_range=pc_range,
-                    embed_dims=dims,
+                    height=height, width=width, pc_range=pc_range, embed_dims=dims,
                     num_layers=n.integer("num_layers"),
                     num_levels=levels,
                     ffn_dims=layer.integer("feedforward_channels"),
                     num_heads=tsa.heads,
                     num_cams=t.integer("num_cams", 6),
                     points_in_pillar=n.integer("num_points_in_pillar", 4),
-                    sca_points=sca.points,
-                    tsa_points=tsa.points,
-                    dropout=tsa.dropout,
+                    sca_points=sca.points, tsa_points=tsa.points, dropout=tsa.dropout,
                     ffn_dropout=layer.number("ffn_dropout", 0.1),
                     rotate_prev_bev=t.boolean("rotate_prev_bev", True),
                     use_shift=t.boolean("use_shift", True),
@@ -127,7 +122,7 @@ def read_bev(
                     shift_now=compat.shift_now == S.UPSTREAM,
                     shift_rule=compat.bev_shift,
                     sca_capacity=native.number("sca_capacity", 0.3, above=0.0, high=1.0),
-                )
+                )  # fmt: skip
 
 
 def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat: S.CompatSpec) -> S.DecoderSpec:
@@ -144,19 +139,15 @@ def read_decoder(head: Node, pc_range: S.Range6, dims: int, classes: int, compat
                 raise deformable.fail("num_heads", "it must equal that of the attention before it")
             return S.DecoderSpec(
                 num_layers=n.integer("num_layers"),
-                embed_dims=dims,
-                num_classes=classes,
+                embed_dims=dims, num_classes=classes,
                 ffn_dims=layer.integer("feedforward_channels"),
-                pc_range=pc_range,
-                num_heads=attn.heads,
-                num_points=attn.points,
-                dropout=plain.dropout,
+                pc_range=pc_range, num_heads=attn.heads, num_points=attn.points, dropout=plain.dropout,
                 cross_dropout=attn.dropout,
                 ffn_dropout=layer.number("ffn_dropout", 0.1),
                 past_steps=head.integer("past_steps", 4),
                 fut_steps=head.integer("fut_steps", 4),
                 box_code=compat.box_code,
-            )
+            )  # fmt: skip
 
 
 def read_coder(head: Node, classes: int) -> tuple[S.Range6, S.Range6, int]:
@@ -179,11 +170,7 @@ def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: 
         q.only(qim_type="QIMBase")
         m.only(memory_bank_type="MemoryBank")
         return S.TrackSpec(
-            num_query=queries,
-            num_classes=classes,
-            embed_dims=dims,
-            pc_range=pc_range,
-            post_center_range=post_range,
+            num_query=queries, num_classes=classes, embed_dims=dims, pc_range=pc_range, post_center_range=post_range,
             capacity=native.integer("track_capacity", 256),
             score_thresh=model.number("score_thresh"),
             filter_score_thresh=model.number("filter_score_thresh"),
@@ -196,7 +183,7 @@ def read_track(model: Node, head: Node, native: Node, pc_range: S.Range6, dims: 
             random_drop=q.number("random_drop"),
             mem_len=m.integer("memory_bank_len"),
             mem_score_thresh=m.number("memory_bank_score_thresh"),
-        )
+        )  # fmt: skip
 
 
 def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int, compat: S.CompatSpec) -> S.TrackLossSpec:
@@ -213,15 +200,11 @@ def read_track_loss(model: Node, native: Node, pc_range: S.Range6, classes: int,
         return S.TrackLossSpec(
             num_classes=classes,
             code_weights=n.numbers("code_weights", 10),
-            pc_range=pc_range,
-            cost_cls=cost_cls,
-            cost_box=cost_box,
-            focal_gamma=focal.gamma,
-            focal_alpha=focal.alpha,
+            pc_range=pc_range, cost_cls=cost_cls, cost_box=cost_box, focal_gamma=focal.gamma, focal_alpha=focal.alpha,
             weight_cls=focal.weight,
             weight_box=weight(n.sub("loss_bbox"), "L1Loss"),
             # Stage 2 says nothing and means 1: that is upstream's default.
             weight_past_traj=n.number("loss_past_traj_weight", 1.0),
             overlap=native.choice("track_overlap", ("iou", "distance"), "iou"),
             stale_overlap=compat.stale_overlap,
-        )
+        )  # fmt: skip

@@ -82,13 +82,9 @@ def export_onnx(
         program = torch.onnx.export(
             step,
             example_tensors(contract),
-            input_names=contract.input_names,
-            output_names=contract.output_names,
-            opset_version=EXPORTER_OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
+            input_names=contract.input_names, output_names=contract.output_names, opset_version=EXPORTER_OPSET,
+            dynamo=True, optimize=False, verbose=False,
+        )  # fmt: skip
         assert program is not None  # what dynamo=True gives
         traced = trace(program.model)
         _simplify(program.model)

@@ -27,12 +27,9 @@ class OccTargets(NamedTuple):
 
 
 def occ_losses(
-    raw: OccRaw,
-    matched_gt: Tensor,
-    targets: Targets,
-    spec: OccSpec,
+    raw: OccRaw, matched_gt: Tensor, targets: Targets, spec: OccSpec,
     reduce_mean: Callable[[Tensor], Tensor] = lambda counts: counts,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """Weighted scalars ``occ.*`` of a batch, under upstream's names.
 
     raw: what ``OccHead.predict`` returned, with masks; matched_gt: [B, A] int64, each agent's object in the last frame, -1 none.

@@ -24,10 +24,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(dim, HEADS, DROPOUT)
-        self.linear1 = nn.Linear(dim, 2 * dim)
-        self.linear2 = nn.Linear(2 * dim, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
+        self.linear1, self.linear2 = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,10 +43,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MultiheadAttention(dim, HEADS, DROPOUT)
         self.multihead_attn = MultiheadAttention(dim, HEADS, DROPOUT)
-        self.linear1 = nn.Linear(dim, 2 * dim)
-        self.linear2 = nn.Linear(2 * dim, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
+        self.linear1, self.linear2 = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(DROPOUT)
 

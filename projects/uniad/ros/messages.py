@@ -32,10 +32,8 @@ ENCODINGS: dict[str, tuple[int, int | None]] = {
     "bgra8": (4, cv2.COLOR_BGRA2BGR),
     "rgba8": (4, cv2.COLOR_RGBA2BGR),
     "mono8": (1, cv2.COLOR_GRAY2BGR),
-    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUY2),
-    "yuyv": (2, cv2.COLOR_YUV2BGR_YUY2),
+    **dict.fromkeys(("yuv422", "uyvy"), (2, cv2.COLOR_YUV2BGR_UYVY)),
+    **dict.fromkeys(("yuv422_yuy2", "yuyv"), (2, cv2.COLOR_YUV2BGR_YUY2)),
     # OpenCV names a pattern by its second row and column, ROS by its first.
     "bayer_rggb8": (1, cv2.COLOR_BayerBG2BGR),
     "bayer_bggr8": (1, cv2.COLOR_BayerRG2BGR),

@@ -104,14 +104,9 @@ def replay(runner: Runner, sequence: Sequence) -> list[Outputs]:
 
 
 def compare(
-    outputs: Iterable[Outputs],
-    sequence: Recording,
-    contract: Compared,
-    backend: str,
-    precision: str = "fp32",
-    stop_on_failure: bool = False,
-    limit: Tolerance | None = None,
-) -> Report:
+    outputs: Iterable[Outputs], sequence: Recording, contract: Compared, backend: str, precision: str = "fp32",
+    stop_on_failure: bool = False, limit: Tolerance | None = None,
+) -> Report:  # fmt: skip
     """Judge a replay by ``limit``, or by the row of ``TOLERANCES`` that ``precision`` names.
 
     stop_on_failure: leave off after the first frame with a fault; what is judged over all frames is then only told of those seen.

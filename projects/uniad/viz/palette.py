@@ -24,13 +24,9 @@ OTHER_CLASS = (215, 230, 200)  # of a vocabulary of one's own
 MAP_COLOURS = {"divider": (150, 150, 70), "crossing": (92, 120, 140), "contour": (118, 96, 88)}
 # Of Bench2Drive's map, which no picture shows beside the one of nuScenes
 TOWN_COLOURS = {
-    "broken line": (150, 150, 70),
-    "solid line": (185, 155, 110),
-    "double solid line": (155, 80, 65),
-    "lane centre": (95, 110, 140),
-    "traffic light": (65, 140, 80),
-    "stop sign": (140, 65, 95),
-}
+    "broken line": (150, 150, 70), "solid line": (185, 155, 110), "double solid line": (155, 80, 65),
+    "lane centre": (95, 110, 140), "traffic light": (65, 140, 80), "stop sign": (140, 65, 95),
+}  # fmt: skip
 DRIVABLE = (60, 64, 70)
 GROUND = (24, 26, 30)
 GROUND_TRUTH = (240, 240, 240)
