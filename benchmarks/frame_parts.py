@@ -27,7 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from gpu_step import milliseconds
-from latency import TORCH_MODES, VARIANTS, make_model, read_frames, store_frames, the_spec
+from latency import TORCH_MODES, inductor_options, make_model, read_frames, spec_options, store_frames, the_spec
 from uniad.backends.cuda_graph import CudaGraphStep, parts
 from uniad.errors import UserError, run_cli
 from uniad.interface.contract import contract_for
@@ -130,17 +130,11 @@ def busy(work: list[Kernel]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", choices=VARIANTS, required=True)
-    parser.add_argument("--stage", type=int, choices=(1, 2), default=2)
-    parser.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
-    parser.add_argument("--data-root", help="the dataset (default: the config's)")
-    parser.add_argument("--info-root", help="folder of the info files (default: the config's)")
+    spec_options(parser)
     parser.add_argument("--stored", type=Path, help="frames as an earlier run stored them here (stored now if absent)")
     parser.add_argument("--modes", nargs="+", default=["parts-fp16"], help=f"of {', '.join(TORCH_MODES)}")
     parser.add_argument("--longest", type=int, default=25, help="kernels to list")
-    parser.add_argument("--inductor", nargs="*", default=[], metavar="KEY=JSON", help="for torch.compile, e.g. max_autotune=true")
     parser.add_argument("--out", type=Path, help="folder for every kernel of every mode as a table")
-    parser.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
     args = parser.parse_args()
     unknown = [mode for mode in args.modes if mode not in TORCH_MODES]
     if unknown:
@@ -149,7 +143,6 @@ def main() -> int:
         raise UserError("this benchmark needs a GPU and PyTorch sees none")
     spec = the_spec(args)
     contract = contract_for(spec)
-    options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.inductor)}
     with tempfile.TemporaryDirectory() as folder:
         stored = args.stored or Path(folder) / "frames.pt"
         if not stored.exists():
@@ -159,7 +152,8 @@ def main() -> int:
         step_mode, precision = mode.split("-")
         torch._dynamo.reset()
         begun = time.perf_counter()
-        step = CudaGraphStep(make_model(spec, args.checkpoint), contract, precision, step_mode, compile_options=options or None)
+        model = make_model(spec, args.checkpoint)
+        step = CudaGraphStep(model, contract, precision, step_mode, compile_options=inductor_options(args))
         for frame in frames:
             step.load(frame)
             step.run()

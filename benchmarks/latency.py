@@ -131,9 +131,8 @@ def make_step(spec: Spec, contract: Contract, mode: str, args: argparse.Namespac
     from uniad.backends.cuda_graph import CudaGraphStep
 
     step_mode, precision = mode.split("-")
-    options = dict(pair.split("=", 1) for pair in args.inductor)
-    options = {name: json.loads(value) for name, value in options.items()}
-    return CudaGraphStep(make_model(spec, args.checkpoint), contract, precision, step_mode, args.device, options or None)
+    model = make_model(spec, args.checkpoint)
+    return CudaGraphStep(model, contract, precision, step_mode, args.device, inductor_options(args))
 
 
 def run_mode(spec: Spec, contract: Contract, mode: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -310,11 +309,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--variant", choices=VARIANTS, required=True)
-    p.add_argument("--stage", type=int, choices=sorted(KINDS), default=2)
-    p.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
-    p.add_argument("--data-root", help="the dataset (default: the config's)")
-    p.add_argument("--info-root", help="folder of the info files (default: the config's)")
+    spec_options(p)
     p.add_argument("--frames", type=int, default=200, help="frames to time (default 200); fewer are run again")
     p.add_argument("--modes", nargs="+", default=["eager-fp32", "graph-fp32", "compile-bf16", "compile-fp16"])
     p.add_argument("--onnx", action="append", default=[], metavar="FILE", help="graph for the ort modes; may be repeated")
@@ -322,9 +317,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--limit", type=float, default=300, help="seconds that a mode may take (default 300)")
     p.add_argument("--threads", type=int, default=0, help="of the modes on the CPU (default: their own choice)")
     p.add_argument("--no-capture", action="store_true", help="no CUDA graph in onnxruntime")
-    p.add_argument("--inductor", nargs="*", default=[], metavar="KEY=JSON", help="for torch.compile, e.g. max_autotune=true")
     p.add_argument("--out", type=Path, help="folder for report.json, outputs and logs of the modes (default: not kept)")
-    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
     p.add_argument("--only", help=argparse.SUPPRESS)  # of a mode's own process, with what follows
     p.add_argument("--graph", help=argparse.SUPPRESS)
     p.add_argument("--label", help=argparse.SUPPRESS)
@@ -349,6 +342,21 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--inductor {faulty[0]!r}: give KEY=JSON, e.g. max_autotune=true")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch sees no GPU; --device cpu times the modes that run on one")
+
+
+def spec_options(p: argparse.ArgumentParser) -> None:
+    """What ``the_spec``, ``make_model`` and ``inductor_options`` read."""
+    p.add_argument("--variant", choices=VARIANTS, required=True)
+    p.add_argument("--stage", type=int, choices=sorted(set(KINDS) - {0}), default=2)
+    p.add_argument("--checkpoint", help="trained weights (default: initial weights from a fixed seed)")
+    p.add_argument("--data-root", help="the dataset (default: the config's)")
+    p.add_argument("--info-root", help="folder of the info files (default: the config's)")
+    p.add_argument("--inductor", nargs="*", default=[], metavar="KEY=JSON", help="for torch.compile, e.g. max_autotune=true")
+    p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="config values on top")
+
+
+def inductor_options(args: argparse.Namespace) -> dict[str, Any] | None:
+    return {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.inductor)} or None
 
 
 def the_spec(args: argparse.Namespace) -> Spec:
