@@ -11,7 +11,6 @@ OVERLAY := third_party/uniad_mmdet3d projects/configs tools/postprocess_bevforme
 OVERLAY_FILES = $(shell find $(OVERLAY) -type f -not -path '*/__pycache__/*' -not -path '*/build/*' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null)
 
 UNIAD_TREE = $(HOST_PYTHON) tools/uniad_tree.py
-CLONE_FROM = $(UNIAD_GIT_URL) $(UNIAD_COMMIT)
 
 .PHONY: clone patch overlay compile
 clone: $(STEPS)/clone ## Clone UniAD at its pinned commit into UniAD_train/UniAD

@@ -72,7 +72,7 @@ def main() -> int:
         keep(cache_file(args.cache, result.digest, result.backend, result.version, result.device), result)
     report = report_of(canaries, result, touched, str(args.onnx or ""), {PICTURE: "what each canary gave"})
     page = keep_report(report, args.out, lambda place: draw_table({result.where: result.outcomes}, place / PICTURE))
-    print(plain(short(canaries, result)))
+    print(plain(short(result)))
     for finding in report.findings:
         print(finding)
     print(page)

@@ -64,7 +64,7 @@ def report_of(
     )
 
 
-def short(canaries: CanarySet, result: Result) -> Table:
+def short(result: Result) -> Table:
     """For a terminal."""
     shown = (RIGHT, BUILT, ELSEWHERE)
     rows = [[name, o.state, "" if o.state in shown and o.state != RIGHT else o.text] for name, o in result.outcomes.items()]

@@ -64,7 +64,7 @@ def _model(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             head.only(with_box_refine=True, as_two_stage=False, sync_cls_avg_factor=True)
             head.must_equal("in_channels", dims, "model.embed_dims")
             head.skip("loss_cls", "loss_bbox", "loss_iou")
-            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
+            bev = read_bev(head, native, pc_range, dims, neck.num_outs, compat)
             track = read_track(n, head, native, pc_range, dims)
             decoder = read_decoder(head, pc_range, dims, track.num_classes, compat)
         grid = read_grid(n, bev)

@@ -34,7 +34,7 @@ def read_detector(cfg: Node, native: Node, compat: S.CompatSpec) -> S.ModelSpec:
             pc_range, post_range, max_num = read_coder(head, classes)
             backbone = read_backbone(n)
             neck = read_neck(n, backbone, dims)
-            bev = read_bev(n, head, native, pc_range, dims, neck.num_outs, compat)
+            bev = read_bev(head, native, pc_range, dims, neck.num_outs, compat)
             decoder = read_decoder(head, pc_range, dims, classes, compat)
             focal, weight_box = focal_loss(head.sub("loss_cls")), weight(head.sub("loss_bbox"), "L1Loss")
             if weight(head.sub("loss_iou"), "GIoULoss"):

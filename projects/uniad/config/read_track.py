@@ -70,9 +70,7 @@ def read_neck(model: Node, backbone: S.BackboneSpec, dims: int) -> S.NeckSpec:
         )
 
 
-def read_bev(
-    model: Node, head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int, compat: S.CompatSpec
-) -> S.BevSpec:
+def read_bev(head: Node, native: Node, pc_range: S.Range6, dims: int, levels: int, compat: S.CompatSpec) -> S.BevSpec:
     height, width = head.integer("bev_h"), head.integer("bev_w")
     with head.sub("positional_encoding") as n:
         n.type("LearnedPositionalEncoding")

@@ -97,7 +97,7 @@ def canaries_there(
         work = f"{folder}/canary-{sha256(bundle / 'plan.json')[:12]}"
         _look_there(remote, plan)
         remote.run(f"mkdir -p {shlex.quote(work)}")
-        _send_together(remote, bundle, files_of(bundle, plan), work)
+        _send_together(remote, bundle, files_of(plan), work)
         say(f"{remote.target}: {len(read_set(bundle / CANARIES).rows)} canaries sent to {work}, removed when it is done")
         found = f"{work}/{ondevice.OUT}/{ondevice.CANARY_RESULT}"
         try:
@@ -141,7 +141,7 @@ echo "trtexec=$t"
 
 
 def _copy_there(remote: Remote, bundle: Path, plan: dict, work: str, options: DeviceOptions, say: Say) -> None:
-    names = files_of(bundle, plan)
+    names = files_of(plan)
     whole = sum((bundle / name).stat().st_size for name in names)
     held = f"if [ -d {shlex.quote(work)} ]; then du -sk {shlex.quote(work)}; else echo 0; fi"
     free, held = remote.free_bytes(work), int(remote.run(held).split()[0]) * 1024

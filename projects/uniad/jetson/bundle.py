@@ -129,7 +129,7 @@ def _write_plan(folder: Path, plan: dict) -> dict:
     return plan
 
 
-def files_of(folder: Path, plan: dict) -> list[str]:
+def files_of(plan: dict) -> list[str]:
     """Names of the bundle's files, the plan last: where it is, all is."""
     return [*sorted(plan["files"]), PLAN]
 
@@ -137,7 +137,7 @@ def files_of(folder: Path, plan: dict) -> list[str]:
 def pack(folder: Path, plan: dict, tar: Path, root: str) -> None:
     """One tar with one folder ``root``; the same bundle gives the same bytes."""
     with atomic_path(tar) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name in files_of(folder, plan):
+        for name in files_of(plan):
             info = tarfile.TarInfo(f"{root}/{name}")
             info.size = (folder / name).stat().st_size
             info.mode = 0o755 if name.endswith(".sh") else 0o644

@@ -139,7 +139,7 @@ def compare(
             judge(f"frame {i}", i, _objects(got, want, aligned.comparable, limit))
             judge(f"frame {i}", i, _map(got, want, contract, limit))
             if contract.has_stage2:
-                future = [Check(*found) for found in compare_future(got, want, limit, aligned.comparable)]
+                future = [Check(*found) for found in compare_future(got, want, aligned.comparable)]
                 judge(f"frame {i}", i, future)
                 plans += [check.value for check in future if check.row == "plan_m"]
         if stop_on_failure and report.faults:

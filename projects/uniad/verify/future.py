@@ -7,20 +7,15 @@ came from. A cell is claimed by a slot, and is compared by the row that the slot
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Mapping  # noqa: UP035  Python 3.8 cannot index the newer one
+from typing import Mapping  # noqa: UP035  Python 3.8 cannot index the newer one
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from uniad.verify.tolerances import Tolerance
 
 Outputs = Mapping[str, np.ndarray]
 FREE, NO_ROW = -1, -2
 
 
-def compare_future(
-    got: Outputs, want: Outputs, limit: Tolerance, comparable: np.ndarray | None = None
-) -> Iterator[tuple[str, str, float]]:
+def compare_future(got: Outputs, want: Outputs, comparable: np.ndarray | None = None) -> Iterator[tuple[str, str, float]]:
     """(tensor, row of the tolerance, value) of every check. Tensors are those of the contract, with a leading axis of 1.
 
     comparable: [R] detection rows that hold the same object in both; all where None.

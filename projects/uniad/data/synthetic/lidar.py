@@ -62,7 +62,7 @@ def cast(stage: Stage, global_from_lidar_44: np.ndarray, columns: int, rng: np.r
         if len(beams) == 0:
             continue
         window = (span, slice(beams[0], beams[-1] + 1))
-        t, hit_light = _enter(item, origin, ray[window], distance[window])
+        t, hit_light = _enter(item, origin, ray[window])
         better = t < distance[window]
         if better.any():
             distance[window] = np.where(better, t, distance[window])
@@ -77,7 +77,7 @@ def cast(stage: Stage, global_from_lidar_44: np.ndarray, columns: int, rng: np.r
     return Sweep(points, label[alive])
 
 
-def _enter(item, origin: np.ndarray, ray: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, float]:
+def _enter(item, origin: np.ndarray, ray: np.ndarray) -> tuple[np.ndarray, float]:
     """Distance at which rays [c, b, 3] enter the item, inf where they miss."""
     c, s = np.cos(item.yaw), np.sin(item.yaw)
     dx, dy = origin[0] - item.xy[0], origin[1] - item.xy[1]

@@ -50,7 +50,7 @@ def make_crowd(town: Town, reach: np.ndarray, first_id: int, rng: np.random.Gene
     """Everything beside the traffic, along the roads near the ego car's way."""
     crowd = Crowd(first_id, rng)
     roads = near_roads(town, reach, 60.0)
-    sites = _sites(crowd, town, near_roads(town, reach, 25.0))
+    sites = _sites(crowd, near_roads(town, reach, 25.0))
     for road in roads:
         if road.parking:
             _park(crowd, town, road, sites)
@@ -66,7 +66,7 @@ def _heading(road: Road, along_road: bool = True) -> float:
     return yaw if along_road else yaw + np.pi
 
 
-def _sites(crowd: Crowd, town: Town, roads: list[Road]) -> dict[tuple[int, int], tuple[float, float]]:
+def _sites(crowd: Crowd, roads: list[Road]) -> dict[tuple[int, int], tuple[float, float]]:
     """Building sites in the parking strip: barriers towards the traffic, cones at both ends, a machine, workers."""
     rng = crowd.rng
     sites: dict[tuple[int, int], tuple[float, float]] = {}
