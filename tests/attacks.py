@@ -62,7 +62,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "what stands for a file: pipes, devices, gigabytes, keys twice": (r"unit/test_outside_files.py::",),
     "places for results: not there, not writable, full, links": (
         r"unit/test_places.py::",
-        r"unit/deploy/test_infer.py::test_nothing_is_removed_or_written_through_a_link",
+        r"unit/deploy/test_infer.py::test_(nothing_is_removed_or_written_through_a_link|a_disk_that_fills)",
     ),
     "commands on a former run's results: drives, logs, graphs, checkpoints damaged; two at once; a disk that fills up": (
         r"pipeline/test_attacked_commands.py::",

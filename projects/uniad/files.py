@@ -11,7 +11,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -139,7 +140,8 @@ def alone_in(folder: str | Path) -> Generator[None, None, None]:
 
 
 # A place that took files when the work began, and does so no more: full, read-only, not mounted any more, no longer ours
-_PLACE_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PLACE_LOST = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTDIR}
 
 
 def write_results(folder: str | Path, write: Callable[[Path], T], text: Callable[[], str]) -> T:
@@ -157,7 +159,7 @@ def write_results(folder: str | Path, write: Callable[[Path], T], text: Callable
         why = of_system(refused)
     for place in _elsewhere():
         try:
-            spare = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=place))
+            spare = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=place)).resolve()
         except OSError:
             continue
         try:
@@ -180,6 +182,16 @@ def _elsewhere() -> Iterator[str]:
         with contextlib.suppress(OSError, RuntimeError):
             yield str(find())
     yield "/dev/shm"
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """The bytes of ``np.savez_compressed``. That leaves its archive open on a full disk, and its end then prints a traceback."""
+    import numpy as np
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)
 
 
 MOST_READ = 256 << 20  # bytes; the largest index or card that anybody writes is far below

@@ -64,6 +64,15 @@ def test_drives_of_a_former_run_that_are_damaged(drives: Path, tmp_path: Path, f
         assert code == 2 and err.count("error: ") == 1 and "Traceback" not in err and left(out) == before, err
 
 
+def test_a_damaged_drive_is_told_before_others_are_made(drives: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(drives, out)
+    (out / ROUTE).unlink()
+    DAMAGE["cut"](out / ROUTE.replace("standing-still", "expert"))
+    assert "expert/seed-0100-route-0.json cannot be read" in refused("tools/drive.py", "--out", out, *BASELINES)
+    assert not (out / ROUTE).exists()
+
+
 def test_two_at_once_do_not_write_into_one_folder(tmp_path: Path, record_property) -> None:
     """Drives of one model beside the identity of another would be taken for its own by the next run."""
     toy, out = write_toy(tmp_path / "toy.onnx"), tmp_path / "out"
@@ -104,7 +113,7 @@ def test_an_evaluation_whose_disk_fills_up_loses_nothing(
     if full == "disk":
         (kept,) = (tmp_path / "here").iterdir()
         assert json.loads((kept / "results.json").read_text())["map"] == {"drivable": 0.5}
-        assert f"the results are in {kept.relative_to(tmp_path / 'here')}" in str(error.value) and "drivable" in shown
+        assert f"the results are in {kept}, move" in str(error.value) and "drivable" in shown
     else:
         assert "printed above" in str(error.value) and json.dumps([tokens, tokens]) in shown
     assert not out.exists()

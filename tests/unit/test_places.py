@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uniad.errors import UserError, of_system, run_cli, system_errors_are_one_line
-from uniad.files import alone_in, atomic_path, try_place, write_results
+from uniad.files import alone_in, atomic_path, try_place, write_npz, write_results
 
 
 def left(folder: Path) -> list[str]:
@@ -171,6 +171,29 @@ def test_what_took_hours_is_written_elsewhere_where_its_place_takes_it_no_more(t
     assert left(tmp_path) == sorted(["disk", "here", "home", kept.name, "results.json", "run"]), "and nothing half-written"
     full.clear()
     assert write_results(tmp_path / "disk/run", written, lambda: "") == 5
+
+
+def test_arrays_on_a_full_disk_are_an_error_and_no_traceback_of_the_collector(tmp_path: Path) -> None:
+    """NumPy leaves its archive open then. A limit on the size of files stands for the disk."""
+    import numpy as np
+
+    arrays = {"lanes": np.arange(12).reshape(3, 4), "f0/x": np.float32(2.5)}
+    write_npz(tmp_path / "ours.npz", arrays)
+    np.savez_compressed(tmp_path / "numpys.npz", **arrays)
+    assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "numpys.npz").read_bytes()
+    code = """import resource, sys
+import numpy as np
+from uniad.files import atomic_path, write_npz
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with atomic_path(sys.argv[1]) as temporary:
+        write_npz(temporary, {"noise": np.random.default_rng(0).random(99_999)})
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "full.npz")], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("File too large\n", "")
+    assert left(tmp_path) == ["numpys.npz", "ours.npz"]
 
 
 def test_what_no_place_takes_is_printed(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from uniad.config.spec import ImageSpec, Spec
 from uniad.errors import UserError
-from uniad.files import atomic_path, open_outside, sha256
+from uniad.files import atomic_path, open_outside, sha256, write_npz
 from uniad.interface.contract import Contract, pack_frame, pack_outputs, unpack_inputs
 from uniad.interface.types import Frame
 from uniad.postprocess.map_merge import finish_lanes
@@ -93,8 +93,8 @@ def record(model: UniAD, contract: Contract, frames: Iterable[Frame], image: Ima
             count += 1
         for port, value in zip(contract.state, tensors):
             arrays[f"end/{port.name}"] = value.numpy()
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, **arrays)
+    with atomic_path(path) as temporary:
+        write_npz(temporary, arrays)
     return count
 
 

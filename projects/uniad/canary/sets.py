@@ -18,6 +18,7 @@ from uniad.canary.graphs import Micro
 from uniad.canary.judge import ARRAYS, ROWS, CanarySet, read_set
 from uniad.errors import UserError
 from uniad.export.passes import opset_of
+from uniad.files import write_npz
 
 _FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
 _SCATTERS = {"ScatterND", "ScatterElements"}
@@ -65,7 +66,7 @@ def write_set(folder: str | Path, only: Collection[str] = ()) -> CanarySet:
             "weight_bytes": _weight_bytes(model) if kind.precision in ("int8", "fp8") else 0,
             "sha256": digest.hexdigest(),
         }
-    np.savez_compressed(folder / ARRAYS, **arrays)
+    write_npz(folder / ARRAYS, arrays)
     (folder / ROWS).write_text(json.dumps({"version": 1, "canaries": rows}, indent=1) + "\n")
     return read_set(folder)
 

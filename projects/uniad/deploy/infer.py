@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from uniad.deploy.loop import results_along
 from uniad.deploy.records import SUMMARY, claim, percentiles, write_frame, write_json
 from uniad.deploy.runtime import Runtime
 from uniad.deploy.sources import FrameRecord, Scene
+from uniad.files import write_results
 from uniad.interrupt import Interrupt
 from uniad.postprocess.result import Result
 from uniad.postprocess.submission import class_ranges, entries_of, submission
@@ -43,8 +45,6 @@ def run(
     interrupt = Interrupt("finishing this frame; Ctrl-C again stops at once")
 
     def account(finished: bool) -> dict[str, Any]:
-        write_json(out / "detection.json", submission(detections))
-        write_json(out / "tracking.json", submission(tracks))
         counted = timings[warmup:] or timings
         summary = {
             "finished": finished,
@@ -57,7 +57,14 @@ def run(
             "latency_ms": percentiles({stage: [t[stage] for t in counted] for stage in STAGES if counted}),
             "latency_frames": len(counted),
         }
-        write_json(out / SUMMARY, summary)
+
+        def write(place: Path) -> None:
+            write_json(place / "detection.json", submission(detections))
+            write_json(place / "tracking.json", submission(tracks))
+            write_json(place / SUMMARY, summary)
+
+        # Frames that lie on a disk that is full by now are worth something with this account alone.
+        write_results(out, write, lambda: json.dumps(summary))
         return summary
 
     finished = False

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from uniad.errors import UserError
-from uniad.files import atomic_path, read_json, read_json_of
+from uniad.files import atomic_path, read_json, read_json_of, write_npz
 from uniad.formats import results as schema
 from uniad.interface.command import ALL_COMMANDS
 from uniad.postprocess.result import Forecasts, Objects, Plan, Result
@@ -72,8 +72,8 @@ def write_frame(folder: Path, number: int, result: Result, info: Mapping[str, An
     if stage2 is not None:
         masks |= {"occupancy": stage2.occupancy, "occupancy_ids": stage2.occupancy_ids.astype(np.int32)}
     name = f"{number:04d}"
-    with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, **masks)
+    with atomic_path(folder / f"{name}.npz") as temporary:
+        write_npz(temporary, masks)
     frame = {
         "frame": number,
         **info,

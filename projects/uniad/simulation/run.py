@@ -125,6 +125,10 @@ def run(job: Job, out: Path, jobs: int = 1, progress: Callable[[int, int], None]
         raise UserError(f"{jobs} jobs: ask for at least 1")
     claim(out, job.identity())
     todo = [(key, path) for key in job.drives() if not (path := place(out, *key)).exists()]
+    if todo:  # a drive that cannot be read is told before hours of others, not after them
+        for key in job.drives():
+            if key not in dict(todo):
+                _read(job, out, *key)
     total, done = len(job.drives()), len(job.drives()) - len(todo)
     about = _about(job)
     progress(done, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -43,6 +44,31 @@ def results(runtime: Runtime, dataset: DatasetFrames, tmp_path_factory: pytest.T
     out = tmp_path_factory.mktemp("infer") / "results"
     run(runtime, [dataset.scene("0")], out, {"split": "val"})
     return out
+
+
+def test_a_disk_that_fills_up_leaves_frames_and_their_account_elsewhere(
+    runtime: Runtime, dataset: DatasetFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, here, replace_file = tmp_path / "out", tmp_path / "here", os.replace
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def third_frame_fills_it(source: Path, target: Path) -> None:
+        if (out / "scene-0002/0001.json").exists() and out in Path(target).parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target)
+
+    scene = dataset.scene("0", 3)
+    monkeypatch.setattr("uniad.deploy.infer.folder_name", lambda name: "scene-0002")
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", third_frame_fills_it)
+        with pytest.raises(UserError, match="No space left on device.* Nothing is lost: the results are in .*, move them"):
+            run(runtime, [scene], out, {"config": "a.py", "config_options": [], "split": "val"})
+    (kept,) = here.iterdir()
+    assert read_summary(kept)["frames"] == 2 and not read_summary(kept)["finished"]
+    for file in kept.iterdir():
+        shutil.move(file, out / file.name)
+    assert read_summary(out)["scenes"][0]["frames"] == len(list((out / "scene-0002").glob("*.json"))) == 2
 
 
 def test_every_frame_is_on_disk_as_the_runtime_said_it(results: Path, runtime: Runtime, dataset: DatasetFrames) -> None:
