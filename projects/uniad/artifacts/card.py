@@ -80,15 +80,18 @@ def future_entries(spec: Spec, checkpoint: str | Path = "") -> dict:
     stage2, compat = spec.model.stage2, spec.model.compat
     assert stage2 is not None
     plan, motion = stage2.plan, stage2.motion
+    applied = "uniad.postprocess.collision.optimise_plan to plan_traj and occ_seg"
+    if plan.col_moves == "speed":
+        applied = "uniad.postprocess.giving_way.give_way to plan_traj, the car's speed and the tracked boxes"
     anchors = motion.anchor_path if Path(motion.anchor_path).is_file() else str(checkpoint)
     return {
         "anchors": anchors,
         "anchors_sha256": sha256(anchors),
         "post_processing": {
             "collision_optimiser": {
-                "what": "not in the graph: plan_traj, recorded and verified, is the path before it; a host applies "
-                "uniad.postprocess.collision.optimise_plan to plan_traj and occ_seg",
+                "what": f"not in the graph: plan_traj, recorded and verified, is the path before it; a host applies {applied}",
                 "wanted_by_config": plan.use_col_optim,
+                "moves": plan.col_moves,
                 "filter_range_m": plan.col_filter_range,
                 "sigma_m": plan.col_sigma,
                 "alpha": plan.col_alpha,

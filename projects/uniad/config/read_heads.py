@@ -299,6 +299,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
             col_solver=native.choice("collision_solver", ("newton", "ipopt"), "newton"),
+            col_moves=native.choice("collision_optimiser", ("points", "speed"), "points"),
         )
         if "col_optim_args" in n.data:
             with n.sub("col_optim_args") as c:

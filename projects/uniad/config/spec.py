@@ -297,6 +297,8 @@ class PlanSpec:
     col_sigma: float = 1.0
     col_alpha: float = 5.0
     col_solver: str = "newton"  # or "ipopt": upstream's own, whose optimum the other one finds
+    # What the optimiser may do to a plan: move each of its points by itself, as upstream's, or slow it down on its own way
+    col_moves: Literal["points", "speed"] = "points"
     num_layers: int = 3
     num_heads: int = 8
     ffn_dims: int = 0  # 0: twice embed_dims

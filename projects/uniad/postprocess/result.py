@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uniad.config.spec import CompatSpec, Spec, Stage2Spec, Vocabulary
+from uniad.config.spec import BENCH2DRIVE, CompatSpec, Spec, Stage2Spec, Vocabulary
 from uniad.errors import UserError
 from uniad.interface.command import ALL_COMMANDS
 from uniad.interface.types import EGO_ID
@@ -136,14 +136,14 @@ def result_of(outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]
         forecasts=_forecasts(outputs),
         occupancy=occupancy,
         occupancy_ids=np.where(occupancy, _slot_ids(outputs)[outputs["occ_ids"][0]], NOBODY),
-        plan=_plan(outputs, frame, spec.model.stage2, spec.model.compat, spec.data.vocabulary),
+        plan=_plan(outputs, frame, spec.model.stage2, spec.model.compat, spec.data.vocabulary, common["tracks"].boxes),
         agents_dropped=int(outputs["agents_dropped"][0]),
     )
 
 
 def prepare_result(spec: Spec) -> None:
     """Make now what the first frames would wait for: the collision optimiser's solvers, where the config has one."""
-    if spec.model.stage2 is not None and spec.model.stage2.plan.use_col_optim:
+    if spec.model.stage2 is not None and spec.model.stage2.plan.col_moves == "points" and spec.model.stage2.plan.use_col_optim:
         from uniad.postprocess.collision import prepare
 
         prepare(spec.model.stage2.plan, spec.model.compat, (spec.model.stage2.occ.xbound, spec.model.stage2.occ.ybound))
@@ -179,10 +179,17 @@ def _forecasts(outputs: Mapping[str, np.ndarray]) -> Forecasts:
 
 
 def _plan(
-    outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Stage2Spec, compat: CompatSpec, words: Vocabulary
-) -> Plan:
-    from uniad.postprocess.collision import optimise_plan  # needs the solver, which stage 1 does without
-
+    outputs: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray], spec: Stage2Spec, compat: CompatSpec, words: Vocabulary,
+    tracked: Array,
+) -> Plan:  # fmt: skip
     raw = outputs["plan_traj"][0].astype(np.float32)
-    path = optimise_plan(raw, outputs["occ_seg"][0], spec.plan, compat, (spec.occ.xbound, spec.occ.ybound))
+    if spec.plan.use_col_optim and spec.plan.col_moves == "speed":
+        from uniad.postprocess.giving_way import give_way
+
+        forward = 7 if compat.can_bus_order == BENCH2DRIVE else 13  # of can_bus, m/s
+        path = give_way(raw, float(frame["can_bus"][0][forward]), tracked).astype(np.float32)
+    else:
+        from uniad.postprocess.collision import optimise_plan  # needs the solver, which stage 1 does without
+
+        path = optimise_plan(raw, outputs["occ_seg"][0], spec.plan, compat, (spec.occ.xbound, spec.occ.ybound))
     return Plan(path=path, raw=raw, command=ALL_COMMANDS.index(words.commands[int(frame["command"][0])]))

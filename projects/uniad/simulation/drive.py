@@ -14,8 +14,8 @@ from uniad.data.synthetic.motion import Moment
 from uniad.data.synthetic.scene import Seen
 from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
+from uniad.geometry.footprints import corners, overlap
 from uniad.simulation.car import Car, CarState, Command, Tracker, moved
-from uniad.simulation.footprints import corners, overlap
 from uniad.simulation.log import (
     CAR_LENGTH_M,
     CAR_MIDDLE_M,

@@ -14,10 +14,10 @@ from uniad.data.synthetic.dynamics import ACCEL, BRAKE, HARD_BRAKE, STANDSTILL_M
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
 from uniad.interface.command import command_of_vocabulary
+from uniad.postprocess.giving_way import give_way
 from uniad.postprocess.result import Result
 from uniad.simulation.log import (
     CAR_FRONT_M,
-    CAR_LENGTH_M,
     CAR_WIDTH_M,
     F64,
     FRAME_S,
@@ -193,15 +193,12 @@ class Model:
 
 
 class Guarded(Model):
-    """The model with a guard that reads nothing but what the model itself tracks and the speed on the CAN bus: where the plan's
-    way meets somebody, the car slows down on that way as the intelligent driver model would.
+    """The model with a guard that reads nothing but what the model itself tracks and the speed on the CAN bus, and slows the plan
+    down on its own way: ``postprocess.giving_way``. A model whose config has the guard (``collision_optimiser="speed"``) drives
+    no other way with it.
 
     The guard never steers, is never faster than the plan, and knows no signals.
     """
-
-    MARGIN_M = 0.25  # to the side
-    LEAST_M = 0.5  # what touches the car's front already cannot be kept away from
-    ON_FOOT_S = (0.0, 0.5, 1.0, 1.5)  # where people who walk will be; vehicles count where they are
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -210,61 +207,11 @@ class Guarded(Model):
     def step(self, observation: Observation, privileged: Privileged) -> Planned:
         planned = super().step(observation, privileged)
         assert observation.sensors is not None and observation.sensors.can_bus is not None
-        speed = float(np.asarray(observation.sensors.can_bus)[13])
-        return replace(planned, plan=self._guarded(planned, speed))
+        return self._guarded(planned, float(np.asarray(observation.sensors.can_bus)[13]))
 
-    def _guarded(self, planned: Planned, speed: float) -> F64:
-        way, s = _way(planned.plan, 4.0 + speed + speed**2 / 5.0)
-        gap, theirs = self._nearest(planned, way, s)
-        if not np.isfinite(gap):
-            return planned.plan
-        wished = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(planned.plan, axis=0, prepend=[[0.0, 0.0]]), axis=1))])
-        times = np.arange(len(wished)) * FRAME_S
-        at, v, along = 0.0, speed, []
-        for step in range(1, ROLL_STEPS + 1):
-            a = Expert._idm(v, np.array([12.0]), max(gap, 0.1), v - theirs)
-            slower = max(v + max(a, -HARD_BRAKE) * TICK_S, 0.0)
-            moved = min((v + slower) / 2 * TICK_S, max(float(np.interp(step * TICK_S, times, wished)) - at, 0.0))
-            at, gap, v = at + moved, gap - moved + theirs * TICK_S, slower
-            along.append(at)
-        every = round(FRAME_S / TICK_S)
-        return np.stack([np.interp(along[every - 1 :: every], s, way[:, k]) for k in (0, 1)], -1)
-
-    def _nearest(self, planned: Planned, way: F64, s: F64) -> tuple[float, float]:
-        """Room ahead of the front bumper before whom the plan's way meets first, and their speed along it."""
-        best = (np.inf, 0.0)
-        seen, front = planned.detections or NOTHING, CAR_FRONT_M - LIDAR_AHEAD_M
-        along = np.gradient(way, axis=0)
-        along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6)
-        for box, label in zip(seen.boxes.astype(np.float64), seen.labels):
-            (x, y), (w, l), v = box[:2], np.maximum(box[3:5], 0.3), box[7:9]
-            course = -box[6] - np.pi / 2  # of box9: counter-clockwise from x
-            on_foot = label == "pedestrian"
-            offsets = np.linspace(-1.0, 1.0, 5) * max(l - w, 0.0) / 2
-            discs = np.array([x, y]) + offsets[:, None] * [np.cos(course), np.sin(course)]
-            if on_foot:
-                discs = np.concatenate([discs + v * t for t in self.ON_FOOT_S])
-            away = np.linalg.norm(way[:, None] - discs, axis=-1).min(1)
-            hit = np.flatnonzero((away < (CAR_WIDTH_M + w) / 2 + self.MARGIN_M) & (s > front - CAR_LENGTH_M / 2))
-            room = float(s[hit[0]]) - front - self.LEAST_M if len(hit) else np.inf
-            if room < best[0]:
-                best = (room, 0.0 if on_foot else max(float(v @ along[hit[0]]), 0.0))
-        return best
-
-
-def _way(plan: F64, least_m: float) -> tuple[F64, F64]:
-    """Points [n, 2] along a plan, a quarter of a metre apart, from the lidar on, and their arc length [n]. Straight on behind its
-    end, to at least ``least_m``.
-    """
-    points = np.concatenate([[[0.0, 0.0]], plan])
-    hops = np.diff(points, axis=0)
-    keep = np.concatenate([[True], np.linalg.norm(hops, axis=1) > 0.1])  # a standing plan's noise leads nowhere
-    points = points[keep]
-    last = points[-1] - points[-2] if len(points) > 1 else np.array([0.0, 1.0])
-    points = np.concatenate([points, [points[-1] + last / np.linalg.norm(last) * max(least_m, 1.0)]])
-    s = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    even = np.arange(0.0, max(s[-2], least_m) + 0.25, 0.25)
-    return np.stack([np.interp(even, s, points[:, k]) for k in (0, 1)], -1), even
+    @staticmethod
+    def _guarded(planned: Planned, speed: float) -> Planned:
+        return replace(planned, plan=give_way(planned.plan, speed, (planned.detections or NOTHING).boxes))
 
 
 def _detections(result: Result, names: tuple[str, ...]) -> Detections:

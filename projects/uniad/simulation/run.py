@@ -32,6 +32,7 @@ from uniad.data import synthetic
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
 from uniad.files import atomic_path, half_written, read_json, sha256
+from uniad.postprocess import giving_way
 from uniad.processes import leave_signals_to_parent, process_pool, signals_blocked, spawn_context
 from uniad.simulation import car
 from uniad.simulation.drive import drive
@@ -220,7 +221,7 @@ def _code_digest() -> str:
     """Of the source files that decide a drive."""
     here, world = Path(car.__file__).parent, Path(synthetic.__file__).parent
     digest = hashlib.sha256()
-    for path in (*(here / f"{name}.py" for name in CODE), *sorted(world.glob("*.py"))):
+    for path in (*(here / f"{name}.py" for name in CODE), Path(giving_way.__file__), *sorted(world.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

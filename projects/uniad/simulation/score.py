@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.errors import UserError
+from uniad.geometry.footprints import AHEAD_RAD, BEHIND_RAD, bearing, corners, meets_segment, overlap
 from uniad.simulation.comfort import BOUNDS, motion, smooth, violations
-from uniad.simulation.footprints import AHEAD_RAD, BEHIND_RAD, bearing, corners, meets_segment, overlap
 from uniad.simulation.log import CAR_FRONT_M, CAR_LENGTH_M, CAR_MIDDLE_M, CAR_WIDTH_M, RED, TICK_S, DriveLog
 from uniad.simulation.places import Places, Streets
 

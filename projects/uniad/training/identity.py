@@ -60,6 +60,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     "planning_eval": (),
     "use_col_optim": ("model.plan.use_col_optim",),
     "collision_solver": ("model.plan.col_solver",),
+    "collision_optimiser": ("model.plan.col_moves",),
     "video_test_mode": (),
     "quality_threshold_things": ("model.map.quality_threshold_things",),
     "quality_threshold_stuff": (),

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from uniad.deploy.sensors import Sensors
 from uniad.errors import UserError
+from uniad.geometry.footprints import corners
 from uniad.geometry.nuscenes import EGO_SIZE
 from uniad.interface.command import ALL_COMMANDS
 from uniad.simulation.drive import sensors_again
-from uniad.simulation.footprints import corners
 from uniad.simulation.log import GREEN, LIDAR_AHEAD_M, RED, TICK_S, DriveLog, FrameLog, Route
 from uniad.simulation.routes import make_setup
 from uniad.simulation.run import place

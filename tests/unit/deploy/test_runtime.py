@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.specs import config_path, nano_spec
+from helpers.specs import config_path, edit, nano_spec
 from uniad.data.dataset import SceneStream
 from uniad.deploy.device_images import DeviceImages
 from uniad.deploy.plausible import Limits
@@ -405,6 +405,32 @@ def test_numbers_that_are_none_never_reach_the_car(runtime: Runtime, sensors: Se
     outputs["plan_traj"] = outputs["plan_traj"] * np.nan
     with pytest.raises(UserError, match="plan_traj are not finite"):
         result_of(outputs, feed, runtime.spec)
+
+
+def test_the_plan_of_nano_slows_down_for_who_is_tracked_on_its_way_and_moves_aside_for_nobody(
+    runtime: Runtime, sensors: Sensors
+) -> None:
+    feed = runtime._feed(prepare(sensors, runtime.spec.data, 0.0, True))
+    outputs = {name: value.copy() for name, value in runtime._runner.step(feed).items()}
+    feed = {**feed, "can_bus": feed["can_bus"].copy()}
+    feed["can_bus"][0, 13] = 7.0
+    straight = np.stack([np.zeros(6), 3.5 * np.arange(1, 7)], -1).astype(np.float32)
+    outputs["plan_traj"][0] = straight
+    for name in ("valid", "active"):
+        outputs[name][:] = 0
+        outputs[name][0, :2] = 1
+    outputs["score"][0, :2], outputs["obj_id"][0, :2] = 0.9, (7, 8)
+    standing_car = [-1.0, 1.9, 4.6, 1.7, -np.pi, 0.0, 0.0]
+    outputs["boxes"][0, :2] = [[0.0, 14.0, *standing_car], [-2.4, 5.0, *standing_car]]
+    outputs["occ_seg"][:] = 1  # which upstream's would shy away from
+    plan = result_of(outputs, feed, runtime.spec).plan
+    assert np.array_equal(plan.raw, straight)
+    assert plan.path.dtype == np.float32 and np.abs(plan.path[:, 0]).max() < 1e-6 and 4.0 < plan.path[-1, 1] < 9.5
+    outputs["boxes"][0, 0, 1] = -14.0
+    assert np.array_equal(result_of(outputs, feed, runtime.spec).plan.path, straight)
+    off = edit(runtime.spec, model__stage2__plan__use_col_optim=False)
+    outputs["boxes"][0, 0, 1] = 14.0
+    assert np.array_equal(result_of(outputs, feed, off).plan.path, straight)
 
 
 def test_opening_says_what_is_missing(nano, tmp_path) -> None:

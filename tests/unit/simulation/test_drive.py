@@ -323,15 +323,15 @@ def planned(plan: np.ndarray, *boxes: tuple[str, float, float, float]) -> Planne
 def test_a_guard_stays_behind_whom_the_model_sees_and_never_hurries(who: tuple, room: float):
     guard = Guarded.__new__(Guarded)
     straight = np.stack([np.zeros(6), 3.5 * np.arange(1, 7)], -1)
-    held = guard._guarded(planned(straight, who), 7.0)
+    held = guard._guarded(planned(straight, who), 7.0).plan
     front = held[:, 1] + 4.084 - 0.7 - 0.943
     assert front[-1] < room and (np.diff(held[:, 1], prepend=0.0) >= -1e-9).all()
     assert (held[:, 1] <= straight[:, 1] + 1e-6).all() and np.abs(held[:, 0]).max() < 1e-6
     clear = planned(straight, ("car", 3.6, 16.0, 0.0), ("car", 0.0, -9.0, 8.0))
-    assert guard._guarded(clear, 7.0) is straight, "beside and behind is not in the way"
+    assert guard._guarded(clear, 7.0).plan is straight, "beside and behind is not in the way"
 
 
 def test_a_guard_leaves_a_plan_that_stands_where_it_is():
     guard = Guarded.__new__(Guarded)
     noise = np.random.default_rng(1).normal(0, 0.02, (6, 2))
-    assert np.abs(guard._guarded(planned(noise, ("car", 0.0, 7.0, 0.0)), 0.0)).max() < 0.5
+    assert np.abs(guard._guarded(planned(noise, ("car", 0.0, 7.0, 0.0)), 0.0).plan).max() < 0.5

@@ -35,6 +35,7 @@ def settings(*words: str) -> dict:
     "--cfg-options log_config.interval=1 checkpoint_config.interval=2 evaluation.interval=3",
     "--cfg-options load_from=/elsewhere/stage1.pth work_dir=/elsewhere",
     "--cfg-options model.planning_head.use_col_optim=False model.occ_head.test_seg_thresh=0.2",
+    "--cfg-options native.collision_optimiser=points",
 ])  # fmt: skip
 def test_what_changes_no_number_is_the_same_run(words: str):
     assert settings(STAGE2, *words.split()) == settings(STAGE2)
@@ -73,6 +74,7 @@ def test_comments_order_and_other_files_are_not_read(tmp_path: Path):
     "model.score_thresh=0.1", "model.filter_score_thresh=0.05", "data.workers_per_gpu=0", "native.image_cache_dir=/x",
     "model.occ_head.test_seg_thresh=0.2", "model.planning_head.use_col_optim=False", "info_root=/mnt/", "log_config.interval=1",
     "evaluation.interval=9", "load_from=x.pth", "model.occ_head.test_with_track_score=False", "native.image_cache=exact",
+    "native.collision_optimiser=points",
 ])  # fmt: skip
 def test_a_checkpoint_says_no_difference_where_the_run_is_the_same(words: str):
     """The two spellings, config keys before training and spec keys in a checkpoint, stand for the same list."""

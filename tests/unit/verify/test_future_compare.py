@@ -177,6 +177,7 @@ def test_the_card_says_that_the_collision_optimiser_comes_after_the_graph(tmp_pa
     entries = future_entries(nano_spec(2, model__stage2__motion__anchor_path=str(anchors)))
     optimiser = entries["post_processing"]["collision_optimiser"]
     assert "not in the graph" in optimiser["what"] and optimiser["wanted_by_config"] is True
+    assert optimiser["moves"] == "speed" and "give_way" in optimiser["what"], "nano's"
     assert (optimiser["sigma_m"], optimiser["alpha"], optimiser["filter_range_m"]) == (1.0, 5.0, 5.0)
     assert entries["anchors"] == str(anchors) and len(entries["anchors_sha256"]) == 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from uniad.simulation.footprints import bearing, corners, meets_segment, overlap
+from uniad.geometry.footprints import bearing, corners, meets_segment, overlap
 
 
 def boxes(rng: np.random.Generator, n: int = 500) -> np.ndarray:
