@@ -37,9 +37,7 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
     try:
         yield temporary
         # mkstemp makes the file private; what we publish follows the user's umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
@@ -50,6 +48,15 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
         raise _about(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Of this process. To ask for it is to set it, which other threads that write files would notice; Linux also tells."""
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def half_written(path: Path) -> list[Path]:

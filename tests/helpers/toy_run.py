@@ -1,9 +1,10 @@
 """Trains the toy as a process of its own: ``toy_run.py WORK_DIR [--slow] [--nan-on RANK] [--stop-after N] [--workers N]
-[--epochs N]``."""
+[--epochs N] [--hang-in-write N]``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,20 @@ def main() -> int:
         return train()
 
 
+def hang_in_write(number: int) -> None:
+    write, seen = torch.save, []
+
+    def save(payload: object, path: Path) -> None:
+        write(payload, path)
+        seen.append(path)
+        if len(seen) == number:
+            os.truncate(path, path.stat().st_size // 2)
+            print("hangs", flush=True)
+            time.sleep(600)
+
+    torch.save = save
+
+
 def train() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("work_dir", type=Path)
@@ -31,7 +46,10 @@ def train() -> int:
     p.add_argument("--stop-after", type=int)
     p.add_argument("--workers", type=int, default=0)
     p.add_argument("--epochs", type=int, default=2)
+    p.add_argument("--hang-in-write", type=int, default=0, help="the N-th checkpoint stays half-written, for good")
     args = p.parse_args()
+    if args.hang_in_write:
+        hang_in_write(args.hang_in_write)
     world = distributed.start(args.launcher, "cpu")
 
     def loss(model, clip, generator):

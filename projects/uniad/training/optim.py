@@ -8,7 +8,7 @@ translate, so a run can move from one stack to the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,9 +164,16 @@ def clip_by_head(model: nn.Module, scale: Tensor, max_norm: float) -> None:
             torch._foreach_div_(grads, clip_divisor(global_norm(grads) / scale, max_norm))
 
 
-def upstream_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec) -> dict[str, Any]:
-    """The optimizer's state as the upstream stack writes it: one group per parameter, frozen ones included, on the CPU."""
+def upstream_state(
+    optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSpec, take: Callable[[Tensor], Tensor] = Tensor.cpu
+) -> dict[str, Any]:
+    """The optimizer's state as the upstream stack writes it: one group per parameter, frozen ones included, on the CPU.
+
+    take: brings a tensor there.
+    """
     live = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    counts = [moments["step"] for moments in optimizer.state.values()]
+    steps = dict(zip(optimizer.state, torch.stack(counts).tolist())) if counts else {}  # at once: each would wait for the device
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
     for index, (name, parameter) in enumerate(upstream_parameters(model)):
@@ -190,9 +197,9 @@ def upstream_state(optimizer: torch.optim.AdamW, model: nn.Module, spec: TrainSp
             moments = optimizer.state[parameter]
             state[index] = {
                 # a plain number: older torch keeps a tensor on the device it was loaded to and then refuses it
-                "step": float(moments["step"]),
-                "exp_avg": moments["exp_avg"].detach().cpu(),
-                "exp_avg_sq": moments["exp_avg_sq"].detach().cpu(),
+                "step": steps[parameter],
+                "exp_avg": take(moments["exp_avg"].detach()),
+                "exp_avg_sq": take(moments["exp_avg_sq"].detach()),
             }
     return {"state": state, "param_groups": groups}
 

@@ -11,8 +11,8 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from uniad.training.seeding import seed_iteration
 from uniad.training.state import differences, meta_of
 from uniad.training.store import INTERVAL, CheckpointStore
 from uniad.training.telemetry import Telemetry
+from uniad.training.writer import CheckpointWriter, Copies
 
 # model, clip on the device, generator for this iteration's draws -> unweighted-or-weighted loss terms by name; those whose name
 # contains "loss" are added up, the others are logged only.
@@ -113,6 +114,7 @@ class Trainer:
         self.max_epochs, self.max_iters = run_length(spec, options, self.epoch_len)
         self.schedule = optim.Schedule.from_spec(spec.train, self.epoch_len, self.max_epochs, self.max_iters)
         self.store = CheckpointStore(options.work_dir)
+        self.writer, self.copies = CheckpointWriter(self.store), Copies(world.device)
         self.window = Window()
         self.telemetry = Telemetry(world.device)
         self.generator = torch.Generator(world.device)
@@ -199,9 +201,10 @@ class Trainer:
         lost = distributed.explain_peer_loss(self.world, lambda: self.interrupt.requested)
         with self.interrupt, lost, ExitStack() as ending:
             try:
-                with distributed.ends_in_time(self.world):
+                with distributed.ends_in_time(self.world), self._written():
                     while self.iteration < stop_at and not self.stopping:
                         self._iterate(clips)
+                        self.writer.check()
                         self._save_if_due()
                 # what was trained is saved, even if somebody presses Ctrl-C again meanwhile
                 ending.enter_context(self.interrupt.deferred())
@@ -218,6 +221,15 @@ class Trainer:
                 self.step = None  # a graph lets go of the process group's collectives before that is taken down
             return self._finish()
 
+    @contextmanager
+    def _written(self) -> Generator[None, None, None]:
+        """Whatever ends what is done here, the checkpoint that is being written meanwhile is on the disk then."""
+        try:
+            yield
+        finally:
+            with self.interrupt.deferred():
+                self.writer.settle()
+
     def _already_complete(self) -> Outcome:
         """Nothing is left to train; the checkpoint that the run promises has its name, whatever was lost or renamed since."""
         last = self.store.last_good
@@ -229,6 +241,7 @@ class Trainer:
         promised = self.store.work_dir / self._promised()
         if self.world.is_main and not promised.is_file():
             self._save(promised.name)
+            self.writer.wait()
         distributed.barrier(self.world)
         self.log.say(f"nothing to do: {promised} has all {self.max_iters} iterations of this run")
         return Outcome(True, False, self.iteration, promised)
@@ -346,15 +359,17 @@ class Trainer:
         elif options.save_every_iters and done % options.save_every_iters == 0:
             self._save(INTERVAL)
         elif options.save_every_s and self.world.is_main and time.monotonic() - self.last_save > options.save_every_s:
-            self._save(INTERVAL)
+            if not self.writer.busy:
+                self._save(INTERVAL)
 
-    def _save(self, name: str) -> Path | None:
-        """Writes a checkpoint from the main process, unless this very iteration turns out not to be finite."""
+    def _save(self, name: str) -> None:
+        """Has a checkpoint written by the main process, unless this very iteration turns out not to be finite."""
         if not self.world.is_main:
-            return None
+            return
+        self.writer.wait()
         self._flush()
         if self.bad_iteration is not None:
-            return None
+            return
         bad = first_nonfinite(tensors_of_run(self.model, self.optimizer))
         if bad is not None:
             raise UserError(
@@ -362,21 +377,23 @@ class Trainer:
                 "rate or --precision fp32"
             )
         with self.interrupt.deferred():
-            path = self.store.save(name, self.payload())
+            self.writer.write(name, self.payload())
         self.last_save = time.monotonic()
-        return path
 
-    def payload(self) -> dict[str, Any]:
-        """Everything an identical continuation needs."""
+    def payload(self) -> Callable[[], dict[str, Any]]:
+        """Everything an identical continuation needs, as it is now. What is returned gives it, from any thread, once."""
         done = self.iteration
         run = self._run_facts() | {"picked": self.options.picked}
-        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        return {
+        with self.copies.taking() as (take, arrived):
+            # The optimizer first: it asks the device for its counts, before anything is queued there
+            optimizer = optim.upstream_state(self.optimizer, self.model, self.spec.train, take)
+            state = {k: take(v.contiguous()) for k, v in self.model.state_dict().items()}
+        content: dict[str, Any] = {
             "meta": meta_of(self.spec, epoch=done // self.epoch_len, iteration=done, run=run),
             "state_dict": state,
-            "optimizer": optim.upstream_state(self.optimizer, self.model, self.spec.train),
+            "optimizer": optimizer,
             "native": {
-                WEIGHTS_DIGEST: weights_digest(state),
+                WEIGHTS_DIGEST: "",
                 **carried(self.model),
                 "iteration": done,
                 "epoch_len": self.epoch_len,
@@ -387,15 +404,22 @@ class Trainer:
             },
         }
 
+        def complete() -> dict[str, Any]:
+            arrived()
+            content["native"][WEIGHTS_DIGEST] = weights_digest(content["state_dict"])
+            return content
+
+        return complete
+
     def _finish(self) -> Outcome:
         finished = self.iteration >= self.max_iters
-        path = None
         if not finished:
-            path = self._save(INTERVAL)
+            self._save(INTERVAL)
         elif self.options.max_iters is not None:
-            path = self._save(self._promised())
+            self._save(self._promised())
+        self.writer.wait()
         distributed.barrier(self.world)
-        path = path or self.store.last_good
+        path = self.store.last_good
         if finished:
             self.log.say(f"trained {self.iteration} iterations: {path}")
         else:
@@ -433,6 +457,7 @@ class Trainer:
         )
 
     def _kept(self) -> str:
+        self.writer.settle()
         return f"last good checkpoint: {self.store.last_good}" if self.store.last_good else "no checkpoint had been written yet"
 
     def _out_of_memory(self, of_machine: bool = False) -> str:
@@ -442,6 +467,7 @@ class Trainer:
             cuda = self.world.device.type == "cuda"
             total = torch.cuda.get_device_properties(self.world.device).total_memory / 2**30 if cuda else 0
             place, what = f"this GPU's {total:.0f} GiB", "Lower --samples-per-gpu"
+        self.writer.settle()
         kept = f"; last good checkpoint: {self.store.last_good}" if self.store.last_good else ""
         return (
             f"out of memory at step {self.iteration + 1}: {self.loader.batch_size} clip(s) of {self.spec.model.queue_length} "
