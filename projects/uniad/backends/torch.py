@@ -56,7 +56,10 @@ class TorchRunner(Runner):
 
     def is_finite(self) -> bool:
         values = [torch.as_tensor(value) for value in self._state.values()]
-        return all([bool(value.isfinite().all()) for value in values if value.is_floating_point()])
+        values = [value for value in values if value.is_floating_point()]
+        # One answer for all: to ask a GPU about each would be to wait for it as often. Sums of finite values may overflow, too
+        sums = torch.stack([total.to(self.device, torch.float32) for total in torch._foreach_norm(values, 1)])
+        return bool(sums.isfinite().all()) or all(bool(value.isfinite().all()) for value in values)
 
     def step(self, frame: Feeds) -> dict[str, np.ndarray]:
         """As ``Runner.step``."""
