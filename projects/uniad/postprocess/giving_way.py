@@ -11,7 +11,7 @@ Metres, seconds, lidar frame (x right, y forward). P steps of the plan, n points
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from uniad.geometry.footprints import corners, overlap
 from uniad.geometry.nuscenes import EGO_SIZE, STEP_S
@@ -28,10 +28,9 @@ ACCEL, BRAKE, HARD_BRAKE, HEADWAY_S, STANDSTILL_M = 1.6, 2.2, 7.0, 1.1, 2.0
 LATER_S = (0.5, 1.0, 1.5)  # when a way that crosses the plan's is looked at; tracked velocities say little about later
 
 
-def give_way(plan: F64, speed: float, boxes: F64) -> F64:
-    """The plan [P, 2], or a slower one on the same way. speed: of the car, m/s; boxes: [a, 9] of what is tracked."""
-    plan = np.asarray(plan, np.float64)
-    boxes = np.asarray(boxes, np.float64)
+def give_way(planned: ArrayLike, speed: float, tracked: ArrayLike) -> F64:
+    """The plan [P, 2], or a slower one on the same way. speed: of the car, m/s; tracked: [a, 9] boxes as in ``Objects``."""
+    plan, boxes = np.asarray(planned, np.float64), np.asarray(tracked, np.float64)
     if not len(boxes):
         return plan
     way, s = way_of(plan, 4.0 + speed + speed**2 / 5.0)
