@@ -188,6 +188,27 @@ def test_copies_share_memory_where_their_originals_do_and_nothing_else():
     assert [value[0].item() for value in made] == list(range(50))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_copies_from_a_gpu_are_of_the_moment_and_their_memory_is_used_again():
+    device = torch.device("cuda")
+    values = [
+        torch.randn(2000, 2000, device=device),
+        torch.randn(8, 3, 5, 5, device=device).to(memory_format=torch.channels_last),
+    ]
+    copies, pointers = Copies(device), []
+    for _ in range(2):
+        expected = [value.cpu() for value in values]
+        with copies.taking() as (take, arrived):
+            taken = [take(value) for value in values]
+        for value in values:
+            value.add_(1)  # the next step: queued behind the copies
+        arrived()
+        for value, wanted in zip(taken, expected):
+            assert torch.equal(value, wanted) and value.stride() == wanted.stride() and value.is_pinned()
+        pointers.append([value.data_ptr() for value in taken])
+    assert pointers[0] == pointers[1]
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells its umask")
 def test_a_file_is_published_without_a_moment_in_which_others_are_for_everybody(tmp_path, monkeypatch):
     """A thread that writes a checkpoint must not set the umask under one that writes something else."""
