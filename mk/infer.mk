@@ -7,6 +7,7 @@ $(foreach v,SCENE FRAMES_DIR BAG BAG_TOPICS,$(if $($v),$(call path,$v)))
 $(if $(and $(SCENE),$(FRAMES_DIR)),$(error SCENE=$(SCENE) and FRAMES_DIR=$(FRAMES_DIR) both say what to run along: give one))
 $(if $(and $(BAG),$(or $(SCENE),$(FRAMES_DIR))),$(error BAG=$(BAG) and $(if $(SCENE),SCENE=$(SCENE),FRAMES_DIR=$(FRAMES_DIR)) both say what to run along: give one))
 $(if $(BAG_TOPICS),$(if $(BAG),,$(error BAG_TOPICS=$(BAG_TOPICS) is of a bag: give BAG, too)))
+$(call file-there,BAG_TOPICS)
 $(if $(COMPARE),$(if $(filter-out 2,$(words $(COMPARE))),$(error COMPARE=$(COMPARE) takes two folders of results, as `make infer` writes them)))
 
 $(if $(filter . ..,$(subst /, ,$(SCENE))),$(error SCENE=$(SCENE) is no scene: give its number, its name or its token))

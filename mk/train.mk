@@ -53,7 +53,7 @@ TO_PROMOTE = $(or $(strip $(foreach s,$(STAGES),$(if $(filter train-stage$s,$(MA
 KEPT := $(if $(filter-out promote,$(ASKED_TO_TRAIN)),,$(if $(ASKED_TO_TRAIN),$(foreach s,$(STAGES),$(wildcard $(call finished,$s)))))
 
 # CKPT=FILE and CONFIG=FILE, from the command line alone. Products of them bear their names.
-$(foreach v,CKPT CONFIG,$(if $($v),$(call path,$v)$(if $(wildcard $($v)),$(if $(wildcard $($v)/.),$(error $v=$($v) is a folder: name the file)),$(error $v=$($v) is not there))))
+$(foreach v,CKPT CONFIG,$(call file-there,$v))
 $(if $(CKPT)$(CONFIG),$(if $(ASKED_TO_TRAIN),$(error $(if $(CKPT),CKPT=$(CKPT),CONFIG=$(CONFIG)) says what to read; to train a config of your own name it as a variant (docs/configs.md)$(comma) or use tools/train.py)))
 FOREIGN := $(strip $(if $(filter-out $(abspath $(KNOWN)),$(abspath $(CKPT))),$(basename $(notdir $(CKPT)))) $(basename $(notdir $(CONFIG))))
 NAME = $(or $(subst $(space),.,$(FOREIGN)),$(STEM.$(VARIANT))_$(KIND.$(STAGE)))
@@ -199,6 +199,8 @@ $(foreach s,$(STAGES),$(eval $(call stage-rules,$s)))
 # Stage 0 trains the BEV encoder that stage 1 starts from, which else is downloaded. One goal, its checkpoint under its name.
 .PHONY: train-stage0
 ifneq (,$(wildcard $(call config,0)))
+# One that make can fetch need not be there yet.
+$(if $(filter $(foreach v,$(VARIANTS),$(BACKBONE.$v)),$(BACKBONE)),,$(call file-there,BACKBONE))
 BACKBONE_USED := $(or $(BACKBONE),$(if $(filter 1,$(FROM_SCRATCH)),,$(if $(filter nuscenes,$(DATASET)),$(BACKBONE.$(VARIANT)))))
 trained-0 := $(call work,0)/$(if $(MAX_ITERS.0),iter_$(MAX_ITERS.0),epoch_$(or $(EPOCHS.0),$(SCHEDULE.0))).pth
 reads-0 := $(INFOS) $(BACKBONE_USED)

@@ -399,3 +399,12 @@ def test_a_native_container_reads_initial_weights_where_their_links_lead(tree: T
     shown = tree.make(*words, "RUNTIME=docker").stdout
     assert f"'load_from={outside}'" in shown and f"--volume '{outside.parent}:{outside.parent}'" in shown
     assert "load_from" not in tree.make(*words, "RUNTIME=host").stdout
+
+
+def test_a_backbone_that_is_not_there_is_told_unless_make_fetches_it(tree: Tree) -> None:
+    words = ("-n", "train-stage0", "VARIANT=nano", "STACK=native", "DATASET=synthetic")
+    (tree.root / "folder.pth").mkdir()
+    for name, told in (("none.pth", "is not there"), ("folder.pth", "is a folder: name the file")):
+        done = tree.make(*words, f"BACKBONE={name}")
+        assert done.returncode == 2 and f"BACKBONE={name} {told}" in done.stderr, done.stderr
+    assert tree.make(*words, "BACKBONE=ckpts/resnet50-0676ba61.pth").returncode == 0

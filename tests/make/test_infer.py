@@ -152,6 +152,7 @@ def test_an_interrupted_run_is_done_again_by_the_same_command(tree: Tree):
     (["COMPARE=a"], "takes two folders"),
     (["SCENE=1", "BAG=x.mcap"], "BAG=x.mcap and SCENE=1 both say what to run along"),
     (["BAG_TOPICS=t.json"], "BAG_TOPICS=t.json is of a bag: give BAG, too"),
+    (["BAG=x.mcap", "BAG_TOPICS=t.json"], "BAG_TOPICS=t.json is not there"),
     (["BAG=a b.mcap"], "BAG=a b.mcap cannot be used"),
     (["SCENE=a b"], "SCENE=a b cannot be used"),
 ])  # fmt: skip
