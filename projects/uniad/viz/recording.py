@@ -10,6 +10,7 @@ through the scene. Timelines: ``frame``, the number in the scene, and ``time``, 
     car/map/NAME                  drivable area, divider, crossing, contour: filled cells on the ground
     car/occupancy/in_0.5_s        cells that vehicles take, now (in_0.0_s) and later
     car/above                     a camera that looks down on the scene, for the view from above
+    car/footprints                outlines of the boxes for that view, with a stroke to the front
     about                         what was drawn, in words
 """
 
@@ -33,9 +34,10 @@ from uniad.viz.page import Content, Future, command_words, occupancy_range, titl
 from uniad.viz.palette import DRIVABLE, EGO, GROUND, GROUND_TRUTH, PLAN, class_colour, map_colour, occupied
 from uniad.viz.replay import Replay
 
-APPLICATION = "uniad"
+APPLICATION = "uniad-drive"  # the viewer keeps a layout by this name: another one where the layout is another
 LIFT_M = 0.03  # between what lies on the ground, so that the upper one is seen
 ROOT = "car"
+FOOTPRINTS_M = 5.0  # height of what is drawn for the view from above alone: over all boxes
 ABOVE_M, ABOVE_PX = 1000.0, 1024  # height of the camera from above, so far that what is tall leans little, and its picture's side
 
 
@@ -108,6 +110,7 @@ def _log_frame(log: _Log, content: Content, result: Result, info: dict, first: d
         cells = _cells(rr, np.asarray(mask) > 0.5, spec.data.pc_range, ground + number * LIFT_M, colour)
         log(f"map/{name.replace(' ', '_')}", cells)
     log("tracks", *_boxes(rr, _drawn(content, result.tracks), names))
+    log("footprints", _footprints(rr, _drawn(content, result.tracks), names))
     if content.annotated:
         log("annotated", _outlines(rr, content.gt_boxes, content.gt_labels, names))
     half = [side / 2 for side in EGO_SIZE]
@@ -150,6 +153,20 @@ def _boxes(rr: Any, objects: Objects, names: tuple[str, ...]) -> tuple[Any, Any]
                        labels=words or None, show_labels=True)  # fmt: skip
     facts = {"track_id": np.asarray(objects.ids, np.int64), "score": np.asarray(objects.scores, np.float32)}
     return boxes, rr.AnyValues(**facts, **{"class": np.array(labels, str)})
+
+
+def _footprints(rr: Any, objects: Objects, names: tuple[str, ...]) -> Any:
+    """Boxes from above, in lines that are seen from there, with a stroke to the middle of the front, above all else."""
+    places = _places(objects.boxes)
+    heading = 2 * np.arctan2(places["quaternions"][:, 2], places["quaternions"][:, 3])
+    forward = np.stack([np.cos(heading), np.sin(heading)], -1)
+    left = np.stack([-forward[:, 1], forward[:, 0]], -1)
+    ahead, aside = (axis * places["half_sizes"][:, n : n + 1] for n, axis in enumerate((forward, left)))
+    middle = places["centers"][:, :2]
+    corners = [middle + ahead + aside, middle - ahead + aside, middle - ahead - aside, middle + ahead - aside]
+    strokes = np.stack([*corners, corners[0], middle + ahead, middle], 1)
+    colours = [class_colour(names[int(label)]) for label in objects.labels]
+    return rr.LineStrips3D([_flat(stroke, FOOTPRINTS_M) for stroke in strokes], colors=colours or None, radii=0.2)
 
 
 def _outlines(rr: Any, boxes: NDArray, labels: NDArray, names: tuple[str, ...]) -> Any:
@@ -268,10 +285,10 @@ def _layout(rr: Any, sizes: dict[str, tuple[int, int]]) -> Any:
 
     rows = [[f"CAM_{side}{where}" for where in ("_LEFT", "", "_RIGHT")] for side in ("FRONT", "BACK")]
     cameras = rrb.Vertical(*(rrb.Horizontal(*(camera(name) for name in row)) for row in rows))
-    on_the_ground = [f"/{ROOT}/{name}" for name in ("map/**", "occupancy/**", "ego", "annotated")]
-    above = flat(f"/{ROOT}/above", [*on_the_ground, *drawn], "from above", ABOVE_PX, ABOVE_PX)
+    below = [f"/{ROOT}/{name}" for name in ("map/**", "occupancy/**", "ego", "forecasts", "plan", "footprints")]
+    above = flat(f"/{ROOT}/above", below, "from above", ABOVE_PX, ABOVE_PX)
     scene = rrb.Spatial3DView(origin=f"/{ROOT}", name="scene", background=[*GROUND, 255],
-                              contents=["$origin/**", f"- /{ROOT}/above/**"])  # fmt: skip
+                              contents=["$origin/**", f"- /{ROOT}/above", f"- /{ROOT}/footprints"])  # fmt: skip
     words = rrb.TextDocumentView(origin="/about", name="about")
     left = rrb.Vertical(cameras, scene, row_shares=[1, 1])
     right = rrb.Vertical(above, words, row_shares=[3, 1])

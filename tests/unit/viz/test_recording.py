@@ -65,7 +65,7 @@ def test_everything_is_there_on_one_timeline(recording) -> None:
     if frames[0][0].future:
         steps = len(frames[0][0].future.occupancy)
         wanted |= {"/car/plan", "/car/forecasts", *(f"/car/occupancy/in_{0.5 * step:.1f}_s" for step in range(steps))}
-    assert wanted <= read.entities()
+    assert wanted | {"/car/above", "/car/footprints"} <= read.entities()
     assert [row["frame"] for row in read.rows if row["frame"] is not None] == [info["frame"] for _, _, info in frames]
     seconds = [row["time"].timestamp() if hasattr(row["time"], "timestamp") else row["time"] for row in read.rows]
     assert np.diff(seconds) == pytest.approx(np.diff([info["time_s"] for _, _, info in frames]), abs=1e-6)
@@ -170,3 +170,29 @@ def test_no_frame_no_file(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no frame to show"):
         write_recording(tmp_path / "a.rrd", Replay.open(empty), scene)
     assert not (tmp_path / "a.rrd").exists()
+
+
+def test_the_view_from_above_shows_the_range_with_forward_up(recording, tmp_path: Path) -> None:
+    """Its camera stands over the middle; what is ahead of the car lies above it in the picture, and what is right of it right."""
+    read, replay, _ = recording
+    rr = pytest.importorskip("rerun")
+    found = rr.dataframe.load_recording(_written(replay, tmp_path)).view(index="frame", contents="/car/above")
+    rows = found.select_static().read_all().to_pylist()
+    row = {name: value for row in rows for name, value in row.items() if value is not None}
+    focal = np.reshape(row["/car/above:PinholeProjection"][0], (3, 3)).T
+    turn = np.reshape(row["/car/above:TransformMat3x3"][0], (3, 3)).T
+    place = np.asarray(row["/car/above:Translation3D"][0], float)
+    x0, y0, _, x1, y1, _ = replay.spec.data.pc_range
+
+    def seen(x: float, y: float) -> np.ndarray:
+        point = focal @ (turn.T @ (np.array([x, y, 0.0]) - place))
+        return point[:2] / point[2]
+
+    side = row["/car/above:Resolution"][0]
+    assert seen(x0, y1) == pytest.approx([0, 0], abs=1) and seen(x1, y0) == pytest.approx(side, abs=1)
+
+
+def _written(replay: Replay, folder: Path) -> Path:
+    path = folder / "drive.rrd"
+    write_recording(path, replay, replay.scenes[0])
+    return path
