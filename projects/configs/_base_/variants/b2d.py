@@ -183,14 +183,9 @@ __test_start = [__load, __rgb, __future_annotations]
 __data = dict(
     _delete_=True,
     type="B2D_E2E_Dataset",
-    data_root=b2d_data_root,
-    map_file=b2d_map_file,
-    classes=__classes,
-    name_mapping=__names,
+    data_root=b2d_data_root, map_file=b2d_map_file, classes=__classes, name_mapping=__names,
     patch_size=[102.4, 102.4],
-    predict_frames=12,
-    past_frames=4,
-    future_frames=4,
+    predict_frames=12, past_frames=4, future_frames=4,
     sample_interval=5,  # frames at 10 Hz: half a second
     point_cloud_range=__pc_range,
     box_type_3d="LiDAR",
