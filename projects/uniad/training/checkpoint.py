@@ -188,7 +188,9 @@ def check_weights_digest(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    # PyTorch's advice on the arguments of torch.load stands before its reason.
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    return (text.splitlines() or [type(error).__name__])[0][:160]
 
 
 def state_dict_of(content: Mapping[str, Any], path: str | Path) -> OrderedDict[str, Tensor]:
