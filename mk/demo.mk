@@ -30,6 +30,8 @@ demo: ## From nothing to a verified engine in minutes: data, training, scores, e
 # Each is done once, in this order as far as another one is not ready sooner: what most others wait for comes first.
 DEMO_STEPS := env data train export $(HELD) eval engine visualize verify $(VIDEO_DIR)/.finished
 ifneq (,$(filter demo-steps,$(MAKECMDGOALS)))
+# The longest way first: engine, replay and video wait for the graph, and nothing waits for the losses.
+$(HELD): | $(ONNX)
 # Pictures name the scores.
 $(PNG) $(VIDEO_DIR)/.finished: | $(RESULTS)
 ifeq (0,$(GPUS))
