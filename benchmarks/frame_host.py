@@ -37,7 +37,7 @@ class Stub(Runner):
     """Answers at once, the same each time but for what it was fed."""
 
     name = "stub"
-    image_device = "cpu"  # type: ignore[assignment]
+    image_device = "cpu"
 
     def __init__(self, contract: Contract, spec: Spec) -> None:
         super().__init__(contract)

@@ -101,7 +101,7 @@ def profiled(folder: str, warm: int, steps: int) -> None:
         row |= {name: spent / 1e6 / steps for name, spent in on_gpu(recorder).items()}
         Path(folder, f"rank{rank}.json").write_text(json.dumps(row))
 
-    Trainer._iterate, Telemetry.pop = counted, waited  # type: ignore[method-assign]
+    Trainer._iterate, Telemetry.pop = counted, waited
     sys.argv[0] = str(ROOT / "tools/train.py")
     runpy.run_path(sys.argv[0], run_name="__main__")
 

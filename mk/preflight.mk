@@ -29,5 +29,5 @@ preflight: ## Say what a training would stop at here, and how long it would take
 
 UNTRAINED := $(strip $(if $(filter-out demo-steps,$(ASKED_TO_TRAIN)),$(foreach s,$(PREFLIGHT_STAGES),$(if $(wildcard $(if $(filter 0,$s),$(trained-0),$(call finished,$s))),,$s)),$(UNREADY)))
 ifneq (,$(UNTRAINED))
-$(STEPS)/clone $(foreach i,$(IMAGES),.make/image/$i) $(VENV_READY) $(sort $(foreach v,$(VARIANTS),$(RAW.$v))) $(TABLES) $(INFOS): | preflight
+$(STEPS)/clone $(foreach i,$(IMAGES),.make/image/$i) $(VENV_BEGUN) $(VENV_READY) $(sort $(foreach v,$(VARIANTS),$(RAW.$v))) $(TABLES) $(INFOS): | preflight
 endif

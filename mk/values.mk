@@ -26,8 +26,8 @@ check-list = $(if $(call holds,$2,$(commands)),$(call refuse,$1,$2,$(call holds,
 hanging = $(if $(strip $1),$(filter x,$(firstword x$1) $(lastword $1x)))
 check-word = $(if $(call holds,$2,$(commands) $(patterns)),$(call refuse,$1,$2,$(call holds,$2,$(commands) $(patterns))))$(if $(call hanging,$2),$(error $1='$2' begins or ends with a blank: take it away))
 # A tool takes a word that begins with a dash for one of its options, however well it is quoted: CFG_OPTIONS=--help would print help and
-# be done. A number below 0 is refused where numbers are.
+# be done. A number below 0 is refused where numbers are, and JETSON by what knows user@host.
 like-option = $(strip $(foreach w,$(filter -%,$1),$(if $(call digits-gone,$(subst .,,$(w:-%=%))),$w)))
 check-no-option = $(if $(call like-option,$2),$(error $1=$2: $(firstword $(call like-option,$2)) would be taken for an option: write a path as ./$(firstword $(call like-option,$2))))
-acceptable = $(if $(filter $(QUOTED),$1),$(call check-quoted,$1,$2),$(if $(filter $(LISTS),$1),$(call check-list,$1,$2),$(call check-word,$1,$2)))$(if $(filter $(LISTS) JETSON_SSH_FLAGS,$1),,$(call check-no-option,$1,$2))
+acceptable = $(if $(filter $(QUOTED),$1),$(call check-quoted,$1,$2),$(if $(filter $(LISTS),$1),$(call check-list,$1,$2),$(call check-word,$1,$2)))$(if $(filter $(LISTS) JETSON JETSON_SSH_FLAGS,$1),,$(call check-no-option,$1,$2))
 $(foreach v,$(SET),$(call acceptable,$v,$(value $v)))

@@ -111,5 +111,5 @@ def test_modules_that_mutation_changes_have_tests_of_their_folder(capsys, monkey
         assert (REPO / mutate.PACKAGE / module).is_file() and mutate.tests_of(mutate.PACKAGE / module)
     for word, told in (("no/such.py", "no/such.py: not there"), ("errors.py", "errors.py has no folder of tests of its own")):
         monkeypatch.setattr("sys.argv", ["mutate.py", word])
-        assert mutate.main() == 2 and told in capsys.readouterr().err
+        assert mutate.ended(mutate.main) == 2 and told in capsys.readouterr().err
     assert "mutate" not in (REPO / ".ci/run").read_text() + "".join(path.read_text() for path in WORKFLOWS)

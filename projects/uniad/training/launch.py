@@ -96,7 +96,7 @@ def _end_the_rest_soon() -> None:
         failed = any(handler.proc.poll() for handler in self.subprocess_handlers.values())
         close(self, death_sig, min(timeout, FAILED_GRACE_S) if failed else timeout)
 
-    elastic.SubprocessContext.close = close_soon  # type: ignore[method-assign]
+    elastic.SubprocessContext.close = close_soon
 
 
 def _children() -> list[int]:
