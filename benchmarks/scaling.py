@@ -37,12 +37,12 @@ def main() -> None:
     p.add_argument("--network", type=float, default=50.0, help="GB/s of a GPU's network link, one way (50: 400 Gb/s)")
     args = p.parse_args()
     rows = [row for file in args.rows for row in json.loads(file.read_text())]
+    latency, per_byte = fitted(json.loads(args.reduce.read_text()))
+    size = args.million * 4e6
     for mode in sorted({row["mode"] for row in rows}):
         seconds = {row["gpus"]: row["seconds"] for row in rows if row["mode"] == mode}
         if not {1, 2} <= seconds.keys():
             raise UserError(f"mode {mode} needs rows of 1 and of 2 GPUs; there are rows of {sorted(seconds)}")
-        latency, per_byte = fitted(json.loads(args.reduce.read_text()))
-        size = args.million * 4e6
         lost = seconds[2] - seconds[1]
         deviation = max(0.0, lost - latency - per_byte * size) / slowest_of(2)
         times = f"{2 * seconds[1] / seconds[2]:.2f} times one"

@@ -6,6 +6,7 @@
 
 exact is ``--no-fast`` (fp32, kernel by kernel), exact-bf16 the same in bf16, fast what a GPU picks, fast-plain that without a
 compiler. Behind a compiler dropout draws other numbers: ``--train-args --no-regularisation`` leaves it out.
+Clips are those of ``--packs``, or of a small world that is packed first.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def training_options(p: argparse.ArgumentParser) -> None:
     """What every benchmark takes that runs whole trainings."""
     p.add_argument("config")
     p.add_argument("--clips", type=int, default=8, help="of a step, on each GPU")
-    p.add_argument("--packs", nargs="+", default=[], help="packs to train on (default: a small world is made)")
+    p.add_argument("--packs", nargs="+", default=[], help="packs to train on (default: see above)")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--out", type=Path, help="also write what was measured here, as JSON")
     p.add_argument("--train-args", nargs=argparse.REMAINDER, default=[], help="options of tools/train.py, to the end of the line")
@@ -84,14 +84,19 @@ def measure(args: argparse.Namespace, gpus: int, mode: str, data: list[str], fol
     }  # fmt: skip
 
 
+def training_words(args: argparse.Namespace, work: Path, steps: int, interval: int, words: list[str]) -> list[str]:
+    """Options of tools/train.py for a training of ``steps`` from its beginning, without a checkpoint before its end."""
+    return [
+        "--work-dir", str(work), "--resume", "none", "--save-every", "0", "--no-tensorboard", "--device", args.device,
+        "--max-iters", str(steps), "--samples-per-gpu", str(args.clips), *words, *args.train_args,
+        "--cfg-options", f"log_config.interval={interval}", f"checkpoint_config.interval={steps}",
+    ]  # fmt: skip
+
+
 def trained(args: argparse.Namespace, work: Path, steps: int, interval: int, words: list[str], gpus: int = 1) -> list[dict]:
     """The lines of a training's log, one every ``interval`` steps."""
     tool = [sys.executable, "tools/train.py", args.config] if gpus == 1 else ["tools/uniad_dist_train.sh", args.config, str(gpus)]
-    run([
-        *tool, "--work-dir", str(work), "--resume", "none", "--save-every", "0", "--no-tensorboard", "--device", args.device,
-        "--max-iters", str(steps), "--samples-per-gpu", str(args.clips), *words, *args.train_args,
-        "--cfg-options", f"log_config.interval={interval}", f"checkpoint_config.interval={steps}",
-    ])  # fmt: skip
+    run([*tool, *training_words(args, work, steps, interval, words)])
     return [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Where an iteration of a training goes, on one GPU or on several: kernels, averaging gradients, copies, nothing; and the host.
 
-    benchmarks/train_profile.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --gpus 1 2 --out profile.json \\
-        --train-args --from-scratch --samples-per-gpu 8 --cfg-options data_root=data/synthetic/nuscenes/ info_root=data/infos/
+    benchmarks/train_profile.py projects/configs/stage1_track_map/tiny_imgx0.25_track_map.py --gpus 1 2 --clips 8 \\
+        --out profile.json --train-args --from-scratch --cfg-options data_root=data/synthetic/nuscenes/ info_root=data/infos/
 
-Each row is a training by tools/train.py whose last ``--steps`` iterations are recorded by PyTorch's profiler, on every process.
+Each row is a training by tools/train.py, from the dataset or from the packs that are named, whose last ``--steps`` iterations
+are recorded by PyTorch's profiler, on every process.
 "NCCL alone" is the time in which a GPU runs nothing but a collective: averaging, with waiting for a slower process.
 "host on data" runs beside the GPU; where "host waits for the GPU" is more than nothing, the loader is not what limits.
 """
@@ -23,7 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import _tools  # noqa: F401
+from _tools import write_rows
+
+from train_many import INTERVAL, training_options, training_words
 
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = "UNIAD_PROFILE"  # where a profiled process writes, and what it records
@@ -32,30 +35,23 @@ Spans = list[tuple[int, int]]
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("config")
+    training_options(p)
     p.add_argument("--gpus", type=int, nargs="+", default=[1])
     p.add_argument("--warm", type=int, default=20, help="iterations before those that are recorded")
     p.add_argument("--steps", type=int, default=10, help="iterations that are recorded")
-    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    p.add_argument("--out", type=Path, help="also write the rows here, as JSON")
-    p.add_argument("--train-args", nargs=argparse.REMAINDER, default=[], help="options of tools/train.py, to the end of the line")
     args = p.parse_args()
     rows = [row for gpus in args.gpus for row in measure(args, gpus)]
     for row in rows:
         parts = ", ".join(f"{name} {row[name]:.1f}" for name in row if name not in ("gpus", "rank"))
         print(f"{row['gpus']} GPU(s), rank {row['rank']}, ms an iteration: {parts}")
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(args.out, rows)
 
 
 def measure(args: argparse.Namespace, gpus: int) -> list[dict[str, Any]]:
     """The rows of one training, in rank order."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [
-            args.config, "--work-dir", f"{folder}/run", "--resume", "none", "--save-every", "0", "--no-tensorboard",
-            "--device", args.device, "--max-iters", str(args.warm + args.steps), *args.train_args,
-            "--cfg-options", "log_config.interval=10", f"checkpoint_config.interval={args.warm + args.steps}",
-        ]  # fmt: skip
+        packs = ["--packs", *args.packs] if args.packs else []
+        words = [args.config, *training_words(args, Path(folder) / "run", args.warm + args.steps, INTERVAL, packs)]
         launcher = ["-m", "uniad.training.launch", str(gpus)] if gpus > 1 else []
         inside = json.dumps({"folder": folder, "warm": args.warm, "steps": args.steps})
         env = {**os.environ, INSIDE: inside, "PYTHONPATH": f"{ROOT / 'projects'}:{os.environ.get('PYTHONPATH', '')}"}
