@@ -89,7 +89,7 @@ def loss_inputs() -> dict[str, torch.Tensor]:
     model.eval()
     recorded = train_clip.record()
     clip = train_clip.clip(recorded)
-    bev, _ = clip_bevs(model, clip.frames, None, ClipOptions())
+    bev, _, _ = clip_bevs(model, clip.frames, None, ClipOptions())
     head = model.seg_head
     queries = head.queries(bev[:, -1])
     losses = losses_of(head, queries, clip.targets, spec.model.map_loss)

@@ -272,6 +272,15 @@ def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
     return x0 + dx, x1 - dx, y0 + dy, y1 - dy
 
 
+def read_image_patch(native: Node) -> tuple[int, int] | None:
+    size = native.wholes("plan_image_patch", default=()) if native.data.get("plan_image_patch") is not None else ()
+    if not size:
+        return None
+    if len(size) != 2 or min(size) < 1:
+        raise native.fail("plan_image_patch", "it must be (rows, columns) of the finest image features, both at least 1")
+    return size[0], size[1]
+
+
 def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
     with model.sub("planning_head") as n:
         n.type("PlanningHeadSingleMode")
@@ -298,6 +307,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             status_dropout=native.number("plan_status_dropout", 0.0, low=0, high=1),
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
+            image_patch=read_image_patch(native),
             col_solver=native.choice("collision_solver", ("newton", "ipopt"), "newton"),
             col_moves=native.choice("collision_optimiser", ("points", "speed"), "points"),
         )

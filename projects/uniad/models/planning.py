@@ -135,6 +135,40 @@ class PatchAhead(nn.Module):
         return self.read(self.shrink(grid).flatten(1))
 
 
+class ImagesAhead(nn.Module):
+    """What the cameras that look forward see, image cell by image cell, for what the BEV is too coarse or too low for.
+
+    A BEV cell of nano is as wide as a car, and what hangs above the highest point that a pillar samples is in no cell: the offset
+    from a lane's middle and the colour of a lamp are in the images alone. Begins as zero: a model that drives goes on driving.
+    """
+
+    WIDTH = 24
+    CAMERAS = 3  # of nuScenes' and of Bench2Drive's order: front, and left and right of it
+
+    def __init__(self, dim: int, feature_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.feature_hw = feature_hw
+        count = self.CAMERAS * self.WIDTH
+        for side in feature_hw:
+            count *= -(-side // 4)
+        self.shrink = nn.Sequential(
+            nn.Conv2d(dim, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(self.WIDTH, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.read = nn.Sequential(nn.Linear(count, dim), nn.ReLU(), nn.Linear(dim, dim))
+        nn.init.zeros_(self.read[-1].weight)
+        nn.init.zeros_(self.read[-1].bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, CAMERAS, D, rows, columns] of the finest features -> [B, D]. ValueError for another number of cells."""
+        if tuple(images.shape[-2:]) != self.feature_hw:
+            raise ValueError(
+                f"native.plan_image_patch is {self.feature_hw}, and these images have features of {tuple(images.shape[-2:])}: "
+                "a model with it takes images of one size"
+            )
+        return self.read(self.shrink(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1))
+
+
 class PlanHead(nn.Module):
     """Where the ego car drives within three seconds, given where it wants to go. A collision optimiser may follow outside."""
 
@@ -153,21 +187,33 @@ class PlanHead(nn.Module):
             self.motion_prior = MotionPrior(spec.steps)
         if spec.bev_patch:
             self.patch_ahead = PatchAhead(dim, spec.bev_hw)
+        if spec.image_patch:
+            self.images_ahead = ImagesAhead(dim, spec.image_patch)
         if spec.with_adapter:
             self.bev_adapter = nn.Sequential(*(adapter_block(dim) for _ in range(3)))
 
     def forward(
-        self, bev: Tensor, bev_pos: Tensor, motion: MotionOutput, command: Tensor, can_bus: Tensor | None = None
+        self,
+        bev: Tensor,
+        bev_pos: Tensor,
+        motion: MotionOutput,
+        command: Tensor,
+        can_bus: Tensor | None = None,
+        images: Tensor | None = None,
     ) -> PlanOutput:
         """bev [B, S, D]; bev_pos [1 or B, S, D]; motion with the ego car in the last agent slot; command [B] integer, a
         number of the vocabulary's (see ``command.check_command``; here values outside are clamped); can_bus [B, 18] as in
-        ``Frame``, needed for ``ego_status`` and ``motion_prior`` alone."""
+        ``Frame``, needed for ``ego_status`` and ``motion_prior`` alone; images as ``ImagesAhead`` takes them, needed for
+        ``image_patch``."""
         query = self.ego_query(motion.traj_query[-1][:, -1], motion.query[:, -1], command)
         if self.spec.ego_status:
             assert can_bus is not None
             query = query + self.known(self.status(can_bus))[:, None].to(query.dtype)
         if self.spec.bev_patch:
             query = query + self.patch_ahead(bev)[:, None].to(query.dtype)
+        if self.spec.image_patch:
+            assert images is not None
+            query = query + self.images_ahead(images)[:, None].to(query.dtype)
         return PlanOutput(self.trajectory(self.attend(query, bev, bev_pos), can_bus))
 
     def modes(self, traj_query: Tensor, track_query: Tensor, command: Tensor) -> Tensor:

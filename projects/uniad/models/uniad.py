@@ -34,7 +34,7 @@ from uniad.models.decoder import detect
 from uniad.models.map import MapHead
 from uniad.models.motion import MotionHead
 from uniad.models.occ import OccHead
-from uniad.models.planning import PlanHead
+from uniad.models.planning import ImagesAhead, PlanHead
 from uniad.models.track import (
     Rows,
     Selection,
@@ -131,7 +131,9 @@ class UniAD(BevModel):
         tracks, maps, ahead = run_concurrently(
             lambda: self.carry_tracks(after, selection, track),
             lambda: self.seg_head.select(lanes),
-            lambda: self.run_stage2(fine, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus),
+            lambda: self.run_stage2(
+                fine, track, lanes.query, lanes.query_pos, frame.command, frame.can_bus, self.images_ahead(feats)
+            ),
         )
         return StepOutputs(bev, track, maps, ahead), self.next_state(frame, bev, tracks, next_id, state.past)
 
@@ -144,18 +146,26 @@ class UniAD(BevModel):
         return self.associate(rows, self.detect(bev, rows, all_layers=False), next_id)
 
     def run_stage2(
-        self, bev: Tensor, track: TrackOutput, map_query: Tensor, map_query_pos: Tensor, command: Tensor, can_bus: Tensor
+        self,
+        bev: Tensor,
+        track: TrackOutput,
+        map_query: Tensor,
+        map_query_pos: Tensor,
+        command: Tensor,
+        can_bus: Tensor,
+        images: Tensor | None = None,
     ) -> Stage2Outputs | None:
         """What stage 2 predicts: futures of the tracked agents, occupancy, and the ego car's plan. Nothing in stage 1.
 
-        bev [B, S, D] of ``fine_bev``; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18].
+        bev [B, S, D] of ``fine_bev``; map_query, map_query_pos [B, M, D] of all map queries; command [B]; can_bus [B, 18];
+        images of ``images_ahead``.
         """
         if self.spec.stage2 is None:
             return None
         agents, motion = self.forecast(bev, track, map_query, map_query_pos)
         bev_pos = self.bev_position()
         plan, occ = run_concurrently(
-            lambda: self.planning_head(bev, bev_pos, motion, command, can_bus),
+            lambda: self.planning_head(bev, bev_pos, motion, command, can_bus, images),
             lambda: self.occ_head(bev, motion, agents, self.is_vehicle(agents.label) & (agents.obj_id >= 0), bev_pos),
         )
         return Stage2Outputs(agents, motion, occ, plan)
@@ -167,6 +177,11 @@ class UniAD(BevModel):
         assert self.spec.stage2 is not None
         agents = select_agents(track, self.spec.stage2.agent_capacity, self.spec.track)
         return agents, self.motion_head(bev, agents, map_query, map_query_pos)
+
+    def images_ahead(self, feats: list[Tensor]) -> Tensor | None:
+        """What the planner reads of ``extract_features``, [B, cameras, D, h, w]; None where it reads the BEV alone."""
+        stage2 = self.spec.stage2
+        return feats[0][:, : ImagesAhead.CAMERAS] if stage2 is not None and stage2.plan.image_patch else None
 
     def is_vehicle(self, label: Tensor) -> Tensor:
         """Which classes occupancy is about, bool like ``label``."""

@@ -76,6 +76,7 @@ class Stage1Result(NamedTuple):
     map_query_pos: Tensor  # [B, M, D]
     command: Tensor  # [B] int32
     can_bus: Tensor  # [B, 18]
+    images_ahead: Tensor | None = None  # see ``UniAD.images_ahead``
 
 
 class Ahead(NamedTuple):
@@ -98,6 +99,7 @@ class ClipOutput(NamedTuple):
     match: list[Match]
     dropped: Tensor  # [B] int32, tracks lost because all slots were taken
     ahead: Ahead | None = None  # stage 2
+    images_ahead: Tensor | None = None  # of the last frame, see ``UniAD.images_ahead``
 
 
 def forward_clip(
@@ -137,9 +139,10 @@ def forward_stage1(
     behind."""
     frames, targets = clip.frames, clip.targets
     num_samples, num_frames = frames.img.shape[:2]
-    bev, history = clip_bevs(model, frames, draws.masks, options or ClipOptions())
+    bev, history, images = clip_bevs(model, frames, draws.masks, options or ClipOptions())
     carried = no_tracks(model, num_samples)
     out = ClipOutput(bev, history, [], [], [], torch.zeros(num_samples, dtype=torch.int32, device=bev.device))
+    out = out._replace(images_ahead=images)
     terms = []
     for t in range(num_frames):
         rows = model.rows(carried.tracks, carried.valid)
@@ -165,19 +168,20 @@ def stage1_result(model: UniAD, out: ClipOutput, maps: MapQueries, clip: Clip) -
         out.det[-1], out.rows[-1].valid, match.obj_id, match.iou, match.gt_of_row[-1], spec.stage2.agent_capacity, spec.track
     )
     return Stage1Result(
-        out.bev[:, -1], agents, matched, maps.query, maps.query_pos, frames.command[:, -1], frames.can_bus[:, -1]
-    )
+        out.bev[:, -1], agents, matched, maps.query, maps.query_pos, frames.command[:, -1], frames.can_bus[:, -1],
+        out.images_ahead,
+    )  # fmt: skip
 
 
 def run_stage2(model: UniAD, stage1: Stage1Result, targets: Targets) -> Ahead:
     """Stage 2 on the last frame."""
-    bev, agents, matched, map_query, map_query_pos, command, can_bus = stage1
+    bev, agents, matched, map_query, map_query_pos, command, can_bus, images = stage1
     bev = model.fine_bev(bev)
     motion = model.motion_head(bev, agents, map_query, map_query_pos)
     label = targets.labels[:, -1].gather(1, matched.clamp(min=0))
     bev_pos = model.bev_position()
     occ = model.occ_head.predict(bev, motion, agents, model.is_vehicle(label) & (matched >= 0), bev_pos)
-    plan = model.planning_head(bev, bev_pos, motion, command, can_bus)
+    plan = model.planning_head(bev, bev_pos, motion, command, can_bus, images)
     return Ahead(agents, matched, motion, occ, plan)
 
 
@@ -196,8 +200,11 @@ def draw(
 # BEVs -----------------------------------------------------------------------------------------------------------------
 
 
-def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOptions) -> tuple[Tensor, Tensor]:
-    """BEV of every frame with gradient, and the BEV before that each was given: [B, T, S, D] both."""
+def clip_bevs(
+    model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOptions
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """BEV of every frame with gradient, and the BEV before that each was given: [B, T, S, D] both; and ``UniAD.images_ahead`` of
+    the last frame."""
     num_samples, num_frames = frames.img.shape[:2]
     deltas = pose_deltas(frames.can_bus, frames.scene_start)
     flat = Frame(*(x.flatten(0, 1) for x in frames))
@@ -235,7 +242,8 @@ def clip_bevs(model: UniAD, frames: Frame, mask_draws: Tensor, options: ClipOpti
             for s in spans
         ]
     )
-    return bev.unflatten(0, (num_samples, num_frames)), history
+    last = [f.unflatten(0, (num_samples, num_frames))[:, -1] for f in feats[:1]]
+    return bev.unflatten(0, (num_samples, num_frames)), history, model.images_ahead(last)
 
 
 def chunks(count: int, at_once: int | None) -> list[slice]:

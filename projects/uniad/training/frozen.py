@@ -114,6 +114,6 @@ def fill(whole: Any, part: Any, first: int) -> None:
     """Copies the rows of every tensor in ``part`` over those of ``whole`` from ``first`` on."""
     if isinstance(part, Tensor):
         whole[first : first + len(part)].copy_(part)
-    else:
+    elif part is not None:
         for target, source in zip(whole, part):
             fill(target, source, first)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from helpers import specs
 from uniad.data.packs import write_pack
@@ -28,6 +29,7 @@ def spec(data_spec):
         specs.nano_spec(2), **{f"data__{name}": value for name, value in there.items()}, data__samples_per_gpu=3,
         data__queue_length=LENGTH, model__queue_length=LENGTH, data__image__photometric=False, model__use_grid_mask=False,
         model__track__fp_ratio=0.0, model__track__random_drop=0.0, model__stage2__plan__status_dropout=0.0,
+        model__stage2__plan__image_patch=(16, 26),
     )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def model(spec):
     torch.manual_seed(0)
     motion = spec.model.stage2.motion
     model = UniAD(spec.model, 5 * torch.randn(len(motion.group_ids), motion.predict_modes, motion.predict_steps, 2))
+    nn.init.normal_(model.planning_head.images_ahead.read[-1].weight)  # zero, it would pass nothing on to what it reads
     without_dropout(model)
     return model.train()
 

@@ -188,6 +188,24 @@ def test_the_patch_ahead_is_read_cell_by_cell_and_nothing_behind_it() -> None:
     assert head(bev, places, ego, command).traj.shape == (1, SMALL.steps, 2)
 
 
+def test_the_images_ahead_are_read_cell_by_cell_and_begin_as_nothing() -> None:
+    spec = replace(SMALL, image_patch=(5, 8))
+    head, (bev, places, ego, command) = PlanHead(spec).eval(), small_inputs(1)
+    plain = PlanHead(SMALL).eval()
+    missing = head.load_state_dict(plain.state_dict(), strict=False)
+    assert {n.split(".")[0] for n in missing.missing_keys} == {"images_ahead"}
+    images = torch.randn(1, 3, SMALL.embed_dims, 5, 8, requires_grad=True)
+    assert torch.equal(head(bev, places, ego, command, images=images).traj, plain(bev, places, ego, command).traj)
+    nn.init.normal_(head.images_ahead.read[-1].weight)
+    head.images_ahead(images).square().sum().backward()
+    assert (images.grad.abs().sum(2) > 0).all()  # every cell of all three
+    with torch.no_grad():
+        mirrored = images.detach()[:, [0, 2, 1]]
+        assert not torch.allclose(head.images_ahead(images), head.images_ahead(mirrored), atol=1e-4)
+        with pytest.raises(ValueError, match=r"plan_image_patch is \(5, 8\).*\(6, 8\)"):
+            head.images_ahead(torch.zeros(1, 3, SMALL.embed_dims, 6, 8))
+
+
 def test_a_path_begins_from_how_the_car_moves() -> None:
     """With nothing to correct it is the arc that speed, acceleration and yaw rate give; integrated in small steps here."""
     plain, head = PlanHead(SMALL).eval(), PlanHead(replace(SMALL, motion_prior=True)).eval()
