@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--scenes", type=int, default=40, metavar="N", help="training scenes of each world (default: 40)")
     p.add_argument("--frames", type=int, default=20, metavar="N", help="keyframes of each scene (default: 20)")
     p.add_argument("--driven", action="store_true", help="worlds whose scenes teach driving")
+    p.add_argument("--learner", metavar="MODEL", help="with --driven: this checkpoint of the config has the wheel")
     p.add_argument("--keep", type=int, nargs="*", default=[], metavar="S", help="seeds whose worlds stay")
     p.add_argument("--at-once", type=int, default=4, metavar="N", help="worlds that are made at the same time (default: 4)")
     p.add_argument("--jobs", type=int, default=cores_here(), metavar="N", help="processes, all worlds together")
@@ -56,6 +57,8 @@ def make_pack(seed: int, args: argparse.Namespace, jobs: int) -> str:
             "make_synthetic_nuscenes.py", "--out", world, "--train-scenes", args.scenes, "--val-scenes", 0,
             "--frames", args.frames, "--seed", seed, "--lidar-columns", 360, "--workers", jobs, "--quiet",
             *(["--driven"] if args.driven else []),
+            *(["--learner", args.learner, "--config", args.config] if args.learner else []),
+            *(["--cfg-options", *args.cfg_options] if args.learner and args.cfg_options else []),
         )  # fmt: skip
         run(
             "create_data.py", "nuscenes", "--root-path", world, "--out-dir", infos, "--extra-tag", "nuscenes", "--version",

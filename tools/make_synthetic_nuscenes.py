@@ -32,26 +32,43 @@ def parse() -> argparse.Namespace:
     p.add_argument("--jpeg-quality", type=int, default=d.jpeg_quality, metavar="Q")
     p.add_argument("--lidar-columns", type=int, default=d.lidar_columns, metavar="N", help="azimuth steps of the lidar")
     p.add_argument("--driven", action="store_true", help="scenes for learning to drive (docs/synthetic-world.md)")
+    p.add_argument("--learner", metavar="MODEL", help="with --driven: this model has the wheel, an ONNX or a checkpoint")
+    p.add_argument("--config", metavar="FILE", help="config of a learner that is a checkpoint")
+    p.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes to that config")
     p.add_argument("--workers", type=int, default=cores_here(), metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p.parse_args()
 
 
+def scenes_of(args: argparse.Namespace) -> tuple[MakeScene, str]:
+    """What builds the scenes, and the learner's digest: of its weights, and of what its config says of the model."""
+    if not args.driven:
+        if args.learner or args.config or args.cfg_options:
+            raise UserError("--learner, --config and --cfg-options are for --driven scenes")
+        return Scene, ""
+    # Upstream's container has Python 3.8 and trains on recorded worlds.
+    if sys.version_info < (3, 10):  # noqa: UP036
+        raise UserError("--driven needs Python 3.10 or newer")
+    else:
+        from uniad.simulation.driven import DrivenScene, LearnerScenes
+        from uniad.simulation.run import Driver
+
+        if not args.learner:
+            if args.config or args.cfg_options:
+                raise UserError("--config and --cfg-options are of a --learner")
+            return DrivenScene, ""
+        driver = Driver(args.learner, args.config, device="cpu", options=tuple(args.cfg_options))
+        driver.open().close()  # what cannot be opened is told here, not by a worker
+        return LearnerScenes(driver), driver.digest()
+
+
 def main() -> None:
     args = parse()
+    make, learner = scenes_of(args)
     params = WorldParams(
         version=args.version, train_scenes=args.train_scenes, val_scenes=args.val_scenes, frames=args.frames, seed=args.seed,
-        sweeps=args.sweeps, jpeg_quality=args.jpeg_quality, lidar_columns=args.lidar_columns, driven=args.driven,
+        sweeps=args.sweeps, jpeg_quality=args.jpeg_quality, lidar_columns=args.lidar_columns, driven=args.driven, learner=learner,
     )  # fmt: skip
-    make: MakeScene = Scene
-    if args.driven:
-        # Upstream's container has Python 3.8 and trains on recorded worlds.
-        if sys.version_info < (3, 10):  # noqa: UP036
-            raise UserError("--driven needs Python 3.10 or newer")
-        else:
-            from uniad.simulation.driven import DrivenScene
-
-            make = DrivenScene
     with tqdm(unit="frame", desc="synthetic world", disable=args.quiet or None, leave=True) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -4,12 +4,16 @@ Who learns from a car that keeps to its way learns nothing about coming back to 
 that no recorded scene has. Here the car begins beside its way or at another speed, and is led astray now and then; the ground
 truth is at every frame what the expert would do from there on (DART, Laskey et al. 2017). A scene has one of the events of
 ``routes``, and signals show their state.
+
+Or a model has the wheel, whose own errors lead where no other disturbance does (DAgger, Ross et al. 2011).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,8 +38,9 @@ from uniad.simulation.log import (
     Privileged,
     Route,
 )
-from uniad.simulation.policies import Expert
+from uniad.simulation.policies import Expert, Model
 from uniad.simulation.routes import Event, Setup, setup_of
+from uniad.simulation.run import Driver
 from uniad.simulation.world import Cameras
 
 # Seven, so that towns (four) and manoeuvres (three) meet all of them. Lights and leaders are what takes most learning.
@@ -43,9 +48,12 @@ EVENTS: tuple[Event | None, ...] = (
     "red_light", "braking_leader", None, "queue", "crossing_pedestrian", "red_light", "braking_leader",
 )  # fmt: skip
 ASIDE_M, TURNED_RAD, PACE = 1.0, np.radians(5.0), (0.5, 1.15)  # at the start: at most, and the speed's share of the wanted one
+AT_REST = 0.15  # of the starts
+HALTS = 0.15  # of the disturbances: the car brakes for nobody, so that somebody has to start again
 LATER_FRAMES = {"red_light": 10, "queue": 10}  # a scene may begin so many frames into its drive, so that some begin waiting
 LATER_ELSE = 4
 ATTEMPTS = 12  # with weaker disturbances each, should somebody be hit
+HAND_OVER_FRAMES = 4
 
 
 class Disturbance(NamedTuple):
@@ -57,8 +65,18 @@ class Disturbance(NamedTuple):
     pace: float
 
 
+class Teacher(Protocol):
+    """A policy that keeps what the expert would do at every frame: ``wanted``, plans [P, 2] in the lidar frame."""
+
+    wanted: list[F64]
+
+    def reset(self, route: Route) -> None: ...
+
+    def step(self, observation: Observation, privileged: Privileged) -> Planned: ...
+
+
 class Disturbed:
-    """The expert, who is not obeyed while a disturbance lasts. ``wanted`` keeps what it would have done at every frame."""
+    """The expert, who is not obeyed while a disturbance lasts."""
 
     name = "disturbed expert"
     sensors: Literal["none"] = "none"
@@ -79,6 +97,55 @@ class Disturbed:
             if d.first <= frame < d.last:
                 return Planned(_led_astray(plan, d))
         return Planned(plan)
+
+
+class Learning:
+    """A model at the wheel, and the expert beside it, who takes over where the model is lost: far aside, or standing for seconds
+    without a reason. From frame ``until`` on the expert drives alone.
+
+    Driven again with an earlier ``until``, the frames before it are the same to the bit: the model's plans are kept, and nobody
+    renders images for them a second time.
+    """
+
+    name = "learner"
+    LOST_M, BACK_M = 2.0, 0.4  # aside
+    STOOD_FRAMES, HELP_FRAMES = 5, 4
+    STANDS_MPS, GOES_M = 0.3, 3.0  # of a plan's whole way
+
+    def __init__(self, model: Model) -> None:
+        self.expert, self.model = Expert(), model
+        self.until: float = np.inf
+        self.made: list[F64] = []
+        self.wanted: list[F64] = []
+
+    @property
+    def sensors(self) -> Literal["rendered", "none"]:
+        return "rendered" if len(self.made) <= len(self.wanted) < self.until else "none"
+
+    def reset(self, route: Route) -> None:
+        self.route = route
+        self.expert.reset(route)
+        self.model.reset(route)
+        self.wanted = []
+        self.lost, self.stood, self.helped = False, 0, 0
+
+    def step(self, observation: Observation, privileged: Privileged) -> Planned:
+        frame = len(self.wanted)
+        if len(self.made) <= frame < self.until:
+            self.made.append(self.model.step(observation, privileged).plan)
+        wanted = self.expert.step(observation, privileged).plan
+        self.wanted.append(wanted)
+        return Planned(wanted if frame >= self.until or self._relieved(privileged, wanted) else self.made[frame])
+
+    def _relieved(self, now: Privileged, wanted: F64) -> bool:
+        aside = abs(float(self.route.project(now.xy, now.route_s)[1]))
+        self.lost = aside > (self.BACK_M if self.lost else self.LOST_M)
+        goes = np.linalg.norm(np.diff(wanted, axis=0, prepend=0.0), axis=1).sum() > self.GOES_M
+        self.stood = self.stood + 1 if now.speed < self.STANDS_MPS and goes else 0
+        if self.stood >= self.STOOD_FRAMES:
+            self.helped = self.HELP_FRAMES
+        self.helped -= self.helped > 0
+        return self.lost or self.helped > 0
 
 
 def _led_astray(plan: F64, by: Disturbance) -> F64:
@@ -114,11 +181,12 @@ class Lesson(NamedTuple):
     wanted: list[F64]  # [P, 2] a frame of the drive, lidar frame: what the expert would do
 
 
-def lesson(params: WorldParams, spec: SceneSpec) -> Lesson:
-    """The drive of a scene. Nobody is hit in it, and it lasts as long as the scene."""
+def lesson(params: WorldParams, spec: SceneSpec, learner: Callable[[], Model] | None = None) -> Lesson:
+    """The drive of a scene, by the disturbed expert or by the learner. Nobody is hit in it, and it lasts as long as the scene."""
     event = event_of(spec)
     for attempt in range(ATTEMPTS):
         rng = rng_for(params.seed, spec.name, "lesson", attempt)
+        rare = rng_for(params.seed, spec.name, "standing", attempt)
         strength = 1.0 - attempt / (ATTEMPTS - 1)
         setup = setup_of(params, spec, event, "lesson", attempt)
         later = LATER_FRAMES.get(event or "", LATER_ELSE)
@@ -126,9 +194,17 @@ def lesson(params: WorldParams, spec: SceneSpec) -> Lesson:
         frames = first + params.frames
         setup = replace(setup, route=replace(setup.route, goal_s=np.inf, limit_s=frames * FRAME_S))
         others = setup.traffic("reactive")
-        car = Car(_beside(others.lead(), rng, strength), setup.scene.spec.start_us)
-        policy = Disturbed(_disturbances(frames, rng, strength))
-        log = drive(setup, policy, "reactive", others=others, car=car)
+        start = _beside(others.lead(), rng, rare, strength)
+        policy: Disturbed | Learning
+        policy = Learning(learner()) if learner else Disturbed(_disturbances(frames, rng, rare, strength))
+        while True:
+            car = Car(start, setup.scene.spec.start_us)
+            log = drive(setup, policy, "reactive", others=others, car=car)
+            if log.end == "time" or isinstance(policy, Disturbed) or policy.until == 0:
+                break
+            # Two seconds before what ended it, and earlier each time
+            policy.until = max(0, min(policy.until, len(log.frames) - 2) - HAND_OVER_FRAMES)
+            others = setup.traffic("reactive")
         if log.end == "time":
             break
     else:
@@ -144,12 +220,14 @@ def _from(track: Track, steps: int) -> Track:
     return replace(track, s=track.s[steps:], v=track.v[steps:], a=track.a[steps:])
 
 
-def _beside(lead: Track, rng: np.random.Generator, strength: float) -> Track:
+def _beside(lead: Track, rng: np.random.Generator, rare: np.random.Generator, strength: float) -> Track:
     """The way to the start, led beside the lane, turned a little, at a constant speed that is not the wanted one."""
     n = round(LEAD_S / TICK_S) + 1
     aside = strength * rng.uniform(-ASIDE_M, ASIDE_M) * (rng.random() < 0.7)
     turned = strength * rng.uniform(-TURNED_RAD, TURNED_RAD) * (rng.random() < 0.7)
     pace = float(lead.v[-1]) * (1.0 + strength * (rng.uniform(*PACE) - 1.0) * (rng.random() < 0.6))
+    if rare.random() < AT_REST:
+        pace *= 1.0 - strength
     xy, yaw = lead.path.at(float(lead.s[-1]))
     start = xy + aside * np.array([-np.sin(yaw), np.cos(yaw)])
     direction = yaw + turned
@@ -160,13 +238,17 @@ def _beside(lead: Track, rng: np.random.Generator, strength: float) -> Track:
     return replace(lead, path=path, s=s, v=np.full(n, pace), a=np.zeros(n))
 
 
-def _disturbances(frames: int, rng: np.random.Generator, strength: float) -> tuple[Disturbance, ...]:
+def _disturbances(
+    frames: int, rng: np.random.Generator, rare: np.random.Generator, strength: float
+) -> tuple[Disturbance, ...]:
     found, at = [], int(rng.integers(2, 7))
     while at < frames:
         last = at + int(rng.integers(2, 4))
         kind = rng.random()
         aside = strength * float(rng.choice([-1, 1]) * rng.uniform(0.5, 1.6)) if kind < 0.7 else 0.0
         pace = 1.0 + strength * float(rng.uniform(-0.5, 0.3)) if kind > 0.5 else 1.0
+        if rare.random() < HALTS:
+            aside, pace = 0.0, 1.0 - strength
         found.append(Disturbance(at, last, aside, pace))
         at = last + int(rng.integers(4, 9))
     return tuple(found)
@@ -175,8 +257,11 @@ def _disturbances(frames: int, rng: np.random.Generator, strength: float) -> tup
 class DrivenScene(Scene):
     """A scene of ``lesson``. Poses, CAN bus, cameras and boxes follow from it as those of other scenes do from their tracks."""
 
-    def __init__(self, params: WorldParams, spec: SceneSpec) -> None:
-        self.lesson = found = lesson(params, spec)
+    def __init__(self, params: WorldParams, spec: SceneSpec, learner: Callable[[], Model] | None = None) -> None:
+        """learner: opens the model that has the wheel, whose digest is ``params.learner``; nobody else reads that."""
+        if bool(params.learner) != (learner is not None):
+            raise ValueError("a world's parameters name its learner's digest, and no other world has one")
+        self.lesson = found = lesson(params, spec, learner)
         driven = found.log.ego.xy[:: 2 * TICKS_PER_FRAME]
         super().__init__(params, spec, Course(found.setup.ego, found.actors, driven))
         self._cameras = Cameras(self)
@@ -214,6 +299,21 @@ class DrivenScene(Scene):
         axle = there - LIDAR_AHEAD_M * _ahead(heading)
         assert len(plan) == PLAN_STEPS
         return {"plan": np.concatenate([axle, heading[:, None]], 1).tolist(), "command": int(entry.command)}
+
+
+@dataclass(frozen=True)
+class LearnerScenes:
+    """Builds scenes in which a model has the wheel. Processes that make a world get it by name, and open the model once each."""
+
+    driver: Driver
+
+    def __call__(self, params: WorldParams, spec: SceneSpec) -> DrivenScene:
+        return DrivenScene(params, spec, lambda: _model(self.driver))
+
+
+@lru_cache(maxsize=1)
+def _model(driver: Driver) -> Model:
+    return Model(driver.open())
 
 
 def _ahead(heading: F64 | float) -> F64:

@@ -67,6 +67,10 @@ class Driver:
     def open(self) -> Runtime:
         return Runtime.open(self.model, self.device, self.backend, config=self.config, options=self.options, threads=1)
 
+    def digest(self) -> str:
+        """Of the weights and of ``spec_digest``'s part of the config."""
+        return hashlib.sha256(f"{sha256(self.model)} {self.spec_digest()}".encode()).hexdigest()
+
     def spec_digest(self) -> str:
         """Of what the config says of the model: a file of the same name may say something else by now."""
         flat = flatten(find_model(self.model, self.config, self.options).spec)

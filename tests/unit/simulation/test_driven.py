@@ -16,9 +16,11 @@ from uniad.data.synthetic.params import MANOEUVRES, scene_specs
 from uniad.data.synthetic.scenery import build_scenery
 from uniad.errors import UserError
 from uniad.formats.layout import EXPERT
-from uniad.simulation.driven import EVENTS, DrivenScene, Lesson, event_of, lesson
-from uniad.simulation.log import CAR_FRONT_M, GREEN, LIDAR_AHEAD_M, RED
-from uniad.simulation.routes import make_setup
+from uniad.simulation import driven
+from uniad.simulation.driven import EVENTS, HAND_OVER_FRAMES, DrivenScene, Learning, Lesson, event_of, lesson
+from uniad.simulation.log import CAR_FRONT_M, GREEN, LIDAR_AHEAD_M, PLAN_STEPS, RED, Planned
+from uniad.simulation.policies import Expert
+from uniad.simulation.routes import make_setup, setup_of
 from uniad.simulation.world import Cameras
 
 PARAMS = WorldParams(train_scenes=12, val_scenes=0, frames=20, seed=43, driven=True)
@@ -126,3 +128,92 @@ def test_a_driven_world_has_the_plans_in_its_infos_and_others_stay_as_they_were(
     (root / "v1.0-trainval" / EXPERT).write_text("{}")
     with pytest.raises(UserError, match="no plan and command"):
         create_infos(root, tmp_path, workers=1, progress=False)
+
+
+class Wheel:
+    """A model that plans as it is told, and counts the images that it was given."""
+
+    def __init__(self, plan) -> None:
+        self.plan, self.seen = plan, 0
+
+    def reset(self, route) -> None:
+        self.expert = Expert()
+        self.expert.reset(route)
+
+    def step(self, observation, privileged) -> Planned:
+        assert observation.sensors is not None, "asked without images"
+        self.seen += 1
+        return Planned(self.plan(self.expert, privileged))
+
+
+def straight(speed_mps: float, right_m: float = 0.0):
+    """A plan straight ahead, a little to the right of it."""
+    ahead = 0.5 * speed_mps * np.arange(1, PLAN_STEPS + 1)
+    return lambda expert, now: np.stack([right_m * ahead / ahead.max() if speed_mps else 0 * ahead, ahead], -1)
+
+
+def along(speed_mps: float):
+    """A plan along the route, whoever is in the way."""
+    return lambda expert, now: expert._on_route(now, now.route_s + 0.5 * speed_mps * np.arange(1, PLAN_STEPS + 1))
+
+
+@pytest.fixture
+def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cameras, "sensors", lambda *args: "images")
+
+
+def taught(monkeypatch: pytest.MonkeyPatch, scene: int, wheel: Wheel) -> tuple[Lesson, list[Learning]]:
+    """A lesson of that learner, and who had the wheel in its attempts."""
+    attempts: list[Learning] = []
+    begin = Learning.__init__
+    monkeypatch.setattr(Learning, "__init__", lambda self, model: (begin(self, model), attempts.append(self))[0])
+    return lesson(PARAMS, SPECS[scene], lambda: wheel), attempts
+
+
+def test_a_learner_that_drifts_off_is_led_back_and_every_frame_has_the_truth(monkeypatch, no_images):
+    found, (policy,) = taught(monkeypatch, WALKER, Wheel(straight(5.0, right_m=3.0)))
+    aside = np.array([float(found.setup.route.project(found.car.states[f.tick].xy)[1]) for f in found.log.frames])
+    assert aside.min() < -Learning.LOST_M and (aside > -4.0).all(), "it goes astray, and not for good"
+    assert aside[np.argmin(aside) :].max() > -Learning.BACK_M
+    assert len(policy.wanted) == len(found.log.frames) and found.log.end == "time"
+    s, off = on_route(found)
+    far = (off[:, 0] < -1.0) & (s[:, -1] - s[:, 0] > 12.0)
+    assert far.any() and (np.abs(off[far, -1]) < 0.4 * np.abs(off[far, 0])).all()
+
+
+def test_before_a_learner_crashes_the_expert_takes_over_and_nothing_is_rendered_twice(monkeypatch, no_images):
+    wheel = Wheel(along(9.0))  # does not brake for the leader
+    found, (policy,) = taught(monkeypatch, LEADER, wheel)
+    assert found.log.end == "time" and found.log.crash_tick is None
+    until = int(policy.until)
+    assert HAND_OVER_FRAMES <= until < len(found.log.frames) - HAND_OVER_FRAMES
+    assert until < wheel.seen == len(policy.made) < len(found.log.frames) + HAND_OVER_FRAMES
+    own = [np.array_equal(f.plan, plan) for f, plan in zip(found.log.frames, policy.made)][:until]
+    assert sum(own) > until / 2, "the learner has the wheel until then"
+    assert all(np.array_equal(f.plan, w) for f, w in zip(found.log.frames[until:], policy.wanted[until:]))
+
+
+def test_a_learner_that_stands_for_no_reason_is_set_going_again(monkeypatch, no_images):
+    found, (policy,) = taught(monkeypatch, WALKER, Wheel(straight(0.0)))
+    speed = np.array([found.car.states[f.tick].speed for f in found.log.frames])
+    stands = np.flatnonzero(speed < Learning.STANDS_MPS)
+    assert len(stands) >= Learning.STOOD_FRAMES and speed[stands[0] :].max() > 1.0
+    wanted = [np.linalg.norm(policy.wanted[k][-1]) for k in stands]
+    assert max(wanted) > Learning.GOES_M, "nothing teaches it to start"
+
+
+def test_some_scenes_begin_at_rest_and_in_some_the_car_halts_for_nobody():
+    rng = np.random.default_rng(0)
+    lead = setup_of(PARAMS, SPECS[2], None, "lesson", 0).traffic("reactive").lead()
+    starts = [driven._beside(lead, rng, rng, 1.0).v[-1] for _ in range(60)]
+    assert 3 <= sum(v == 0 for v in starts) <= 18 and max(starts) > 3.0
+    halts = [d for _ in range(40) for d in driven._disturbances(40, rng, rng, 1.0) if d.pace == 0]
+    assert halts and all(d.aside_m == 0 for d in halts)
+    assert not any(d.pace == 0 for _ in range(40) for d in driven._disturbances(40, rng, rng, 0.5))
+
+
+def test_a_world_names_its_learner_and_other_worlds_keep_their_stamp():
+    assert PARAMS.as_dict()["driven"] == 2 and "learner" not in PARAMS.as_dict()
+    assert replace(PARAMS, learner="abc").as_dict()["learner"] == "abc"
+    with pytest.raises(ValueError, match="learner"):
+        DrivenScene(replace(PARAMS, learner="abc"), SPECS[0])

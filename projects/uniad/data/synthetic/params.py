@@ -10,6 +10,7 @@ import numpy as np
 
 from uniad.errors import UserError
 
+DRIVEN_FORMAT = 2  # of driven scenes alone, likewise
 FORMAT = 3  # raise when the same parameters would give other files: a data set of an older format is made anew
 # Usable scene names, train and val: stated here because importing the devkit takes longer than finding nothing to do.
 SCENES = {"v1.0-trainval": (685, 150), "v1.0-mini": (8, 2)}
@@ -37,6 +38,7 @@ class WorldParams:
     lidar_columns: int = 1080  # azimuth steps a turn, for each of 32 beams
     # Scenes for learning to drive (``simulation.driven``): the car is off its way and steers back, signals show their state.
     driven: bool = False
+    learner: str = ""  # digest of the model that has the wheel in driven scenes; empty: the expert
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
@@ -58,8 +60,11 @@ class WorldParams:
 
     def as_dict(self) -> dict:
         facts = {"format": FORMAT, **asdict(self)}
-        if not self.driven:  # worlds that were made before there was a choice keep their stamp
-            del facts["driven"]
+        if self.driven:
+            facts["driven"] = DRIVEN_FORMAT
+        for choice in ("driven", "learner"):  # worlds that were made before there was a choice keep their stamp
+            if not facts[choice]:
+                del facts[choice]
         return facts
 
 
