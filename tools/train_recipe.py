@@ -20,6 +20,7 @@ from pathlib import Path
 
 import _environment
 
+from uniad.data.synthetic.params import DRIVEN_FORMAT
 from uniad.errors import UserError, run_cli
 from uniad.training.recipe import LAST_SEED, Phase, Recipe, read_recipe
 
@@ -27,7 +28,9 @@ TOOLS = Path(_environment.TOOLS)
 DIGESTS = Path(".make/digests.json")  # those of large files, by place, size and time: shared with make
 AT_ONCE = 4  # worlds that are made at the same time
 WORLD_FRAME_GB = 0.0012  # of a world while it is being made: six images, lidar, tables
-DRIVEN = "driven"  # folder of their packs, and the word for their worlds
+# Folders of packs; what such a version's scenes are is part of the name
+DRIVEN, LEARNER = f"driven.{DRIVEN_FORMAT}", f"learner.{DRIVEN_FORMAT}"
+KINDS = {"": "recorded", DRIVEN: "driven", LEARNER: "learner's"}
 LABELS = 1.3  # of a pack's images: what its labels add
 
 
@@ -79,7 +82,7 @@ def main() -> int:
     check_room(recipe, phases, args.packs)
     before = args.load_from
     for phase in phases:
-        packs = make_packs(recipe, phase, args)
+        packs = make_packs(recipe, phase, args, before)
         words = train_words(recipe, phase, args, packs, before)
         done = args.work_dir / phase.name / f"iter_{phase.steps}.pth"
         if claim(args.work_dir / phase.name, words, packs, before, args.gpus) and done.is_file():
@@ -147,7 +150,9 @@ def announcement(recipe: Recipe, phases: list[Phase], on_gpu: bool, pace: list[f
 def worlds_of(phases: Sequence[Phase]) -> list[tuple[str, int]]:
     """(folder below the packs, seed) of every world; those of driven scenes have a folder of their own."""
     found = {("", seed) for phase in phases for seed in phase.seeds}
-    return sorted(found | {(DRIVEN, seed) for phase in phases for seed in phase.driven})
+    for folder, seeds_of in ((DRIVEN, lambda phase: phase.driven), (LEARNER, lambda phase: phase.learner)):
+        found |= {(folder, seed) for phase in phases for seed in seeds_of(phase)}
+    return sorted(found)
 
 
 def _of(things: Sequence, what: str) -> str:
@@ -159,7 +164,9 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
     from uniad.config.read import load_spec
     from uniad.geometry.nuscenes import IMAGE_HW
 
-    missing = {world for world in worlds_of(phases) if not (packs / world[0] / f"{world[1]}.pt").is_file()}
+    # A learner's have a folder for each learner, which later phases are yet to train.
+    place = {"": "", DRIVEN: f"{DRIVEN}/", LEARNER: f"{LEARNER}/*/"}
+    missing = {(kind, seed) for kind, seed in worlds_of(phases) if not any(packs.glob(f"{place[kind]}{seed}.pt"))}
     scale = load_spec(recipe.configs[phases[0].stage], recipe.config_values(phases[0])).data.image.scale
     frames = recipe.scenes * recipe.world_frames
     frame_gb = 6 * 3 * math.prod(math.ceil(side * scale) for side in IMAGE_HW) * LABELS / 1e9
@@ -172,23 +179,33 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
         )
 
 
-def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace) -> list[Path]:
-    """The packs of a phase; those that are there stay."""
+def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace, before: str | None) -> list[Path]:
+    """The packs of a phase; those that are there stay. before: the checkpoint that has the wheel in a learner's worlds."""
     packs = []
-    for folder, seeds in (("", phase.seeds), (DRIVEN, phase.driven)):
+    for kind, seeds in (("", phase.seeds), (DRIVEN, phase.driven), (LEARNER, phase.learner)):
+        if not seeds:
+            continue
+        learner: list[str] = []
+        folder = kind
+        if kind == LEARNER:
+            assert before is not None  # a recipe whose phase has none is refused
+            from uniad.training import identity
+
+            learner = ["--learner", before]
+            folder = f"{kind}/{identity.file_digest(Path(before), DIGESTS)[:12]}"  # another model drives elsewhere
         there = [args.packs / folder / f"{seed}.pt" for seed in seeds]
         packs += there
         missing = [str(seed) for seed, pack in zip(seeds, there) if not pack.is_file()]
         if not missing:
             continue
-        print(f"{phase.name}: making {_of(missing, 'world')} of {recipe.scenes} {folder or 'recorded'} scenes", flush=True)
+        print(f"{phase.name}: making {_of(missing, 'world')} of {recipe.scenes} {KINDS[kind]} scenes", flush=True)
         words = [
             sys.executable, str(TOOLS / "make_packs.py"), recipe.configs[phase.stage], "--seeds", *missing,
             "--out", str(args.packs / folder), "--scenes", str(recipe.scenes), "--frames", str(recipe.world_frames),
-            "--at-once", str(AT_ONCE), *(["--driven"] if folder else []),
+            "--at-once", str(AT_ONCE), *(["--driven"] if kind else []), *learner,
         ]  # fmt: skip
         words += ["--jobs", str(args.jobs)] if args.jobs else []
-        if code := run([*words, "--cfg-options", *recipe.config_values(phase)]):
+        if code := run([*words, "--cfg-options", *recipe.config_values(phase), *(args.cfg_options if learner else [])]):
             raise UserError(f"worlds of {phase.name} could not be made (status {code})")
     return packs
 

@@ -20,7 +20,8 @@ clips = 2
 phases = [
     dict(name="first", stage=1, seeds=[11], frames=1, steps=2, lr=8e-4),
     dict(name="towns", stage=1, seeds=[11], frames=2, steps=2, lr=8e-4, dense_bev=True),
-    dict(name="heads", stage=2, seeds=[11], frames=2, steps=HEADS, lr=8e-4),
+    dict(name="heads", stage=2, seeds=[11], frames=2, steps=2, lr=8e-4),
+    dict(name="wheel", stage=2, seeds=[], learner=[12], frames=2, steps=HEADS, lr=8e-4),
 ]
 """
 
@@ -49,7 +50,10 @@ def test_phases_continue_each_other_and_end_in_an_end_to_end_checkpoint(trained)
     assert f"{folder}/work/first/iter_2.pth: 460 loaded" in log and f"{folder}/work/towns/iter_2.pth: 460 loaded" in log
     content = torch.load(folder / "model.pth", weights_only=True)
     assert content["meta"]["iter"] == 2 and any(key.startswith("planning_head.") for key in content["state_dict"])
-    assert [p.name for p in (folder / "packs" / "2x6").iterdir()] == ["11.pt"], "the world itself is gone again"
+    made = {str(p.relative_to(folder / "packs" / "2x6")) for p in (folder / "packs" / "2x6").rglob("*") if p.is_file()}
+    assert "11.pt" in made and len(made) == 2, "the worlds themselves are gone again"
+    (learner,) = made - {"11.pt"}
+    assert learner.startswith("learner.2/") and learner.endswith("/12.pt"), "of the model that has the wheel there"
     assert "without" not in result.stdout and "days" in result.stdout, "a CPU takes long, and it is said before"
 
 
@@ -57,11 +61,11 @@ def test_the_same_command_again_trains_nothing_and_a_changed_phase_alone_is_trai
     folder, _ = trained
     again = run(folder)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 3 and "making" not in again.stdout and "step" not in again.stderr
+    assert again.stdout.count("done before") == 4 and "making" not in again.stdout and "step" not in again.stderr
     (folder / "small.py").write_text(RECIPE.replace("HEADS", "3"))
     longer = run(folder)
     assert longer.returncode == 0, longer.stderr
-    assert longer.stdout.count("done before") == 2 and "it was set aside as" in longer.stdout
+    assert longer.stdout.count("done before") == 3 and "it was set aside as" in longer.stdout
     assert torch.load(folder / "model.pth", weights_only=True)["meta"]["iter"] == 3
 
 

@@ -155,9 +155,10 @@ class ImagesAhead(nn.Module):
             nn.Conv2d(dim, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(self.WIDTH, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
         )  # fmt: skip
-        self.read = nn.Sequential(nn.Linear(count, dim), nn.ReLU(), nn.Linear(dim, dim))
-        nn.init.zeros_(self.read[-1].weight)
-        nn.init.zeros_(self.read[-1].bias)
+        last = nn.Linear(dim, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.read = nn.Sequential(nn.Linear(count, dim), nn.ReLU(), last)
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, CAMERAS, D, rows, columns] of the finest features -> [B, D]. ValueError for another number of cells."""

@@ -32,6 +32,7 @@ class Phase:
     warmup: int = 0  # steps
     least_lr: float = 0.01  # of lr, at the end of the cosine
     driven: tuple[int, ...] = ()  # further seeds, of worlds whose scenes teach driving (make_synthetic_nuscenes.py --driven)
+    learner: tuple[int, ...] = ()  # and of driven worlds in which the model of the phase before has the wheel
     dense_bev: bool = False
     minutes: float | None = None  # measured on one H200, training alone
     options: Mapping[str, Any] = field(default_factory=dict)  # further config values
@@ -98,6 +99,9 @@ def read_recipe(path: str | Path) -> Recipe:
         raise ConfigError(f"{path}: phases need names of their own, and there must be one at least; they are {names}")
     if [phase.stage for phase in phases] != sorted(phase.stage for phase in phases):
         raise ConfigError(f"{path}: phases of stage 1 come before those of stage 2")
+    for before, phase in zip((None, *phases), phases):
+        if phase.learner and (before is None or before.stage != 2):
+            raise ConfigError(f"{path}: in phase {phase.name} a learner has the wheel: a phase of stage 2 has to come before it")
     configs = _mapping(content["configs"], f"{path}: configs", "a mapping from stage to config file")
     for stage, config in configs.items():
         _need(type(stage) is int and stage in STAGES, f"{path}: a stage of configs", stage, "1 or 2")
@@ -122,11 +126,11 @@ def _phase(entry: Any, where: str) -> Phase:
     _only(entry, {f.name for f in fields(Phase)}, where)
     if missing := sorted(needed - set(entry)):
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
-    for key in ("seeds", "driven"):
+    for key in ("seeds", "driven", "learner"):
         _need(isinstance(entry.get(key, ()), (list, tuple)), f"{where}: {key}", entry.get(key), "a list of whole numbers")
-    seeds, driven = tuple(entry["seeds"]), tuple(entry.get("driven", ()))
+    seeds, driven, learner = tuple(entry["seeds"]), tuple(entry.get("driven", ())), tuple(entry.get("learner", ()))
     options = _options(entry.get("options"), f"{where}: options")
-    values: dict[str, Any] = {**entry, "seeds": seeds, "driven": driven, "options": options}
+    values: dict[str, Any] = {**entry, "seeds": seeds, "driven": driven, "learner": learner, "options": options}
     phase = Phase(**values)
     # It becomes a folder's name, beside those of the other phases.
     named = isinstance(phase.name, str) and re.fullmatch(r"\w[\w.-]*", phase.name, re.ASCII) is not None
@@ -136,15 +140,15 @@ def _phase(entry: Any, where: str) -> Phase:
         _whole(getattr(phase, key), f"{where}: {key}")
     _need(type(phase.warmup) is int and phase.warmup >= 0, f"{where}: warmup", phase.warmup, "a whole number of steps, 0 or more")
     _need(isinstance(phase.dense_bev, bool), f"{where}: dense_bev", phase.dense_bev, "True or False")
-    if not seeds + driven:
+    if not seeds + driven + learner:
         raise ConfigError(f"{where}: seeds names no world")
-    for seed in seeds + driven:
+    for seed in seeds + driven + learner:
         if type(seed) is not int or not FIRST_TRAINING_SEED <= seed <= LAST_SEED:
             raise ConfigError(
                 f"{where}: seed {seed!r} is none to train on; {FIRST_TRAINING_SEED} and above (to {LAST_SEED}) are, "
                 "those below are evaluated on"
             )
-    for key, worlds in (("seeds", seeds), ("driven", driven)):
+    for key, worlds in (("seeds", seeds), ("driven", driven), ("learner", learner)):
         if len(set(worlds)) < len(worlds):
             raise ConfigError(f"{where}: {key} names a world twice; its clips would count twice")
     _need(_finite(phase.lr) and phase.lr > 0, f"{where}: lr", phase.lr, "a number above 0")

@@ -62,6 +62,8 @@ def test_the_time_on_a_cpu_grows_with_steps_clips_and_frames(tmp_path: Path):
     (f"[{PHASE.replace('[11]', '[2]')}]", "", "seed 2 is none to train on"),
     (f"[{PHASE.replace('[11]', '[]')}]", "", "seeds names no world"),
     (f"[{PHASE[:-1]}, driven=[3])]", "", "seed 3 is none to train on"),
+    (f"[{PHASE[:-1]}, learner=[3])]", "", "seed 3 is none to train on"),
+    (f"[{PHASE[:-1]}, learner=[43])]", "", "a phase of stage 2 has to come before it"),
     (f"[{PHASE}, {PHASE}]", "", "names of their own"),
     ("[]", "", "at least"),
     (f"[{PHASE.replace('stage=1', 'stage=3')}]", "", "give 1 or 2"),
