@@ -7,12 +7,12 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from helpers.real_engine import Machine
+from helpers.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]
 
@@ -109,10 +109,7 @@ def test_an_interrupted_training_leaves_no_container(machine: Machine, number: i
         os.killpg(process.pid, number)
         process.stdout.read()
         assert process.wait(timeout=60) != 0
-        end = time.monotonic() + 20
-        while machine.containers() and time.monotonic() < end:
-            time.sleep(0.2)
-        assert machine.containers() == []
+        eventually(lambda: machine.containers() == [], 20, "a container is left")
     finally:
         wait.unlink()
         if process.poll() is None:
@@ -157,10 +154,7 @@ def test_an_interrupted_image_build_leaves_no_container(machine: Machine):
         os.killpg(process.pid, signal.SIGINT)
         process.stdout.read()
         assert process.wait(timeout=60) != 0
-        end = time.monotonic() + 20
-        while machine.running() - before and time.monotonic() < end:
-            time.sleep(0.2)
-        assert machine.running() <= before
+        eventually(lambda: machine.running() <= before, 20, "processes of the build are left")
     finally:
         script.write_text(text)
         if process.poll() is None:

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from helpers import REPO
 from helpers.upstream_tree import PATCH, Upstream, git
+from helpers.waiting import eventually
 
 STACK = ("STACK=torch1.12", "RUNTIME=docker", "DATASET=nuscenes", "VARIANT=tiny", "TOOLS_RUNTIME=host")
 
@@ -162,9 +162,7 @@ exec sleep 60
         preexec_fn=default_signals,
     )  # fmt: skip
     half = upstream.root / "UniAD_train/.UniAD.partial/.git/HEAD"
-    end = time.monotonic() + 30
-    while not half.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    eventually(half.exists, 30, "the clone does not begin", process)
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=30)[1]
     lines = [line for line in error.splitlines() if line.strip() and not line.startswith("make")]
@@ -346,9 +344,7 @@ def test_an_interrupted_command_leaves_no_container(upstream: Upstream, number: 
         preexec_fn=default_signals,
     )  # fmt: skip
     log = upstream.root / "engine/log"
-    end = time.monotonic() + 20
-    while not log.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    eventually(log.exists, 20, "no container is started", process)
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     os.killpg(process.pid, signal.SIGKILL)  # the stand-in's sleep

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers import REPO, TESTS
 
@@ -68,6 +68,13 @@ def thin(tensor: Tensor, rule: str) -> Tensor:
         else:
             tensor = tensor.flatten()[::stride]
     return tensor
+
+
+def entries(module: nn.Module, prefix: str = "") -> list[list]:
+    """[name, shape, dtype, whether it learns] of each entry of a state dict, "buffer" for what is no parameter; as recorded."""
+    learns = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    state = module.state_dict()
+    return [[prefix + k, list(v.shape), str(v.dtype).removeprefix("torch."), learns.get(k, "buffer")] for k, v in state.items()]
 
 
 class Prefixed(Recorded):

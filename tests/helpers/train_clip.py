@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,3 +114,30 @@ def check_matches(record: Mapping[str, np.ndarray], out: ClipOutput) -> None:
         wanted = torch.full((num_rows,), -1).index_copy(0, rows, torch.from_numpy(record[f"f{t}/ids"]))
         assert torch.equal(match.obj_id[0, :num_rows].long(), wanted)
         torch.testing.assert_close(match.iou[0, rows], torch.from_numpy(record[f"f{t}/iou"]), rtol=0, atol=CLIP_IOU)
+
+
+def check_matches_by_row(record: Any, out: ClipOutput, at: str = "") -> None:
+    """The same for records whose objects fill the first rows; at: before the names."""
+    for t, match in enumerate(out.match):
+        ids = record[f"{at}f{t}/ids"].long()
+        count = len(ids)
+        assert out.rows[t].valid[0].sum() == count
+        for layer in range(6):
+            wanted = torch.full((count,), -1)
+            pairs = record[f"{at}f{t}/matched_{layer}"].long()
+            wanted[pairs[:, 0]] = pairs[:, 1]
+            assert torch.equal(match.gt_of_row[layer, 0, :count], wanted), (t, layer)
+        assert torch.equal(match.obj_id[0, :count].long(), ids)
+        tracked = ids >= 0
+        torch.testing.assert_close(match.iou[0, :count][tracked], record[f"{at}f{t}/iou"][tracked], rtol=0, atol=CLIP_IOU)
+
+
+def check_bevs(record: Mapping[str, np.ndarray], out: ClipOutput, frames: int) -> None:
+    """BEVs with and without gradient. The record has a frame's history made anew, from its first frame on, then that frame."""
+    call = 0
+    for t in range(frames):
+        call += max(t, 1)
+        for bev, index in ((out.history, call - 1), (out.bev, call)):
+            wanted = torch.from_numpy(record[f"bev_norms_{index:02d}"])
+            torch.testing.assert_close(bev[0, t].detach().norm(dim=-1)[::25], wanted, rtol=1e-5, atol=0)
+        call += 1

@@ -7,11 +7,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from helpers import REPO, TESTS
+from helpers.waiting import eventually
 
 SCRIPT = TESTS / "helpers" / "toy_run.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(REPO / "projects")])}
@@ -34,14 +34,8 @@ def free_port() -> int:
 
 
 def wait_for_steps(work_dir: Path, steps: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        path = work_dir / "train.jsonl"
-        if path.exists() and len(path.read_text().splitlines()) >= steps:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the run made no progress")
+    log = work_dir / "train.jsonl"
+    eventually(lambda: log.exists() and len(log.read_text().splitlines()) >= steps, 60, "the run makes no progress", process)
 
 
 def in_c_for_minutes(progress: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from helpers import REPO
+from helpers.waiting import eventually
 
 # Its container ends when it is removed, or at the end of a `stop` that takes as long as a slow save.
 ENGINE = """#!/usr/bin/env bash
@@ -44,10 +45,7 @@ def begin(folder: Path, save_seconds: float) -> subprocess.Popen:
     (folder / "save_seconds").write_text(str(save_seconds))
     words = [REPO / "mk/lib/in_container.sh", "image", engine, "run", "image", "train"]
     process = subprocess.Popen(words, start_new_session=True, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not (folder / "running").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually((folder / "running").exists, 20, "the container does not run", process)
     return process
 
 
@@ -75,8 +73,5 @@ def test_a_second_ctrl_c_ends_the_container_at_once(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(10) == 130
     pid = int((tmp_path / "running").read_text())
-    deadline = time.monotonic() + 10
-    while runs(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not runs(pid), 10, "the container runs on")
     os.killpg(process.pid, signal.SIGKILL)  # the stand-in's `stop`, which a real engine answers by itself

@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from helpers.make_tree import Tree
+from helpers.waiting import eventually
 
 # Stands for a training or a preparation that takes its time: until somebody writes `go`. A shell that has Ctrl-C between two of
 # its children goes on unless it traps it; Python ends.
@@ -35,10 +35,7 @@ def begin(tree: Tree, *arguments: str, tool: str) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "UNIAD"))} | {"SLOW": tool}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(["make", *arguments], cwd=tree.root, env=env, text=True, start_new_session=True, **pipes)
-    end = time.monotonic() + 60
-    while not (tree.root / "started").exists():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.05)
+    eventually((tree.root / "started").exists, 60, "the tool is not reached", process)
     return process
 
 

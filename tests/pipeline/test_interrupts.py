@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from helpers.command_line import World, ran, start
 from helpers.nano import Nano
+from helpers.waiting import eventually
 from uniad.assess import conditions
 
 DRIVES = ("tools/drive.py", "--routes", 1, "--seed", 102, "--policies", "constant-velocity", "standing-still")
@@ -39,17 +39,12 @@ def files(folder: Path) -> dict[str, int]:
 def interrupt(words: Sequence[object], out: Path, kept: str, told: str) -> dict[str, int]:
     """Sends Ctrl-C once a file that fits ``kept`` is there; what is left in ``out``."""
     process = start(*words, start_new_session=True)
-    deadline = time.monotonic() + 90
-    while not list(out.glob(kept)):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
+    eventually(lambda: list(out.glob(kept)), 90, f"no {kept} is made", process)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, f"interrupted: {told}, the same command goes on\n")
-    deadline = time.monotonic() + 10  # the helper of multiprocessing ends when it sees that nobody is left
-    while of_session(process.pid):
-        assert time.monotonic() < deadline, of_session(process.pid)
-        time.sleep(0.05)
+    # The helper of multiprocessing ends when it sees that nobody is left
+    eventually(lambda: not of_session(process.pid), 10, "processes are left")
     return files(out)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 import torch
 
 from helpers.command_line import ran, start
+from helpers.waiting import eventually
 
 TIMING = {"time", "data_time", "eta_s", "memory"}
 EVERY_STEP = ("--max-iters", 2, "--save-every", 1, "--cfg-options", "log_config.interval=1")
@@ -27,10 +27,7 @@ def test_after_kill_9_nano_continues_with_the_losses_of_an_uninterrupted_run(wor
     assert code == 0, err
 
     victim = start(*world.train(parts, *EVERY_STEP))
-    deadline = time.monotonic() + 240
-    while not (parts / "iter_latest.pth").exists():
-        assert victim.poll() is None and time.monotonic() < deadline, victim.communicate()
-        time.sleep(0.01)
+    eventually((parts / "iter_latest.pth").exists, 240, "no checkpoint is written", victim)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert not (parts / "iter_2.pth").exists()

@@ -18,6 +18,7 @@ import pytest
 from helpers import REPO
 from helpers.nano import Nano
 from helpers.stand_ins import Ready, StandIn, blank_result
+from helpers.waiting import eventually
 from uniad.assess import heatmap
 from uniad.assess.conditions import CELLS, Opening, done, run_conditions
 from uniad.assess.faults import FAULTS, find_faults
@@ -237,9 +238,8 @@ run_cli(lambda: run_conditions(["quick", "slow"], work, 2, out, {}))
 def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(REPO / "projects")}
     run = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "begun").exists() and (tmp_path / CELLS / "quick.json").exists()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    done = (tmp_path / "begun", tmp_path / CELLS / "quick.json")
+    eventually(lambda: all(path.exists() for path in done), 60, "no condition is done", run)
     run.send_signal(signal.SIGINT)
     begun = time.monotonic()
     _, told = run.communicate(timeout=30)  # a child that lived on would hold the pipe open

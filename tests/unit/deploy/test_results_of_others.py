@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.changes import put
 from uniad.deploy.records import SUMMARY, claim, read_frame, read_summary, write_frame
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS
@@ -29,15 +30,6 @@ INFO = {"token": "t", "scene_token": "s", "time_s": 0.0, "lidar2ego_translation"
         "cams": dict.fromkeys(CAMERAS, "a.jpg"), "lidar2img": dict.fromkeys(CAMERAS, np.eye(4).tolist())}  # fmt: skip
 BEST = {"config": "a.py", "config_options": [], "backend": "torch", "model": "a.pth", "model_sha256": "0", "split": "val",
         "scenes": [{"name": "scene-0103", "token": "s", "folder": "scene-0103", "frames": 1}]}  # fmt: skip
-
-
-def put(*keys: Any, value: Any) -> Callable[[dict], None]:
-    def change(whole: dict) -> None:
-        for key in keys[:-1]:
-            whole = whole[key]
-        whole[keys[-1]] = value
-
-    return change
 
 
 def lacks(key: str) -> Callable[[dict], None]:

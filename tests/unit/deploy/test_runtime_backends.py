@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from helpers.command_line import ran, refused, start
+from helpers.waiting import eventually
 from uniad.artifacts.card import write_card
 from uniad.deploy.records import read_frame, read_summary
 from uniad.deploy.runtime import Runtime
@@ -60,10 +60,7 @@ def test_the_command_infers_through_the_graph(onnx: Path, tmp_path: Path) -> Non
 def test_ctrl_c_keeps_what_was_done_and_ends_as_a_shell_expects(onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("tools/infer.py", onnx, "--out", out, "--scene", "0", "--threads", 1)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("*/0001.json")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    eventually(lambda: list(out.glob("*/0001.json")), 120, "no frame is done", process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in err and "what was done is kept" in err

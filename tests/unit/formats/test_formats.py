@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.changes import put
 from uniad.artifacts.card import card_path, read_card, write_card
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError
@@ -31,15 +32,6 @@ def index(frames: int = 5, step: float = 0.5) -> dict[str, Any]:
 def opened(folder: Path, content: Any, every: int = 1) -> FolderFrames:
     (folder / INDEX).write_text(json.dumps(content))
     return FolderFrames(folder, every=every)
-
-
-def put(*path: Any, value: Any) -> Callable[[dict], None]:
-    def change(data: dict) -> None:
-        for key in path[:-1]:
-            data = data[key]
-        data[path[-1]] = value
-
-    return change
 
 
 def times(*values: float) -> Callable[[dict], None]:

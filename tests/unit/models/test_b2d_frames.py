@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import b2d
+from helpers.recorded import entries
 from helpers.specs import CONFIGS
 from helpers.tolerances import TOLERANCES, close
 from helpers.weights import fill
@@ -161,11 +162,7 @@ def test_checkpoint_names_shapes_dtypes_and_frozen_parts(name: str, stage: int) 
     spec = load_spec(CONFIGS / folder / f"{name}_{kind}.py")
     with torch.device("meta"):
         model = UniAD(spec.model, torch.zeros(3, 6, 12, 2))
-    parameters = dict(model.named_parameters())
-    entries = [
-        [k, list(v.shape), str(v.dtype).removeprefix("torch."), parameters[k].requires_grad if k in parameters else "buffer"]
-        for k, v in model.state_dict().items()
-    ]
+    found = entries(model)
     want = json.loads((b2d.FOLDER / "state_dict.json").read_text())[f"{name}_stage{stage}"]
-    assert len(entries) == want["entries"]
-    assert hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest() == want["sha256"]
+    assert len(found) == want["entries"]
+    assert hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest() == want["sha256"]

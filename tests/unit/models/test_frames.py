@@ -12,7 +12,7 @@ from torch import Tensor
 
 from helpers.decoded import decode_detections, decode_tracks
 from helpers.played_frames import Played, Run, play
-from helpers.recorded import EXTRACTS, Prefixed, Recorded, golden_dir
+from helpers.recorded import EXTRACTS, Prefixed, Recorded, entries, golden_dir
 from helpers.specs import full_spec, tiny_spec
 from helpers.tolerances import close
 from uniad.evaluation.occupancy import consecutive
@@ -97,16 +97,12 @@ def test_checkpoint_names_shapes_dtypes_and_frozen_parts(name: str, stage: int) 
     spec = {"tiny": tiny_spec(stage), "base": full_spec(stage)}[name]
     with torch.device("meta"):
         model = UniAD(spec.model, torch.zeros(4, 6, 12, 2))
-    parameters = dict(model.named_parameters())
-    entries = [
-        [k, list(v.shape), str(v.dtype).removeprefix("torch."), parameters[k].requires_grad if k in parameters else "buffer"]
-        for k, v in model.state_dict().items()
-    ]
+    found = entries(model)
     if golden_dir() is not None:
-        assert sorted(entries) == sorted(json.loads((golden_dir() / f"state_dict_{name}_stage{stage}.json").read_text()))
+        assert sorted(found) == sorted(json.loads((golden_dir() / f"state_dict_{name}_stage{stage}.json").read_text()))
     want = json.loads((EXTRACTS / "state_dict.json").read_text())[f"{name}_stage{stage}"]
-    assert len(entries) == want["entries"]
-    assert hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest() == want["sha256"]
+    assert len(found) == want["entries"]
+    assert hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest() == want["sha256"]
 
 
 def same_elements(boxes: Tensor, label: Tensor, score: Tensor, want: Tensor, want_label: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.recorded import Recorded, golden_dir
+from helpers.recorded import Recorded, entries, golden_dir
 from helpers.specs import full_spec, nano_spec, tiny_spec
 from helpers.tolerances import close
 from helpers.weights import fill
@@ -69,19 +69,13 @@ def small_inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, MotionOutpu
 @pytest.mark.parametrize("name", ["tiny", "base"])
 def test_parameters_are_those_of_published_checkpoints(name: str, recorded: Recorded) -> None:
     spec = {"tiny": tiny_spec, "base": full_spec}[name](2).model.stage2.plan
-    ours = PlanHead(spec)
-    learn = {k for k, p in ours.named_parameters() if p.requires_grad}
-    found = sorted(
-        [f"planning_head.{k}", list(v.shape), str(v.dtype).removeprefix("torch."), k in learn]
-        for k, v in ours.state_dict().items()
-    )
-    assert found == json.loads(str(recorded.arrays[f"{name}/state_dict"]))
+    assert sorted(entries(PlanHead(spec), "planning_head.")) == json.loads(str(recorded.arrays[f"{name}/state_dict"]))
 
 
 @pytest.mark.parametrize("variant", ["tiny", "base", "full"])
 def test_parameters_are_those_of_every_recorded_config(variant: str, golden: Path) -> None:
-    entries = json.loads((golden / f"state_dict_{variant}_stage2.json").read_text())
-    recorded = {k: shape for k, shape, *_ in entries if k.startswith("planning_head.")}
+    listed = json.loads((golden / f"state_dict_{variant}_stage2.json").read_text())
+    recorded = {k: shape for k, shape, *_ in listed if k.startswith("planning_head.")}
     spec = {"tiny": tiny_spec, "base": full_spec, "full": full_spec}[variant](2).model.stage2.plan
     assert recorded == {f"planning_head.{k}": list(v.shape) for k, v in PlanHead(spec).state_dict().items()}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from helpers import b2d, motion_data, weights
-from helpers.tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS
+from helpers import b2d, motion_data, train_clip, weights
+from helpers.tolerances import CLIP_GRAD_NORM, CLIP_LOSS
 from uniad.losses.criterion import Criterion, total_loss
 from uniad.models.uniad import UniAD
 from uniad.training.clip import forward_clip
@@ -46,19 +45,7 @@ def test_every_recorded_loss(iteration: SimpleNamespace) -> None:
 
 
 def test_every_recorded_match_id_and_overlap(record: b2d.Numbers, iteration: SimpleNamespace) -> None:
-    for t, match in enumerate(iteration.out.match):
-        at = f"{iteration.at}f{t}/"
-        ids = record[at + "ids"].long()
-        count = len(ids)
-        assert iteration.out.rows[t].valid[0].sum() == count
-        for layer in range(6):
-            wanted = torch.full((count,), -1)
-            pairs = record[f"{at}matched_{layer}"].long()
-            wanted[pairs[:, 0]] = pairs[:, 1]
-            assert torch.equal(match.gt_of_row[layer, 0, :count], wanted), (t, layer)
-        assert torch.equal(match.obj_id[0, :count].long(), ids)
-        tracked = ids >= 0
-        torch.testing.assert_close(match.iou[0, :count][tracked], record[at + "iou"][tracked], rtol=0, atol=CLIP_IOU)
+    train_clip.check_matches_by_row(record, iteration.out, iteration.at)
 
 
 def test_recorded_gradients(iteration: SimpleNamespace) -> None:

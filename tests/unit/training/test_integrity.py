@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.changes import put
 from helpers.toy_training import ToyModel, run, toy_trainer
 from helpers.training_runs import log_of
 from uniad.errors import UserError
@@ -186,18 +187,6 @@ def test_a_file_without_checksums_says_so(tmp_path):
 
 
 # --- whole -----------------------------------------------------------------------------------------------------------
-
-
-def put(*keys, value=None, drop=False):
-    def change(content):
-        for key in keys[:-1]:
-            content = content[key]
-        if drop:
-            del content[keys[-1]]
-        else:
-            content[keys[-1]] = value
-
-    return change
 
 
 @pytest.mark.parametrize(

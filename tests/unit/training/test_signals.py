@@ -15,6 +15,7 @@ import pytest
 
 from helpers import REPO, TESTS
 from helpers.training_processes import ENV, SCRIPT, finish, free_port, wait_for_steps
+from helpers.waiting import eventually
 
 MARK = "UNIAD_TEST_MARK"
 
@@ -53,13 +54,6 @@ class Started:
         """As Slurm does: each process of the job, whatever its group."""
         for pid in self.alive():
             os.kill(pid, number)
-
-
-def eventually(holds: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.fixture

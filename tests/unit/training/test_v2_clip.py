@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import motion_data, weights
+from helpers import motion_data, train_clip, weights
 from helpers.specs import edit
-from helpers.tolerances import CLIP_GRAD_NORM, CLIP_IOU, CLIP_LOSS, close
+from helpers.tolerances import CLIP_GRAD_NORM, CLIP_LOSS, close
 from helpers.v2 import FRAMES, RecordedV2, anchors, clip_of, small_spec
 from uniad.config.spec import CompatSpec
 from uniad.losses.criterion import Criterion, total_loss
@@ -46,18 +46,7 @@ def test_every_recorded_loss(record, iteration):
 
 
 def test_every_recorded_match_id_and_overlap(record, iteration):
-    for t, match in enumerate(iteration.out.match):
-        ids = record[f"f{t}/ids"].long()
-        count = len(ids)
-        assert iteration.out.rows[t].valid[0].sum() == count
-        for layer in range(6):
-            wanted = torch.full((count,), -1)
-            pairs = record[f"f{t}/matched_{layer}"].long()
-            wanted[pairs[:, 0]] = pairs[:, 1]
-            assert torch.equal(match.gt_of_row[layer, 0, :count], wanted), (t, layer)
-        assert torch.equal(match.obj_id[0, :count].long(), ids)
-        tracked = ids >= 0
-        torch.testing.assert_close(match.iou[0, :count][tracked], record[f"f{t}/iou"][tracked], rtol=0, atol=CLIP_IOU)
+    train_clip.check_matches_by_row(record, iteration.out)
 
 
 def test_recorded_plan_and_gradients(record, iteration):
