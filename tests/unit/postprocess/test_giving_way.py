@@ -68,3 +68,29 @@ def test_nobody_stands_for_ever_for_a_box_on_the_car_itself():
 def test_a_standing_plan_stays_where_it_is():
     noise = np.random.default_rng(1).normal(0, 0.02, (6, 2))
     assert np.abs(given(noise, box("car", 0.0, 7.0), speed=0.0)).max() < 0.2
+
+
+def test_who_crosses_long_before_the_car_is_there_is_not_braked_for():
+    assert given(STRAIGHT, box("pedestrian", 2.0, 20.0, 180.0, 1.4)) is STRAIGHT
+
+
+def test_who_comes_towards_the_car_is_met_where_they_will_be():
+    found = given(STRAIGHT, box("car", 0.0, 18.0, 270.0, 5.0))
+    assert found[2, 1] + FRONT_M < 18.0 - 2.3 - 1.5 * 5.0, "the car would be in theirs after 1.5 s"
+
+
+@pytest.mark.parametrize("x, leaves", [(2.0, False), (2.25, True)])
+def test_a_quarter_of_a_metre_is_kept_to_the_sides(x: float, leaves: bool):
+    """Between the sides of two cars that are 1.85 and 1.9 m wide: 0.125 and 0.375 m."""
+    assert (given(STRAIGHT, box("car", x, 12.0)) is STRAIGHT) == leaves
+
+
+def test_who_stands_behind_the_end_of_a_short_plan_is_kept_away_from():
+    short = 0.3 * STRAIGHT
+    found = given(short, box("car", 0.0, short[-1, 1] + FRONT_M + 2.3 + 0.8))
+    assert found[-1, 1] < short[-1, 1] - 0.5
+
+
+def test_a_plan_that_hardly_moves_leads_nowhere_aside():
+    creeps = np.cumsum([[0.12, 0.02]] * 6, 0)
+    assert given(creeps, box("car", 3.5, 0.4), speed=0.0) is creeps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,7 +18,17 @@ from uniad.data.synthetic.scenery import build_scenery
 from uniad.errors import UserError
 from uniad.formats.layout import EXPERT
 from uniad.simulation import driven
-from uniad.simulation.driven import EVENTS, HAND_OVER_FRAMES, DrivenScene, Learning, Lesson, event_of, lesson
+from uniad.simulation.driven import (
+    EVENTS,
+    HAND_OVER_FRAMES,
+    Disturbance,
+    Disturbed,
+    DrivenScene,
+    Learning,
+    Lesson,
+    event_of,
+    lesson,
+)
 from uniad.simulation.log import CAR_FRONT_M, GREEN, LIDAR_AHEAD_M, PLAN_STEPS, RED, Planned
 from uniad.simulation.policies import Expert
 from uniad.simulation.routes import make_setup, setup_of
@@ -51,6 +62,8 @@ def test_every_event_happens_with_every_manoeuvre_in_every_town():
     specs = scene_specs(replace(PARAMS, train_scenes=84))
     met = {(event_of(spec), spec.manoeuvre, spec.location) for spec in specs}
     assert len(met) == len(set(EVENTS)) * len(MANOEUVRES) * 4
+    train, val = (scene_specs(replace(PARAMS, train_scenes=7, val_scenes=7))[part] for part in (slice(7), slice(7, None)))
+    assert all(event_of(a) != event_of(b) or EVENTS.count(event_of(a)) > 1 for a, b in zip(train, val)), "learnt by heart"
 
 
 def test_a_car_that_starts_beside_its_way_is_led_back(lessons: dict[int, Lesson]):
@@ -110,6 +123,29 @@ def test_three_heads_show_a_light_and_nothing_else_of_a_town_changes():
     assert (np.abs(images[0] - images[1]).max(-1) > 60).sum() >= 30
 
 
+def test_a_scene_that_begins_later_shows_the_drive_from_there_on(lessons: dict[int, Lesson], monkeypatch: pytest.MonkeyPatch):
+    found = lessons[RED_LATER]
+    assert found.first > 0  # the world of this seed
+    monkeypatch.setattr(driven, "lesson", lambda *args: found)
+    scene, log = DrivenScene(PARAMS, SPECS[RED_LATER]), found.log
+    lights: list[dict] = []
+    monkeypatch.setattr(scene._cameras, "props", lambda given: lights.append(given) or [])
+    actors = {actor.id: actor for actor in scene.actors}
+    for k in (0, 3, PARAMS.frames - 1):
+        entry, t = log.frames[found.first + k], 0.5 * k
+        state = found.car.states[entry.tick]
+        assert np.allclose(scene.ego_pose(t)[0], state.xy) and np.allclose(scene.motion(np.array([t])).xy[0], state.xy)
+        scene.stage(t)
+        assert lights[-1] == dict(zip(found.setup.approaches, log.signals[entry.tick].tolist()))
+        for at, name in enumerate(log.actors.ids):
+            assert np.allclose(actors[name].at(t)[:2], log.actors.pose[entry.tick, at, :2], atol=0.02), (k, name)
+        plan = found.wanted[found.first + k] @ entry.global_from_lidar[:2, :2].T + entry.global_from_lidar[:2, 2]
+        told = scene.expert(k)
+        axle = np.array(told["plan"])
+        assert np.allclose(axle[:, :2] + LIDAR_AHEAD_M * np.stack([np.cos(axle[:, 2]), np.sin(axle[:, 2])], -1), plan)
+        assert told["command"] == entry.command
+
+
 def test_a_driven_world_has_the_plans_in_its_infos_and_others_stay_as_they_were(tmp_path: Path):
     params = replace(PARAMS, train_scenes=1, frames=2, lidar_columns=90)
     root = tmp_path / "world"
@@ -128,6 +164,47 @@ def test_a_driven_world_has_the_plans_in_its_infos_and_others_stay_as_they_were(
     (root / "v1.0-trainval" / EXPERT).write_text("{}")
     with pytest.raises(UserError, match="no plan and command"):
         create_infos(root, tmp_path, workers=1, progress=False)
+
+
+def test_a_disturbance_lasts_until_its_last_frame_and_leads_to_its_side():
+    policy = Disturbed((Disturbance(2, 4, 1.0, 1.0),))
+    straight_on = np.stack([np.zeros(PLAN_STEPS), 4.0 * np.arange(1, PLAN_STEPS + 1)], -1)
+    policy.expert = SimpleNamespace(step=lambda *args: Planned(straight_on))
+    plans = [policy.step(None, None).plan for _ in range(6)]
+    assert [plan is straight_on for plan in plans] == [True, True, False, False, True, True]
+    assert np.allclose(plans[2], straight_on - [1.0, 0.0] * np.minimum(straight_on[:, 1:] / 8.0, 1.0)), "left, within 8 m"
+    assert all(wanted is straight_on for wanted in policy.wanted), "what is taught is the expert's"
+    stands = 0.05 * straight_on
+    assert driven._led_astray(stands, policy.disturbances[0]) is stands
+
+
+def test_disturbances_fade_from_attempt_to_attempt_until_there_is_none(monkeypatch: pytest.MonkeyPatch):
+    strengths: list[float] = []
+    monkeypatch.setattr(driven, "_disturbances", lambda frames, rng, rare, strength: strengths.append(strength) or ())
+    monkeypatch.setattr(driven, "drive", lambda *args, **more: SimpleNamespace(end="crash"))
+    with pytest.raises(RuntimeError, match="no drive without a crash"):
+        lesson(PARAMS, SPECS[WALKER])
+    assert strengths[0] == 1.0 and strengths[-1] == 0.0 and (np.diff(strengths) < 0).all()
+
+
+def relieved(frames: list[tuple[float, float, float]]) -> list[bool]:
+    """Whether the expert has the wheel, by how far aside (m), how fast (m/s) and how far the expert would go (m)."""
+    policy = Learning(SimpleNamespace(reset=lambda route: None))
+    policy.expert = SimpleNamespace(reset=lambda route: None)
+    policy.reset(SimpleNamespace(project=lambda xy, near: (0.0, xy)))
+    wanted = np.stack([np.zeros(PLAN_STEPS), np.arange(1, PLAN_STEPS + 1) / PLAN_STEPS], -1)
+    return [policy._relieved(SimpleNamespace(xy=aside, route_s=0.0, speed=speed), way * wanted) for aside, speed, way in frames]
+
+
+def test_a_learner_that_is_lost_is_helped_until_it_is_back_on_its_way():
+    assert relieved([(1.9, 5.0, 9.0), (-2.1, 5.0, 9.0), (-1.0, 5.0, 9.0), (-0.3, 5.0, 9.0), (-1.0, 5.0, 9.0)]) == [
+        False, True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_a_learner_that_stands_is_helped_where_the_expert_would_go_alone():
+    assert not any(relieved([(0.0, 0.0, 1.0)] * 12)), "at a red light"
+    assert relieved([(0.0, 0.0, 9.0)] * Learning.STOOD_FRAMES)[-2:] == [False, True]
 
 
 class Wheel:
@@ -183,10 +260,15 @@ def test_a_learner_that_drifts_off_is_led_back_and_every_frame_has_the_truth(mon
 
 def test_before_a_learner_crashes_the_expert_takes_over_and_nothing_is_rendered_twice(monkeypatch, no_images):
     wheel = Wheel(along(9.0))  # does not brake for the leader
+    logs, drive = [], driven.drive
+    monkeypatch.setattr(driven, "drive", lambda *args, **more: (logs.append(drive(*args, **more)), logs[-1])[1])
     found, (policy,) = taught(monkeypatch, LEADER, wheel)
     assert found.log.end == "time" and found.log.crash_tick is None
     until = int(policy.until)
     assert HAND_OVER_FRAMES <= until < len(found.log.frames) - HAND_OVER_FRAMES
+    ticks = slice(found.log.frames[until].tick)
+    assert len(logs) > 1 and found.log is logs[-1]
+    assert np.array_equal(logs[0].actors.pose[ticks], found.log.actors.pose[ticks]), "others have driven before"
     assert until < wheel.seen == len(policy.made) < len(found.log.frames) + HAND_OVER_FRAMES
     own = [np.array_equal(f.plan, plan) for f, plan in zip(found.log.frames, policy.made)][:until]
     assert sum(own) > until / 2, "the learner has the wheel until then"

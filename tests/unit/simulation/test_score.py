@@ -168,6 +168,15 @@ def test_crossing_a_stop_line_at_red_fails_the_light():
     assert event.tick == int(np.argmax(front_x(driven()) > STOP_M)) - 1
 
 
+def test_each_red_light_costs_again():
+    route = street()
+    (stop,) = route.stop_lines
+    second = replace(stop, line=stop.line + [10.0, 0.0], route_s=stop.route_s + 10.0)
+    log = driven(8.0, 19.0, signal=RED, route=replace(route, stop_lines=(stop, second)))
+    found = scored(replace(log, signals=np.repeat(log.signals, 2, 1)))
+    assert found.bench2drive.infraction_penalty == pytest.approx(0.7**2)
+
+
 def test_stopping_at_red_and_going_on_at_green_is_right():
     braking = (STOP_M - 1.0 - CAR_FRONT_M) * 2 / 8.0  # steadily from 8 m/s to a metre before the line
     t = np.arange(0, 40, TICK_S)
@@ -202,6 +211,15 @@ def test_who_comes_from_the_side_counts_in_a_junction_and_not_before_it():
     assert outside.pdm.time_to_collision == 1 and inside.pdm.time_to_collision == 0
 
 
+def test_who_comes_from_behind_never_counts_and_who_was_beside_is_left_out_from_then_on():
+    behind = Other(xy=(98.5, -1.75), velocity=(5.0, 0.0))
+    assert scored(driven(4.0, 19.0, others=(behind,), x0=102.0)).pdm.time_to_collision == 1, "in a junction"
+    # First met at more than 30 degrees to the side, later in front of the car
+    crossing = Other(xy=(4.6, -9.0), velocity=(0.0, 2.0), heading=np.pi / 2)
+    found = scored(driven(1.0, 19.0, others=(crossing,)))
+    assert found.pdm.time_to_collision == 1 and "collision" in kinds(found)
+
+
 @pytest.mark.parametrize("speed, named", [
     (np.concatenate([np.full(60, 8.0), np.linspace(8.0, 3.0, 10), np.full(121, 3.0)]), "lon_accel"),
     (np.concatenate([np.full(60, 4.0), np.linspace(4.0, 9.0, 16), np.full(115, 9.0)]), "lon_accel"),
@@ -226,6 +244,21 @@ def test_efficiency_is_the_speed_as_a_share_of_the_traffic_s():
     assert scored(driven(8.0, 19.0)).bench2drive.efficiency is None
 
 
+def test_a_stretch_where_the_traffic_stands_says_nothing_of_efficiency():
+    log = driven(8.0, 19.0, others=(Other(xy=(-200.0, 1.75), velocity=(4.0, 0.0)),))
+    pace = np.where(np.arange(191) < 90, 4.0, 0.01)[:, None]
+    assert scored(replace(log, actors=replace(log.actors, speed=pace))).bench2drive.efficiency == pytest.approx(200, abs=5)
+
+
+def test_nearly_all_of_the_way_is_all_of_it_near_the_goal_alone():
+    t = np.arange(191) * TICK_S
+    speed = np.full(191, 8.0 - 1.0 / 19)  # ends a metre before the goal
+    there, aside = driven(speed), driven(speed, y=np.minimum(-1.75, -1.75 - 2.5 * (t - 14.0)))
+    assert there.end == aside.end == "time"
+    assert scored(there).bench2drive.route_completion == 100
+    assert 99 < scored(aside).bench2drive.route_completion < 100
+
+
 def test_leaving_the_route_ends_its_completion():
     t = np.arange(191) * TICK_S
     y = -1.75 - np.maximum(t - 5.0, 0) * 8.0  # straight off to the right
@@ -248,6 +281,8 @@ def test_the_score_so_far_begins_whole_and_ends_as_the_score():
     assert begins.score == 1 and ends == found.pdm and found.pdm.no_at_fault_collision == 0.5 and found.pdm.score == 0
     factors = [so_far(found, tick, own[tick], theirs[tick]).no_at_fault_collision for tick in range(191)]
     assert factors == sorted(factors, reverse=True) and set(factors) == {1.0, 0.5}
+    wrong = score(driven(8.0, 19.0, y=np.where(np.arange(191) < 60, -0.3, 0.3)), by)
+    assert [so_far(wrong, tick, 1.0, 1.0).driving_direction for tick in (50, 100)] == [1, wrong.pdm.driving_direction] == [1, 0]
 
 
 def test_scoring_takes_well_under_a_second_and_gives_the_same_again():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import zipfile
@@ -76,6 +77,40 @@ def test_one_file_at_a_time_and_the_last_one_before_the_run_ends(tmp_path, monke
     outcome, output = run(toy_trainer(tmp_path, save_every_iters=2, max_iters=7))
     assert max(most) == 1 and outcome.checkpoint == tmp_path / "iter_7.pth"
     assert order == ["iter_latest.pth", "iter_latest.pth", "epoch_1.pth", "iter_7.pth"] and "trained 7 iterations" in output[-1]
+
+
+class Disk:
+    """A store that keeps the names."""
+
+    def __init__(self) -> None:
+        self.saved: list[str] = []
+
+    def save(self, name, content) -> None:
+        self.saved.append(name)
+
+
+def test_the_writer_waits_for_the_file_before_and_python_for_the_writer():
+    disk, going = Disk(), threading.Event()
+    writer = CheckpointWriter(disk)
+    writer.write("a", lambda: going.wait(SECONDS))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    assert not thread.daemon, "cut off where the run ends"
+    threading.Timer(0.2, going.set).start()
+    writer.write("b", dict)
+    assert disk.saved[0] == "a"
+    writer.wait()
+    assert disk.saved == ["a", "b"]
+
+
+def test_whatever_a_write_fails_of_is_raised_once():
+    writer = CheckpointWriter(Disk())
+    writer.write("a", lambda: sys.exit(3))
+    with pytest.raises(SystemExit):
+        writer.wait()
+    writer.wait()
+    writer.write("b", dict)
+    writer.wait()
+    assert writer.store.saved == ["b"]
 
 
 def test_by_time_none_is_begun_while_one_is_being_written(tmp_path, monkeypatch):
