@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,7 @@ from helpers.toy_training import run, toy_trainer
 from helpers.training_processes import SCRIPT, finish, free_port, start, wait_for_steps
 from helpers.training_runs import log_of, same_checkpoint
 from uniad.errors import UserError
+from uniad.training import launch as launcher
 from uniad.training.launch import _end_the_rest_soon, layout
 
 
@@ -94,6 +98,58 @@ def test_a_rank_that_failed_leaves_the_others_little_time(monkeypatch, codes, gi
     ranks = {rank: SimpleNamespace(proc=SimpleNamespace(poll=lambda code=code: code)) for rank, code in enumerate(codes)}
     elastic.SubprocessContext.close(SimpleNamespace(subprocess_handlers=ranks), signal.SIGTERM, 120)
     assert asked == [given]
+
+
+@pytest.fixture
+def launched(monkeypatch) -> Callable[..., tuple[dict[str, str], list[str]]]:
+    """Starts the launcher without its processes: the environment that they would have, and torchrun's words."""
+    given: list[list[str]] = []
+    monkeypatch.setattr(launcher, "_answer_signals", lambda: None)
+    monkeypatch.setattr(launcher, "_end_the_rest_soon", lambda: None)
+    monkeypatch.setattr(launcher, "parse_args", given.append)
+    monkeypatch.setattr(launcher, "port_is_free", lambda address, port: False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+
+    def begin(gpus: str, **env: str) -> tuple[dict[str, str], list[str]]:
+        monkeypatch.setattr(os, "environ", env)
+        seen: dict[str, str] = {}
+        monkeypatch.setattr(launcher, "run", lambda _: seen.update(env))
+        monkeypatch.setattr(sys, "argv", ["launch", gpus, "train.py", "a.py"])
+        assert launcher.main() == 0
+        return seen, given[-1]
+
+    return begin
+
+
+def test_processes_share_the_cores_and_rank_names_the_machine_to_the_launcher_alone(launched):
+    env, words = launched("8", NNODES="2", RANK="1")  # where the first machine alone asks whether the port is free
+    assert env["OMP_NUM_THREADS"] == "3" and "RANK" not in env
+    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4"} <= set(words) and words[-2:] == ["train.py", "a.py"]
+    with pytest.raises(UserError, match="is in use"):
+        launched("8", NNODES="2", RANK="0")
+
+
+def test_no_gpu_is_one_process_on_the_cpu(launched, monkeypatch):
+    monkeypatch.setattr(launcher, "port_is_free", lambda address, port: True)
+    env, words = launched("0")
+    assert words[-2:] == ["--device", "cpu"] and "--nproc-per-node=1" in words and env["OMP_NUM_THREADS"] == "12"
+    assert "--device" not in launched("1")[1]
+
+
+def test_ctrl_c_twice_in_one_moment_is_one_request_and_later_another(monkeypatch):
+    raised, told, now = [], [], [100.0]
+    monkeypatch.setattr(elastic, "_terminate_process_handler", lambda signum, frame: raised.append(signum))
+    monkeypatch.setattr(launcher, "_children", lambda: [7])
+    monkeypatch.setattr(os, "kill", lambda pid, signum: told.append((pid, signum)))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signal, "getsignal", lambda signum: signal.SIG_IGN)
+    monkeypatch.setattr(os, "environ", {})
+    launcher._answer_signals()
+    assert "SIGHUP" not in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"], "nohup"
+    for after, signum in ((0.0, signal.SIGINT), (0.0, signal.SIGINT), (60.0, signal.SIGTERM), (60.0, signal.SIGINT)):
+        now[0] = 100.0 + after
+        elastic._terminate_process_handler(signum, None)
+    assert raised == [signal.SIGINT] and told == [(7, signal.SIGINT)]
 
 
 def test_layout_follows_the_upstream_arguments_and_environment():
