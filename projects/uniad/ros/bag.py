@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from uniad.ros import messages as m
 from uniad.ros.rig import TF_TOPICS, Car, absent_notes
 from uniad.ros.synchronise import JUMP_NS, TOLERANCE_S, Instant, Synchroniser
 from uniad.ros.topics import Held, find_topics, listed
+from uniad.ros.transforms import Series
 
 SUFFIXES = (".mcap", ".db3")
 FORWARD_NS = 10_000_000_000  # that a topic's clock may run ahead of the recorder's from one message to the next
@@ -69,7 +71,7 @@ class Bag:
                 frame = ""
                 if connection.msgtype in _HEADED and connection.msgcount:
                     for _, _, data in self.reader.messages([connection]):
-                        frame = header(data)[1]
+                        frame = header(data, f"{self.path}: {connection.topic}: message 0")[1]
                         break
                 out.append(Held(connection.topic, connection.msgtype, connection.msgcount, frame))
         merged: dict[tuple[str, str], Held] = {}  # two writers of a topic are two connections
@@ -161,11 +163,11 @@ def _advised(error: Exception) -> str:
     return text
 
 
-def header(data: Any) -> tuple[int, str]:
+def header(data: Any, where: str = "a header") -> tuple[int, str]:
     """Time (ns) and frame of a message that begins with a std_msgs/Header, without reading the rest."""
     order = "<" if data[1] & 1 else ">"
     seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", data, 4)
-    return seconds * 1_000_000_000 + nanoseconds, bytes(data[16 : 16 + max(length - 1, 0)]).decode(errors="replace")
+    return m.time_ns(seconds, nanoseconds, where), bytes(data[16 : 16 + max(length - 1, 0)]).decode(errors="replace")
 
 
 def name_of(path: str | Path) -> str:
@@ -202,6 +204,7 @@ class BagFrames:
         self._window = self.begins_ns + round((start_s or 0) * 1e9), stop_ns
         self._frame_ids = {entry.topic: entry.frame for entry in self.held}
         self.unstamped: dict[str, int] = {}
+        self._clock: list[tuple[int, int]] = []  # of the reference: when recorded, and what its header says
         instants = self._first_pass()
         if self.topics.has_lidar:
             self.car.cloud_frame = self._frame_ids.get(self.topics.reference, "").lstrip("/")
@@ -230,25 +233,48 @@ class BagFrames:
     def _first_pass(self) -> list[Instant]:
         streams, small = self.topics.streams, set(self.car.small)
         before: dict[str, tuple[int, int]] = {}
+        commands: list[tuple[int, Any]] = []
         begin_ns, stop_ns = self._window
         for topic, number, log_ns, data, kind in self.bag.messages({*streams, *small}, stop_ns):
             if topic in small:
                 message = self.bag.decode(topic, number, data, kind)
+                if topic == self.topics.command:
+                    commands.append((log_ns, message))
+                    continue
                 if topic not in TF_TOPICS and hasattr(message, "header"):
-                    self._check_clock(topic, number, m.nanoseconds(message.header.stamp) or log_ns, log_ns, before)
+                    stamp = m.nanoseconds(message.header.stamp, self._said(topic, number))
+                    self._check_clock(topic, number, stamp or self._untimed(topic, log_ns), log_ns, before)
                 self.car.add(topic, log_ns, message)
             if topic in streams and log_ns >= begin_ns:
-                self.sync.add(streams[topic], self._stamp(topic, number, log_ns, data, before), number)
+                stamp = self._stamp(topic, number, log_ns, data, before)
+                self.sync.add(streams[topic], stamp, number)
+                if streams[topic] == self.sync.reference:
+                    self._clock.append((log_ns, stamp))
+        for log_ns, message in commands:
+            self.car.add(self.topics.command or "", self._on_headers_clock(log_ns), message)
         return [self._with_poses(instant) for instant in self.sync.flush()]
+
+    def _said(self, topic: str, number: int) -> str:
+        return f"{self.where}: {topic}: message {number}"
+
+    def _untimed(self, topic: str, log_ns: int) -> int:
+        """The time of a message whose header has none."""
+        self.unstamped[topic] = self.unstamped.get(topic, 0) + 1
+        return log_ns
+
+    def _on_headers_clock(self, log_ns: int) -> int:
+        """When something was recorded, by the clock that instants are told by: a simulator's is not the recorder's."""
+        if not self._clock:
+            return log_ns
+        log, stamp = self._clock[min(bisect_left(self._clock, (log_ns, 0)), len(self._clock) - 1)]
+        return log_ns + stamp - log if abs(stamp - log) > JUMP_NS else log_ns
 
     def _stamp(self, topic: str, number: int, log_ns: int, data: Any, before: dict[str, tuple[int, int]]) -> int:
         try:
-            stamp = header(data)[0]
+            stamp = header(data, self._said(topic, number))[0]
         except (struct.error, IndexError):
-            raise UserError(f"{self.where}: {topic}: message {number} has {len(data)} bytes, fewer than a header") from None
-        if not stamp:
-            self.unstamped[topic] = self.unstamped.get(topic, 0) + 1
-            stamp = log_ns
+            raise UserError(f"{self._said(topic, number)} has {len(data)} bytes, fewer than a header") from None
+        stamp = stamp or self._untimed(topic, log_ns)
         self._check_clock(topic, number, stamp, log_ns, before)
         return stamp
 
@@ -268,13 +294,13 @@ class BagFrames:
         """The same; where the car's pose is not known at one of its times, it lacks something."""
         if instant.missing:
             return instant
-        fault = self.car.lacks_pose([instant.stamp_ns, *(stamp for stamp, _ in instant.picked.values())])
-        return Instant(instant.stamp_ns, instant.picked, {"pose": fault}) if fault else instant
+        faults = self.car.lacks(instant.stamp_ns, (stamp for stamp, _ in instant.picked.values()))
+        return Instant(instant.stamp_ns, instant.picked, faults) if faults else instant
 
     def _nothing(self, instants: list[Instant]) -> str:
         if not instants:
             return f"{self.where}: {self.topics.reference} has no message there, and so there is no frame; {listed(self.held)}"
-        lacking = {name: sum(name in i.missing for i in instants) for name in (*CAMERAS, "pose")}
+        lacking = {name: sum(name in i.missing for i in instants) for name in (*CAMERAS, "pose", "motion")}
         told = ", ".join(f"{name} in {count}" for name, count in lacking.items() if count)
         some = next(iter(instants[len(instants) // 2].missing.values()))
         return (
@@ -350,7 +376,7 @@ class BagFrames:
 
     def notes(self) -> list[str]:
         """What was assumed, a sentence each; complete when all frames were read."""
-        notes = absent_notes(self.topics) + self.car.notes
+        notes = absent_notes(self.topics) + self.car.notes + self._late_notes()
         notes += [f"{topic}: {count} headers have no time, that of recording is taken" for topic, count in self.unstamped.items()]
         if self.left_out:
             lacking = {name for instant in self.left_out for name in instant.missing}
@@ -362,8 +388,30 @@ class BagFrames:
             )
         for stream, count in sorted(self.sync.counts.items()):
             if count.reordered or count.repeated:
-                notes.append(f"{stream}: {count.reordered} messages out of order sorted, {count.repeated} repeated ones left out")
+                notes.append(_disorder(stream, count.reordered, count.repeated))
+        series_of: tuple[tuple[str | None, Series[Any]], ...] = (
+            (self.topics.odometry, self.car.motions), (self.topics.imu, self.car.inertias),
+            (self.topics.command, self.car.commands),
+        )  # fmt: skip
+        for topic, series in series_of:
+            if topic and (series.reordered or series.repeated):
+                notes.append(_disorder(topic, series.reordered, series.repeated))
         return notes
+
+    def _late_notes(self) -> list[str]:
+        """Of topics that are there and have said nothing, or not yet."""
+        notes, topics = [], self.topics
+        if topics.imu and not len(self.car.inertias):
+            notes.append(f"{topics.imu} has no message: the CAN bus's acceleration is 0")
+        if topics.command and self.car.commands.last(self.frames[0].stamp_ns) is None:
+            first = next((stamp for stamp, _ in self.car.commands.entries), None)
+            since = "" if first is None else f" until {(first - self.frames[0].stamp_ns) / 1e9:.3f} s after the first frame"
+            notes.append(f"{topics.command} has no message{since}: the command is straight on")
+        return notes
+
+
+def _disorder(stream: str, reordered: int, repeated: int) -> str:
+    return f"{stream}: {reordered} messages out of order sorted, {repeated} repeated ones left out"
 
 
 def _told(instant: Instant, begins_ns: int) -> dict[str, Any]:

@@ -43,9 +43,16 @@ ENCODINGS: dict[str, tuple[int, int | None]] = {
 UNIT_TOLERANCE = 1e-2  # of a quaternion's length
 
 
-def nanoseconds(stamp: Any) -> int:
+def time_ns(seconds: int, nanoseconds: int, where: str = "a header") -> int:
+    """A time of ROS as one whole number. UserError for one before 1970, which no clock has, and for a second of many seconds."""
+    if seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
+        raise UserError(f"{where}: its time is {seconds} s and {nanoseconds} ns: it is damaged, or its clock is wrong")
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def nanoseconds(stamp: Any, where: str = "a header") -> int:
     """A builtin_interfaces Time as one whole number."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return time_ns(int(stamp.sec), int(stamp.nanosec), where)
 
 
 def image(message: Any, where: str) -> U8:

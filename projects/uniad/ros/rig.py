@@ -21,7 +21,7 @@ from uniad.interface.command import COMMANDS
 from uniad.ros import messages as m
 from uniad.ros.synchronise import Instant
 from uniad.ros.topics import Topics, frame_like, lidar_like
-from uniad.ros.transforms import KEPT_NS, NoPose, PoseSeries, Series, Tree, compose
+from uniad.ros.transforms import KEPT_NS, MOST_GAP_NS, NoMotion, NoPose, PoseSeries, Series, Tree, compose
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Car:
         self, topics: Topics, calibration: Mapping[str, Any] | None = None, where: str = "the car", live: bool = False
     ) -> None:
         self.topics, self.calibration, self.where, self.live = topics, calibration, where, live
-        self.tree = Tree()
+        self.tree = Tree(live)
         self.poses = PoseSeries()
         self.motions: Series[m.Motion] = Series()
         self.inertias: Series[m.Inertia] = Series()
@@ -118,20 +118,21 @@ class Car:
         if topic in TF_TOPICS:
             for transform in message.transforms:
                 parent, child, pose = m.edge(transform, where)
-                self.tree.add(parent, child, pose, None if topic == "/tf_static" else m.nanoseconds(transform.header.stamp))
+                stamp = None if topic == "/tf_static" else m.nanoseconds(transform.header.stamp, where)
+                self.tree.add(parent, child, pose, stamp)
         elif topic == self.topics.odometry:
             motion = m.motion(message, where)
-            stamp_ns = m.nanoseconds(message.header.stamp) or stamp_ns
+            stamp_ns = m.nanoseconds(message.header.stamp, where) or stamp_ns
             self._child, self._odometry_frame = motion.child.lstrip("/"), motion.frame.lstrip("/")
             self.poses.add(stamp_ns, motion.pose, where)
             self.motions.add(stamp_ns, motion)
         elif topic == self.topics.imu:
-            self.inertias.add(m.nanoseconds(message.header.stamp) or stamp_ns, m.inertia(message, where))
+            self.inertias.add(m.nanoseconds(message.header.stamp, where) or stamp_ns, m.inertia(message, where))
         elif topic == self.topics.command:
             self.commands.add(stamp_ns, m.command(message, where))
         else:
             name = self._info_of[topic]
-            self.infos[name].add(m.nanoseconds(message.header.stamp) or stamp_ns, m.lens(message, where))
+            self.infos[name].add(m.nanoseconds(message.header.stamp, where) or stamp_ns, m.lens(message, where))
         if self.live:
             for series in (self.poses, self.motions, self.inertias, self.commands, self.tree):
                 series.forget(stamp_ns - KEPT_NS)
@@ -157,14 +158,18 @@ class Car:
                 ego_from_camera = lidar[:3, :3] @ axes
             self._check_view(name, frames.get(name, ""), ego_from_camera)
 
-    def lacks_pose(self, stamps_ns: Iterable[int]) -> str | None:
-        """Why the car's pose is not known at one of these times; None where it is."""
+    def lacks(self, stamp_ns: int, image_stamps_ns: Iterable[int]) -> dict[str, str]:
+        """What is not known at an instant or when its images were taken, and why: of "pose" and "motion"; {} where all is."""
         try:
-            for stamp in stamps_ns:
+            for stamp in (stamp_ns, *image_stamps_ns):
                 self._ego(stamp)
         except NoPose as error:
-            return str(error)
-        return None
+            return {"pose": str(error)}
+        try:
+            self._check_motion(stamp_ns)
+        except NoMotion as error:
+            return {"motion": str(error)}
+        return {}
 
     def sensors(self, instant: Instant, images: Mapping[str, Any], start_ns: int) -> tuple[Sensors, frozenset[str]]:
         """What an instant delivers, and the cameras whose pixels are those of their message. images: messages by camera."""
@@ -373,6 +378,7 @@ class Car:
 
     def _can_bus(self, stamp_ns: int) -> F64 | None:
         """nuScenes' vector from the first messages after the instant, as its converter has it; None where there is no message."""
+        self._check_motion(stamp_ns)
         inertia, motion = self.inertias.following(stamp_ns), self.motions.following(stamp_ns)
         if inertia is None and motion is None:
             return None
@@ -384,6 +390,16 @@ class Car:
             vector[7:10] = self._turned(inertia.acceleration, inertia.frame, stamp_ns)
             vector[10:13] = self._turned(inertia.rate, inertia.frame, stamp_ns)
         return vector
+
+    def _check_motion(self, stamp_ns: int) -> None:
+        """NoMotion where what was measured long before or after would be taken for how the car moves now."""
+        series: tuple[tuple[str | None, Series[Any]], ...] = (
+            (self.topics.imu, self.inertias), (self.topics.odometry, self.motions),
+        )  # fmt: skip
+        for topic, values in series:
+            if (away := values.away_ns(stamp_ns)) > MOST_GAP_NS:
+                told = f"the next message is {away / 1e6:.0f} ms away (null in a file of topics does without)"
+                raise NoMotion(f"{self.where}: {topic}: {told}")
 
     def _turned(self, vector: F64, frame: str, stamp_ns: int) -> F64:
         frame = frame.lstrip("/")

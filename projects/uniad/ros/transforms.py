@@ -17,9 +17,10 @@ from uniad.geometry import transforms as tf
 
 F64 = NDArray[np.float64]
 
-MOST_GAP_NS = 300_000_000  # between two poses that are interpolated
+MOST_GAP_NS = 300_000_000  # between two poses that are interpolated, and to a value of the CAN bus
 MOST_AHEAD_NS = 100_000_000  # that a pose is carried on beyond the first or the last
 APART_M, APART_DEG = 0.5, 3.0  # two poses of one time that are farther apart are two publishers', or a fault
+MOUNT_M, MOUNT_DEG = 0.05, 0.5  # two mountings of one frame: half a degree moves a car at 50 m by half a metre
 KEPT_NS = 30_000_000_000  # that a running car remembers
 _stamp = itemgetter(0)
 T = TypeVar("T")
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 class NoPose(UserError):
     """Of a time at which nobody said where something was."""
+
+
+class NoMotion(UserError):
+    """Of a time at which nobody said how the car moved."""
 
 
 def compose(a_from_b: Pose, b_from_c: Pose) -> Pose:
@@ -63,11 +68,18 @@ def between(a: Pose, b: Pose, share: float) -> Pose:
     return Pose(a.translation + share * (b.translation - a.translation), rotation / np.linalg.norm(rotation))
 
 
+def apart(a: Pose, b: Pose) -> tuple[float, float]:
+    """How far two poses are from each other, in metres and degrees."""
+    turned = math.degrees(2 * math.acos(min(abs(float(_unit(a) @ _unit(b))), 1.0)))
+    return float(np.linalg.norm(a.translation - b.translation)), turned
+
+
 class Series(Generic[T]):
     """Values with a time, kept in order whatever order they come in. Of two with one time the first stays."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, T]] = []
+        self.reordered = self.repeated = 0  # came after a later one; had the time of another one
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -76,7 +88,10 @@ class Series(Generic[T]):
         if not self.entries or stamp_ns > self.entries[-1][0]:
             self.entries.append((stamp_ns, value))
         elif stamp_ns != self.entries[bisect_left(self.entries, stamp_ns, key=_stamp)][0]:
+            self.reordered += 1
             insort(self.entries, (stamp_ns, value), key=_stamp)
+        else:
+            self.repeated += 1
 
     def forget(self, before_ns: int) -> None:
         """Drop what is older; the last one stays."""
@@ -89,8 +104,14 @@ class Series(Generic[T]):
 
     def following(self, stamp_ns: int) -> T | None:
         """The value of the first one after a time, else of the last one; None of an empty series."""
-        place = bisect_right(self.entries, stamp_ns, key=_stamp)
-        return self.entries[min(place, len(self.entries) - 1)][1] if self.entries else None
+        return self.entries[self._following(stamp_ns)][1] if self.entries else None
+
+    def away_ns(self, stamp_ns: int) -> int:
+        """How far the one is, before or after, that ``following`` takes; 0 of an empty series."""
+        return abs(self.entries[self._following(stamp_ns)][0] - stamp_ns) if self.entries else 0
+
+    def _following(self, stamp_ns: int) -> int:
+        return min(bisect_right(self.entries, stamp_ns, key=_stamp), len(self.entries) - 1)
 
     def around(self, stamp_ns: int) -> tuple[tuple[int, T], tuple[int, T]]:
         """The two entries between which a time lies, or the two next to it at an end."""
@@ -105,9 +126,7 @@ class PoseSeries(Series[Pose]):
         """UserError for another pose than the one that is known of this time: the first would be taken without a word."""
         place = bisect_left(self.entries, stamp_ns, key=_stamp)
         if place < len(self.entries) and self.entries[place][0] == stamp_ns:
-            _, known = self.entries[place]
-            away = float(np.linalg.norm(value.translation - known.translation))
-            turned = math.degrees(2 * math.acos(min(abs(float(_unit(known) @ _unit(value))), 1.0)))
+            away, turned = apart(self.entries[place][1], value)
             if away > APART_M or turned > APART_DEG:
                 raise UserError(
                     f"{where}: two poses at {stamp_ns / 1e9:.3f} s, {away:.4g} m and {turned:.0f} degrees apart: do two nodes "
@@ -133,9 +152,13 @@ class PoseSeries(Series[Pose]):
 
 
 class Tree:
-    """Frames and the transforms between them, from /tf_static and /tf."""
+    """Frames and the transforms between them, from /tf_static and /tf.
 
-    def __init__(self) -> None:
+    live: of two static transforms of a frame the last holds, as in tf2. In a bag, which is read as a whole, they contradict.
+    """
+
+    def __init__(self, live: bool = False) -> None:
+        self.live = live
         self.parent: dict[str, str] = {}
         self.fixed: dict[str, Pose] = {}  # by child
         self.moving: dict[str, PoseSeries] = {}
@@ -146,6 +169,12 @@ class Tree:
             raise UserError(f"TF: frame {child} has two parents, {self.parent[child]} and {parent}")
         self.parent[child] = parent
         if stamp_ns is None:
+            away, turned = apart(self.fixed.get(child, parent_from_child), parent_from_child)
+            if not self.live and (away > MOUNT_M or turned > MOUNT_DEG):
+                raise UserError(
+                    f"TF: {child} is mounted twice in {parent}, {away:.4g} m and {turned:.1f} degrees apart: do two nodes "
+                    "publish it? Record one of them, or give a calibration file"
+                )
             self.fixed[child] = parent_from_child
         else:
             self.moving.setdefault(child, PoseSeries()).add(stamp_ns, parent_from_child, f"TF {parent} from {child}")

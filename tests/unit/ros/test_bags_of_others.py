@@ -206,3 +206,89 @@ def test_a_name_with_blanks_quotes_and_umlauts_is_a_name(short, tmp_path):
     path = tmp_path / "Fahrt 'zum' \"Büro\".mcap"
     shutil.copy(short, path)
     assert BagFrames(path).name == path.stem and len(BagFrames(path).frames) == 2
+
+
+# --- times that are somebody else's
+
+
+def stamped(message: Any, ns: int) -> None:
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(ns, 10**9)
+
+
+def time_of(message: Any) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+@pytest.mark.parametrize("seconds", [-100, 100])
+def test_an_imu_of_another_time_is_not_how_the_car_moves_now(few, tmp_path, seconds):
+    bag = with_messages(few, tmp_path / "imu.mcap", "/imu".__eq__, lambda m: stamped(m, time_of(m) + seconds * 10**9))
+    with pytest.raises(UserError, match=r"missing is motion in 2 \(.*/imu: the next message is \d+ ms away"):
+        BagFrames(bag)
+
+
+def test_a_frame_without_an_imu_nearby_is_left_out_and_said_to_be(few, tmp_path):
+    first = min(time_of(m) for topic, _, m in few if topic == "/lidar_top/points")
+    bag = with_messages(few, tmp_path / "gap.mcap", "/imu".__eq__, lambda m: [m] if time_of(m) > first + 320_000_000 else [])
+    frames = BagFrames(bag)
+    assert len(frames.frames) == 1 and list(frames.left_out[0].missing) == ["motion"]
+    assert any("they lack motion" in note for note in frames.notes())
+    without = BagFrames(bag, {"imu": None})
+    assert len(without.frames) == 2 and any("no Imu" in note for note in without.notes())
+
+
+def test_commands_go_by_the_clock_of_headers_where_it_is_not_the_recorders(few, tmp_path):
+    instants = [ns for topic, ns, _ in few if topic == "/lidar_top/points"]
+    kind = type(next(m for topic, _, m in few if topic == "/command"))
+    said = [("/command", instants[0] - 10**8, kind(data=1)), ("/command", sum(instants) // 2, kind(data=0))]
+    others = [entry for entry in few if entry[0] != "/command"]
+
+    def turned(shift_ns: int) -> Iterator[Message]:
+        """The command changes half way between the two frames; headers are off by ``shift_ns``."""
+        for topic, ns, message in sorted([*copy.deepcopy(others), *said], key=lambda entry: entry[1]):
+            for headed in [message] if hasattr(message, "header") else getattr(message, "transforms", ()):
+                stamped(headed, time_of(headed) + shift_ns)
+            yield topic, ns, message
+
+    for number, shift in enumerate((0, -(10**17), 10**17)):
+        frames = BagFrames(write(tmp_path / f"{number}.mcap", turned(shift)))
+        assert [frame.sensors.command for frame in frames.scene()] == [1, 0], shift
+
+
+def test_a_command_that_comes_late_and_topics_without_a_time_or_in_no_order_are_said(few, tmp_path):
+    late = changed(few, tmp_path / "late.mcap", lambda t, ns, m: [(t, ns + 10**11 * (t == "/command"), m)])
+    assert any("/command has no message until 100" in note for note in BagFrames(late).notes())
+    untimed = with_messages(few, tmp_path / "untimed.mcap", "/odometry".__eq__, lambda m: stamped(m, 0))
+    assert any(note.startswith("/odometry:") and "headers have no time" in note for note in BagFrames(untimed).notes())
+    moved = iter([False] * 5 + [True] + [False] * 10**6)
+    order = with_messages(few, tmp_path / "order.mcap", "/imu".__eq__, lambda m: stamped(m, time_of(m) - 25000000 * next(moved)))
+    assert "/imu: 1 messages out of order sorted, 0 repeated ones left out" in BagFrames(order).notes()
+
+
+@pytest.mark.parametrize("topic", ["/odometry", "/imu", FRONT, "/lidar_top/points"])
+@pytest.mark.parametrize("sec, nanosec", [(-5, 0), (-(2**31), 999), (5, 2**32 - 1), (1532402927, 10**9)])
+def test_a_time_that_no_clock_has_is_one_line(few, tmp_path, topic, sec, nanosec):
+    def spoilt(message: Any) -> None:
+        message.header.stamp.sec, message.header.stamp.nanosec = sec, nanosec
+
+    bag = with_messages(few, tmp_path / "time.mcap", topic.__eq__, spoilt)
+    with pytest.raises(UserError, match=rf"{topic}: message 0: its time is {sec} s and {nanosec} ns"):
+        BagFrames(bag)
+
+
+def test_two_mountings_of_one_camera_are_one_line_unless_they_are_the_same(few, tmp_path):
+    def again(metres: float) -> Path:
+        def change(message: Any) -> list[Any]:
+            other = copy.deepcopy(message)
+            for transform in other.transforms:
+                transform.transform.translation.x += metres
+            return [message, other]
+
+        return with_messages(few, tmp_path / f"{metres}.mcap", "/tf_static".__eq__, change)
+
+    assert len(BagFrames(again(0.0)).frames) == 2
+    with pytest.raises(UserError, match=r"TF: \w+ is mounted twice in base_link, 0\.3 m and 0\.0 degrees apart"):
+        BagFrames(again(0.3))
+    live = Tree(live=True)  # a running car takes the last one, as tf2 does
+    for metres in (1.0, 2.0):
+        live.add("base", "camera", Pose(np.array([metres, 0, 0]), np.array([1.0, 0, 0, 0])), None)
+    assert live.fixed["camera"].translation[0] == 2.0
