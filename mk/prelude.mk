@@ -42,8 +42,10 @@ some-of = $(foreach w,$(or $(subst $(comma), ,$($1)),nothing),$(if $(filter $2,$
 path = $(call path-is,$1,$($1))
 path-is = $(if $(filter-out 1,$(words $2))$(findstring :,$2)$(findstring %,$2)$(findstring $$,$2),$(error $1=$2 cannot be used: a path may hold no blank, colon, percent or dollar sign: name a link to it (ln -s) instead))
 
-# $(call file-there,NAME): stops where a file that somebody named is not there, or is a folder; make itself would miss a rule for it.
-file-there = $(if $($1),$(call path,$1)$(if $(wildcard $($1)),$(if $(wildcard $($1)/.),$(error $1=$($1) is a folder: name the file)),$(error $1=$($1) is not there)))
+# $(call file-there,NAME): stops where a file that somebody named is not there, or is none; make itself would miss a rule for it, and
+# a tool would wait for a pipe.
+file-there = $(if $($1),$(call path,$1)$(if $(wildcard $($1)),$(if $(wildcard $($1)/.),$(error $1=$($1) is a folder: name the file),$(call file-is,$1)),$(error $1=$($1) is not there)))
+file-is = $(if $(shell test -f $(call q,$($1)) && echo 1),,$(error $1=$($1) is no file$(comma) but $(if $(shell test -L $(call q,$($1)) && echo 1),a link that leads to none,a pipe or a device): name the file))
 
 # "command line", "environment", ... of a variable, or nothing where it has only our default.
 given = $(filter-out file default undefined,$(origin $1))

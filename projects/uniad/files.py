@@ -250,9 +250,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file. UserError for a pipe, which would be waited for, and a device."""
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with open_outside(path) as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -408,3 +409,16 @@ def test_a_backbone_that_is_not_there_is_told_unless_make_fetches_it(tree: Tree)
         done = tree.make(*words, f"BACKBONE={name}")
         assert done.returncode == 2 and f"BACKBONE={name} {told}" in done.stderr, done.stderr
     assert tree.make(*words, "BACKBONE=ckpts/resnet50-0676ba61.pth").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["CKPT", "CONFIG", "BACKBONE"])
+def test_what_is_no_file_is_told_before_anything_waits_for_it(tree: Tree, name: str) -> None:
+    os.mkfifo(tree.root / "pipe")
+    (tree.root / "circle").symlink_to("circle")
+    (tree.root / "dangling").symlink_to("nowhere")
+    device, link = "a pipe or a device", "a link that leads to none"
+    for value, told in (("pipe", device), ("/dev/null", device), ("circle", link), ("dangling", link)):
+        goal = ("train-stage0", "STACK=native", "DATASET=synthetic") if name == "BACKBONE" else ("eval",)
+        done = tree.make("-n", *goal, "VARIANT=nano", f"{name}={value}")
+        assert done.returncode == 2 and f"{name}={value} is no file, but {told}: name the file" in done.stderr, done.stderr
+        assert "No rule" not in done.stderr and done.stderr.count("\n") <= 2

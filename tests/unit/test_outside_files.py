@@ -14,13 +14,14 @@ from helpers.specs import nano_spec
 from uniad.artifacts import sequence
 from uniad.artifacts.card import card_path, read_card
 from uniad.data import unpickle
+from uniad.data.packs import read_packs
 from uniad.data.splits import OWN, splits_of
 from uniad.data.tables import Tables
 from uniad.data.transforms import decode
 from uniad.deploy.records import SUMMARY, read_summary
 from uniad.deploy.sources import INDEX, FolderFrames
 from uniad.errors import UserError
-from uniad.files import read_outside
+from uniad.files import read_outside, sha256
 from uniad.formats.canbus import read_messages
 from uniad.interface.contract import contract_for
 
@@ -41,6 +42,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a recorded sequence": ("a.npz", lambda path: sequence.load(path, contract_for(nano_spec(1)))),
     "results": (SUMMARY, lambda path: read_summary(path.parent)),
     "CAN bus messages": ("can_bus/scene-0001_pose.json", lambda path: read_messages(path.parent.parent, "scene-0001", NOW)),
+    "a digest": ("model.pth", sha256),
+    "a pack": ("1.pt", lambda path: read_packs([path], nano_spec(2))),
     "a table": ("v1.0-trainval/category.json", lambda path: Tables(path.parent.parent, "v1.0-trainval")),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uniad.artifacts.card import check_contract, place_of, read_card, spec_of
+from uniad.artifacts.card import card_path, check_contract, place_of, read_card, spec_of
 from uniad.backends import trtexec
 from uniad.backends.base import Runner
 from uniad.backends.identity import check_identity, this_device
@@ -47,6 +47,8 @@ def find_model(path: str | Path, config: str | Path | None = None, options: Sequ
     if path.name.endswith((".onnx.json", ".engine.json")):
         path = path.with_suffix("")
     if path.suffix not in CHECKPOINTS:
+        if path.suffix not in (".onnx", ".engine") and path.is_file() and not card_path(path).exists():
+            raise UserError(f"{path} is no model: ONNX and engines have a card beside them, a checkpoint ends in .pth or .pt")
         card = read_card(path)
         return Model(path, spec_of(card, config, options), [*card.get("config_options", []), *options], card)
     if config is None:

@@ -8,6 +8,7 @@ one training set: worlds of other seeds, each with maps of its own.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from uniad.config.spec import BENCH2DRIVE, UPSTREAM, DataSpec, ImageSpec, Spec
 from uniad.data.dataset import ClipDataset, pose_tensors
 from uniad.errors import UserError
-from uniad.files import atomic_path
+from uniad.files import atomic_path, open_outside
 from uniad.interface.types import Frame, Stage2Targets, Targets
 
 FORMAT = 1
@@ -115,10 +116,15 @@ def read_packs(paths: Sequence[Path], spec: Spec) -> list[Record]:
     parts, wanted = [], identity(spec.data)
     for path in paths:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            open_outside(path).close()  # a pipe would be waited for
+            with warnings.catch_warnings():  # of a pickle's protocol: what is wrong is said below
+                warnings.simplefilter("ignore", UserWarning)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             found, record = content["identity"], Record(**content["record"])
         except FileNotFoundError:
             raise UserError(f"pack {path} does not exist: make it with tools/pack_clips.py") from None
+        except UserError:
+            raise
         except Exception as error:
             why = str(error).splitlines()[0][:100]
             raise UserError(f"{path} is not a pack ({why}): make it with tools/pack_clips.py") from None

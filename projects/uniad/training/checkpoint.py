@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -137,7 +138,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} not found")
     check_archive(path)
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        # PyTorch warns of a pickle of another protocol, which is then refused or read; the one line that says so is ours.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+            warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -190,7 +193,9 @@ def check_weights_digest(content: Mapping[str, Any], path: str | Path) -> None:
 def _first_line(error: BaseException) -> str:
     # PyTorch's advice on the arguments of torch.load stands before its reason.
     text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-    return (text.splitlines() or [type(error).__name__])[0][:160]
+    line = (text.splitlines() or [type(error).__name__])[0]
+    # ... and after it, what it takes for advice: the first sentence is the reason.
+    return line.split(". ")[0].rstrip(".")[:160]
 
 
 def state_dict_of(content: Mapping[str, Any], path: str | Path) -> OrderedDict[str, Tensor]:

@@ -60,3 +60,10 @@ def test_another_release_or_another_gpu_is_refused(opened, backend):
 def test_an_engine_is_nothing_for_a_cpu(opened):
     with pytest.raises(UserError, match="an engine runs on a GPU"):
         opened("tensorrt", device="cpu")
+
+
+def test_a_config_is_no_model(tmp_path):
+    path = tmp_path / "nano_e2e.py"
+    path.write_text("a = 1\n")
+    with pytest.raises(UserError, match=r"nano_e2e\.py is no model: .* a checkpoint ends in \.pth or \.pt"):
+        opening.find_model(path, path)

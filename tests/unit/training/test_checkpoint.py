@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -216,3 +217,15 @@ def test_bevformer_weights_gain_the_ego_query_and_new_names():
     assert "reference_points.weight" in state and "pts_bbox_head.transformer.reference_points.weight" not in state
     assert len(done) == 2 and "3 -> 4 rows" in done[0]
     assert initial.adapt_bevformer(state) == []  # done once
+
+
+def test_what_is_no_checkpoint_is_one_sentence_and_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    foreign, cut = tmp_path / "foreign.pth", tmp_path / "cut.pth"
+    foreign.write_bytes(pickle.dumps({"a": [1, 2]}, protocol=4))
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    with pytest.raises(UserError, match="foreign.pth is not a PyTorch checkpoint: Unsupported operand 149$"):
+        C.read_checkpoint(foreign)
+    with pytest.raises(UserError, match=r"\(PytorchStreamReader [^.]*central directory\): delete it"):
+        C.read_checkpoint(cut)
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
