@@ -127,6 +127,8 @@ def from_web(url: str, partial: Path) -> None:
 
 
 def fetch(out: Path, urls: list[str], have: Path | None, expected: str | None) -> None:
+    if have is not None and not have.is_dir():
+        raise Refused(f"{have} is no folder: WEIGHTS_DIR (--have) names one of files that you have")
     if out.exists():
         check(out, expected)
         print(f"{out}: is there")

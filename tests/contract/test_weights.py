@@ -157,6 +157,15 @@ def test_files_at_hand_are_taken(server: Server, tmp_path: Path):
     assert server.asked == [] and (tmp_path / "weights.pth").read_bytes() == BODY
 
 
+def test_a_folder_of_files_that_is_none_is_told_before_anything_is_downloaded(server: Server, tmp_path: Path):
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("absent", "file", "circle"):
+        done = fetch(tmp_path / "weights.pth", "--url", server.url, "--have", str(tmp_path / name))
+        assert f"{tmp_path / name} is no folder: WEIGHTS_DIR" in refused(done)
+    assert server.asked == [] and not (tmp_path / "weights.pth").exists()
+
+
 def test_a_google_drive_address_goes_through_gdown(tmp_path: Path):
     module = tmp_path / "gdown.py"
     module.write_text("import sys\nopen(sys.argv[sys.argv.index('-O') + 1], 'wb').write(b'PK\\x03\\x04')\nprint(sys.argv[-1])\n")

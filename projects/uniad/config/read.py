@@ -144,6 +144,16 @@ def read_train(cfg: Node, native: Node) -> S.TrainSpec:
     )  # fmt: skip
 
 
+def _check_image_patch(native: Node, model: S.ModelSpec, data: S.DataSpec) -> None:
+    """Weights of ``plan_image_patch`` are for cells of one number: another one would end in the middle of a forward pass."""
+    patch = model.stage2.plan.image_patch if model.stage2 is not None else None
+    stride = 4 * 2 ** model.backbone.out_indices[model.neck.start_level]
+    cells = -(-data.image.height // stride), -(-data.image.width // stride)
+    if patch not in (None, cells):
+        size = f"{data.image.width}x{data.image.height}"
+        raise native.fail("plan_image_patch", f"the finest features of images of {size} have (rows, columns) {cells}")
+
+
 def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> S.Spec:
     """``load_config`` and ``from_config`` in one. overrides: ``key.sub=value`` texts."""
     return from_config(load_config(path, overrides), path)
@@ -172,6 +182,7 @@ def from_config(cfg: dict[str, Any], path: str | Path = "config") -> S.Spec:
         else:
             model = _model(top, native, compat)
             data = read_data(top, native, model, compat)
+            _check_image_patch(native, model, data)
         train = read_train(top, native)
         scratch = native.boolean("from_scratch", False)
     stem = Path(path).stem

@@ -273,9 +273,9 @@ def _cell_centres(bev: S.BevSpec) -> tuple[float, float, float, float]:
 
 
 def read_image_patch(native: Node) -> tuple[int, int] | None:
-    size = native.wholes("plan_image_patch", default=()) if native.data.get("plan_image_patch") is not None else ()
-    if not size:
+    if native.get("plan_image_patch", None) is None:
         return None
+    size = native.wholes("plan_image_patch")
     if len(size) != 2 or min(size) < 1:
         raise native.fail("plan_image_patch", "it must be (rows, columns) of the finest image features, both at least 1")
     return size[0], size[1]

@@ -364,3 +364,17 @@ def test_an_override_that_is_an_attack_is_a_text_or_one_line(value: str) -> None
 def test_a_key_that_native_cannot_follow_is_an_error(words: list[str], told: str):
     with pytest.raises(ConfigError, match=told):
         load_spec(specs.config_path("nano", 1), words)
+
+
+@pytest.mark.parametrize("value, told", [
+    ("(0,3)", "both at least 1"), ("x", "a list of some numbers"), ("5", "a list of some numbers"), ("()", "both at least 1"),
+    ("(16,26,1)", r"\(rows, columns\)"), ("(16.5,26)", "whole numbers"), ("True", "a list of some numbers"),
+    ("(26,16)", r"images of 416x256 have \(rows, columns\) \(16, 26\)"), ("(1000000000,1000000000)", r"\(16, 26\)"),
+])  # fmt: skip
+def test_cells_of_images_that_the_network_does_not_have_are_one_line(value: str, told: str) -> None:
+    path = REPO / "projects/configs/stage2_e2e/nano_e2e.py"
+    with pytest.raises(ConfigError, match=f"native.plan_image_patch is .*{told}"):
+        load_spec(path, [f"native.plan_image_patch={value}"])
+    for good, read in (("None", None), ("(16,26)", (16, 26))):
+        stage2 = load_spec(path, [f"native.plan_image_patch={good}"]).model.stage2
+        assert stage2 is not None and stage2.plan.image_patch == read
