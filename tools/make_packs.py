@@ -4,21 +4,25 @@
     tools/make_packs.py projects/configs/stage1_track_map/nano_track_map.py --seeds 11 12 13 14 --out data/packs
 
 Each world is made, annotated, packed and removed again (--keep leaves it, as evaluation and motion anchors need one). Packs that
-are there are left alone, so an interrupted call can be repeated.
+are there are left alone, so an interrupted call can be repeated; SEED.json beside one says of what worlds it is, and a pack of
+others is an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import _environment
 
 from uniad.errors import UserError, run_cli
+from uniad.files import atomic_path, read_json_of, sha256
 from uniad.processes import cores_here
 
 TOOLS = Path(_environment.TOOLS)
@@ -42,15 +46,43 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    about = check(args)
     at_once = min(args.at_once, len(args.seeds))
     jobs = max(1, args.jobs // at_once)
     with ThreadPoolExecutor(at_once) as pool:
-        for line in pool.map(lambda seed: make_pack(seed, args, jobs), args.seeds):
+        for line in pool.map(lambda seed: make_pack(seed, args, jobs, about), args.seeds):
             print(line, flush=True)
 
 
-def make_pack(seed: int, args: argparse.Namespace, jobs: int) -> str:
-    """The line to report."""
+def check(args: argparse.Namespace) -> dict[str, Any]:
+    """What the packs are to be made of. UserError for what would be told after worlds were made, which takes long, or never."""
+    for name in ("scenes", "frames", "at_once", "jobs"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give a number from 1 on")
+    twice = sorted(seed for seed in set(args.seeds) if args.seeds.count(seed) > 1)
+    if twice:
+        raise UserError(f"--seeds names {twice[0]} twice: each is a world")
+    if unknown := sorted(set(args.keep) - set(args.seeds)):
+        raise UserError(f"--keep {unknown[0]}: --seeds does not name it")
+    if args.learner and not args.driven:
+        raise UserError("--learner is for --driven worlds")
+    from uniad.config.read import load_spec
+
+    load_spec(args.config, args.cfg_options)
+    about = {"scenes": args.scenes, "frames": args.frames, "driven": args.driven}
+    about["learner"] = sha256(args.learner) if args.learner else ""
+    for seed in args.seeds:
+        note = args.out / f"{seed}.json"
+        if not (args.out / f"{seed}.pt").exists() or not note.exists():  # packs of earlier versions have none
+            continue
+        damaged = f"{note} is damaged: remove it and its pack"
+        if read_json_of(note, f"{note} is gone", lambda error, damaged=damaged: f"{damaged} ({error})") != about:
+            raise UserError(f"{args.out / f'{seed}.pt'} is of other worlds, as {note.name} says: give another --out")
+    return about
+
+
+def make_pack(seed: int, args: argparse.Namespace, jobs: int, about: dict[str, Any]) -> str:
+    """The line to report. about: what the pack is made of, written beside it."""
     pack, world, infos = args.out / f"{seed}.pt", args.out / str(seed), args.out / str(seed) / "infos"
     if not pack.exists() or (seed in args.keep and not infos.exists()):
         run(
@@ -65,6 +97,8 @@ def make_pack(seed: int, args: argparse.Namespace, jobs: int) -> str:
             "v1.0-trainval", "--canbus", world, "--workers", jobs,
         )  # fmt: skip
     if not pack.exists():
+        with atomic_path(args.out / f"{seed}.json") as temporary:
+            temporary.write_text(json.dumps(about) + "\n")
         options = [*args.cfg_options, f"data_root={world}/", f"info_root={infos}/"]
         run("pack_clips.py", args.config, "--out", pack, "--workers", jobs, "--quiet", "--cfg-options", *options)
     if seed not in args.keep and world.exists():
