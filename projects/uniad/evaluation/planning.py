@@ -207,7 +207,7 @@ def ego_velocity_from_can_bus(can_bus: ArrayLike) -> NDArray[np.float64]:
     return np.array([-left, forward])
 
 
-def constant_velocity_plan(velocity: ArrayLike, steps: int = 6, dt_s: float = STEP_S) -> NDArray[np.float32]:
+def constant_velocity_plan(velocity: ArrayLike, steps: int = 6) -> NDArray[np.float32]:
     """Path [steps, 2] in metres of a car that keeps its velocity (m/s, lidar frame), from the origin on."""
-    times = np.arange(1, steps + 1) * dt_s
+    times = np.arange(1, steps + 1) * STEP_S
     return (times[:, None] * np.asarray(velocity, np.float64)[None, :2]).astype(np.float32)

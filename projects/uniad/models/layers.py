@@ -214,7 +214,7 @@ class LearnedPositionalEncoding(nn.Module):
         return torch.cat([cols.t()[:, None, :].expand(-1, h, -1), rows.t()[:, :, None].expand(-1, -1, w)], 0)
 
 
-def sine_position(hw: tuple[int, int], dim: int, offset: float = -0.5, temperature: float = 10000.0) -> Tensor:
+def sine_position(hw: tuple[int, int], dim: int, offset: float = -0.5) -> Tensor:
     """Fixed sine and cosine code of every cell of an unpadded grid (Carion et al. 2020), normalised to one turn.
 
     Returns float32 [dim, h, w]: rows in the first half, columns in the second. Being constant, hold it in a buffer.
@@ -224,7 +224,7 @@ def sine_position(hw: tuple[int, int], dim: int, offset: float = -0.5, temperatu
 
     def encode_position(n: int) -> Tensor:  # [n, half], sine and cosine alternating
         position = (torch.arange(1, n + 1, dtype=torch.float32) + offset) / (n + 1e-6) * (2.0 * math.pi)
-        angle = position[:, None] / temperature**exponent
+        angle = position[:, None] / 10000.0**exponent
         return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
 
     (h, w), rows, cols = hw, encode_position(hw[0]), encode_position(hw[1])

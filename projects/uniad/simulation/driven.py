@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -63,16 +63,6 @@ class Disturbance(NamedTuple):
     last: int
     aside_m: float
     pace: float
-
-
-class Teacher(Protocol):
-    """A policy that keeps what the expert would do at every frame: ``wanted``, plans [P, 2] in the lidar frame."""
-
-    wanted: list[F64]
-
-    def reset(self, route: Route) -> None: ...
-
-    def step(self, observation: Observation, privileged: Privileged) -> Planned: ...
 
 
 class Disturbed:

@@ -181,13 +181,13 @@ def _pdm(collision: float, direction: float, kinds: Set[str], share: float) -> P
     return Pdm(**factors, **parts, score=float(np.prod(list(factors.values()))) * average)
 
 
-def score_all(logs: Iterable[DriveLog], expert: str = "expert") -> list[Scores]:
-    """Scores of drives of many routes by many policies, each by the drive of the policy that is named ``expert``."""
+def score_all(logs: Iterable[DriveLog]) -> list[Scores]:
+    """Scores of drives of many routes by many policies, each by the expert's drive of its route."""
     logs = list(logs)
-    experts = {log.route.id: log for log in logs if log.policy == expert}
+    experts = {log.route.id: log for log in logs if log.policy == "expert"}
     missing = sorted({log.route.id for log in logs} - set(experts))
     if missing:
-        raise UserError(f"{missing[0]} was not driven by {expert!r}, whose progress the others are measured by: drive it, too")
+        raise UserError(f"{missing[0]} was not driven by 'expert', whose progress the others are measured by: drive it, too")
     streets = {route: Streets(log.route) for route, log in experts.items()}
     return [score(log, experts[log.route.id], streets[log.route.id]) for log in logs]
 

@@ -119,10 +119,10 @@ class BirdsEye:
             cv2.circle(self.image, tuple(point.tolist()), 4, colour, -1, cv2.LINE_AA)
             cv2.circle(self.image, tuple(point.tolist()), 4, GROUND, 1, cv2.LINE_AA)
 
-    def draw_occupancy(self, frames: np.ndarray, covers: Range | None = None) -> None:
+    def draw_occupancy(self, frames: np.ndarray) -> None:
         """[F', h, w], now first, row 0 behind the car: cells occupied at any time, in the colour of the earliest."""
         for step in reversed(range(len(frames))):
-            self.paint_cells(frames[step] != 0, occupied(step, len(frames)), covers)
+            self.paint_cells(frames[step] != 0, occupied(step, len(frames)))
 
     def paint_cells(self, mask: np.ndarray, colour: tuple[int, int, int], covers: Range | None = None) -> None:
         """Cells [h, w], each filled as the square that it is."""
