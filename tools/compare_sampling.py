@@ -23,9 +23,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from uniad.bisect.recorded import locate_command
+    from uniad.files import try_place
     from uniad.verify.run import write_report
     from uniad.verify.sampling import compare_sampling, table
 
+    if args.out:
+        try_place(args.out)
     reports = compare_sampling(args.first, args.second)
     print(f"{reports[0].frames} frames, {reports[0].tracks} reported tracks; largest differences")
     print("\n".join(table(reports)))

@@ -38,12 +38,14 @@ def main() -> int:
     args = parse_args()
     from uniad.bisect.recorded import locate_fault, precision_of
     from uniad.engines.base import BACKENDS, BuildOptions
-    from uniad.files import atomic_path
+    from uniad.files import atomic_path, try_place
 
     if args.backend not in ("onnxruntime", *BACKENDS):
         raise UserError(f"--backend {args.backend}: choose one of onnxruntime, {', '.join(BACKENDS)}")
     if args.memory_mib < 1:
         raise UserError(f"--memory-mib {args.memory_mib}: should be at least 1")
+    out = args.out or Path(f"{args.onnx}.locate.json")
+    try_place(out)
     options = BuildOptions(
         backend=args.backend,
         precision=args.precision or precision_of(args.onnx),
@@ -55,7 +57,7 @@ def main() -> int:
     )
     print("\n".join(finding.lines()))
     print(f"{finding.probes} probes of {finding.backend}, {finding.seconds:.0f} s")
-    with atomic_path(args.out or Path(f"{args.onnx}.locate.json")) as temporary:
+    with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(finding.to_json(), indent=2) + "\n")
     return 0 if finding.verdict == "agrees" else 1
 

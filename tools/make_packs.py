@@ -22,7 +22,7 @@ from typing import Any
 import _environment
 
 from uniad.errors import UserError, run_cli
-from uniad.files import atomic_path, read_json_of, sha256
+from uniad.files import atomic_path, read_json_of, sha256, try_place
 from uniad.processes import cores_here
 
 TOOLS = Path(_environment.TOOLS)
@@ -72,6 +72,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     about = {"scenes": args.scenes, "frames": args.frames, "driven": args.driven}
     about["learner"] = sha256(args.learner) if args.learner else ""
     for seed in args.seeds:
+        try_place(args.out / f"{seed}.pt")
         note = args.out / f"{seed}.json"
         if not (args.out / f"{seed}.pt").exists() or not note.exists():  # packs of earlier versions have none
             continue

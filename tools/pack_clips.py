@@ -36,7 +36,9 @@ def main() -> None:
     from uniad.config.read import load_spec
     from uniad.data.packs import FrameRecords, write_pack
     from uniad.data.rig import check_dataset_rigs
+    from uniad.files import try_place
 
+    try_place(args.out)
     torch.set_num_threads(1)
     spec = load_spec(args.config, args.cfg_options)
     check_dataset_rigs(spec, FrameRecords(spec.data).clips.table)

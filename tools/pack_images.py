@@ -44,7 +44,10 @@ def main() -> None:
     from uniad.data.dataset import open_table
     from uniad.data.image_pack import check_pack
     from uniad.data.image_packing import write_pack
+    from uniad.files import try_place
 
+    if args.out:
+        try_place(args.out)
     torch.set_num_threads(1)
     with tqdm(unit="image", disable=args.quiet or None) as bar:
 

@@ -35,10 +35,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from uniad.files import try_place
     from uniad.processes import keep_freed_memory
     from uniad.verify.run import verify_engine, write_report
     from uniad.verify.tolerances import TOLERANCES
 
+    out = args.out or Path(f"{args.onnx}.verify.json")
+    try_place(out)
     keep_freed_memory()
     reports = []
     for backend in args.backend.split(","):
@@ -65,7 +68,7 @@ def main() -> int:
             print(f"  {fault}", file=sys.stderr)
         if not report.ok and backend.strip() not in ("torch", "compiled"):  # they run no graph, so there is none to take apart
             locate(args, backend.strip(), took_s)
-    write_report(args.out or Path(f"{args.onnx}.verify.json"), reports)
+    write_report(out, reports)
     return 0 if all(r.ok for r in reports) else 1
 
 

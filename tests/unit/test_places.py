@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -209,3 +210,16 @@ def test_what_no_place_takes_is_printed(tmp_path: Path, monkeypatch, capsys) -> 
         with pytest.raises(type(fault)):
             write_results(tmp_path / "run", lambda folder, fault=fault: (_ for _ in ()).throw(fault), lambda: "")
     assert left(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("tool, words", [
+    ("locate", "absent.onnx"), ("verify", "absent.onnx"), ("pack_clips", "absent.py"), ("pack_images", "absent.py"),
+    ("compare_sampling", "absent.onnx other.onnx"),
+])  # fmt: skip
+def test_a_tool_tries_its_place_before_it_reads_anything(tmp_path: Path, monkeypatch, tool: str, words: str) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "x"
+    for place, told in ((tmp_path, "is a folder; a file is to be written there"), (below, "is a file, not a folder")):
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *words.split(), "--out", str(place)])
+        with pytest.raises(UserError, match=told):
+            importlib.import_module(tool).main()
