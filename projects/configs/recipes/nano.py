@@ -7,6 +7,10 @@ _first_ = [11, 12, 13, 14, 15, 16, 17, 18]
 _half_ = _first_ + [19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42]
 _driven_few_ = [43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54]
 _driven_ = _driven_few_ + [55, 56, 57, 58, 59, 60, 61, 62]
+# What a model learns from its own errors: a disturbed expert's worlds beside those in which it has the wheel itself.
+_few_ = [11, 12, 13, 14, 15, 16]
+_astray_ = _driven_few_ + [55, 56]
+_wheel_ = [57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67]
 _other_half_ = _driven_ + [63, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74]
 
 configs = {1: "projects/configs/stage1_track_map/nano_track_map.py", 2: "projects/configs/stage2_e2e/nano_e2e.py"}
@@ -32,5 +36,9 @@ phases = [
     # Until here nothing asks the BEV for the colour of a lamp: stage 1 has no task that needs it. So all learn together at last.
     dict(name="whole", stage=2, seeds=_first_, driven=_driven_, frames=4, steps=1700, lr=3e-4, warmup=50, least_lr=0.02,
          options={"native.freeze_stage1": False}, minutes=5.8),
+    dict(name="astray", stage=2, seeds=_few_, driven=_astray_, frames=3, steps=2000, lr=3e-4, warmup=50, least_lr=0.4,
+         options={"native.freeze_stage1": False}, minutes=6.1),
+    dict(name="wheel", stage=2, seeds=_few_, driven=_astray_, learner=_wheel_, frames=4, steps=3500, lr=3e-4, warmup=50,
+         least_lr=0.02, options={"native.freeze_stage1": False}, minutes=11.7),
 ]
 # fmt: on

@@ -94,6 +94,8 @@ native = dict(
     plan_status_dropout=0.3,
     # The road and the lamps ahead are read cell by cell.
     plan_bev_patch=True,
+    # So are the images ahead: the BEV's cells are as wide as a car, and what hangs above a pillar's samples is in none.
+    plan_image_patch=(16, 26),
     # Occupancy has cells of 2 m: a car parked beside the lane fills one that reaches into it, and upstream's optimiser pushes the
     # plan into the next lane, frame by frame.
     collision_optimiser="speed",
