@@ -21,7 +21,7 @@ DEMO_AT_ONCE = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(DEMO_JOBS) )
 DEMO_SHARED := $(if $(filter-out 1,$(DEMO_JOBS)),$(filter 0,$(GPUS)))
 DEMO_THREADS = $(if $(DEMO_SHARED),$(if $(call given,OMP_NUM_THREADS),,OMP_NUM_THREADS=$(shell echo $$(( $(CORES) > $(DEMO_JOBS) ? $(CORES) / $(DEMO_JOBS) : 1 ))) ))
 DEMO_SPLIT = $(if $(DEMO_SHARED),$(if $(or $(call given,CPU_PROCESSES),$(filter 1,$(CORES)),$(filter-out 1,$(NNODES))),,$(DEMO_PROCESSES.$(DEMO_VARIANT))))
-DEMO_OPTIONS = $(strip $(if $(DEMO_SHIPPED),optimizer.lr=4e-5) $(if $(DEMO_SPLIT),data.samples_per_gpu=1))
+DEMO_OPTIONS = $(strip $(if $(DEMO_SHIPPED),optimizer.lr=1e-5) $(if $(DEMO_SPLIT),data.samples_per_gpu=1))
 .PHONY: demo
 demo: ## From nothing to a verified engine in minutes: data, training, scores, export, engine, picture, video
 	@$(DEMO_THREADS)$(MAKE) $(DEMO_AT_ONCE)demo-steps DATASET=demo VARIANT=$(DEMO_VARIANT) STAGE=2$(if $(filter torch1.12,$(STACKS.$(DEMO_VARIANT))),, STACK=native) \

@@ -10,7 +10,7 @@ import torch
 from helpers import REPO
 from helpers.command_line import World
 from helpers.specs import nano_spec
-from helpers.weights import rule_state_dict
+from helpers.weights import nano_state_dict
 from uniad.data.anchors import save_motion_anchors
 from uniad.models.uniad import UniAD
 from uniad.training.checkpoint import save_checkpoint
@@ -29,9 +29,7 @@ class Work:
         shape = (motion.predict_modes, motion.predict_steps, 2)
         anchors = [np.cumsum(rng.uniform(-0.5, 1.5, shape), axis=1) for _ in motion.group_ids]
         save_motion_anchors(folder / "motion_anchor_infos_mode6.pkl", anchors, motion, spec.data.class_names)
-        model = UniAD(spec.model, torch.from_numpy(np.stack(anchors)))
-        state = model.state_dict()
-        state.update(rule_state_dict(state))
+        state = nano_state_dict(UniAD(spec.model, torch.from_numpy(np.stack(anchors))))
         save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
         self.options = [
             "--cfg-options", f"data_root={world.root}/", f"info_root={world.infos}/", f"anchor_root={folder}/",

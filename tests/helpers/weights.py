@@ -96,6 +96,14 @@ def rule_array(key: str, shape: tuple[int, ...], kind: str = "tiny") -> np.ndarr
     return np.ascontiguousarray(value.astype(np.float32))
 
 
+def nano_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """State of a nano by the rule. Boxes of noise make much of little: on some processors rounding was over a millimetre after six
+    frames, so what a decoder layer adds to a box is half of the rule's."""
+    state = model.state_dict()
+    state.update(rule_state_dict(state))
+    return {k: v / 2 if re.fullmatch(r"pts_bbox_head\.reg_branches\.\d+\.4\.weight", k) else v for k, v in state.items()}
+
+
 def rule_state_dict(keys_shapes: Mapping[str, Any], kind: str = "tiny") -> dict[str, Tensor]:
     """Tensors for keys -> shapes (or tensors). Integer tensors and constants are left out: load with ``strict=False``."""
     out = {}

@@ -285,7 +285,7 @@ def test_the_demo_continues_it_gently(shipped: Tree):
     shipped.done("demo")
     calls = shipped.calls()
     (line,) = (line for line in calls if line.startswith("tools/train.py"))
-    assert f"[load_from={SHIPPED}]" in line and "[optimizer.lr=4e-5]" in line and "[--max-iters] [60]" in line
+    assert f"[load_from={SHIPPED}]" in line and "[optimizer.lr=1e-5]" in line and "[--max-iters] [60]" in line
     (held,) = (line for line in calls if line.startswith("tools/held_loss.py"))
     assert f"[ckpts/demo/nano_e2e.pth] [--start] [{SHIPPED}] [--split] [train] [--clips] [20]" in held
     assert f"[--continued] [{SHIPPED}]" in calls[-1]

@@ -69,7 +69,7 @@ def nano_e2e_checkpoint(anchors: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """World, infos and a nano checkpoint."""
-    from helpers.weights import rule_state_dict
+    from helpers.weights import nano_state_dict
     from uniad.data.infos import create_infos
     from uniad.data.synthetic.generate import generate
     from uniad.data.synthetic.params import WorldParams
@@ -79,7 +79,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     generate(WorldParams(train_scenes=1, val_scenes=2, frames=6, lidar_columns=180), folder / "world")
     create_infos(folder / "world", folder / "infos", workers=1, progress=False)
-    state = UniAD(nano_spec().model).state_dict()
-    state.update(rule_state_dict(state))
+    state = nano_state_dict(UniAD(nano_spec().model))
     save_checkpoint(folder / "nano.pth", {"meta": {"uniad": {"variant": "nano"}}, "state_dict": state})
     return folder
