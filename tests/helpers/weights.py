@@ -97,7 +97,7 @@ def rule_array(key: str, shape: tuple[int, ...], kind: str = "tiny") -> np.ndarr
 
 
 def nano_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """State of a nano by the rule. Boxes of noise make much of little: on some processors rounding was over a millimetre after six
+    """State of a nano by the rule. Boxes of noise make much of little: on some processors rounding was a millimetre after six
     frames, so what a decoder layer adds to a box is half of the rule's."""
     state = model.state_dict()
     state.update(rule_state_dict(state))
