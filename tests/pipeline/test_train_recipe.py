@@ -50,7 +50,7 @@ def test_phases_continue_each_other_and_end_in_an_end_to_end_checkpoint(trained)
     assert f"{folder}/work/first/iter_2.pth: 460 loaded" in log and f"{folder}/work/towns/iter_2.pth: 460 loaded" in log
     content = torch.load(folder / "model.pth", weights_only=True)
     assert content["meta"]["iter"] == 2 and any(key.startswith("planning_head.") for key in content["state_dict"])
-    made = {str(p.relative_to(folder / "packs" / "2x6")) for p in (folder / "packs" / "2x6").rglob("*") if p.is_file()}
+    made = {str(p.relative_to(folder / "packs" / "2x6")) for p in (folder / "packs" / "2x6").rglob("*.pt")}
     assert "11.pt" in made and len(made) == 2, "the worlds themselves are gone again"
     (learner,) = made - {"11.pt"}
     assert learner.startswith("learner.2/") and learner.endswith("/12.pt"), "of the model that has the wheel there"
