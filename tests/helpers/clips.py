@@ -36,7 +36,7 @@ def small_stage2_spec(**changes) -> ModelSpec:
         "motion__embed_dims": 32, "motion__bev_hw": (10, 10), "motion__ffn_dims": 32, "motion__det_layers": 2,
         "motion__ffn_dropout": 0.0, "occ__bev_hw": (10, 10), "occ__bev_dims": 32, "occ__proj_dims": 32, "occ__embed_dims": 32,
         "occ__ffn_dims": 32, "occ__query_dims": 32, "plan__embed_dims": 32, "plan__bev_hw": (10, 10), "plan__dropout": 0.0,
-        "plan__image_patch": (4, 6),  # of images of 64 x 96
+        "plan__image_patch": None,  # images are of several sizes
         "agent_capacity": 6, "motion__use_nonlinear_optimizer": True,  # nano takes futures as they are; upstream smooths them
     }  # fmt: skip
     heads = edit(nano_spec(2).model.stage2, **(grid | small))

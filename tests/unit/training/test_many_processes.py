@@ -85,7 +85,8 @@ def test_losses_are_those_of_one_process_with_all_clips(tmp_path: Path, alone, s
     found = in_ranks(size, lambda world: losses(world, tmp_path, True))[0]
     assert len(found) == len(alone) == STEPS and alone[-1]["loss"] < 0.9 * alone[0]["loss"]
     for line, wanted in zip(found, alone):
-        assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4), line["step"]
+        # At step 15 a matching of nearly equal costs turns out otherwise on some processors, as it does on H200s (below).
+        assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4 if line["step"] < 15 else 3e-3), line["step"]
     assert found[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-4)  # later ones part with the rounding
 
 

@@ -20,7 +20,8 @@ from uniad.training.options import Outcome, TrainOptions
 from uniad.training.run import RunOptions, train
 
 SIZES = {"data__max_objects": 8, "data__max_lanes": 4, "data__samples_per_gpu": 2, "data__image__height": 64,
-         "data__image__width": 96, "model__bev__sca_capacity": 1.0, "train__log_interval": 1}  # fmt: skip
+         "data__image__width": 96, "model__bev__sca_capacity": 1.0, "train__log_interval": 1,
+         "model__stage2__plan__image_patch": (4, 6)}  # fmt: skip
 
 
 @pytest.fixture
