@@ -149,10 +149,12 @@ def announcement(recipe: Recipe, phases: list[Phase], on_gpu: bool, pace: list[f
 
 def worlds_of(phases: Sequence[Phase]) -> list[tuple[str, int]]:
     """(folder below the packs, seed) of every world; those of driven scenes have a folder of their own."""
-    found = {("", seed) for phase in phases for seed in phase.seeds}
-    for folder, seeds_of in ((DRIVEN, lambda phase: phase.driven), (LEARNER, lambda phase: phase.learner)):
-        found |= {(folder, seed) for phase in phases for seed in seeds_of(phase)}
-    return sorted(found)
+    return sorted({(kind, seed) for phase in phases for kind, seeds in kinds_of(phase) for seed in seeds})
+
+
+def kinds_of(phase: Phase) -> list[tuple[str, tuple[int, ...]]]:
+    """The kinds of ``KINDS`` and a phase's seeds of each."""
+    return [("", phase.seeds), (DRIVEN, phase.driven), (LEARNER, phase.learner)]
 
 
 def _of(things: Sequence, what: str) -> str:
@@ -182,7 +184,7 @@ def check_room(recipe: Recipe, phases: list[Phase], packs: Path) -> None:
 def make_packs(recipe: Recipe, phase: Phase, args: argparse.Namespace, before: str | None) -> list[Path]:
     """The packs of a phase; those that are there stay. before: the checkpoint that has the wheel in a learner's worlds."""
     packs = []
-    for kind, seeds in (("", phase.seeds), (DRIVEN, phase.driven), (LEARNER, phase.learner)):
+    for kind, seeds in kinds_of(phase):
         if not seeds:
             continue
         learner: list[str] = []

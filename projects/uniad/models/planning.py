@@ -104,6 +104,14 @@ class MotionPrior(nn.Module):
         return torch.stack([-turned.sin() * length, turned.cos() * length], -1)
 
 
+def shrinking(dim: int, width: int) -> nn.Sequential:
+    """A quarter of the rows and columns, rounded up, of a map with ``dim`` channels: two convolutions to ``width`` channels."""
+    return nn.Sequential(
+        nn.Conv2d(dim, width, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(width, width, 3, stride=2, padding=1), nn.ReLU(),
+    )  # fmt: skip
+
+
 class PatchAhead(nn.Module):
     """What lies around and ahead of the car, read where it lies: two convolutions over that part of the BEV, then all its cells.
 
@@ -123,10 +131,7 @@ class PatchAhead(nn.Module):
             for _ in range(2):
                 size = (size + 1) // 2
             count *= size
-        self.shrink = nn.Sequential(
-            nn.Conv2d(dim, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(self.WIDTH, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
-        )  # fmt: skip
+        self.shrink = shrinking(dim, self.WIDTH)
         self.read = nn.Sequential(nn.Linear(count * self.WIDTH, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, bev: Tensor) -> Tensor:
@@ -151,10 +156,7 @@ class ImagesAhead(nn.Module):
         count = self.CAMERAS * self.WIDTH
         for side in feature_hw:
             count *= -(-side // 4)
-        self.shrink = nn.Sequential(
-            nn.Conv2d(dim, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(self.WIDTH, self.WIDTH, 3, stride=2, padding=1), nn.ReLU(),
-        )  # fmt: skip
+        self.shrink = shrinking(dim, self.WIDTH)
         last = nn.Linear(dim, dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
