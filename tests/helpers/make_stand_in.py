@@ -2,6 +2,11 @@
 
     .venv/bin/python tests/helpers/make_stand_in.py uniad-v1 projects/configs/stage2_e2e/uniad_base_e2e.py uniad_base_e2e.pth
 
+    .venv/bin/python tests/helpers/make_stand_in.py bench2drive projects/configs/stage1_track_map/b2d-tiny_track_map.py \\
+      ckpts/bevformer_tiny_b2d.pth --bevformer
+
+``--bevformer``: of the file that this stage 1 starts from, under BEVFormer's names.
+
 The anchors are written where the config's ``anchor_root`` says, unless a file is there: published checkpoints hold none, and a
 world of two frames is too short to make some from. docs/weights.md says what was run with it.
 """
@@ -10,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "projects")]
@@ -26,6 +32,7 @@ from uniad.formats.checkpoints import UNUSED_OF_V2, recognise  # noqa: E402
 from uniad.formats.conventions import convert_anchors  # noqa: E402
 from uniad.formats.published import BENCH2DRIVE, TITLES, UNIAD_V2  # noqa: E402
 from uniad.models.uniad import UniAD  # noqa: E402
+from uniad.training.initial import OBJECT_QUERIES, RENAMED, STARTS_FROM  # noqa: E402
 
 
 def anchors_for(motion: MotionSpec, generation: str) -> list[np.ndarray]:
@@ -37,11 +44,19 @@ def anchors_for(motion: MotionSpec, generation: str) -> list[np.ndarray]:
     return [convert_anchors(group, UNIAD_V2) for group in groups] if generation == UNIAD_V2 else groups
 
 
+def as_bevformer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of stage 1's weights BEVFormer's file has, named as there: no ego query, no map, no track memory."""
+    state = {name: value for name, value in state.items() if not any(fnmatch(name, like) for like in STARTS_FROM[1].missing)}
+    state[OBJECT_QUERIES] = state.pop("query_embedding.weight")[:-1].clone()
+    return state | {old: state.pop(new) for old, new in RENAMED.items()}
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("generation", choices=TITLES)
     p.add_argument("config", type=Path)
     p.add_argument("out", type=Path)
+    p.add_argument("--bevformer", action="store_true", help="of a config of stage 1: what it starts from")
     p.add_argument("--cfg-options", nargs="*", default=[], metavar="KEY=VALUE", help="override config values")
     args = p.parse_args()
     spec = load_spec(args.config, [f"native.compat={args.generation}", *args.cfg_options])
@@ -50,7 +65,9 @@ def main() -> None:
     state = UniAD(spec.model, torch.zeros(shape) if motion else None).state_dict()
     kind = "b2d-full" if args.generation == BENCH2DRIVE else "full"
     state.update(rule_state_dict(state, kind))
-    if args.generation == UNIAD_V2:
+    if args.bevformer:
+        state = as_bevformer(state)
+    elif args.generation == UNIAD_V2:
         state.update(rule_state_dict(dict(zip(UNUSED_OF_V2, ((3, 256), (3,)))), kind))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"meta": {"epoch": 20}, "state_dict": state}, args.out)

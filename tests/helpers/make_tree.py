@@ -18,7 +18,7 @@ set -euo pipefail
 # several processes: what they run, as the launcher gets it (-m uniad.training.launch PROCESSES SCRIPT ...)
 [[ $1 == -m && $2 == uniad.training.launch ]] && set -- "${4#"$PWD"/}" "${@:5}"
 line=$1; for a in "${@:2}"; do line+=" [$a]"; done; printf '%s\n' "$line" >> calls.log
-tool=$(basename "$1" .py); epochs=6; iters=; out=; work=
+tool=$(basename "$1" .py); epochs=6; iters=; out=; infos=; work=
 [[ $line == *stage2_e2e* ]] && epochs=20
 [[ $line == *configs/bevformer* ]] && epochs=24
 if [[ ${FAIL:-} == "$tool" ]]; then
@@ -29,6 +29,7 @@ for (( i = 1; i <= $#; i++ )); do
   next=$((i + 1))
   case "${!i}" in
     --out|--out-dir) out=${!next} ;;
+    --infos) infos=${!next} ;;
     --work-dir) work=${!next} ;;
     --max-iters) iters=${!next} ;;
     total_epochs=*) epochs=${!i#total_epochs=} ;;
@@ -36,6 +37,8 @@ for (( i = 1; i <= $#; i++ )); do
 done
 case "$tool" in
   make_synthetic_nuscenes) mkdir -p "$out/v1.0-trainval"; echo "[]" > "$out/v1.0-trainval/sample.json" ;;
+  make_synthetic_bench2drive) mkdir -p "$out" "$infos"
+         echo "{}" > "$out/synthetic.json"; touch "$infos"/b2d_infos_{train,val}.pkl ;;
   create_data) out=${out:-data/infos}; mkdir -p "$out"; touch "$out"/nuscenes_infos_temporal_{train,val}.pkl ;;
   train) work=${work:-work_dirs}; mkdir -p "$work"; last=${iters:+iter_$iters}; last=$work/${last:-epoch_$epochs}.pth
          # no two trainings write the same bytes, and one that is complete writes nothing

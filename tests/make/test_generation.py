@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from helpers.make_tree import Tree
@@ -51,3 +53,38 @@ def test_stage_0_is_trained_on_its_own_and_stage_1_starts_from_it(tree: Tree):
     assert "bevformer/nano" not in tree.done("-n", "train-stage1", "VARIANT=nano", "DATASET=synthetic", "MAX_ITERS=3")
     shown = tree.done("-n", "train-stage0", "VARIANT=tiny", *ON_NUSCENES)
     assert "ckpts/resnet50-0676ba61.pth" in shown and "--from-scratch" not in shown
+
+
+# variant, what it starts from, and what that adds to the words
+WHOLE = {
+    "base from its own stage 0": ("base", "STAGE0=1", ["uniad_base_bevformer", "uniad_base_track_map", "uniad_base_e2e"]),
+    "base from BEVFormer's file": ("base", "FROM_SCRATCH=0", ["uniad_base_track_map", "uniad_base_e2e"]),
+    "tiny of Bench2Drive from theirs": ("b2d-tiny", "FROM_SCRATCH=0", ["b2d-tiny_track_map", "b2d-tiny_e2e"]),
+    "base of Bench2Drive from nothing": ("b2d-base", "FROM_SCRATCH=1", ["b2d-base_track_map", "b2d-base_e2e"]),
+}
+STARTS = {"base": "ckpts/bevformer_r101_dcn_24ep.pth", "b2d-tiny": "ckpts/bevformer_tiny_b2d.pth"}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_training_goes_from_stage_to_stage_and_is_kept(tree: Tree, name: str):
+    variant, start, stages = WHOLE[name]
+    words = ["train", f"VARIANT={variant}", "DATASET=synthetic", "MAX_ITERS=2", start]
+    if start == "FROM_SCRATCH=0":
+        given = tree.root / STARTS[variant]
+        given.parent.mkdir(exist_ok=True)
+        given.write_text("brought")
+    tree.done(*words)
+    calls = [line.split() for line in tree.calls()]
+    trainings = [" ".join(line) for line in calls if line[0] == "tools/train.py"]
+    assert [Path(line.split()[1].strip("[]")).stem for line in trainings] == stages
+    assert ["[--from-scratch]" in line for line in trainings] == [start != "FROM_SCRATCH=0", *[False] * (len(stages) - 1)]
+    # anchors are made between the stages, of the world that is learnt
+    tools = [line[0] for line in calls]
+    assert tools[-2:] == ["tools/make_motion_anchors.py", "tools/train.py"]
+    for before, line in zip(stages, trainings[1:]):
+        assert f"ckpts/{before}.pth" in line or before.endswith("track_map")  # the config of stage 2 names stage 1's place itself
+    for stage in stages:
+        assert (tree.root / f"ckpts/{stage}.pth").exists()
+    assert (tree.root / f"ckpts/{stages[-1]}_ep20.pth").exists()
+    tree.done(*words)
+    assert not [line for line in tree.calls() if "train.py" in line]
