@@ -14,6 +14,7 @@ from uniad.files import atomic_path, read_json, sha256
 from uniad.formats.card import Card, checked
 from uniad.interface.contract import CONTRACT_VERSION, Contract, contract_for
 
+CHECKPOINTS = (".pth", ".pt")
 ROOT = Path(__file__).resolve().parents[3]  # of the checkout that this code lies in, where it lies in one
 
 
@@ -110,6 +111,9 @@ def read_card(artefact: str | Path) -> Card:
     try:
         card = read_json(path)
     except FileNotFoundError:
+        if artefact.suffix in CHECKPOINTS:
+            needed = "needed is a graph, as `make export` writes it from one, or an engine"
+            raise UserError(f"{artefact} is a checkpoint; {needed}") from None
         raise UserError(
             f"{path}: the card of {artefact.name} is missing; make it again, cards are written with their file"
         ) from None

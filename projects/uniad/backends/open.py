@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uniad.artifacts.card import card_path, check_contract, place_of, read_card, spec_of
+from uniad.artifacts.card import CHECKPOINTS, card_path, check_contract, place_of, read_card, spec_of
 from uniad.backends import trtexec
 from uniad.backends.base import Runner
 from uniad.backends.identity import check_identity, this_device
@@ -25,7 +25,6 @@ CHECKPOINT_BACKENDS = ("torch", "compiled")
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx", "trtexec")  # the last starts a process a frame: where no Python package is
 GRAPH_BACKENDS = ("onnxruntime",)
 BACKENDS = (*CHECKPOINT_BACKENDS, *GRAPH_BACKENDS, *ENGINE_BACKENDS)
-CHECKPOINTS = (".pth", ".pt")
 
 
 class Model(NamedTuple):

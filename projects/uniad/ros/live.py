@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from uniad.artifacts.card import read_card, sequence_path
-from uniad.backends.open import CHECKPOINTS
+from uniad.artifacts.card import CHECKPOINTS, read_card, sequence_path
 from uniad.deploy.runtime import Runtime
 from uniad.errors import UserError
 from uniad.formats.layout import CAMERAS

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
 from helpers.specs import edit, nano_spec
-from uniad.artifacts.card import check_contract
+from uniad.artifacts.card import check_contract, read_card
 from uniad.errors import UserError
 from uniad.interface.contract import contract_for
 
@@ -41,3 +42,12 @@ def test_a_config_of_other_sizes_and_one_without_stage_2_are_told_apart(card: di
     for spec in (edit(nano_spec(2), model__stage2__agent_capacity=7), nano_spec(1)):
         with pytest.raises(UserError, match="another interface"):
             check_contract(card, contract_for(spec), "a.onnx")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 cut short", b"not a checkpoint at all", b""])
+@pytest.mark.parametrize("name", ["somebody.pth", "somebody.pt"])
+def test_a_checkpoint_in_place_of_a_graph_is_told_what_is_needed(tmp_path: Path, name: str, content: bytes) -> None:
+    """It has no card that could be made again, as was said of one that tools/locate.py was given."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/{name} is a checkpoint; needed is a graph, as `make export` writes it"):
+        read_card(tmp_path / name)
