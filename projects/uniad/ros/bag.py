@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,7 +203,6 @@ class BagFrames:
         self._window = self.begins_ns + round((start_s or 0) * 1e9), stop_ns
         self._frame_ids = {entry.topic: entry.frame for entry in self.held}
         self.unstamped: dict[str, int] = {}
-        self._clock: list[tuple[int, int]] = []  # of the reference: when recorded, and what its header says
         instants = self._first_pass()
         if self.topics.has_lidar:
             self.car.cloud_frame = self._frame_ids.get(self.topics.reference, "").lstrip("/")
@@ -233,14 +231,10 @@ class BagFrames:
     def _first_pass(self) -> list[Instant]:
         streams, small = self.topics.streams, set(self.car.small)
         before: dict[str, tuple[int, int]] = {}
-        commands: list[tuple[int, Any]] = []
         begin_ns, stop_ns = self._window
         for topic, number, log_ns, data, kind in self.bag.messages({*streams, *small}, stop_ns):
             if topic in small:
                 message = self.bag.decode(topic, number, data, kind)
-                if topic == self.topics.command:
-                    commands.append((log_ns, message))
-                    continue
                 if topic not in TF_TOPICS and hasattr(message, "header"):
                     stamp = m.nanoseconds(message.header.stamp, self._said(topic, number))
                     self._check_clock(topic, number, stamp or self._untimed(topic, log_ns), log_ns, before)
@@ -249,9 +243,8 @@ class BagFrames:
                 stamp = self._stamp(topic, number, log_ns, data, before)
                 self.sync.add(streams[topic], stamp, number)
                 if streams[topic] == self.sync.reference:
-                    self._clock.append((log_ns, stamp))
-        for log_ns, message in commands:
-            self.car.add(self.topics.command or "", self._on_headers_clock(log_ns), message)
+                    self.car.commands.tick(log_ns, stamp)
+        self.car.commands.flush()
         return [self._with_poses(instant) for instant in self.sync.flush()]
 
     def _said(self, topic: str, number: int) -> str:
@@ -261,13 +254,6 @@ class BagFrames:
         """The time of a message whose header has none."""
         self.unstamped[topic] = self.unstamped.get(topic, 0) + 1
         return log_ns
-
-    def _on_headers_clock(self, log_ns: int) -> int:
-        """When something was recorded, by the clock that instants are told by: a simulator's is not the recorder's."""
-        if not self._clock:
-            return log_ns
-        log, stamp = self._clock[min(bisect_left(self._clock, (log_ns, 0)), len(self._clock) - 1)]
-        return log_ns + stamp - log if abs(stamp - log) > JUMP_NS else log_ns
 
     def _stamp(self, topic: str, number: int, log_ns: int, data: Any, before: dict[str, tuple[int, int]]) -> int:
         try:
@@ -391,7 +377,6 @@ class BagFrames:
                 notes.append(_disorder(stream, count.reordered, count.repeated))
         series_of: tuple[tuple[str | None, Series[Any]], ...] = (
             (self.topics.odometry, self.car.motions), (self.topics.imu, self.car.inertias),
-            (self.topics.command, self.car.commands),
         )  # fmt: skip
         for topic, series in series_of:
             if topic and (series.reordered or series.repeated):

@@ -98,7 +98,10 @@ class Live:
                 self.car.add(topic, now_ns, message)
             if topic == self.topics.reference:
                 self.car.cloud_frame = message.header.frame_id.lstrip("/")
-            if (stream := self.topics.streams.get(topic, topic)) in self.sync.counts:
+            stream = self.topics.streams.get(topic, topic)
+            if stream == self.sync.reference:
+                self.car.commands.tick(now_ns, stamp)
+            if stream in self.sync.counts:
                 instants = self.sync.add(stream, stamp, message)
             return instants
 

@@ -21,7 +21,7 @@ from uniad.interface.command import COMMANDS
 from uniad.ros import messages as m
 from uniad.ros.synchronise import Instant
 from uniad.ros.topics import Topics, frame_like, lidar_like
-from uniad.ros.transforms import KEPT_NS, MOST_GAP_NS, NoMotion, NoPose, PoseSeries, Series, Tree, compose
+from uniad.ros.transforms import MOST_GAP_NS, Commands, NoMotion, NoPose, PoseSeries, Series, Tree, compose
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
@@ -89,13 +89,13 @@ class Car:
     def __init__(
         self, topics: Topics, calibration: Mapping[str, Any] | None = None, where: str = "the car", live: bool = False
     ) -> None:
-        self.topics, self.calibration, self.where, self.live = topics, calibration, where, live
+        self.topics, self.calibration, self.where = topics, calibration, where
         self.tree = Tree(live)
-        self.poses = PoseSeries()
-        self.motions: Series[m.Motion] = Series()
-        self.inertias: Series[m.Inertia] = Series()
-        self.commands: Series[int] = Series()
-        self.infos: dict[str, Series[m.Lens]] = {name: Series() for name in topics.cameras}
+        self.poses = PoseSeries(live)
+        self.motions: Series[m.Motion] = Series(live)
+        self.inertias: Series[m.Inertia] = Series(live)
+        self.commands = Commands(live)
+        self.infos: dict[str, Series[m.Lens]] = {name: Series(live) for name in topics.cameras}
         self.cloud_frame = ""  # of the point cloud that is the reference
         self.notes: list[str] = []  # what was assumed, for people
         self._child = self._odometry_frame = ""
@@ -129,13 +129,10 @@ class Car:
         elif topic == self.topics.imu:
             self.inertias.add(m.nanoseconds(message.header.stamp, where) or stamp_ns, m.inertia(message, where))
         elif topic == self.topics.command:
-            self.commands.add(stamp_ns, m.command(message, where))
+            self.commands.said(stamp_ns, m.command(message, where))
         else:
             name = self._info_of[topic]
             self.infos[name].add(m.nanoseconds(message.header.stamp, where) or stamp_ns, m.lens(message, where))
-        if self.live:
-            for series in (self.poses, self.motions, self.inertias, self.commands, self.tree):
-                series.forget(stamp_ns - KEPT_NS)
 
     def remember_rig(self, before: Car) -> None:
         """What was said once and holds for the next drive, too: static transforms and calibrations."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Generic, TypeVar
@@ -21,6 +22,7 @@ MOST_GAP_NS = 300_000_000  # between two poses that are interpolated, and to a v
 MOST_AHEAD_NS = 100_000_000  # that a pose is carried on beyond the first or the last
 APART_M, APART_DEG = 0.5, 3.0  # two poses of one time that are farther apart are two publishers', or a fault
 MOUNT_M, MOUNT_DEG = 0.05, 0.5  # two mountings of one frame: half a degree moves a car at 50 m by half a metre
+CLOCKS_APART_NS = 1_000_000_000  # from there, times of arrival and those of headers are two clocks
 KEPT_NS = 30_000_000_000  # that a running car remembers
 _stamp = itemgetter(0)
 T = TypeVar("T")
@@ -75,9 +77,14 @@ def apart(a: Pose, b: Pose) -> tuple[float, float]:
 
 
 class Series(Generic[T]):
-    """Values with a time, kept in order whatever order they come in. Of two with one time the first stays."""
+    """Values with a time, kept in order whatever order they come in. Of two with one time the first stays.
 
-    def __init__(self) -> None:
+    live: what is half a minute older than the one that comes is forgotten. By its own time, not by one of arrival: that may be
+    another clock.
+    """
+
+    def __init__(self, live: bool = False) -> None:
+        self.live = live
         self.entries: list[tuple[int, T]] = []
         self.reordered = self.repeated = 0  # came after a later one; had the time of another one
 
@@ -92,10 +99,12 @@ class Series(Generic[T]):
             insort(self.entries, (stamp_ns, value), key=_stamp)
         else:
             self.repeated += 1
+        if self.live:
+            self._forget(stamp_ns - KEPT_NS)
 
-    def forget(self, before_ns: int) -> None:
-        """Drop what is older; the last one stays."""
-        del self.entries[: min(bisect_left(self.entries, before_ns, key=_stamp), len(self.entries) - 1)]
+    def _forget(self, before_ns: int) -> None:
+        """Drop what is older, but for the last of it, which holds until the next one."""
+        del self.entries[: max(bisect_right(self.entries, before_ns, key=_stamp) - 1, 0)]
 
     def last(self, stamp_ns: int) -> T | None:
         """The value of the last one not after a time, or None."""
@@ -151,6 +160,43 @@ class PoseSeries(Series[Pose]):
         return between(a, b, (stamp_ns - start) / (end - start))
 
 
+class Commands(Series[int]):
+    """What has no header, by the clock that headers go by: tell it what came, and of each message of the reference when it did.
+
+    As long as both clocks agree, a command holds from when it came. Where they do not (a simulator's clock stands beside the
+    world's, and may go slower), it holds from the next message of the reference on. The later of two always holds.
+    """
+
+    def __init__(self, live: bool = False) -> None:
+        super().__init__(live)
+        self._waiting: deque[tuple[int, int]] = deque(maxlen=1000)  # those that came before the reference; the last ones matter
+        self._reference: tuple[int, int] | None = None  # its last message: when it came, and what its header says
+        self._apart = False
+
+    def said(self, came_ns: int, value: int) -> None:
+        self._waiting.append((came_ns, value))
+        if self._reference is not None and not self._apart:
+            self.flush()
+
+    def tick(self, came_ns: int, stamp_ns: int) -> None:
+        """A message of the reference."""
+        self._apart |= abs(stamp_ns - came_ns) > CLOCKS_APART_NS
+        self._reference = came_ns, stamp_ns
+        self.flush()
+
+    def flush(self) -> None:
+        """Give all that waits its time; nothing does where the reference was silent."""
+        if self._reference is None:
+            return
+        reference_ns, stamp_ns = self._reference
+        while self._waiting:
+            came_ns, value = self._waiting.popleft()
+            holds_ns = stamp_ns + max(came_ns - reference_ns, 0) if self._apart else came_ns
+            if self.entries and holds_ns <= self.entries[-1][0]:
+                holds_ns = self.entries.pop()[0]
+            self.add(holds_ns, value)
+
+
 class Tree:
     """Frames and the transforms between them, from /tf_static and /tf.
 
@@ -177,7 +223,7 @@ class Tree:
                 )
             self.fixed[child] = parent_from_child
         else:
-            self.moving.setdefault(child, PoseSeries()).add(stamp_ns, parent_from_child, f"TF {parent} from {child}")
+            self.moving.setdefault(child, PoseSeries(self.live)).add(stamp_ns, parent_from_child, f"TF {parent} from {child}")
 
     @property
     def frames(self) -> list[str]:
@@ -185,10 +231,6 @@ class Tree:
 
     def __contains__(self, frame: str) -> bool:
         return frame in self.parent or frame in self.parent.values()
-
-    def forget(self, before_ns: int) -> None:
-        for series in self.moving.values():
-            series.forget(before_ns)
 
     def lookup(self, dst: str, src: str, stamp_ns: int) -> Pose:
         """dst_from_src at a time. UserError where the frames are not joined, or not then."""

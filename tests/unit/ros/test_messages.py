@@ -13,7 +13,7 @@ from uniad.deploy.sensors import CheckedPose
 from uniad.errors import UserError
 from uniad.geometry import transforms as tf
 from uniad.ros import messages as m
-from uniad.ros.transforms import NoPose, PoseSeries, Tree, compose, inverted
+from uniad.ros.transforms import Commands, NoPose, PoseSeries, Series, Tree, compose, inverted
 
 HEADER = SimpleNamespace(frame_id="cam", stamp=SimpleNamespace(sec=1, nanosec=5))
 BGR = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
@@ -119,8 +119,46 @@ def test_poses_between_two_are_interpolated_and_far_ones_refused():
     series.add(900 * 10**6, pose(9, 0))
     with pytest.raises(NoPose, match="no pose for 700 ms"):
         series.at(500 * 10**6, "x")
-    series.forget(10**12)
-    assert len(series) == 1
+
+
+def test_a_running_car_forgets_by_the_clock_of_what_it_is_told_and_keeps_what_still_holds():
+    """A command given a minute ago holds until the next one, also for an instant before that one that is still to be run."""
+    second = 10**9
+    series: Series[int] = Series(live=True)
+    for at in (0, 10, 100):
+        series.add(at * second, at)
+    assert [stamp // second for stamp, _ in series.entries] == [10, 100] and series.last(99 * second) == 10
+    series.add(2 * 10**6 * second, -1)  # one time that is far off, as of a damaged message: what comes after it counts again
+    for at in (101, 102):
+        series.add(at * second, at)
+    assert series.last(102 * second) == 102 and series.last(101 * second) == 101
+    kept: Series[int] = Series()
+    kept.add(0, 0), kept.add(100 * second, 1)
+    assert len(kept) == 2, "a bag is read as a whole"
+
+
+@pytest.mark.parametrize("apart", [0, 10**17, -(10**17)])
+@pytest.mark.parametrize("pace", [1.0, 0.2, 4.0])  # of a simulator
+def test_commands_are_put_on_the_clock_of_headers_whatever_the_clock_of_arrival_is(apart, pace):
+    """References at 0, 0.5, 1 ... s; a command comes before the first, and between others; after each the newest holds."""
+    half = 5 * 10**8
+    if not apart and pace != 1.0:
+        pytest.skip("one clock has one pace")
+    came = lambda stamp: 10**18 + int(stamp / pace)  # noqa: E731
+    said = {-half // 2: 0, 2 * half + half // 2: 1, 2 * half + half // 2 + 10: 2, 7 * half + half // 2: 0}
+    for live in (False, True):
+        commands, seen = Commands(live), []
+        for at in sorted([*said, *range(0, 10 * half, half)]):
+            if at in said:
+                commands.said(came(at), said[at])
+            else:
+                commands.tick(came(at), came(0) + at + apart)
+            if live and at not in said:
+                seen.append(commands.last(came(0) + at + apart))
+        commands.flush()
+        if not live:
+            seen = [commands.last(came(0) + at + apart) for at in range(0, 10 * half, half)]
+        assert seen == [0, 0, 0, 2, 2, 2, 2, 2, 0, 0], (live, seen)
 
 
 def test_a_tree_joins_frames_up_and_down_and_over_time():

@@ -233,6 +233,24 @@ def test_a_running_car_and_a_bag_are_the_same_frames(spec, messages):
             np.testing.assert_array_equal(a.images[name], b.images[name])
 
 
+def test_a_command_acts_where_the_car_s_clock_is_not_the_one_of_its_headers(spec, messages):
+    """A simulator whose headers begin at 0 s, before a node that reads the world's clock: the command counted as one of later."""
+    instants = [stamp for topic, stamp, _ in messages if topic == "/lidar_top/points"]
+    kind = type(next(message for topic, _, message in messages if topic == "/command"))
+    said = [("/command", instants[0] - 1, kind(data=0)), ("/command", (instants[2] + instants[3]) // 2, kind(data=1))]
+    others = [entry for entry in messages if entry[0] != "/command"]
+    for ahead in (0, 10**17, -(10**17)):
+        seen: list = []
+        step = lambda sensors, seen=seen: seen.append(sensors) or drawn_result()  # noqa: E731
+        runtime = SimpleNamespace(spec=spec, limits=Limits(), reset=lambda: None, step=step)
+        held = list({topic: Held(topic, message.__msgtype__, 1) for topic, _, message in messages}.values())
+        live = Live(runtime, held, lambda kind, **fields: SimpleNamespace(**fields))
+        for topic, stamp, message in sorted([*others, *said], key=lambda entry: entry[1]):
+            for instant in live.add(topic, message, stamp + ahead):
+                live.run(instant)
+        assert [sensors.command for sensors in seen] == [0, 0, 0, 1, 1, 1], ahead
+
+
 def test_a_frame_that_ends_after_another_drive_began_is_none_of_it(spec, messages):
     resets = []
 
