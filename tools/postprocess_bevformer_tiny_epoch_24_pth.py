@@ -72,6 +72,8 @@ def read(path: Path) -> dict:
     try:
         content = torch.load(str(path), map_location="cpu", pickle_module=plain_pickle(), **newer)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, PermissionError):
+            raise Refused(f"{path}: permission denied; change its owner or permissions") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise Refused(f"{path} cannot be read as a checkpoint ({reason}): remove it and download it again") from None
     if not isinstance(content, dict):

@@ -59,6 +59,16 @@ def of_system(error: OSError) -> UserError:
     return UserError(f"{paths}: {why}" * bool(paths) + why * (not paths) + f"; {advice}" * bool(advice))
 
 
+# What the system says of a file that may be whole: one of another owner, a disk that fails, too many open files.
+_OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+
+
+def tell_refusal(error: BaseException, path: object) -> None:
+    """Raises UserError where the system refused to read a file; called before one is said to be damaged, and to be deleted."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        raise of_system(OSError(error.errno, error.strerror, error.filename or str(path))) from None
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy, OpenCV, PyTorch or a GPU says that memory has run out; PyTorch says so by a RuntimeError."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))

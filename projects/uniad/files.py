@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from uniad.errors import UserError, of_system
+from uniad.errors import UserError, of_system, tell_refusal
 
 T = TypeVar("T")
 
@@ -237,6 +237,7 @@ def read_json_of(path: str | Path, absent: str, damaged: Callable[[Exception], s
     except FileNotFoundError:
         raise UserError(absent) from None
     except (OSError, ValueError, RecursionError) as error:
+        tell_refusal(error, path)
         raise UserError(damaged(error)) from None
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from uniad.errors import UserError
+from uniad.errors import UserError, tell_refusal
 from uniad.files import atomic_path, read_json, read_json_of, write_npz
 from uniad.formats import results as schema
 from uniad.interface.command import ALL_COMMANDS
@@ -110,6 +110,7 @@ def read_frame(path: Path, class_names: Sequence[str]) -> tuple[Result, dict[str
     try:
         frame = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
+        tell_refusal(error, path)
         raise UserError(f"{path}: cannot be read ({error}); {schema.AGAIN}") from None
     frame = schema.checked_frame(frame, path, class_names)
     masks = schema.read_masks(path.parent / frame["masks"], str(path), "plan" in frame)

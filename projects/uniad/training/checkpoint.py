@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from uniad.config.file import ConfigError
 from uniad.config.read import load_spec
 from uniad.config.variants import config_files
-from uniad.errors import UserError
+from uniad.errors import UserError, tell_refusal
 from uniad.files import atomic_path
 from uniad.training.integrity import check_archive, check_meta, check_plain, refuse_nonfinite, without_checksum
 
@@ -153,6 +153,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             ) from None
         raise UserError(f"checkpoint {path} is not a PyTorch checkpoint: {_first_line(error)}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        tell_refusal(error, path)
         raise UserError(
             f"checkpoint {path} cannot be read, it is truncated or damaged ({_first_line(error)}): "
             "delete it and download or train it again"

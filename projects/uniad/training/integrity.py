@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uniad.errors import UserError
+from uniad.errors import UserError, tell_refusal
 
 # --- finite ----------------------------------------------------------------------------------------------------------
 
@@ -120,6 +120,7 @@ def check_archive(path: Path) -> None:
                     while content.read(1 << 22):
                         pass
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        tell_refusal(error, path)
         raise UserError(
             f"checkpoint {path} is damaged: {member} does not match its checksum or cannot be read ({str(error)[:120]}): delete "
             "it and download or train it again"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from uniad.errors import UserError
+from uniad.errors import UserError, tell_refusal
 from uniad.files import read_outside
 
 LOG, HELD = "train.jsonl", "held.json"
@@ -97,6 +97,7 @@ def _read(log: Path) -> Run:
         for line in (*entries, *validation):
             _check_step(line["step"])
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        tell_refusal(error, log)
         raise UserError(f"{log} is no log of a training ({type(error).__name__}): {str(error).splitlines()[0]}") from None
     if not entries:
         raise UserError(f"{log} holds no training step yet")
