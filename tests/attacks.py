@@ -47,6 +47,10 @@ AREAS: dict[str, tuple[str, ...]] = {
     "image packs: cut, damaged, forged, of other images": (
         r"unit/data/test_image_decoding.py::test_(what_is_wrong|a_header|an_index|pixels_of)",
     ),
+    "worlds at a learner's wheel, patches of the planner: settings that cannot be meant, packs of other worlds": (
+        r"unit/test_making_packs.py::",
+        r"unit/config/test_config.py::test_cells_of_images",
+    ),
     "jobs of a cluster: names, claims, images, buckets, times": (
         r"unit/jobs/test_jobs.py::test_(what_no_cluster|what_a_cluster|names_of|a_claim|what_skypilot|shared_folders)",
     ),
@@ -64,6 +68,11 @@ AREAS: dict[str, tuple[str, ...]] = {
         r"unit/test_places.py::",
         r"unit/deploy/test_infer.py::test_(nothing_is_removed_or_written_through_a_link|a_disk_that_fills)",
     ),
+    "files and places of another user, tried by one who is not root": (r"unit/test_permissions.py::",),
+    "a running car over ROS: clocks that are two, what is lost or wrong, drives that begin anew": (
+        r"unit/ros/test_node.py::test_(a_command_acts|a_lost|a_frame_that|a_model_that|a_bag_that|topics_that|what_nobody)",
+        r"unit/ros/test_messages.py::test_(a_running|commands_are_put)",
+    ),
     "commands on a former run's results: drives, logs, graphs, checkpoints damaged; two at once; a disk that fills up": (
         r"pipeline/test_attacked_commands.py::",
     ),
@@ -78,7 +87,10 @@ AREAS: dict[str, tuple[str, ...]] = {
     "results of others: damaged frames and masks, paths that leave their folder": (
         r"unit/deploy/test_results_of_others.py::test_(a_|masks)",
     ),
-    "damage: graphs, and threads that nobody has": (r"unit/artifacts/test_graph_files.py::",),
+    "damage: graphs, and threads that nobody has": (
+        r"unit/artifacts/test_graph_files.py::",
+        r"unit/artifacts/test_card_contract.py::test_(a_checkpoint_in|another_name|a_config_of)",
+    ),
     "damage: recorded sequences": (r"unit/artifacts/test_recorded_sequence.py::",),
     "damage: checkpoints, weights that are not finite, resume state": (
         r"unit/training/test_checkpoint.py::test_(a_missing|an_unexpected|a_checkpoint_of|a_pickle|a_damaged|absent)",
