@@ -294,6 +294,7 @@ class PlanSpec:
     motion_prior: bool = False  # the path is what these give, and what the head corrects of it
     bev_patch: bool = False  # the ego query also knows what lies ahead, cell by cell, before it attends to the BEV
     image_patch: tuple[int, int] | None = None  # and the features of the images ahead; rows, columns of the finest level
+    across_weight: float | None = None  # of a plan's error across the way beside that along it; None: their root of squares
     col_filter_range: float = 5.0  # metres
     col_sigma: float = 1.0
     col_alpha: float = 5.0

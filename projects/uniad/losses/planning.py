@@ -10,6 +10,8 @@ from uniad.geometry.nuscenes import EGO_LENGTH, EGO_WIDTH
 from uniad.interface.types import PlanOutput, Stage2Targets
 from uniad.losses.common import masked_sum
 
+STANDS_M = 0.5  # in a second or, at the plan's end, half of one
+
 
 def plan_losses(
     plan: PlanOutput, targets: Stage2Targets, spec: PlanSpec, compat: CompatSpec | None = None
@@ -25,15 +27,38 @@ def plan_losses(
     planned = targets.sdc_planning[:, 0, : spec.steps].to(traj.dtype)
     valid = (targets.sdc_planning_mask[:, 0, : spec.steps] > 0).any(-1)
     losses = collision_losses(traj, planned[..., 2], targets, spec, compat)
-    losses["planning.loss_ade"] = displacement_loss(traj, planned[..., :2], valid)
+    losses["planning.loss_ade"] = displacement_loss(traj, planned[..., :2], valid, spec.across_weight)
     return losses
 
 
-def displacement_loss(traj: Tensor, planned: Tensor, valid: Tensor) -> Tensor:
-    """Mean distance in metres between traj and planned [B, F, 2] over the steps that are valid [B, F]."""
+def displacement_loss(traj: Tensor, planned: Tensor, valid: Tensor, across_weight: float | None = None) -> Tensor:
+    """Mean distance in metres between traj and planned [B, F, 2] over the steps that are valid [B, F].
+
+    The gradient of a distance points along the error, so beside metres ahead the decimetres aside that tell one lane from another
+    hardly count. across_weight: the error along the driver's way and so many times that across it, each by itself, in place of
+    the distance.
+    """
     # Cleaned before the root: a masked step may hold anything, and a root's slope at 0 is infinite.
     apart = torch.where(valid[..., None], traj - planned, traj.new_zeros(()))
-    return torch.linalg.vector_norm(apart, dim=-1).sum() / (valid.sum() + 1e-5)
+    if across_weight is None:
+        length = torch.linalg.vector_norm(apart, dim=-1)
+    else:
+        x, y = headings(torch.where(valid[..., None], planned, planned.new_zeros(()))).unbind(-1)
+        along = apart[..., 0] * x + apart[..., 1] * y
+        across = apart[..., 0] * y - apart[..., 1] * x
+        length = along.abs() + across_weight * across.abs()
+    return length.sum() / (valid.sum() + 1e-5)
+
+
+def headings(way: Tensor) -> Tensor:
+    """Unit vectors [B, F, 2] of where a way [B, F, 2] leads at each of its points, from the car at the origin on.
+
+    Between the neighbours of a point; who stands looks ahead, along y of the lidar frame.
+    """
+    points = torch.cat([torch.zeros_like(way[:, :1]), way, way[:, -1:]], 1)
+    hop = points[:, 2:] - points[:, :-2]
+    length = torch.linalg.vector_norm(hop, dim=-1, keepdim=True)
+    return torch.where(length > STANDS_M, hop / length.clamp(min=STANDS_M), hop.new_tensor((0.0, 1.0)))
 
 
 def collision_losses(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,3 +111,52 @@ def test_finite_with_no_box_no_future_and_a_perfect_plan(compat: CompatSpec) -> 
         total.backward()
         assert total.isfinite() and traj.grad.isfinite().all()
         assert losses["planning.loss_ade"].item() == 0
+
+
+def ways() -> tuple[Tensor, Tensor]:
+    """Who drives straight on, 2 m a step, and who turns right; [2, 6, 2]"""
+    ahead = torch.stack([torch.zeros(6), 2.0 * torch.arange(1, 7)], -1)
+    right = torch.tensor([[0.0, 2], [0, 4], [2, 4], [4, 4], [6, 4], [8, 4]])
+    return ahead, right
+
+
+def weighed(plan: Tensor, driven: Tensor, weight: float | None) -> Tensor:
+    """The distance loss of plan and driven [6, 2]."""
+    planned, nobody = torch.cat([driven, torch.zeros(6, 1)], 1)[None], torch.zeros(1, 7, 0, 9)
+    gt = targets(planned, torch.ones(1, 6), nobody, nobody[..., 0].bool())
+    return plan_losses(PlanOutput(plan[None]), gt, replace(BARE, across_weight=weight))["planning.loss_ade"]
+
+
+def test_what_is_across_the_way_has_its_own_weight() -> None:
+    ahead, right = ways()
+    aside, before = torch.tensor([0.5, 0.0]), torch.tensor([0.0, 3.0])
+    for weight in (1.0, 4.0):
+        assert weighed(ahead + aside, ahead, weight).item() == pytest.approx(0.5 * weight, rel=1e-4)
+        assert weighed(ahead + before, ahead, weight).item() == pytest.approx(3.0, rel=1e-4)
+        assert weighed(ahead + aside + before, ahead, weight).item() == pytest.approx(3 + 0.5 * weight, rel=1e-4)
+    # Half way round a corner the way leads half ahead, half to the right; behind it, what is ahead is across.
+    found = weighed(right + torch.tensor([0.0, 1.0]), right, 4.0).item()
+    corner = math.sqrt(0.5) + 4 * math.sqrt(0.5)
+    assert found == pytest.approx((1.0 + corner + 4 * 4.0) / 6, rel=1e-4)
+
+
+def test_beside_metres_ahead_what_is_aside_keeps_its_gradient() -> None:
+    ahead, _ = ways()
+    slopes = []
+    for weight in (None, 1.0):
+        plan = (ahead + torch.tensor([0.1, 3.0])).requires_grad_()
+        weighed(plan, ahead, weight).backward()
+        slopes.append(plan.grad[:, 0].sum().item())
+    assert slopes[0] == pytest.approx(0.1 / math.hypot(0.1, 3.0), rel=1e-3) and slopes[1] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_who_stands_has_a_way_ahead_and_masked_steps_have_none() -> None:
+    still = torch.zeros(6, 2)
+    assert weighed(still + torch.tensor([0.2, 0.1]), still, 3.0).item() == pytest.approx(0.1 + 3 * 0.2, rel=1e-4)
+    gt = one_box()
+    gt.sdc_planning_mask[:, :, 2:] = 0
+    gt.sdc_planning[:, :, 2:] = float("nan")
+    plan = torch.ones(1, 6, 2, requires_grad=True)
+    loss = plan_losses(PlanOutput(plan), gt, replace(BARE, across_weight=3.0))["planning.loss_ade"]
+    loss.backward()
+    assert loss.item() == pytest.approx(1 + 3, rel=1e-4) and plan.grad.isfinite().all() and (plan.grad[:, 2:] == 0).all()
