@@ -378,3 +378,13 @@ def test_cells_of_images_that_the_network_does_not_have_are_one_line(value: str,
     for good, read in (("None", None), ("(16,26)", (16, 26))):
         stage2 = load_spec(path, [f"native.plan_image_patch={good}"]).model.stage2
         assert stage2 is not None and stage2.plan.image_patch == read
+
+
+@pytest.mark.parametrize("value, told", [("0", "more than 0"), ("-1", "more than 0"), ("True", "a number"), ("x", "a number")])
+def test_a_weight_of_what_is_across_is_above_0(value: str, told: str) -> None:
+    path = REPO / "projects/configs/stage2_e2e/nano_e2e.py"
+    with pytest.raises(ConfigError, match=f"native.plan_across_weight .*{told}"):
+        load_spec(path, [f"native.plan_across_weight={value}"])
+    for good, read in (("None", None), ("2", 2.0)):
+        stage2 = load_spec(path, [f"native.plan_across_weight={good}"]).model.stage2
+        assert stage2 is not None and stage2.plan.across_weight == read
