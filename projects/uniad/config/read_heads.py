@@ -281,6 +281,12 @@ def read_image_patch(native: Node) -> tuple[int, int] | None:
     return size[0], size[1]
 
 
+def read_across_weight(native: Node) -> float | None:
+    if native.get("plan_across_weight", None) is None:
+        return None
+    return native.number("plan_across_weight", above=0)
+
+
 def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
     with model.sub("planning_head") as n:
         n.type("PlanningHeadSingleMode")
@@ -308,7 +314,7 @@ def read_plan(model: Node, native: Node, bev: S.BevSpec) -> S.PlanSpec:
             motion_prior=native.boolean("plan_motion_prior", False),
             bev_patch=native.boolean("plan_bev_patch", False),
             image_patch=read_image_patch(native),
-            across_weight=None if native.get("plan_across_weight", None) is None else native.number("plan_across_weight", above=0),
+            across_weight=read_across_weight(native),
             col_solver=native.choice("collision_solver", ("newton", "ipopt"), "newton"),
             col_moves=native.choice("collision_optimiser", ("points", "speed"), "points"),
         )
