@@ -58,7 +58,9 @@ def headings(way: Tensor) -> Tensor:
     points = torch.cat([torch.zeros_like(way[:, :1]), way, way[:, -1:]], 1)
     hop = points[:, 2:] - points[:, :-2]
     length = torch.linalg.vector_norm(hop, dim=-1, keepdim=True)
-    return torch.where(length > STANDS_M, hop / length.clamp(min=STANDS_M), hop.new_tensor((0.0, 1.0)))
+    x, y = (hop / length.clamp(min=STANDS_M)).unbind(-1)  # no constant vector: a CUDA graph takes none from the host
+    moves = length[..., 0] > STANDS_M
+    return torch.stack([torch.where(moves, x, torch.zeros_like(x)), torch.where(moves, y, torch.ones_like(y))], -1)
 
 
 def collision_losses(
