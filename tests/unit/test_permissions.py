@@ -33,7 +33,8 @@ def place() -> Iterator[Path]:
 def as_a_user(*words: object) -> subprocess.CompletedProcess[str]:
     """A command by somebody who is not root: nobody where these tests are root's."""
     other = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.getuid() == 0 else []
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHON"}  # of make: relative, and not for another user
+    # make's PYTHON is a path that another user may not follow
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHON"}
     env = {**inherited, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent", "MPLCONFIGDIR": "/tmp", "OMP_NUM_THREADS": "1"}
     return subprocess.run([*other, *map(str, words)], cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
 
