@@ -55,6 +55,7 @@ class Tables(NuScenes):
         schema.check_references(tables, self.table_root)
         schema.check_chains(tables, self.table_root)
         schema.check_keyframes(tables, self.table_root, (LIDAR, *CAMERAS))
+        schema.check_motion(tables, self.table_root, LIDAR)
         if self._every > 1 or self._samples is not None:
             self._keep(self._chosen())
         super().__make_reverse_index__(verbose)

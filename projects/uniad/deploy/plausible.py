@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniad.errors import UserError
+from uniad.formats.calibration import LEAST_FOCAL, MOST_FOCAL
 from uniad.formats.layout import CAMERAS
+from uniad.formats.times import JUMP_M, MOST_MPS
 
 ORTHOGONAL = 2e-2  # what a rotation of few digits may lack
 UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
@@ -28,14 +30,14 @@ class Limits:
     least_step_s: float = 0.2  # between two frames: models are trained on 0.5 s, and a tracker at 10 Hz sees other motions
     most_step_s: float = 3.0  # after a longer gap nothing that is remembered holds: reset() begins a scene
     position_m: float = 1e5  # from the origin: float32 keeps 8 mm there, and half a metre of UTM's millions
-    speed_mps: float = 100.0  # from frame to frame, and by the CAN bus
-    jump_m: float = 2.0  # of a localisation that corrects itself, on top of that
+    speed_mps: float = MOST_MPS  # from frame to frame, and by the CAN bus
+    jump_m: float = JUMP_M  # of a localisation that corrects itself, on top of that
     turn_radps: float = 3.2  # from frame to frame, half a circle a second; of the CAN bus's angular rate three times that
     tilt_deg: float = 45.0  # of the lidar's z axis from upright: an axis that points down is another convention
     acceleration_mps2: float = 50.0  # by the CAN bus, gravity included
     mount_m: float = 20.0  # of a camera from the lidar, and of the lidar from the car's origin
-    least_focal: float = 0.05  # focal length in image widths
-    most_focal: float = 20.0
+    least_focal: float = LEAST_FOCAL  # focal length in image widths
+    most_focal: float = MOST_FOCAL
 
     @classmethod
     def off(cls) -> Limits:

@@ -38,6 +38,9 @@ def _focal(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (matrices[:, 0, 0] > 0) & (matrices[:, 1, 1] > 0) & (matrices[:, 2, 2] > 0)
 
 
+# Of any lens on a car, in image widths: in millimetres, or of another image, a focal length is outside.
+LEAST_FOCAL, MOST_FOCAL = 0.05, 20.0
+
 Translation = Array((3,), "x, y, z in metres, [3]")
 Quaternion = Array((4,), "a quaternion w, x, y, z of length 1, [4]", rule=_unit)
 # Of a car, and of its lidar frame: both have z up.

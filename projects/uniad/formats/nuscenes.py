@@ -5,6 +5,7 @@ Only what is read here is stated; tables may hold more. Real tables have million
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from uniad.errors import UserError
 from uniad.formats import calibration as cal
 from uniad.formats.fields import Array, Flag, Text, Whole, column, duplicates, refuse
+from uniad.formats.times import JUMP_M, MOST_MPS
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -213,6 +215,39 @@ def check_keyframes(tables: dict[str, list[Record]], folder: str, channels: Sequ
         if other != record["token"]:
             what = f"sample {record['sample_token']} has two key frames of {channel}, {other} and {record['token']}"
             raise UserError(f"{folder}/sample_data.json: {what}; needed is one")
+        width, matrix = record.get("width"), calibrated[record["calibrated_sensor_token"]]["camera_intrinsic"]
+        if len(matrix) and isinstance(width, int) and width > 0:
+            for focal in (matrix[0][0], matrix[1][1]):
+                if not cal.LEAST_FOCAL * width <= focal <= cal.MOST_FOCAL * width:
+                    where = f"{folder}/calibrated_sensor.json: record {record['calibrated_sensor_token']} of {channel}"
+                    raise UserError(
+                        f"{where}: a focal length of {focal:.4g} on images {width} wide; needed are pixels, "
+                        f"{cal.LEAST_FOCAL * width:g} to {cal.MOST_FOCAL * width:g} of them"
+                    )
+
+
+def check_motion(tables: dict[str, list[Record]], folder: str, channel: str) -> None:
+    """The car gets from one key frame of ``channel`` to the next no faster than any road vehicle: poses are in metres."""
+    sensor = {record["token"]: record["channel"] for record in tables["sensor"]}
+    of_channel = {r["token"] for r in tables["calibrated_sensor"] if sensor[r["sensor_token"]] == channel}
+    poses = {record["token"]: record for record in tables["ego_pose"]}
+    seen = {
+        record["sample_token"]: poses[record["ego_pose_token"]]
+        for record in tables["sample_data"]
+        if record["is_key_frame"] and record["calibrated_sensor_token"] in of_channel
+    }
+    times = {record["token"]: record["timestamp"] for record in tables["sample"]}
+    for record in tables["sample"]:
+        now, after = seen.get(record["token"]), seen.get(record["next"])
+        if now is None or after is None:
+            continue
+        step_s = 1e-6 * (times[record["next"]] - record["timestamp"])
+        moved = math.dist(now["translation"], after["translation"])
+        if 0.01 <= step_s <= 10 and moved > MOST_MPS * step_s + JUMP_M:  # other steps are refused as times in another unit
+            raise UserError(
+                f"{folder}/ego_pose.json: record {after['token']}: the car is {moved:.4g} m from where it was {step_s:.2g} s "
+                f"before, at most {MOST_MPS * step_s + JUMP_M:.4g} m is plausible; needed are metres, and frames in a row"
+            )
 
 
 def missing_channels(sample: Record, channels: Sequence[str]) -> list[str]:

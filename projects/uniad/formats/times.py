@@ -18,6 +18,7 @@ from uniad.geometry.nuscenes import STEP_S
 MEDIAN_S = (0.35, 0.7)
 LONGEST_S = 10.0  # of a single step: a recording with a longer gap is two scenes
 SHORTEST_S = 0.2  # no half second, however it jitters: a frame that was recorded twice, or one too many
+MOST_MPS, JUMP_M = 100.0, 2.0  # of any road vehicle, and of a localisation that corrects itself
 PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 # Steps of 2 to 50 frames in a second; units are a thousand apart, so a step fits one of them only.
 _KEYFRAME_S = (0.02, 2.0)

@@ -131,6 +131,30 @@ def no_intrinsic(root: Path) -> None:
     write(root, **tables)
 
 
+def focal(value: float) -> Callable[[Path], None]:
+    """That of CAM_BACK, along the image's width."""
+
+    def change(root: Path) -> None:
+        tables = read(root, "calibrated_sensor", "sensor")
+        camera = next(s["token"] for s in tables["sensor"] if s["channel"] == "CAM_BACK")
+        next(c for c in tables["calibrated_sensor"] if c["sensor_token"] == camera)["camera_intrinsic"][0][0] = value
+        write(root, **tables)
+
+    return change
+
+
+def poses_times(factor: float) -> Callable[[Path], None]:
+    """Poses in another unit."""
+
+    def change(root: Path) -> None:
+        records = read(root, "ego_pose")["ego_pose"]
+        for record in records:
+            record["translation"] = [factor * x for x in record["translation"]]
+        write(root, ego_pose=records)
+
+    return change
+
+
 NAN, INF = float("nan"), float("inf")
 CASES = {
     "pose NaN": (first("ego_pose", "translation", [NAN, 0, 0]), r"ego_pose\.json: record \w+: translation is \[nan"),
@@ -165,6 +189,9 @@ CASES = {
         r"sample_data\.json: sample \w+ has two key frames of CAM_BACK, \w+ and 0{32}; needed is one",
     ),
     "no camera matrix": (no_intrinsic, r"calibrated_sensor\.json: record \w+ of CAM_BACK: camera_intrinsic is empty"),
+    "a focal length in millimetres": (focal(5.5), r"of CAM_BACK: a focal length of 5\.5 on images 1600 wide; needed are pixels"),
+    "a focal length of another image": (focal(1e5), r"of CAM_BACK: a focal length of 1e\+05 on images 1600 wide"),
+    "poses in millimetres": (poses_times(1000), r"ego_pose\.json: record \w+: the car is .* m from where it was 0\.5 s before"),
     "a table that is none": (lambda root: write(root, sample={"a": 1}), r"sample\.json is cut short"),  # type: ignore
     "a record that is none": (lambda root: write(root, sample=[1]), r"sample\.json is no list of records"),  # type: ignore
 }
