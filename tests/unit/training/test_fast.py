@@ -64,7 +64,7 @@ def test_what_nobody_measured_is_said():
     assert settings.frames_at_once == 1 and "not measured" in line and "QUEUE_LENGTH=3" in line
 
 
-@pytest.mark.parametrize("config", ["uniad_base_e2e", "b2d-base_e2e"])
+@pytest.mark.parametrize("config", ["a_fork_e2e", "b2d-tiny_e2e"])
 def test_where_nothing_was_measured_a_large_model_is_recomputed_unless_memory_is_plenty(config: str):
     load = Load(config, "frozen", 1, 5, 1.0)
     for gpu, recompute, words in ((A100, True, "recomputed, to be safe"), (H200, False, "nothing is saved")):
