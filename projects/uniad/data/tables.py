@@ -54,8 +54,8 @@ class Tables(NuScenes):
         tables = {name: getattr(self, name) for name in schema.TABLES}
         schema.check_references(tables, self.table_root)
         schema.check_chains(tables, self.table_root)
-        schema.check_keyframes(tables, self.table_root, (LIDAR, *CAMERAS))
-        schema.check_motion(tables, self.table_root, LIDAR)
+        keyframes = schema.check_keyframes(tables, self.table_root, (LIDAR, *CAMERAS))
+        schema.check_motion(tables, self.table_root, keyframes, LIDAR)
         if self._every > 1 or self._samples is not None:
             self._keep(self._chosen())
         super().__make_reverse_index__(verbose)

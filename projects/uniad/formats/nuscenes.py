@@ -195,8 +195,13 @@ def check_chains(tables: dict[str, list[Record]], folder: str) -> None:
                 raise UserError(f"{what}, whose time is no {'later' if sign > 0 else 'earlier'}: a loop, or one time twice")
 
 
-def check_keyframes(tables: dict[str, list[Record]], folder: str, channels: Sequence[str]) -> None:
-    """Each of ``channels`` has at most one key frame in a sample, and cameras a matrix. ``missing_channels`` tells of none."""
+def check_keyframes(
+    tables: dict[str, list[Record]], folder: str, channels: Sequence[str]
+) -> dict[tuple[str, str], Record]:
+    """Each of ``channels`` has at most one key frame in a sample, and cameras a matrix. ``missing_channels`` tells of none.
+
+    Returns the key frames by sample and channel.
+    """
     sensor = {record["token"]: record for record in tables["sensor"]}
     calibrated = {record["token"]: record for record in tables["calibrated_sensor"]}
     for record in tables["calibrated_sensor"]:
@@ -204,16 +209,16 @@ def check_keyframes(tables: dict[str, list[Record]], folder: str, channels: Sequ
         if mounted["modality"] == "camera" and not len(record["camera_intrinsic"]):
             where = f"{folder}/calibrated_sensor.json: record {record['token']}"
             raise UserError(f"{where} of {mounted['channel']}: camera_intrinsic is empty; needed is a camera matrix, [3, 3]")
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], Record] = {}
     for record in tables["sample_data"]:
         if not record["is_key_frame"]:
             continue
         channel = sensor[calibrated[record["calibrated_sensor_token"]]["sensor_token"]]["channel"]
         if channel not in channels:
             continue
-        other = seen.setdefault((record["sample_token"], channel), record["token"])
-        if other != record["token"]:
-            what = f"sample {record['sample_token']} has two key frames of {channel}, {other} and {record['token']}"
+        other = seen.setdefault((record["sample_token"], channel), record)
+        if other is not record:
+            what = f"sample {record['sample_token']} has two key frames of {channel}, {other['token']} and {record['token']}"
             raise UserError(f"{folder}/sample_data.json: {what}; needed is one")
         width, matrix = record.get("width"), calibrated[record["calibrated_sensor_token"]]["camera_intrinsic"]
         if len(matrix) and isinstance(width, int) and width > 0:
@@ -224,18 +229,18 @@ def check_keyframes(tables: dict[str, list[Record]], folder: str, channels: Sequ
                         f"{where}: a focal length of {focal:.4g} on images {width} wide; needed are pixels, "
                         f"{cal.LEAST_FOCAL * width:g} to {cal.MOST_FOCAL * width:g} of them"
                     )
+    return seen
 
 
-def check_motion(tables: dict[str, list[Record]], folder: str, channel: str) -> None:
-    """The car gets from one key frame of ``channel`` to the next no faster than any road vehicle: poses are in metres."""
-    sensor = {record["token"]: record["channel"] for record in tables["sensor"]}
-    of_channel = {r["token"] for r in tables["calibrated_sensor"] if sensor[r["sensor_token"]] == channel}
+def check_motion(
+    tables: dict[str, list[Record]], folder: str, keyframes: dict[tuple[str, str], Record], channel: str
+) -> None:
+    """The car gets from one key frame of ``channel`` to the next no faster than any road vehicle: poses are in metres.
+
+    keyframes: of ``check_keyframes``.
+    """
     poses = {record["token"]: record for record in tables["ego_pose"]}
-    seen = {
-        record["sample_token"]: poses[record["ego_pose_token"]]
-        for record in tables["sample_data"]
-        if record["is_key_frame"] and record["calibrated_sensor_token"] in of_channel
-    }
+    seen = {sample: poses[record["ego_pose_token"]] for (sample, which), record in keyframes.items() if which == channel}
     times = {record["token"]: record["timestamp"] for record in tables["sample"]}
     for record in tables["sample"]:
         now, after = seen.get(record["token"]), seen.get(record["next"])
